@@ -1,0 +1,99 @@
+"""Every configuration key that is not a method's own, with its default (mdistiller's, where it has one)."""
+
+DEFAULTS = {
+    "EXPERIMENT": {
+        "PROJECT": "distill",
+        "NAME": "",  # "" makes <dataset>_<method>_<teacher>_<student>_s<seed>; "{seed}" in a name is filled in
+        "TAG": "default",
+        "SEED": 0,
+        "LOGIT_STAND": False,  # another spelling of DISTILLER.LS
+        "DETERMINISTIC": True,  # deterministic kernels wherever the device has them
+    },
+    "DATASET": {
+        "TYPE": "cifar100",
+        "ROOT": "data",
+        "DOWNLOAD": False,
+        "NUM_WORKERS": 2,
+        "TRAIN_FRACTION": 1.0,  # a fixed, class-balanced part of the training images
+        "VAL_FRACTION": 0.0,  # a fixed, class-balanced part set aside; the best epoch is then chosen on it
+        "TEST": {"BATCH_SIZE": 64},
+    },
+    "DISTILLER": {
+        "TYPE": "NONE",
+        "TEACHER": "ResNet50",
+        "STUDENT": "resnet32",
+        "TEACHER_CHECKPOINT": None,  # None looks in checkpoints/ and download_ckpts/
+        "EA": False,  # weigh samples: KD with EA: 1 is EA-KD
+        "LS": False,  # standardize logits inside logit losses
+        "t": None,  # another spelling of EA.TEMPERATURE
+    },
+    "EA": {
+        "KIND": "ea",
+        "TEMPERATURE": 3.0,  # T' of the paper: 3 on CIFAR-100, 2 on ImageNet and for transformer teachers
+        "UPPER_BOUND": None,  # None (or "log_c") is log C; a number is itself
+        "LOGITS": "raw",  # which logits the weights come from
+        "COMPAT": "paper",  # "release": the choices of the published code, method by method
+    },
+    "SOLVER": {
+        "TRAINER": "base",
+        "TYPE": "SGD",
+        "BATCH_SIZE": 64,  # global, over all processes
+        "EPOCHS": 240,
+        "LR": 0.05,
+        "LR_DECAY_STAGES": [150, 180, 210],
+        "LR_DECAY_RATE": 0.1,
+        "MOMENTUM": 0.9,
+        "NESTEROV": False,
+        "WEIGHT_DECAY": 0.0001,
+        "AMP": "none",  # torch.autocast of the networks; losses stay in float32
+        "CHANNELS_LAST": True,
+        "DOT": {"DELTA": 0.075},
+    },
+    "DEVICE": "auto",  # auto: CUDA, else MPS, else CPU
+    "LOG": {
+        "PREFIX": "./output",
+        "TENSORBOARD_FREQ": 500,  # steps between scalars within an epoch
+        "SAVE_CHECKPOINT_FREQ": 40,  # epochs between epoch_<n>.pth and student_<n>.pth
+        "WANDB": True,  # read for compatibility and without effect: runs are logged to files and TensorBoard
+    },
+}
+
+# Keys whose default is None or that admit several types: what else they may hold.
+OPTIONAL = {
+    "DISTILLER.TEACHER_CHECKPOINT": (str,),
+    "DISTILLER.t": (float,),
+    "EA.UPPER_BOUND": (float, str),
+}
+
+CHOICES = {
+    "EA.KIND": (
+        "none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student", "constant", "normalized",
+    ),
+    "EA.LOGITS": ("raw", "standardized"),
+    "EA.COMPAT": ("paper", "release"),
+    "EA.UPPER_BOUND": ("log_c",),
+    "SOLVER.TYPE": ("SGD",),
+    "SOLVER.TRAINER": ("base", "crd", "dot", "crd_dot", "ours", "aug"),
+    "SOLVER.AMP": ("none", "bf16", "fp16"),
+}
+
+# Bounds: (least, greatest, whether the least itself is allowed). Method keys are bounded by their last word.
+RANGES = {
+    "SOLVER.BATCH_SIZE": (1, None, True),
+    "SOLVER.EPOCHS": (1, None, True),
+    "SOLVER.LR": (0, None, False),
+    "SOLVER.LR_DECAY_RATE": (0, None, False),
+    "SOLVER.MOMENTUM": (0, 1, True),
+    "SOLVER.WEIGHT_DECAY": (0, None, True),
+    "SOLVER.DOT.DELTA": (-1, 1, True),
+    "DATASET.TRAIN_FRACTION": (0, 1, False),
+    "DATASET.VAL_FRACTION": (0, 0.9, True),
+    "DATASET.NUM_WORKERS": (0, None, True),
+    "DATASET.TEST.BATCH_SIZE": (1, None, True),
+    "EXPERIMENT.SEED": (0, 2**32 - 1, True),
+    "EA.TEMPERATURE": (0, None, False),
+    "EA.UPPER_BOUND": (0, None, False),
+    "LOG.TENSORBOARD_FREQ": (1, None, True),
+    "LOG.SAVE_CHECKPOINT_FREQ": (1, None, True),
+}
+METHOD_RANGES = {"TEMPERATURE": (0, None, False), "T": (0, None, False), "WARMUP": (0, None, True)}

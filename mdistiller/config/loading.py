@@ -1,0 +1,187 @@
+"""From a file and overrides to a complete, checked configuration tree."""
+
+import copy
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from mdistiller.config.defaults import CHOICES, DEFAULTS, METHOD_RANGES, OPTIONAL, RANGES
+from mdistiller.config.files import chain
+from mdistiller.errors import UserError
+from mdistiller.registry import load_methods
+
+EA_PREFIX = "EA-"
+
+
+def get_cfg() -> CfgNode:
+    """A fresh tree of all defaults, with one node per registered method (from its class's `defaults`)."""
+    tree = copy.deepcopy(DEFAULTS)
+    for method in load_methods().values():
+        if method.defaults:
+            tree.setdefault(method.config_key, {}).update(copy.deepcopy(dict(method.defaults)))
+    return CfgNode(tree)
+
+
+def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
+    """Defaults, then the file with everything it inherits, then overrides ("KEY", value, ... or "KEY=value", ...).
+
+    Values are brought to the type of their default (an int where a float is expected, "1e-4" for a float). Raises
+    UserError, in one line that names the file and key, for anything unknown, of a wrong type or out of range.
+    """
+    cfg, sources = get_cfg(), {}
+    for name, tree in chain(path) if path is not None else ():
+        _merge(cfg, tree, name, "", cfg, sources)
+    for key, value in _pairs(opts):
+        _merge(cfg, _nest(key, value), "command line", "", cfg, sources)
+    _settle(cfg, sources)
+    return cfg
+
+
+def dump_cfg(cfg: CfgNode) -> str:
+    """The tree as YAML text that `load_cfg` reads back to an equal tree."""
+    return yaml.safe_dump(_plain(cfg), sort_keys=True)
+
+
+def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """All dotted leaf names."""
+    names = []
+    for key, value in cfg.items():
+        names += keys_of(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return names
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _pairs(opts):
+    opts, pairs = list(opts), []
+    while opts:
+        key = opts.pop(0)
+        if isinstance(key, str) and "=" in key:
+            key, value = key.split("=", 1)
+        elif opts:
+            value = opts.pop(0)
+        else:
+            raise UserError(f"command line: {key}: a value must follow the key (KEY VALUE or KEY=VALUE)")
+        if isinstance(value, str):
+            try:
+                value = yaml.safe_load(value) if value.strip() else value
+            except (yaml.YAMLError, ValueError):
+                pass  # a text that is no YAML, such as a path with a colon, stands for itself
+        pairs.append((str(key), value))
+    return pairs
+
+
+def _nest(key, value):
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(node, tree, source, prefix, root, sources):
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in node:
+            known = keys_of(root)
+            near = difflib.get_close_matches(name, known, n=3) or [
+                known_key for known_key in known if known_key.split(".")[-1] == str(key).split(".")[-1]
+            ][:3]
+            hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(sorted(node))}"
+            raise UserError(f"{source}: {name} is no key; {hint}")
+        if isinstance(node[key], CfgNode):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {name}: expected keys below it ({', '.join(node[key])}), found {value!r}")
+            _merge(node[key], value, source, f"{name}.", root, sources)
+        else:
+            node[key] = _coerce(value, node[key], name, source)
+            sources[name] = source
+
+
+def _coerce(value, default, name, source):
+    kinds = OPTIONAL.get(name)
+    if kinds:
+        if value is None:
+            return None
+        for kind in kinds:
+            try:
+                return _coerce(value, kind(), "", source)
+            except UserError:
+                continue
+        raise UserError(f"{source}: {name}: expected {' or '.join(kind.__name__ for kind in kinds)}, found {value!r}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        if isinstance(value, bool) or (number and value in (0, 1)):
+            return bool(value)
+    elif isinstance(default, int):
+        if number and math.isfinite(value) and value == int(value):
+            return int(value)
+    elif isinstance(default, float):
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
+            try:
+                value, number = float(value), True
+            except ValueError:
+                pass
+        if number and math.isfinite(value):
+            return float(value)
+    elif isinstance(default, str):
+        if isinstance(value, str) or number:
+            return str(value)
+    elif isinstance(default, list | tuple):
+        if isinstance(value, list | tuple):
+            return [_coerce(item, default[0], name, source) if default else item for item in value]
+    expected = "list" if isinstance(default, list | tuple) else type(default).__name__
+    raise UserError(f"{source}: {name}: expected {expected}, found {value!r}")
+
+
+def _settle(cfg, sources):
+    """Resolve the other spellings of a setting, then check every value."""
+
+    def fail(name, problem):
+        raise UserError(f"{sources.get(name, 'defaults')}: {name}: {problem}")
+
+    if cfg.EXPERIMENT.LOGIT_STAND:
+        cfg.DISTILLER.LS = True
+    if cfg.DISTILLER.t is not None:
+        cfg.EA.TEMPERATURE, sources["EA.TEMPERATURE"] = cfg.DISTILLER.t, sources.get("DISTILLER.t")
+    methods = load_methods()
+    try:
+        name = methods.canonical(cfg.DISTILLER.TYPE)
+    except UserError as error:
+        fail("DISTILLER.TYPE", str(error))
+    if cfg.DISTILLER.EA and not name.startswith(EA_PREFIX):
+        name = EA_PREFIX + name
+    cfg.DISTILLER.TYPE, cfg.DISTILLER.EA = name, name.startswith(EA_PREFIX)
+    _check_values(cfg, fail, {method.config_key: method for method in methods.values() if method.defaults})
+
+
+def _check_values(cfg, fail, methods):
+    for name in keys_of(cfg):
+        value = cfg
+        for part in name.split("."):
+            value = value[part]
+        if name in CHOICES and isinstance(value, str) and value not in CHOICES[name]:
+            near = difflib.get_close_matches(value, CHOICES[name], n=1)
+            hint = f"; nearest: {near[0]}" if near else ""
+            fail(name, f"expected one of {', '.join(CHOICES[name])}; found {value!r}{hint}")
+        node, last = name.split(".")[0], name.split(".")[-1]
+        bounds = RANGES.get(name) or (METHOD_RANGES.get(last) if node in methods else None)
+        if bounds and isinstance(value, int | float):
+            least, greatest, closed = bounds
+            if value < least or (value == least and not closed) or (greatest is not None and value > greatest):
+                low = f"at least {least}" if closed else f"greater than {least}"
+                high = "" if greatest is None else f" and at most {greatest}"
+                fail(name, f"expected a number {low}{high}; found {value}")
+    stages = cfg.SOLVER.LR_DECAY_STAGES
+    if sorted(stages) != list(stages):
+        fail("SOLVER.LR_DECAY_STAGES", f"expected epochs in rising order; found {list(stages)}")
+    for node, method in methods.items():
+        problem = method.check(cfg[node])
+        if problem:
+            fail(f"{node}.{problem[0]}", problem[1])

@@ -1,0 +1,25 @@
+"""Distillation methods. Importing this package registers every method file in it, plain and entropy-adaptive."""
+
+import importlib
+import pkgutil
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.registry import DISTILLERS
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def build_distiller(cfg, student, teacher, data_info=None) -> Distiller:
+    """The distiller that `cfg.DISTILLER.TYPE` names (or its EA- variant, when `cfg.DISTILLER.EA` is set).
+
+    `data_info` tells the training set's num_classes, num_train, image_size and targets (an object or a mapping; what
+    a method does not need may be missing). Raises UserError for an unknown method or networks that do not fit it.
+    """
+    name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
+    if cfg.DISTILLER.EA and not name.startswith("EA-"):
+        name = f"EA-{name}"
+    return DISTILLERS[name](cfg, student, teacher, data_info)
+
+
+__all__ = ["DISTILLERS", "Distiller", "build_distiller", "register"]

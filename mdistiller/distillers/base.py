@@ -1,0 +1,281 @@
+"""What every method shares: it runs the networks, weighs each sample's loss, and reduces to scalars.
+
+A method is one file: a pure function, and a class that declares what it needs and returns one loss per sample.
+"""
+
+import math
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mdistiller.distillers.ea import entropy, upper_bound_of, weigh
+from mdistiller.distillers.ls import standardize
+from mdistiller.errors import UserError
+from mdistiller.registry import DISTILLERS
+
+EA_PREFIX = "EA-"
+STANDARD_IMAGE_SIZE = 32
+LOG_1000 = math.log(1000)  # the greatest weight bound of ImageNet's 1,000 classes
+
+
+def register(name: str, *aliases: str):
+    """Decorator: register a method under `name`, and the same class with sample weighting on under EA-`name`."""
+
+    def add(cls):
+        if "config_key" not in cls.__dict__:
+            cls.config_key = name
+        cls.method, cls.weighted = name, False
+        DISTILLERS.register(name)(cls)
+        weighted = type(f"EA{cls.__name__}", (cls,), {"weighted": True, "__doc__": cls.__doc__})
+        weighted.__module__ = cls.__module__
+        DISTILLERS.register(EA_PREFIX + name)(weighted)
+        for alias in aliases:
+            DISTILLERS.alias(alias, name)
+            DISTILLERS.alias(EA_PREFIX + alias, EA_PREFIX + name)
+        return cls
+
+    return add
+
+
+def weighted_mean(loss: Tensor, weight: Tensor, name: str) -> Tensor:
+    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14 as a mean). Raises ValueError for another shape of loss."""
+    if loss.shape != weight.shape:
+        raise ValueError(
+            f"loss {name!r} has shape {tuple(loss.shape)}, expected {tuple(weight.shape)}: "
+            "reduce over every dimension except the batch"
+        )
+    return (weight * loss).mean()
+
+
+class Distiller(nn.Module):
+    """A student, a frozen teacher outside the module's state, and the losses between them.
+
+    Subclasses set `defaults` (their config node), read it in `build`, and return per-sample losses from
+    `sample_losses`; the declarations below say what else they need. In train mode `forward(**batch)` returns
+    `(logits_student, losses)`, in eval mode `forward(image)` returns the student's logits.
+    """
+
+    defaults: Mapping = CfgNode()
+    config_key: str  # the node of the config that holds the method's settings; its registered name unless set
+    method: str  # its registered name, without EA-
+    weighted = False  # the EA- variants weigh each sample
+    batch_terms: tuple = ()  # losses without a per-sample form: scalars, never weighted
+    views: tuple = ("image",)  # images of the batch that pass through both networks
+    term_views: Mapping = {}  # loss name -> the view whose logits weigh it, where that is not "image"
+    inputs = "logits"  # or "features": what the losses read of the networks' outputs
+    standardizes = True  # DISTILLER.LS: standardized logits reach `sample_losses` (logit methods)
+    needs_teacher = True
+    teacher_mode = "eval"  # or "train": batch statistics, and running statistics that move
+    varying_modules = False  # some parameters take no part in some steps (DDP must look for them)
+    release_weighting: Mapping = {}  # EA.COMPAT release: what the published code uses in place of the paper's
+
+    def __init__(self, cfg: CfgNode, student: nn.Module, teacher: nn.Module | None, data_info=None):
+        super().__init__()
+        if self.needs_teacher and teacher is None:
+            raise UserError(f"DISTILLER.TYPE: {self.method} needs a teacher (DISTILLER.TEACHER)")
+        self.cfg = cfg
+        self.data_info = as_data_info(data_info)
+        self.student = student
+        object.__setattr__(self, "teacher", teacher)  # not a submodule: outside state_dict and DDP
+        if teacher is not None:
+            teacher.requires_grad_(False)
+        self.logit_standardization = bool(cfg.DISTILLER.LS)
+        self.ce_weight = 1.0
+        self.monitor: dict[str, Tensor] = {}  # what the sample weights were: on the device, for the log
+        self._choose_weighting(cfg.EA)
+        self.build(cfg[self.config_key] if self.config_key in cfg else cfg)
+        self.train()
+
+    # --- what a method defines -------------------------------------------------------------------------------------
+
+    def build(self, cfg: CfgNode) -> None:
+        """Read the method's own node and make its modules. The whole tree is `self.cfg`."""
+
+    def sample_losses(self, student, teacher, **batch) -> dict[str, Tensor]:
+        """Losses by name, (B,) each (a scalar where the name is in `batch_terms`), config weights included.
+
+        `student` and `teacher` are `Output(logits, features)`, in tuples by view when the method has several `views`.
+        `batch` holds target, epoch (from 1) and whatever else the loader yields.
+        """
+        return {}
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> tuple[str, str] | None:
+        """(key, what is wrong) for a value that the general checks of the config let through, else None."""
+        return None
+
+    # --- the step --------------------------------------------------------------------------------------------------
+
+    def forward(self, image: Tensor, target: Tensor | None = None, epoch: int = 1, logits_teacher=None, **batch):
+        """Train mode: (logits_student (B, C), {name: scalar}). Eval mode: logits (B, C) of the deployed student.
+
+        `logits_teacher` (B, C) stands in for the teacher's forward pass where a method reads logits only.
+        """
+        if not self.training:
+            return self.predict(image)
+        images = [image if view == "image" else batch[view] for view in self.views]
+        students = [self.run_student(view) for view in images]
+        if logits_teacher is not None:
+            teachers = [SimpleNamespace(logits=logits_teacher, features={})]
+        else:
+            teachers = [self.run_teacher(view) for view in images] if self.needs_teacher else [None] * len(images)
+        with torch.autocast(image.device.type, enabled=False):
+            losses = self._losses(students, teachers, target, epoch, batch)
+        return students[0].logits, losses
+
+    def _losses(self, students, teachers, target, epoch, batch):
+        students = [self._full_precision(output) for output in students]
+        teachers = [self._full_precision(output) for output in teachers]
+        ce = sum(F.cross_entropy(output.logits, target) for output in students)
+        losses = {"ce": self.ce_weight * ce}
+        if not self.needs_teacher:
+            return losses
+        weights = {
+            view: self.sample_weight(student.logits.detach(), teacher.logits.detach())
+            for view, student, teacher in zip(self.views, students, teachers, strict=True)
+        }
+        if self.logit_standardization and self.standardizes and self.inputs == "logits":
+            students, teachers = ([_standardized(output) for output in outputs] for outputs in (students, teachers))
+        if len(self.views) == 1:
+            (students,), (teachers,) = students, teachers
+        terms = self.sample_losses(students, teachers, target=target, epoch=epoch, **batch)
+        for name, loss in terms.items():
+            if name in self.batch_terms:
+                losses[name] = loss
+            else:
+                losses[name] = weighted_mean(loss, weights[self.term_views.get(name, "image")], name)
+        return losses
+
+    def run_student(self, image: Tensor):
+        """The student's `Output` for one view."""
+        return self.student(image)
+
+    def run_teacher(self, image: Tensor):
+        """The teacher's `Output` for one view, without gradient (not inference mode: targets of an MSE are saved)."""
+        with torch.no_grad():
+            return self.teacher(image)
+
+    def predict(self, image: Tensor) -> Tensor:
+        """Logits (B, C) of what is deployed: the student, unless a method says otherwise."""
+        return self.student(image).logits
+
+    def sample_weight(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
+        """Weight of each sample's losses, (B,): EA for the weighted variant of a method, else ones."""
+        if not self.weighted:
+            return torch.ones(len(logits_teacher), device=logits_teacher.device, dtype=logits_teacher.dtype)
+        if self.weigh_standardized:
+            logits_student, logits_teacher = standardize(logits_student), standardize(logits_teacher)
+        h_student = entropy(logits_student, self.weight_temperature)
+        h_teacher = entropy(logits_teacher, self.weight_temperature)
+        weight = weigh(h_student, h_teacher, upper_bound_of(logits_teacher, self.weight_bound), self.weight_kind)
+        self.monitor = {"weight": weight, "entropy_student": h_student, "entropy_teacher": h_teacher}
+        return weight
+
+    # --- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.train(mode and self.teacher_mode == "train")
+        return self
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.teacher is not None:
+            self.teacher._apply(fn, recurse)
+        return self
+
+    def learnable_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser trains: the student's parameters, then those of the method's own modules."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def extra_parameters(self) -> int:
+        """How many trained parameters the method adds to the student."""
+        own = {id(parameter) for parameter in self.student.parameters()}
+        return sum(parameter.numel() for parameter in self.learnable_parameters() if id(parameter) not in own)
+
+    @torch.no_grad()
+    def dry_run(self, input_size: int | tuple[int, int] | None = None):
+        """(student's `Output`, teacher's `Output`) of one blank image, in eval mode so that no statistic moves.
+
+        Departs from mdistiller, whose dry run in train mode shifts the running statistics of the loaded teacher.
+        """
+        size = input_size or self.data_info.image_size or STANDARD_IMAGE_SIZE
+        height, width = (size, size) if isinstance(size, int) else size
+        outputs = []
+        for network in (self.student, self.teacher):
+            reference = next(network.parameters())
+            image = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
+            modes = [(module, module.training) for module in network.modules()]
+            network.eval()
+            outputs.append(network(image))
+            for module, mode in modes:
+                module.training = mode
+        return tuple(outputs)
+
+    def feature_shapes(self, input_size=None, key: str = "feats") -> tuple[list, list]:
+        """Shapes (1, C, H, W) of the student's and the teacher's `features[key]` for the data's image size."""
+        return tuple([tuple(f.shape) for f in output.features[key]] for output in self.dry_run(input_size))
+
+    def _choose_weighting(self, cfg):
+        release = {}
+        if self.weighted and cfg.COMPAT == "release":
+            if not self.release_weighting:
+                raise UserError(f"EA.COMPAT: no released code weighs {self.method}; expected paper")
+            release = self.release_weighting
+        bound = cfg.UPPER_BOUND if cfg.UPPER_BOUND != "log_c" else None
+        if "upper_bound" in release:
+            imagenet = self.data_info.name == "imagenet"
+            bound = release.get("upper_bound_imagenet" if imagenet else "upper_bound", release["upper_bound"])
+        self.weight_bound = bound
+        self.weight_kind = cfg.KIND
+        self.weight_temperature = release.get("temperature", cfg.TEMPERATURE)
+        self.weigh_standardized = cfg.LOGITS == "standardized"
+        if release:  # the release weighs from the logits that it distils
+            self.weigh_standardized = self.logit_standardization and release.get("logits") == "standardized"
+
+    def _full_precision(self, output):
+        """The output with everything the losses read in float32 (wider stays as it is)."""
+        if output is None or (output.logits.dtype in (torch.float32, torch.float64) and self.inputs == "logits"):
+            return output
+        features = _map(_wide, output.features) if self.inputs == "features" else output.features
+        return SimpleNamespace(logits=_wide(output.logits), features=features)
+
+
+class Vanilla(Distiller):
+    """Training with cross-entropy alone, as teachers and plain students are trained; there is no teacher."""
+
+    needs_teacher = False
+
+
+register("NONE")(Vanilla)
+
+
+def as_data_info(info) -> SimpleNamespace:
+    """`info` (an object, a mapping or None) as a namespace that has every field a method may read."""
+    fields = {} if info is None else info if isinstance(info, Mapping) else {k: getattr(info, k, None) for k in _FIELDS}
+    return SimpleNamespace(**{field: fields.get(field) for field in _FIELDS})
+
+
+_FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
+
+
+def _standardized(output):
+    return SimpleNamespace(logits=standardize(output.logits), features=output.features)
+
+
+def _map(fn, value):
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, Mapping):
+        return {key: _map(fn, child) for key, child in value.items()}
+    return [_map(fn, child) for child in value] if isinstance(value, list | tuple) else value
+
+
+def _wide(tensor):
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+

@@ -1,0 +1,34 @@
+"""Knowledge distillation (Hinton et al., 2015)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import LOG_1000, Distiller, register
+
+
+def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
+    """KL divergence from teacher to student at a temperature (Hinton et al., arXiv:1503.02531).
+
+    Shapes: (B, C), (B, C) -> (B,), in nats, times temperature**2 so that the size of the gradient does not depend on
+    the temperature (a number, or a tensor that broadcasts with (B, 1)). Gradient reaches whichever inputs require it.
+    """
+    log_p_student = F.log_softmax(logits_student / temperature, dim=1)
+    log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
+    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
+    return (temperature**2 if isinstance(temperature, int | float) else temperature.flatten() ** 2) * divergence
+
+
+@register("KD")
+class KD(Distiller):
+    """Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean, arXiv:1503.02531)."""
+
+    defaults = CN({"TEMPERATURE": 4.0, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}})
+    release_weighting = {"upper_bound": 100.0, "upper_bound_imagenet": LOG_1000}
+
+    def build(self, cfg):
+        self.temperature = cfg.TEMPERATURE
+        self.ce_weight, self.kd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.KD_WEIGHT
+
+    def sample_losses(self, student, teacher, **batch):
+        return {"kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature)}

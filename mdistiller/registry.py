@@ -1,0 +1,57 @@
+"""Public names, as YAML files and paper tables write them, to objects. Imports nothing of ours but the errors."""
+
+import difflib
+import importlib
+
+from mdistiller.errors import UserError
+
+
+class UnknownName(UserError, LookupError):
+    """A name that no entry of a registry has."""
+
+
+class Registry(dict):
+    """Names to objects. Lookup ignores case and follows aliases; an unknown name raises `UnknownName`."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+        self.aliases = {}
+
+    def register(self, name: str):
+        """Decorator: file the object under `name`. Raises ValueError when the name is taken."""
+
+        def add(obj):
+            if name in self:
+                raise ValueError(f"{self.kind} {name!r} is already registered, as {self[name].__qualname__}")
+            self[name] = obj
+            return obj
+
+        return add
+
+    def alias(self, alias: str, name: str) -> None:
+        """Let `alias` mean `name` in lookups; iteration does not list it."""
+        self.aliases[alias.lower()] = name
+
+    def canonical(self, name: str) -> str:
+        """The registered spelling of `name`. Raises `UnknownName`, naming the nearest ones."""
+        keys = {key.lower(): key for key in self.keys()} | self.aliases
+        if str(name).lower() in keys:
+            return keys[str(name).lower()]
+        near = [keys[key] for key in difflib.get_close_matches(str(name).lower(), keys)]
+        raise UnknownName(f"unknown {self.kind} {name!r}; nearest: {', '.join(near or sorted(self))}")
+
+    def __missing__(self, name):
+        return super().__getitem__(self.canonical(name))
+
+    def __contains__(self, name):
+        return str(name).lower() in {key.lower() for key in self.keys()} | self.aliases.keys()
+
+
+DISTILLERS = Registry("method")
+
+
+def load_methods() -> Registry:
+    """`DISTILLERS` with every method of this package registered (each method file registers itself when imported)."""
+    importlib.import_module("mdistiller.distillers")
+    return DISTILLERS

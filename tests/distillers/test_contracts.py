@@ -1,0 +1,159 @@
+"""What every registered method keeps, plain and entropy-adaptive."""
+
+import pytest
+import torch
+
+from mdistiller.distillers import DISTILLERS, Distiller, register
+from mdistiller.distillers.base import weighted_mean
+from mdistiller.errors import UserError
+from tests.distillers.support import Fixed, distiller_of, tiny_batch, tiny_distiller
+
+NAMES = sorted(DISTILLERS)
+HOSTS = [name for name in NAMES if not name.startswith("EA-")]
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_every_method_has_its_ea_variant_which_is_the_same_class_with_weighting_on(name):
+    variant = DISTILLERS[f"ea-{name.lower()}"]
+    assert issubclass(variant, DISTILLERS[name]) and variant.weighted and not DISTILLERS[name].weighted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps_train_the_student_and_its_modules_and_leave_the_teacher_alone(name):
+    distiller = tiny_distiller(name)
+    before = {key: value.clone() for key, value in distiller.state_dict().items()}
+    teacher = {key: value.clone() for key, value in distiller.teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(distiller.learnable_parameters(), lr=1e-3)
+    touched = set()
+    for step in range(2):
+        torch.manual_seed(step)
+        logits, losses = distiller(**tiny_batch(seed=step))
+        assert logits.shape == (4, 10) and "ce" in losses
+        assert all(loss.shape == () and loss.dtype == torch.float32 for loss in losses.values())
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        touched |= {key for key, parameter in distiller.named_parameters() if parameter.grad is not None}
+        optimizer.step()
+    assert all(parameter.grad is None for parameter in distiller.teacher.parameters())
+    trained = [key for key, parameter in distiller.named_parameters() if parameter.requires_grad]
+    if not distiller.varying_modules:
+        assert touched == set(trained), f"never trained: {sorted(set(trained) - touched)}"
+    student = [key for key in trained if key.startswith("student.")]
+    assert all(not torch.equal(before[key], dict(distiller.named_parameters())[key]) for key in student)
+    moved = {key for key, value in distiller.teacher.state_dict().items() if not torch.equal(value, teacher[key])}
+    statistics = {key for key in teacher if "running_" in key or "num_batches" in key}
+    assert moved == set() if distiller.teacher_mode == "eval" else moved <= statistics
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weight_of_two_doubles_what_ea_weighs_and_nothing_else(name):
+    def run(sample_weight=None):
+        distiller = tiny_distiller(name)
+        if sample_weight:
+            distiller.sample_weight = sample_weight
+        torch.manual_seed(0)
+        return distiller(**tiny_batch())[1]
+
+    once = run(lambda student, teacher: torch.ones(len(teacher)))
+    twice = run(lambda student, teacher: torch.full((len(teacher),), 2.0))
+    assert once.keys() == twice.keys()
+    for key, loss in once.items():
+        factor = 1 if key in ("ce", *DISTILLERS[name].batch_terms) else 2
+        torch.testing.assert_close(twice[key], factor * loss, msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teacher_is_not_in_the_state_and_moves_with_the_module(name):
+    distiller = tiny_distiller(name).double()
+    assert next(distiller.teacher.parameters()).dtype == torch.float64
+    assert not any(key.startswith("teacher") for key in distiller.state_dict())
+    ids = {id(parameter) for parameter in distiller.parameters()}
+    assert not any(id(parameter) in ids for parameter in distiller.teacher.parameters())
+    own = sum(p.numel() for p in distiller.learnable_parameters()) - sum(
+        p.numel() for p in distiller.student.parameters() if p.requires_grad
+    )
+    assert distiller.extra_parameters() == own
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_eval_mode_the_answer_is_the_students_logits(name):
+    distiller = tiny_distiller(name).eval()
+    image = tiny_batch()["image"]
+    with torch.no_grad():
+        logits = distiller(image)
+    assert logits.shape == (4, 10)
+    if type(distiller).predict is Distiller.predict:
+        assert torch.equal(logits, distiller.student(image).logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_autocast_keeps_the_losses_in_float32_and_close(name):
+    def run(enabled):
+        distiller = tiny_distiller(name)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            return distiller(**tiny_batch())[1]
+
+    exact, low = run(False), run(True)
+    for key, loss in low.items():
+        assert loss.dtype == torch.float32 and torch.isfinite(loss), key
+    torch.testing.assert_close(sum(low.values()), sum(exact.values()), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if DISTILLERS[name].inputs == "logits"])
+@pytest.mark.parametrize("scale", [1e3, 1e-3])
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_logit_methods_are_finite_for_extreme_logits_and_two_classes(name, scale, num_classes):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (Fixed(scale * torch.randn(4, num_classes, generator=generator)) for _ in range(2))
+    info = {"num_classes": num_classes, "num_train": 4, "image_size": 32}
+    distiller = distiller_of(name, student, teacher, data_info=info)
+    batch = tiny_batch(num_classes)
+    _, losses = distiller(**batch)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values()) and torch.isfinite(student.logits.grad).all()
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTS if DISTILLERS[name].inputs == "logits"])
+def test_logit_standardization_makes_logit_methods_blind_to_the_scale_of_the_teacher(name):
+    def run(factor):
+        distiller = tiny_distiller(name, "DISTILLER.LS", True)
+        original = distiller.teacher.fc.weight.data, distiller.teacher.fc.bias.data
+        for tensor in original:
+            tensor.mul_(factor)
+        torch.manual_seed(0)
+        losses = distiller(**tiny_batch())[1]
+        return sum(loss for key, loss in losses.items() if key not in ("ce", *distiller.batch_terms))
+
+    if DISTILLERS[name].standardizes and DISTILLERS[name].needs_teacher:
+        torch.testing.assert_close(run(1.0), run(3.0), rtol=1e-3, atol=1e-5)
+    else:
+        assert DISTILLERS[name].batch_terms or not DISTILLERS[name].needs_teacher
+
+
+def test_stored_teacher_logits_replace_its_forward_pass():
+    distiller = tiny_distiller("KD")
+    batch = tiny_batch()
+    with torch.no_grad():
+        stored = distiller.teacher(batch["image"]).logits
+    live = distiller(**batch)[1]
+    distiller.run_teacher = None  # must not be called
+    assert torch.equal(distiller(**batch, logits_teacher=stored)[1]["kd"], live["kd"])
+
+
+def test_a_loss_that_is_not_one_number_per_sample_is_refused_by_name():
+    with pytest.raises(ValueError, match="'hint' has shape \\(4, 3\\), expected \\(4,\\)"):
+        weighted_mean(torch.zeros(4, 3), torch.ones(4), "hint")
+
+
+def test_a_method_without_released_ea_code_says_so():
+    @register("TOY-UNRELEASED")
+    class Toy(Distiller):
+        """Only for this test."""
+
+    try:
+        with pytest.raises(UserError, match="EA.COMPAT: no released code weighs TOY-UNRELEASED"):
+            tiny_distiller("EA-TOY-UNRELEASED", "EA.COMPAT", "release")
+    finally:
+        del DISTILLERS["TOY-UNRELEASED"], DISTILLERS["EA-TOY-UNRELEASED"]

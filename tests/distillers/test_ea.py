@@ -1,0 +1,101 @@
+"""Sample weights: values worked out by hand, goldens, and the edges."""
+
+import math
+
+import pytest
+import torch
+
+from mdistiller.distillers.ea import KINDS, ea_weight, entropy
+from tests.golden_files import case_name, close, load, logit_cases, tensors
+
+
+@pytest.mark.parametrize("entry", logit_cases("ea_weight"), ids=case_name)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_weights_and_entropies_match_the_reference(entry, dtype):
+    case = load("logit", entry["file"])
+    student, teacher = tensors(case, "student_logits", "teacher_logits", dtype=dtype)
+    tolerance = entry["tolerance"][str(dtype).removeprefix("torch.")]
+    weight = ea_weight(student, teacher, case["T_prime"], upper_bound=case["H_ub"])
+    close(weight, case["w_f64"], tolerance, "w")
+    close(entropy(teacher, case["T_prime"]), case["H_teacher_f64"], tolerance, "H teacher")
+    close(entropy(student, case["T_prime"]), case["H_student_f64"], tolerance, "H student")
+    for kind in ("base", "interact"):
+        if f"w_{kind}_f64" in case:
+            close(ea_weight(student, teacher, case["T_prime"], kind, case["H_ub"]), case[f"w_{kind}_f64"], tolerance)
+
+
+def test_both_uniform_over_100_classes_weigh_log_100():
+    logits = torch.zeros(2, 100, dtype=torch.float64)
+    torch.testing.assert_close(ea_weight(logits, logits), torch.full((2,), math.log(100), dtype=torch.float64))
+    torch.testing.assert_close(ea_weight(logits, logits, upper_bound=100)[0].item(), 2.408618, rtol=0, atol=1e-6)
+
+
+def test_uniform_teacher_and_one_hot_student_weigh_half_of_log_c():
+    one_hot = torch.tensor([[1e4] + [0.0] * 99])
+    weight = ea_weight(one_hot, torch.zeros(1, 100))
+    torch.testing.assert_close(weight, torch.tensor([math.log(100) / 2]))
+
+
+def test_a_one_hot_teacher_weighs_exactly_nothing():
+    one_hot = torch.tensor([[1e4] + [0.0] * 9])
+    assert ea_weight(torch.zeros(1, 10), one_hot).item() == 0.0
+
+
+HALF, NONE, BOTH = math.log(2) / 2, 0.0, math.log(2)
+
+
+@pytest.mark.parametrize(
+    "kind, uniform_uniform, uniform_one_hot, one_hot_uniform",  # teacher_student
+    [
+        ("none", 1.0, 1.0, 1.0),
+        ("base", BOTH, BOTH, NONE),
+        ("interact", BOTH, NONE, NONE),
+        ("ea", BOTH, HALF, NONE),
+        ("student", BOTH, NONE, BOTH),
+        ("inverted_teacher", NONE, NONE, BOTH),
+        ("inverted_student", NONE, BOTH, NONE),
+        ("constant", HALF, HALF, HALF),  # the mean of log 2, log(2) / 2 and 0
+        ("normalized", 2.0, 1.0, NONE),  # over the mean log(2) / 2
+    ],
+)
+def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_hot_uniform):
+    uniform, one_hot = [0.0, 0.0], [1e4, 0.0]
+    teacher, student = torch.tensor([uniform, uniform, one_hot]), torch.tensor([uniform, one_hot, uniform])
+    expected = torch.tensor([uniform_uniform, uniform_one_hot, one_hot_uniform])
+    torch.testing.assert_close(ea_weight(student, teacher, kind=kind), expected)
+
+
+def test_every_kind_is_tested_above():
+    assert len(KINDS) == 9
+
+
+def test_an_unknown_kind_is_refused_by_name():
+    with pytest.raises(ValueError, match="interacts.*interact"):
+        ea_weight(torch.zeros(1, 2), torch.zeros(1, 2), kind="interacts")
+
+
+def test_normalized_weights_of_a_batch_without_any_weight_are_finite():
+    one_hot = torch.tensor([[1e4, 0.0]])
+    assert ea_weight(one_hot, one_hot, kind="normalized").item() == 0.0
+
+
+@pytest.mark.parametrize("row", [[math.inf, 0.0], [0.0, -math.inf], [3e38, -3e38], [1e3, -1e3]])
+def test_extreme_one_hot_rows_have_entropy_exactly_zero(row):
+    assert entropy(torch.tensor([row]), temperature=0.5).item() == 0.0
+
+
+def test_half_precision_logits_are_weighed_in_float32_and_double_stays_double():
+    assert entropy(torch.zeros(1, 4, dtype=torch.bfloat16)).dtype == torch.float32
+    assert entropy(torch.zeros(1, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_autocast_does_not_lower_the_precision():
+    logits = torch.randn(8, 100, generator=torch.Generator().manual_seed(0)) * 5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weight = ea_weight(logits, logits.flip(0))
+    assert torch.equal(weight, ea_weight(logits, logits.flip(0)))
+
+
+def test_weights_carry_no_gradient():
+    logits = torch.zeros(1, 4, requires_grad=True)
+    assert not ea_weight(logits, logits).requires_grad
