@@ -1,0 +1,27 @@
+"""Networks by name: image (B, 3, H, W) -> Output(logits, features)."""
+
+from torch import nn
+
+from mdistiller.errors import UserError
+from mdistiller.models import cifar, imagenet, tiny_imagenet  # noqa: F401  (fill the registries)
+from mdistiller.models.base import MODELS, Network, Output, register_model
+
+__all__ = ["MODELS", "Network", "Output", "build_model", "register_model"]
+
+
+def build_model(name: str, num_classes: int, family: str = "cifar", pretrained: bool = False, **kwargs) -> nn.Module:
+    """The network `name` of a family: "cifar", "tiny_imagenet" or "imagenet"; lookup ignores case.
+
+    The same name means another network in another family: "cifar" has 3x3 stems without pooling, "tiny_imagenet" the
+    same networks with a MobileNetV2 of its own, "imagenet" those of torchvision. `pretrained` loads torchvision's
+    weights. Raises UserError for an unknown name, and where there are no such weights.
+    """
+    build = MODELS[family][name]
+    if pretrained:
+        if family.lower() != "imagenet":
+            raise UserError(
+                f"no pretrained weights for {family} model {name!r}: fetch teachers with tools/fetch_teachers.py, "
+                "or name a checkpoint in DISTILLER.TEACHER_CHECKPOINT"
+            )
+        kwargs["pretrained"] = True
+    return build(num_classes=num_classes, **kwargs)

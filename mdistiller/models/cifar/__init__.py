@@ -1,0 +1,11 @@
+"""The CIFAR zoo. State-dict keys and shapes are those of the public CIFAR-100 teachers, which load strictly."""
+
+from mdistiller.models.cifar import (  # noqa: F401  (each registers its networks)
+    mobilenetv2,
+    resnet,
+    resnetv2,
+    shufflenetv1,
+    shufflenetv2,
+    vgg,
+    wrn,
+)

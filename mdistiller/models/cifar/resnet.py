@@ -1,0 +1,22 @@
+"""ResNets for 32x32 images (He et al., arXiv:1512.03385, section 4.2): three stages, 6n+2 layers.
+
+The x4 networks are four times as wide in the stages and twice in the stem (Tian et al., arXiv:1910.10699).
+"""
+
+from mdistiller.models.base import SMALL_IMAGES, register_model
+from mdistiller.models.resnet import BasicBlock, ResNet
+
+WIDTHS = (16, 16, 32, 64)
+WIDTHS_X4 = (32, 64, 128, 256)
+
+
+def _register(name: str, depth: int, widths: tuple[int, ...]) -> None:
+    @register_model(name, family=SMALL_IMAGES)
+    def build(num_classes: int) -> ResNet:
+        return ResNet(BasicBlock, widths, depths=((depth - 2) // 6,) * 3, num_classes=num_classes)
+
+
+for _depth in (8, 14, 20, 32, 44, 56, 110):
+    _register(f"resnet{_depth}", _depth, WIDTHS)
+for _depth in (8, 32):
+    _register(f"resnet{_depth}x4", _depth, WIDTHS_X4)

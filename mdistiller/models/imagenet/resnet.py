@@ -1,0 +1,57 @@
+"""ResNet18 to ResNet101 for ImageNet: keys, shapes and function of torchvision's, with the features of each stage.
+
+The blocks are our own, so that pre-activations come out; torchvision gives the pretrained weights.
+"""
+
+from urllib.error import URLError
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from mdistiller.errors import UserError
+from mdistiller.models.base import register_model
+from mdistiller.models.resnet import BasicBlock, Block, Bottleneck, ResNet
+
+WIDTHS = (64, 64, 128, 256, 512)
+WEIGHTS = "IMAGENET1K_V1"  # the original ones: the papers' teachers, top-1 69.75 / 73.31 / 76.16 for 18 / 34 / 50
+WEIGHT_CLASSES = 1000
+
+
+class ImageNetResNet(ResNet):
+    """`feats[0]` is the stem before the max-pool. A batch norm before ReLU is given for all four stages (the public
+    code leaves out the first)."""
+
+    stem_kernel, stem_stride = 7, 2
+
+    def reduce(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+def _pretrained_weights(name: str, num_classes: int) -> dict[str, Tensor]:
+    """torchvision's weights, downloaded once and verified. Raises UserError for other classes or without network."""
+    if num_classes != WEIGHT_CLASSES:
+        raise UserError(f"pretrained {name} has {WEIGHT_CLASSES} classes, not {num_classes}")
+    weights = torchvision.models.get_model_weights(name.lower())[WEIGHTS]
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except URLError as error:
+        raise UserError(
+            f"cannot download {weights.url} ({error.reason}): put the file in ~/.cache/torch/hub/checkpoints, "
+            "or name a checkpoint in DISTILLER.TEACHER_CHECKPOINT"
+        ) from error
+
+
+def _register(name: str, block: type[Block], depths: tuple[int, ...]) -> None:
+    @register_model(name, family="imagenet")
+    def build(num_classes: int, pretrained: bool = False) -> ImageNetResNet:
+        network = ImageNetResNet(block, WIDTHS, depths, num_classes)
+        if pretrained:
+            network.load_state_dict(_pretrained_weights(name, num_classes))
+        return network
+
+
+_register("ResNet18", BasicBlock, (2, 2, 2, 2))
+_register("ResNet34", BasicBlock, (3, 4, 6, 3))
+_register("ResNet50", Bottleneck, (3, 4, 6, 3))
+_register("ResNet101", Bottleneck, (3, 4, 23, 3))
