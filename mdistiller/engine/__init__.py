@@ -1,0 +1,1 @@
+"""Runs: device, optimisation, evaluation, checkpoints, records."""

@@ -1,0 +1,137 @@
+"""Checkpoint files: written whole or not at all, read without running code, and matched to networks in plain words."""
+
+import argparse
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mdistiller.errors import RunError, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Teacher files of the public archives hold their training options; reading a Namespace runs no code.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+# Where a teacher is looked for, below checkpoints/ and download_ckpts/ of the working folder and of the repository.
+TEACHER_FILES = {
+    "cifar100": "cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth",
+    "tiny_imagenet": "tiny_imagenet_teachers/{name}_vanilla/ti_res18",
+}
+
+
+def save(content: dict, path: Path) -> None:
+    """Write a checkpoint so that the name always holds a whole file (temporary file, fsync, rename).
+
+    Raises RunError when the disk is full or read-only; what stood under the name is then untouched.
+    """
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path`."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; ours are ordinary
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as a RuntimeError
+        raise RunError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """The content of a checkpoint, read with `weights_only`. Raises UserError when it is missing, damaged or unsafe."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason[0][:200]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a dict or a state dict, found {type(content).__name__}")
+    return content
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def network_state(content: dict) -> dict:
+    """The state dict of the (trained) network in a checkpoint of ours, of mdistiller, or of the teacher archives.
+
+    A checkpoint of a whole run holds the network under `student.`; data-parallel wrappers add `module.`.
+    """
+    state = content.get("model", content)
+    state = {key.removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
+    prefix = "student."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
+
+
+def load_network(network: nn.Module, path: str | Path, name: str) -> dict:
+    """Load a checkpoint file into `network`, every key accounted for; returns the file's content.
+
+    Raises UserError that says in one line what does not fit.
+    """
+    content = load(path)
+    state, own = network_state(content), network.state_dict()
+    optional = {key for key in own if key.endswith("num_batches_tracked")}  # absent from very old files
+    missing = sorted(own.keys() - state.keys() - optional)
+    unexpected = sorted(state.keys() - own.keys())
+    other = [
+        f"{key} is {_shape(state[key])} in the file and {tuple(own[key].shape)} in the network"
+        for key in own.keys() & state.keys()
+        if _shape(state[key]) != tuple(own[key].shape)
+    ]
+    problems = [f"{len(missing)} keys missing ({missing[0]}, ...)"] if missing else []
+    problems += [f"{len(unexpected)} unknown keys ({unexpected[0]}, ...)"] if unexpected else []
+    problems += [sorted(other)[0]] if other else []
+    if problems:
+        raise UserError(f"{path}: does not fit the network {name}: {'; '.join(problems)}")
+    network.load_state_dict({key: state.get(key, own[key]) for key in own})
+    return content
+
+
+def _shape(value):
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
+    """The teacher's checkpoint: the configured file, or the first of the usual places. Raises UserError if none is."""
+    if configured:
+        for root in (Path(), REPOSITORY):
+            if (root / configured).is_file():
+                return root / configured
+        raise UserError(f"DISTILLER.TEACHER_CHECKPOINT: no such file: {configured}")
+    places = [f"{dataset}/{name}.pth"]
+    if dataset in TEACHER_FILES:
+        places.append(TEACHER_FILES[dataset].format(name=name))
+    for root in dict.fromkeys((Path().resolve(), REPOSITORY)):
+        for folder in ("checkpoints", "download_ckpts"):
+            for place in places:
+                if (root / folder / place).is_file():
+                    return root / folder / place
+    raise UserError(
+        f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
+        f"({' or '.join(places)}); train one (configs/{dataset}/vanilla/) or name its file"
+    )

@@ -1,0 +1,45 @@
+"""Where a run computes, and in which precision."""
+
+import contextlib
+import os
+
+import torch
+from torch import nn
+
+from mdistiller.errors import UserError
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """"auto" is CUDA, else MPS, else CPU; any other name is PyTorch's. Raises UserError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
+    return device
+
+
+def autocast(device: torch.device, amp: str):
+    """The autocast context of SOLVER.AMP (none, bf16, fp16) for the networks; losses leave it again."""
+    if amp == "none":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
+
+
+def place(network: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The network on the device, its convolutions in channels-last order when asked (the same numbers, faster)."""
+    return network.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def set_determinism(enabled: bool) -> None:
+    """Deterministic kernels wherever the device has them; otherwise let cuDNN search for the fastest ones."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = not enabled
+    torch.backends.cudnn.deterministic = enabled
+    torch.use_deterministic_algorithms(enabled, warn_only=True)

@@ -1,0 +1,61 @@
+"""Several processes, as torchrun starts them: one place that knows whether there are any."""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start() -> int:
+    """Join the process group that torchrun describes (NCCL on GPUs, else gloo); returns the local rank.
+
+    Without torchrun nothing is started and the rank is 0.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of every rank's tensor (itself with one process)."""
+    if world_size() > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so; waits for all of them."""
+    if world_size() == 1:
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
+    """The distiller under DistributedDataParallel when there are several processes; the teacher is outside it."""
+    if world_size() == 1:
+        return distiller
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        distiller, device_ids=ids, find_unused_parameters=distiller.varying_modules
+    )

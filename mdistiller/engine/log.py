@@ -1,0 +1,59 @@
+"""What a run says while it goes: lines, a progress bar on terminals, TensorBoard scalars."""
+
+import logging
+import sys
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+FORMAT = "%(asctime)s %(message)s"
+
+
+def start_logging(file: Path | None = None) -> logging.Logger:
+    """The package's logger, writing to stdout and, when given, appending to a file."""
+    logger = logging.getLogger("mdistiller")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handlers = [_BarSafeHandler(sys.stdout)]
+    if file is not None:
+        handlers.append(logging.FileHandler(file))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S" if handler is handlers[0] else None))
+        logger.addHandler(handler)
+    return logger
+
+
+class _BarSafeHandler(logging.StreamHandler):
+    """Prints above a running progress bar instead of through it."""
+
+    def emit(self, record):
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def progress(total: int, description: str, enabled: bool = True) -> tqdm:
+    """A bar over `total` steps; silent when stdout is no terminal."""
+    return tqdm(
+        total=total, desc=description, leave=False, dynamic_ncols=True, file=sys.stdout,
+        disable=not (enabled and sys.stdout.isatty()),
+    )
+
+
+class Scalars:
+    """TensorBoard scalars below one folder; nothing at all on ranks other than the first."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step) if enabled else None
+
+    def add(self, values: dict[str, float], step: int) -> None:
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,0 +1,107 @@
+"""Optimisers, the learning-rate schedule, and one optimisation step from a dict of losses."""
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from mdistiller.engine.distributed import sum_over_ranks, world_size
+
+DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
+
+
+def learning_rate(solver: CfgNode, epoch: int) -> float:
+    """The rate of an epoch, counted from 1: multiplied by the decay rate once `epoch > milestone` (mdistiller)."""
+    passed = sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
+    return solver.LR * solver.LR_DECAY_RATE**passed
+
+
+def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
+    """The optimiser that SOLVER names, over all learnable parameters in one group."""
+    solver, parameters = cfg.SOLVER, distiller.learnable_parameters()
+    scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
+    if solver.TRAINER in DOT_TRAINERS:
+        optimizer = DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY)
+        return DOTUpdater(optimizer, scaler)
+    optimizer = torch.optim.SGD(
+        parameters, lr=solver.LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
+    )
+    return Updater(optimizer, scaler)
+
+
+class Updater:
+    """From losses to new weights."""
+
+    own_reduction = False  # whether gradients are averaged over ranks here instead of by DDP's hooks
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler):
+        self.optimizer, self.scaler = optimizer, scaler
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, losses: dict[str, Tensor]) -> None:
+        """One step on the sum of the losses. Modules that took no part keep their weights and momenta."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class DOT(torch.optim.Optimizer):
+    """SGD with a momentum of its own for each of two gradients (Zhao, Cui, Song, Liang, ICCV 2023, arXiv:2307.08436).
+
+    v_task <- (momentum - delta) v_task + g_task + weight_decay * p
+    v_kd   <- (momentum + delta) v_kd + g_kd
+    p      <- p - lr (v_task + v_kd)
+    With delta 0 this is SGD on the sum of both losses.
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float, delta: float, weight_decay: float):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, task: list[Tensor | None], kd: list[Tensor | None]) -> None:
+        """`task` and `kd` are the gradients of the parameters in order, None where a loss does not reach one."""
+        gradients = iter(zip(task, kd, strict=True))
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                g_task, g_kd = next(gradients)
+                if g_task is None and g_kd is None:
+                    continue
+                zero = torch.zeros_like(parameter)
+                g_task = (zero if g_task is None else g_task).add(parameter, alpha=group["weight_decay"])
+                state = self.state[parameter]
+                velocity = []
+                for name, gradient, delta in (("task", g_task, -group["delta"]), ("kd", g_kd, group["delta"])):
+                    gradient = zero if gradient is None else gradient
+                    buffer = state.setdefault(name, torch.zeros_like(parameter))
+                    velocity.append(buffer.mul_(group["momentum"] + delta).add_(gradient))
+                parameter.sub_(velocity[0] + velocity[1], alpha=group["lr"])
+
+
+class DOTUpdater(Updater):
+    """One backward pass per group of losses: cross-entropy, and everything distilled."""
+
+    own_reduction = True
+
+    def step(self, losses: dict[str, Tensor]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        distilled = [loss for name, loss in losses.items() if name != "ce"]
+        kd = self._gradients(sum(distilled), parameters, keep=True) if distilled else [None] * len(parameters)
+        task = self._gradients(losses["ce"], parameters)
+        self.optimizer.step(task, kd)
+
+    @staticmethod
+    def _gradients(loss, parameters, keep=False):
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)
+        if world_size() > 1:
+            return [None if g is None else sum_over_ranks(g) / world_size() for g in gradients]
+        return list(gradients)

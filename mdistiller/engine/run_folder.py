@@ -1,0 +1,155 @@
+"""The folder of a run: what it holds, in which form, and how it survives a stop at any moment (DESIGN: run folder)."""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+import mdistiller
+from mdistiller.config import dump_cfg, load_cfg
+from mdistiller.engine import checkpoints
+from mdistiller.errors import UserError
+
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
+log = logging.getLogger("mdistiller")
+
+
+def run_name(cfg: CfgNode) -> str:
+    """EXPERIMENT.NAME with "{seed}" filled in, or a name made of data, method, networks and seed."""
+    experiment, distiller = cfg.EXPERIMENT, cfg.DISTILLER
+    if experiment.NAME:
+        return experiment.NAME.replace("{seed}", str(experiment.SEED))
+    networks = [distiller.STUDENT] if distiller.TYPE == "NONE" else [distiller.TEACHER, distiller.STUDENT]
+    parts = [cfg.DATASET.TYPE, distiller.TYPE.lower(), *networks, f"s{experiment.SEED}"]
+    return "_".join(part.replace("/", "-").replace(":", "-") for part in parts)
+
+
+class RunFolder:
+    """Paths and records of one run below `<LOG.PREFIX>/<EXPERIMENT.PROJECT>/<name>`."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @classmethod
+    def open(cls, cfg: CfgNode, resume: bool) -> "RunFolder":
+        """The folder of this config: a new one, or with `resume` the one that is there.
+
+        Raises UserError when a run is there and is not to be resumed, or was made with another config.
+        """
+        folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
+        config = folder / "config.yaml"
+        if config.is_file():
+            if not resume:
+                raise UserError(f"{folder.path}: a run is there; add --resume, or set EXPERIMENT.NAME or EXPERIMENT.SEED")
+            changed = _changed_keys(load_cfg(config), cfg)
+            if changed:
+                raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
+        elif folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(f"{folder.path}: not empty and no run (config.yaml is missing); choose another EXPERIMENT.NAME")
+        return folder
+
+    def describe(self, cfg: CfgNode, **facts) -> None:
+        """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept)."""
+        self.write_text("config.yaml", dump_cfg(cfg))
+        earlier = self.read_json("run.json").get("sessions", [])
+        session = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "host": socket.gethostname(),
+            **facts,
+        }
+        record = {
+            "seed": cfg.EXPERIMENT.SEED,
+            "package": str(Path(mdistiller.__file__).parent),
+            "commit": commit(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            **session,
+            "sessions": [*earlier, session],
+        }
+        self.write_json("run.json", record)
+
+    def write_text(self, name: str, text: str) -> None:
+        checkpoints.write_atomically(self / name, lambda file: file.write(text.encode()))
+
+    def write_json(self, name: str, content: dict) -> None:
+        self.write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def read_json(self, name: str) -> dict:
+        """The content of a JSON file, or {} when it is not there or not whole."""
+        try:
+            return json.loads((self / name).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def keep_metrics_before(self, epoch: int) -> list[dict]:
+        """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
+        kept = []
+        if (self / "metrics.jsonl").is_file():
+            for line in (self / "metrics.jsonl").read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # the line that was being written when the run was killed
+                if record["epoch"] < epoch:
+                    kept.append(record)
+            self.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        return kept
+
+    def append_metrics(self, record: dict) -> None:
+        with open(self / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _changed_keys(old, new, prefix=""):
+    """Dotted names whose values differ, but for what may change between sessions of one run."""
+    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD"}
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(a, CfgNode) and isinstance(b, CfgNode):
+            names += _changed_keys(a, b, f"{name}.")
+        elif a != b and name not in free:
+            names.append(f"{name} ({a!r} there, {b!r} now)")
+    return names
+
+
+def commit() -> str | None:
+    """The git commit of the package's checkout, "+changes" added when its files differ; None outside a checkout."""
+    try:
+        git = ["git", "-C", str(checkpoints.REPOSITORY)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that shape a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called, as a reader of the record needs it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads, {platform.processor() or platform.machine()})"

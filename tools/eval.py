@@ -1,0 +1,41 @@
+"""Evaluate a checkpoint or a run: python tools/eval.py -m resnet8x4 -c FILE [-d cifar100] | --run FOLDER.
+
+Prints top-1, top-5, cross-entropy loss and mean output entropy on the test images. Takes checkpoints of this project,
+of mdistiller and of the public teacher archives.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", help="name of the network, such as resnet8x4")
+    parser.add_argument("-c", "--checkpoint", help="its checkpoint")
+    parser.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")
+    parser.add_argument("--run", help="a run folder: its last and its best epoch are evaluated")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
+    args = parser.parse_args()
+    if bool(args.run) == bool(args.model and args.checkpoint):
+        parser.error("give either --run, or both -m and -c")
+
+    from mdistiller.engine.reopen import evaluate_checkpoint, evaluate_run
+
+    if args.run:
+        results = evaluate_run(args.run, args.opts)
+    else:
+        results = {args.model: evaluate_checkpoint(args.model, args.checkpoint, args.dataset, args.opts)}
+    for name, result in results.items():
+        print(
+            f"{name}: top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}, "
+            f"mean entropy {result['entropy']:.3f} nats ({result['count']} images)"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)
