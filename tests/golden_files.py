@@ -34,11 +34,17 @@ def tensors(case, *names, dtype=torch.float64):
     return [array.to(dtype) if array.is_floating_point() else array for array in found]
 
 
+def tolerance_of(entry, dtype):
+    """The manifest's {"rtol", "atol"} for results computed in `dtype`."""
+    return entry["tolerance"][str(dtype).removeprefix("torch.")]
+
+
 def close(actual, expected, tolerance, what=""):
     """Assert equality within a manifest tolerance {"rtol", "atol"}."""
     actual = torch.as_tensor(actual, dtype=torch.float64).detach()
     expected = torch.as_tensor(np.asarray(expected), dtype=torch.float64)
-    torch.testing.assert_close(actual.reshape(expected.shape), expected, **tolerance, msg=lambda text: f"{what}: {text}")
+    actual = actual.reshape(expected.shape)
+    torch.testing.assert_close(actual, expected, **tolerance, msg=lambda text: f"{what}: {text}")
 
 
 def close_relative(actual, expected, tolerance, what=""):

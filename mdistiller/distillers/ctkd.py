@@ -1,0 +1,141 @@
+"""Curriculum temperature (Li et al., AAAI 2023): the temperature is learned against the student."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.kd import kd_loss
+from mdistiller.distillers.norm import VectorBatchNorm
+
+INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
+VARIANTS = ("global", "instance")
+
+
+def ctkd_loss(
+    logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor, smoothing: float | None = None
+) -> Tensor:
+    """KL divergence from teacher to student at a learned temperature (Li et al., arXiv:2211.16231): (B, C) -> (B,).
+
+    In nats, times temperature**2, which the gradient of the temperature flows through too. `temperature` is one for
+    all (a number or a tensor of one element) or one a sample (B,); for the latter `smoothing` is 1e-7 unless given, 0
+    for the former. It is added to the teacher's probabilities, without renormalising, as the release does.
+    """
+    if isinstance(temperature, Tensor):
+        if smoothing is None and temperature.numel() > 1:
+            smoothing = INSTANCE_SMOOTHING
+        temperature = temperature.reshape(-1, 1)
+    if not smoothing:
+        return kd_loss(logits_student, logits_teacher, temperature)
+    log_p_student = F.log_softmax(logits_student / temperature, dim=1)
+    log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
+    log_p_teacher = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
+    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
+    return (temperature**2 * divergence[:, None]).squeeze(1)
+
+
+class _GradientReversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.factor * gradient, None
+
+
+def gradient_reversal(x: Tensor, factor: float) -> Tensor:
+    """`x` itself; on the way back the gradient is multiplied by `factor` as it is (negative to reverse it)."""
+    return _GradientReversal.apply(x, factor)
+
+
+def cosine_schedule(epoch: int, max_value: float, min_value: float, num_loops: int) -> float:
+    """Factor of an epoch (from 1): half a cosine from `max_value` to `min_value` at `num_loops`, then constant."""
+    progress = min(epoch, num_loops) / num_loops
+    return min_value + (max_value - min_value) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class GlobalTemperature(nn.Module):
+    """One learned number (1,) for all samples, before the sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.ones(1))
+
+    def forward(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
+        return self.theta
+
+
+class InstanceTemperature(nn.Module):
+    """A number a sample (B,), before the sigmoid, from both predictions at the teacher's `top` likeliest classes.
+
+    Two layers as 1x1 convolutions. The last starts at 0, so all samples start with the middle of the range. The input
+    is detached: the student is not taught to change its temperature.
+    """
+
+    def __init__(self, num_classes: int, top: int = 100, hidden: int = 256):
+        super().__init__()
+        self.top = min(top, num_classes)
+        self.conv1 = nn.Conv2d(2 * self.top, hidden, 1)
+        self.bn = VectorBatchNorm(hidden)
+        self.conv2 = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
+        p_student, p_teacher = logits_student.detach().softmax(dim=1), logits_teacher.detach().softmax(dim=1)
+        likeliest, classes = p_teacher.topk(self.top, dim=1)
+        x = torch.cat([likeliest, p_student.gather(1, classes)], dim=1).to(self.conv1.weight.dtype)
+        x = F.relu(self.bn(self.conv1(x[:, :, None, None]).flatten(1)))
+        return self.conv2(x[:, :, None, None]).flatten()
+
+
+@register("CTKD")
+class CTKD(Distiller):
+    """Curriculum Temperature for Knowledge Distillation (Li et al., AAAI 2023, arXiv:2211.16231).
+
+    tau = T_START + T_END * sigmoid(u): T_END is a span, not an end. u is a parameter (VARIANT global) or the output of
+    a small network of both predictions (instance, after a third-party copy of the released module: details may
+    differ). Both belong to the one group of the optimiser, weight decay included, and ascend the loss through a
+    gradient reversal whose factor falls from LAMBDA_MAX to LAMBDA_MIN within LAMBDA_LOOPS epochs.
+
+    With logit standardization the standardized logits are divided by tau, and the instance network sees those same
+    logits: it chooses a temperature for the distributions that are distilled.
+    """
+
+    defaults = CN({
+        "VARIANT": "global", "T_START": 1.0, "T_END": 20.0,
+        "LAMBDA_MAX": 0.0, "LAMBDA_MIN": -1.0, "LAMBDA_LOOPS": 10,  # 5 on ImageNet
+        "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9},
+    })
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.VARIANT not in VARIANTS:
+            return "VARIANT", f"expected one of {', '.join(VARIANTS)}; found {cfg.VARIANT!r}"
+        if cfg.LAMBDA_LOOPS < 1:
+            return "LAMBDA_LOOPS", f"expected a number of epochs, at least 1; found {cfg.LAMBDA_LOOPS}"
+        if cfg.T_START <= 0 or cfg.T_START + cfg.T_END <= 0:
+            return "T_START", f"expected T_START and T_START + T_END above 0; found {cfg.T_START} and {cfg.T_END}"
+        return None
+
+    def build(self, cfg):
+        self.t_start, self.t_end = cfg.T_START, cfg.T_END
+        self.lambda_schedule = cfg.LAMBDA_MAX, cfg.LAMBDA_MIN, cfg.LAMBDA_LOOPS
+        self.ce_weight, self.kd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.KD_WEIGHT
+        if cfg.VARIANT == "global":
+            self.smoothing, self.temperature = 0.0, GlobalTemperature()
+        else:
+            num_classes = self.dry_run()[0].logits.shape[1]
+            self.smoothing, self.temperature = INSTANCE_SMOOTHING, InstanceTemperature(num_classes)
+
+    def sample_losses(self, student, teacher, epoch, **batch):
+        factor = cosine_schedule(epoch, *self.lambda_schedule)
+        raw = gradient_reversal(self.temperature(student.logits, teacher.logits), factor)
+        temperature = self.t_start + self.t_end * raw.sigmoid()
+        loss = ctkd_loss(student.logits, teacher.logits, temperature, self.smoothing)
+        return {"kd": self.kd_weight * loss}

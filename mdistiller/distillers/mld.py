@@ -1,0 +1,130 @@
+"""Multi-level logit distillation (Jin, Wang, Lin, CVPR 2023)."""
+
+import math
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.ls import standardize as standardized
+
+COMMON = (3.0, 5.0)  # temperatures of both views, beside the configured one
+WEAK_ONLY = (2.0, 6.0)  # also meant for the strong view; the release gives its terms the weak view's logits
+MASKINGS = ("released", "per_sample")
+
+
+def mld_losses(
+    student_weak: Tensor,
+    student_strong: Tensor,
+    teacher_weak: Tensor,
+    teacher_strong: Tensor,
+    temperature: float,
+    standardize: bool = False,
+    masking: str = "released",
+) -> dict[str, Tensor]:
+    """Instance, class and batch terms of two views as released (Jin et al., CVPR 2023), without weights of the config.
+
+    All logits (B, C). With k_T the KL divergence times T**2 and P = softmax(z / T), returns, in nats or squared
+    probabilities, no gradient to the teachers:
+      weak (B,)    m * sum of k_T over (temperature, 3, 5, 2, 6), plus k_2 + k_6 without a mask; weak view
+      strong (B,)  sum of k_T over (temperature, 3, 5); strong view
+      cc ()        c * sum over the five T of |P_t' P_t - P_s' P_s|^2 / C; weak view
+      bc ()        m * sum over the five T of |P_t P_t' - P_s P_s'|^2 / B; weak view
+    `standardize` (logit standardization) applies to the k_T alone. With `masking` "released", m and c are the means of
+    the two `confidence_masks`, about 1/2: the published code masks what is already averaged. With "per_sample" they
+    are the masks, as that code prepares and leaves commented out: m_i multiplies sample i's k_T and its row of the
+    batch matrix, c_k class k's row of the class matrix, and the means stay over all B samples or C classes. Raises
+    ValueError for another masking.
+    """
+    if masking not in MASKINGS:
+        raise ValueError(f"unknown masking {masking!r}: expected one of {', '.join(MASKINGS)}")
+    teacher_weak, teacher_strong = teacher_weak.detach(), teacher_strong.detach()
+    of_sample, of_class = (mask.to(teacher_weak.dtype) for mask in confidence_masks(teacher_weak))
+    if masking == "released":
+        of_sample, of_class = of_sample.mean(), of_class.mean()
+    counts = Counter((float(temperature), *COMMON, *WEAK_ONLY))  # a temperature met twice counts twice
+    log_p_student, log_p_teacher = _log_p(student_weak, counts), _log_p(teacher_weak, counts)
+    p_student, p_teacher = log_p_student.exp(), log_p_teacher.exp()
+    classes = (p_teacher.mT @ p_teacher - p_student.mT @ p_student).square().sum(dim=2)  # (temperatures, C)
+    samples = (p_teacher @ p_teacher.mT - p_student @ p_student.mT).square().sum(dim=2)  # (temperatures, B)
+    if standardize:
+        log_p_student, log_p_teacher = (_log_p(standardized(z), counts) for z in (student_weak, teacher_weak))
+        student_strong, teacher_strong = standardized(student_strong), standardized(teacher_strong)
+    weak = _divergences(log_p_student, log_p_teacher, counts)
+    strong_counts = Counter((float(temperature), *COMMON))
+    strong = _divergences(_log_p(student_strong, strong_counts), _log_p(teacher_strong, strong_counts), strong_counts)
+    return {
+        "weak": of_sample * _total(weak.values(), counts) + sum(weak[t] for t in WEAK_ONLY),
+        "strong": _total(strong.values(), strong_counts),
+        "cc": (of_class * _total(classes, counts)).mean(),
+        "bc": (of_sample * _total(samples, counts)).mean(),
+    }
+
+
+@torch.no_grad()
+def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Which samples (B,) and which classes (C,) the teacher is not surer of than of half of them: booleans.
+
+    A sample's confidence is its largest probability, a class's its sum of probabilities over the batch; the mask is
+    confidence <= median, the median of an even count being the midpoint. On the device, without waiting for it.
+    """
+    p = logits_teacher.softmax(dim=1)
+    return tuple(values <= _median(values) for values in (p.amax(dim=1), p.sum(dim=0)))
+
+
+def _median(values):
+    ordered, count = values.sort().values, len(values)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2  # torch.median takes the lower one
+
+
+def _log_p(logits, temperatures):
+    """Log-probabilities at each temperature, (temperatures, B, C)."""
+    return torch.stack([logits / temperature for temperature in temperatures]).log_softmax(dim=2)
+
+
+def _divergences(log_p_student, log_p_teacher, temperatures):
+    """Temperature -> T**2 * KL divergence (B,)."""
+    kl = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=2)
+    return {temperature: temperature**2 * row for temperature, row in zip(temperatures, kl, strict=True)}
+
+
+def _total(rows, counts):
+    return sum(count * row for row, count in zip(rows, counts.values(), strict=True))
+
+
+@register("MLD", "MLKD", "KD_ours")
+class MLD(Distiller):
+    """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023).
+
+    Aligns two views of each image (weak and strong augmentation) at the level of instances, classes and batch; see
+    `mld_losses`. Temperature and weights are read from the node KD, as the public code bases do: KD.TEMPERATURE (the
+    first of five), KD.LOSS.CE_WEIGHT, for each view's cross-entropy, and KD.LOSS.KD_WEIGHT (9 with logit
+    standardization), for all other terms. Its own node holds MASKING: released (the default, for reproduction) or
+    per_sample. Both keep the release's other oddities: the strong view has instance terms alone, at three temperatures.
+    """
+
+    defaults = CN({"MASKING": "released"})
+    views = ("image", "image_strong")
+    term_views = {"strong": "image_strong"}
+    batch_terms = ("cc", "bc")
+    standardizes = False  # only the instance terms see standardized logits
+    release_weighting = {"upper_bound": math.log(100), "temperature": 3.0}
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.MASKING not in MASKINGS:
+            return "MASKING", f"expected one of {', '.join(MASKINGS)}; found {cfg.MASKING!r}"
+        return None
+
+    def build(self, cfg):
+        self.masking = cfg.MASKING
+        self.temperature = self.cfg.KD.TEMPERATURE
+        self.ce_weight, self.kd_weight = self.cfg.KD.LOSS.CE_WEIGHT, self.cfg.KD.LOSS.KD_WEIGHT
+
+    def sample_losses(self, student, teacher, **batch):
+        logits = [output.logits for output in (*student, *teacher)]
+        losses = mld_losses(*logits, self.temperature, self.logit_standardization, self.masking)
+        return {name: self.kd_weight * loss for name, loss in losses.items()}

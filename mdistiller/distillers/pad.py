@@ -1,0 +1,70 @@
+"""Prime-aware adaptive distillation (Zhang et al., ECCV 2020), reconstructed: there is no official code."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.norm import VectorBatchNorm
+
+VARIANCES = ("dimension", "sample")
+
+
+def pad_loss(student_embedding: Tensor, teacher_embedding: Tensor, log_variance: Tensor, eps: float) -> Tensor:
+    """Mean over D of (f_S - f_T)^2 / (exp(s) + eps) + s (arXiv:2008.01458): (B, D), (B, D) -> (B,).
+
+    Twice the negative log-likelihood, up to a constant, of the teacher's embedding under a Gaussian around the
+    student's with predicted log-variance s: (B, D), or (B, 1) or (B,) for one a sample. May be negative. The variance
+    is inverted through its logarithm, so that no s makes it or its gradient overflow.
+    """
+    log_variance = log_variance.reshape(len(log_variance), -1)
+    log_floor = log_variance.new_full((), math.log(eps) if eps > 0 else -math.inf)
+    precision = (-torch.logaddexp(log_variance, log_floor)).exp()
+    return ((student_embedding - teacher_embedding).square() * precision + log_variance).mean(dim=1)
+
+
+@register("PAD")
+class PAD(Distiller):
+    """Prime-Aware Adaptive Distillation (Zhang et al., ECCV 2020, arXiv:2008.01458), a reconstruction.
+
+    No official code is public; what the paper's description leaves open follows a third-party implementation or is a
+    guess, and is a key: a branch of the student's embedding (the input of its classifier) predicts the log-variance of
+    each DIMENSION or of each SAMPLE (VARIANCE) with BRANCH_LAYERS linear layers, each with batch norm; DETACH_BRANCH
+    keeps its gradient from the student. The first WARMUP epochs take the variance as 1: the plain mean squared error.
+    A linear layer brings the student to the teacher's width where they differ. Branch and layer are trained with the
+    student and are no part of it. CE_WEIGHT * CE + FEAT_WEIGHT * pad_loss.
+    """
+
+    defaults = CN({
+        "VARIANCE": "dimension", "BRANCH_LAYERS": 1, "DETACH_BRANCH": False, "EPS": 1e-5,  # all four uncertain
+        "WARMUP": 10, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},  # uncertain: unpublished
+    })
+    inputs = "features"
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.VARIANCE not in VARIANCES:
+            return "VARIANCE", f"expected one of {', '.join(VARIANCES)}; found {cfg.VARIANCE!r}"
+        if cfg.BRANCH_LAYERS not in (1, 2):
+            return "BRANCH_LAYERS", f"expected 1 or 2; found {cfg.BRANCH_LAYERS}"
+        return None if cfg.EPS >= 0 else ("EPS", f"expected a number at least 0; found {cfg.EPS}")
+
+    def build(self, cfg):
+        self.eps, self.warmup, self.detach_branch = cfg.EPS, cfg.WARMUP, cfg.DETACH_BRANCH
+        self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        student, teacher = (output.features["pooled_feat"].shape[1] for output in self.dry_run())
+        self.projection = nn.Linear(student, teacher) if student != teacher else nn.Identity()
+        out = teacher if cfg.VARIANCE == "dimension" else 1
+        hidden = [nn.Linear(student, teacher), VectorBatchNorm(teacher), nn.ReLU()] if cfg.BRANCH_LAYERS == 2 else []
+        self.branch = nn.Sequential(*hidden, nn.Linear(teacher if hidden else student, out), VectorBatchNorm(out))
+
+    def sample_losses(self, student, teacher, epoch, **batch):
+        embedding = student.features["pooled_feat"]
+        log_variance = self.branch(embedding.detach() if self.detach_branch else embedding)
+        eps = self.eps
+        if epoch <= self.warmup:  # times 0, not left out: under DDP every parameter takes part in every step
+            log_variance, eps = 0 * log_variance, 0.0
+        loss = pad_loss(self.projection(embedding), teacher.features["pooled_feat"], log_variance, eps)
+        return {"pad": self.feat_weight * loss}
