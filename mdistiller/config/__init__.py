@@ -1,5 +1,5 @@
 """Configuration: YAML files that inherit, overrides, and errors of one line. There is no global config."""
 
-from mdistiller.config.loading import dump_cfg, get_cfg, load_cfg
+from mdistiller.config.loading import active_cfg, dump_cfg, get_cfg, load_cfg
 
-__all__ = ["dump_cfg", "get_cfg", "load_cfg"]
+__all__ = ["active_cfg", "dump_cfg", "get_cfg", "load_cfg"]

@@ -46,6 +46,14 @@ def dump_cfg(cfg: CfgNode) -> str:
     return yaml.safe_dump(_plain(cfg), sort_keys=True)
 
 
+def active_cfg(cfg: CfgNode) -> CfgNode:
+    """The tree without the nodes of methods that DISTILLER.TYPE neither is nor reads."""
+    methods = load_methods()
+    chosen = methods[cfg.DISTILLER.TYPE]
+    idle = {method.config_key for method in methods.values()} - {chosen.config_key, *chosen.reads} - DEFAULTS.keys()
+    return CfgNode({key: copy.deepcopy(value) for key, value in cfg.items() if key not in idle})
+
+
 def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
     """All dotted leaf names."""
     names = []

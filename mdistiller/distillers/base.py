@@ -61,6 +61,7 @@ class Distiller(nn.Module):
 
     defaults: Mapping = CfgNode()
     config_key: str  # the node of the config that holds the method's settings; its registered name unless set
+    reads: tuple = ()  # other methods' config nodes that it reads
     method: str  # its registered name, without EA-
     weighted = False  # the EA- variants weigh each sample
     batch_terms: tuple = ()  # losses without a per-sample form: scalars, never weighted
@@ -207,12 +208,12 @@ class Distiller(nn.Module):
         size = input_size or self.data_info.image_size or STANDARD_IMAGE_SIZE
         height, width = (size, size) if isinstance(size, int) else size
         outputs = []
-        for network in (self.student, self.teacher):
+        for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
             reference = next(network.parameters())
             image = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
             modes = [(module, module.training) for module in network.modules()]
             network.eval()
-            outputs.append(network(image))
+            outputs.append(run(image))
             for module, mode in modes:
                 module.training = mode
         return tuple(outputs)

@@ -15,7 +15,7 @@ import torch
 from yacs.config import CfgNode
 
 import mdistiller
-from mdistiller.config import dump_cfg, load_cfg
+from mdistiller.config import active_cfg, dump_cfg, load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError
 
@@ -53,7 +53,7 @@ class RunFolder:
         if config.is_file():
             if not resume:
                 raise UserError(f"{folder.path}: a run is there; add --resume, or set EXPERIMENT.NAME or EXPERIMENT.SEED")
-            changed = _changed_keys(load_cfg(config), cfg)
+            changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
         elif folder.path.exists() and any(folder.path.iterdir()):
@@ -62,7 +62,7 @@ class RunFolder:
 
     def describe(self, cfg: CfgNode, **facts) -> None:
         """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept)."""
-        self.write_text("config.yaml", dump_cfg(cfg))
+        self.write_text("config.yaml", dump_cfg(active_cfg(cfg)))
         earlier = self.read_json("run.json").get("sessions", [])
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,123 @@
+"""The commands as a user types them: exit codes, one-line errors, quiet logs."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.engine.support import REPOSITORY, command, train_command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    done = command(*train_command(folder))
+    assert done.returncode == 0, done.stderr
+    return done, next(folder.glob("*/*"))
+
+
+def test_training_prints_one_line_an_epoch_and_no_bar_when_stdout_is_no_terminal(finished):
+    done, folder = finished
+    lines = [line for line in done.stdout.splitlines() if "epoch " in line]
+    assert len(lines) == 3 and "\r" not in done.stdout
+    assert str(REPOSITORY / "mdistiller") in done.stdout  # which copy of the package runs
+    assert (folder / "train.log").read_text().count("epoch ") == 3
+
+
+def test_eval_of_the_run_agrees_with_its_summary_and_with_its_student_file(finished):
+    import json
+
+    _, folder = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    printed = command("tools/eval.py", "--run", folder)
+    assert printed.returncode == 0, printed.stderr
+    assert f"last: top-1 {summary['last_top1']:.2f}" in printed.stdout
+    assert f"best: top-1 {summary['best_top1']:.2f}" in printed.stdout
+    alone = command("tools/eval.py", "-m", "resnet8", "-c", folder / "student_best.pth", "-d", "digits")
+    assert f"resnet8: top-1 {summary['best_top1']:.2f}" in alone.stdout and "mean entropy" in alone.stdout
+
+
+@pytest.mark.parametrize(
+    "words, fragments",
+    [
+        (["--cfg", "no/such.yaml"], ["no/such.yaml", "No such file"]),
+        (["--cfg", os.devnull, "KD.TEMPERATUR", "3"], ["KD.TEMPERATUR is no key", "nearest: KD.TEMPERATURE"]),
+        (["--cfg", os.devnull, "SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
+        (["--cfg", os.devnull, "SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
+        (["--cfg", os.devnull, "DISTILLER.TYPE", "EA-KDD"], ["DISTILLER.TYPE", "EA-KDD", "EA-KD"]),
+        (["--cfg", os.devnull, "DATASET.TYPE", "digit"], ["DATASET.TYPE", "digit", "digits"]),
+        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet9"], ["DISTILLER.STUDENT", "resnet9", "resnet8"]),
+        (["--cfg", os.devnull, "DATASET.ROOT", "/no/where"], ["/no/where", "DATASET.DOWNLOAD"]),
+        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD"], ["DISTILLER.TEACHER_CHECKPOINT", "ResNet50"]),
+        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_CHECKPOINT", "no.pth"], ["no such file", "no.pth"]),
+        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DEVICE", "gpu"], ["DEVICE", "'gpu'"]),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line_and_exit_2(words, fragments, tmp_path):
+    result = command("tools/train.py", *words, "LOG.PREFIX", tmp_path) if len(words) != 3 else command("tools/train.py", *words)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    for fragment in fragments:
+        assert fragment in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_other_classes_or_another_network_or_no_checkpoint_is_explained(finished, tmp_path):
+    _, folder = finished
+    wrong = [
+        (("-m", "resnet14", "-c", folder / "student_best.pth", "-d", "digits"), "does not fit the network resnet14"),
+        (("-m", "resnet8x4", "-c", folder / "student_best.pth", "-d", "digits"), "in the file"),
+        (("-m", "resnet8", "-c", folder / "config.yaml", "-d", "digits"), "not a checkpoint"),
+    ]
+    for words, fragment in wrong:
+        result = command("tools/eval.py", *words)
+        assert result.returncode == 2 and fragment in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_truncated_checkpoint_is_refused_and_left_alone(finished, tmp_path):
+    _, folder = finished
+    copy = tmp_path / "cut.pth"
+    copy.write_bytes((folder / "student_best.pth").read_bytes()[:1000])
+    result = command("tools/eval.py", "-m", "resnet8", "-c", copy, "-d", "digits")
+    assert result.returncode == 2 and "cut.pth" in result.stderr and copy.stat().st_size == 1000
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(finished, tmp_path):
+    target = tmp_path / "distill" / "mine"
+    target.mkdir(parents=True)
+    (target / "thesis.txt").write_text("precious")
+    result = command(*train_command(tmp_path, "EXPERIMENT.NAME", "mine"))
+    assert result.returncode == 2 and "not empty and no run" in result.stderr
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+
+
+def test_the_checkout_wins_over_an_installed_copy(tmp_path):
+    decoy = tmp_path / "mdistiller"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise SystemExit('the decoy was imported')\n")
+    result = command("tools/train.py", "--help", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0 and "--cfg" in result.stdout
+
+
+def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
+    """SIGKILL cannot be caught: the run is killed as soon as its first epoch is on disk."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from tests.engine.support import assert_same_weights
+
+    _, folder = finished
+    words = train_command(tmp_path)
+    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/*/latest.pth")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = command(*train_command(tmp_path, resume=True))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_weights(next(tmp_path.glob("*/*")), folder)
+    shutil.rmtree(tmp_path / "distill")

@@ -1,0 +1,172 @@
+"""A run from its config to its folder, and the same run with interruptions."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from mdistiller.command import Interrupted
+from mdistiller.distillers import DISTILLERS, Distiller, register
+from mdistiller.engine.optim import DOT, learning_rate
+from mdistiller.engine.setup import train
+from mdistiller.engine.trainer import Trainer
+from mdistiller.errors import RunError, UserError
+from tests.engine.support import assert_same_weights, run, small_cfg, weights
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unbroken"))
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
+
+
+def test_the_run_folder_holds_what_is_promised(unbroken):
+    assert unbroken.name == "digits_ea-kd_resnet8_resnet8_s0"
+    for name in ("config.yaml", "run.json", "metrics.jsonl", "summary.json", "latest.pth", "best.pth",
+                 "student_best.pth", "student_latest.pth", "train.log"):
+        assert (unbroken / name).stat().st_size > 0, name
+    assert list((unbroken / "tb").glob("events*"))
+    summary, records = json.loads((unbroken / "summary.json").read_text()), metrics(unbroken)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert summary["status"] == "done" and summary["epoch"] == 3 and summary["seed"] == 0
+    assert summary["last_top1"] == records[-1]["test_top1"]
+    assert summary["best_top1"] == max(record["test_top1"] for record in records)
+    assert records[summary["best_epoch"] - 1]["test_top1"] == summary["best_top1"]
+    assert {"train_loss", "train_ce", "train_kd", "train_top1", "lr", "weight_mean", "weight_std",
+            "entropy_teacher", "entropy_student", "test_top5", "test_loss"} <= records[0].keys()
+    assert [record["lr"] for record in records] == pytest.approx([0.05, 0.05, 0.005])
+    facts = json.loads((unbroken / "run.json").read_text())
+    assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"] == torch.__version__
+    assert facts["seed"] == 0 and facts["command"] and facts["device"].startswith("cpu")
+
+
+def test_the_saved_student_is_the_student_inside_the_checkpoint(unbroken):
+    whole, student = weights(unbroken), weights(unbroken, "student_latest.pth")
+    assert {f"student.{key}" for key in student} == {key for key in whole if key.startswith("student.")}
+    assert all(torch.equal(whole[f"student.{key}"], value) for key, value in student.items())
+
+
+@pytest.mark.parametrize("epoch, step", [(1, 0), (2, 0), (2, 1), (3, 2)])
+def test_a_run_stopped_anywhere_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, monkeypatch, epoch, step):
+    original = Trainer._step
+
+    def stopping(self, batch):
+        original(self, batch)
+        if (self.epoch, self.step) == (epoch, step or 3):
+            self._ask_to_stop(signal.SIGTERM, None)
+
+    monkeypatch.setattr(Trainer, "_step", stopping)
+    with pytest.raises(Interrupted) if (epoch, step) != (3, 0) else pytest.raises(Exception):
+        run(tmp_path)
+    monkeypatch.setattr(Trainer, "_step", original)
+    stopped = json.loads(next(tmp_path.glob("*/*/summary.json")).read_text())
+    assert stopped["status"] == "interrupted"
+    folder = run(tmp_path, resume=True)
+    assert_same_weights(folder, unbroken)
+    assert_same_weights(folder, unbroken, "best.pth")
+    assert without_times(metrics(folder)) == without_times(metrics(unbroken))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(unbroken, tmp_path):
+    assert_same_weights(run(tmp_path / "a"), unbroken)
+    with pytest.raises(AssertionError, match="differ"):
+        assert_same_weights(run(tmp_path / "b", "EA-KD", "EXPERIMENT.SEED", 1), unbroken)
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(unbroken):
+    before = (unbroken / "latest.pth").read_bytes()
+    with pytest.raises(UserError, match="a run is there; add --resume"):
+        run(unbroken.parents[1])
+    run(unbroken.parents[1], resume=True)
+    assert (unbroken / "latest.pth").read_bytes() == before and len(metrics(unbroken)) == 3
+
+
+def test_resuming_with_other_settings_is_refused_by_key(unbroken):
+    with pytest.raises(UserError, match=r"SOLVER.LR \(0.05 there, 0.1 now\)"):
+        run(unbroken.parents[1], "EA-KD", "SOLVER.LR", 0.1, resume=True)
+
+
+def test_a_validation_split_takes_the_test_set_out_of_the_choice_of_the_best_epoch(tmp_path):
+    folder = run(tmp_path, "KD", "DATASET.VAL_FRACTION", 0.2)
+    summary, records = json.loads((folder / "summary.json").read_text()), metrics(folder)
+    best = max(records, key=lambda record: (record["val_top1"], record["epoch"]))
+    assert summary["selected_on"] == "val" and summary["best_epoch"] == best["epoch"]
+    assert summary["best_top1"] == best["test_top1"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_keeps_what_was_saved(tmp_path):
+    @register("TOY-EXPLODES")
+    class Explodes(Distiller):
+        """Finite in the first epoch only."""
+
+        def sample_losses(self, student, teacher, epoch, **batch):
+            return {"boom": student.logits.sum(dim=1) * (float("inf") if epoch > 1 else 0.0)}
+
+    try:
+        with pytest.raises(RunError, match="TOY-EXPLODES: loss boom is not finite at epoch 2, step 1"):
+            run(tmp_path, "TOY-EXPLODES")
+    finally:
+        del DISTILLERS["TOY-EXPLODES"], DISTILLERS["EA-TOY-EXPLODES"]
+    folder = next(tmp_path.glob("*/*"))
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert all(torch.isfinite(value).all() for value in weights(folder).values())
+    assert torch.load(folder / "latest.pth", weights_only=True)["epoch"] == 2
+
+
+def test_a_new_method_is_one_class_and_one_yaml_file(tmp_path):
+    @register("TOY-L2")
+    class ToyL2(Distiller):
+        """Squared distance of the logits."""
+
+        defaults = {"WEIGHT": 0.1}
+
+        def build(self, cfg):
+            self.weight = cfg.WEIGHT
+
+        def sample_losses(self, student, teacher, **batch):
+            return {"l2": self.weight * (student.logits - teacher.logits).pow(2).mean(dim=1)}
+
+    yaml = tmp_path / "toy.yaml"
+    yaml.write_text("DISTILLER: {TYPE: EA-TOY-L2}\nTOY-L2: {WEIGHT: 0.5}\n")
+    try:
+        from mdistiller.config import load_cfg
+        from tests.engine.support import SMALL
+
+        cfg = load_cfg(yaml, [*SMALL, "LOG.PREFIX", str(tmp_path / "out")])
+        assert train(cfg)["status"] == "done"
+        with pytest.raises(UserError, match="toy.yaml: TOY-L2.WIGHT is no key; nearest: TOY-L2.WEIGHT"):
+            yaml.write_text("TOY-L2: {WIGHT: 0.5}\n")
+            load_cfg(yaml)
+    finally:
+        del DISTILLERS["TOY-L2"], DISTILLERS["EA-TOY-L2"]
+
+
+def test_the_learning_rate_falls_in_the_epoch_after_the_milestone():
+    solver = small_cfg(".").SOLVER
+    solver.LR, solver.LR_DECAY_STAGES, solver.LR_DECAY_RATE = 1.0, [150, 180], 0.1
+    assert [learning_rate(solver, epoch) for epoch in (1, 150, 151, 180, 181)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_dot_without_delta_is_sgd_and_trains_the_same_weights(tmp_path):
+    plain = run(tmp_path / "sgd", "EA-KD", "SOLVER.WEIGHT_DECAY", 5e-4)
+    dot = run(tmp_path / "dot", "EA-KD", "SOLVER.WEIGHT_DECAY", 5e-4, "SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", 0.0)
+    one, other = weights(plain), weights(dot)
+    for key in one:
+        torch.testing.assert_close(other[key], one[key], rtol=2e-3, atol=2e-4, msg=key)
+
+
+def test_dot_by_hand():
+    parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = DOT([parameter], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
+    for _ in range(2):
+        optimizer.step([torch.tensor([1.0])], [torch.tensor([2.0])])
+    # v_task: 1, 1.825; v_kd: 2, 3.95; steps of 0.3 and 0.5775
+    torch.testing.assert_close(parameter.detach(), torch.tensor([1.0 - 0.3 - 0.5775], dtype=torch.float64))
