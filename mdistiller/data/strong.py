@@ -40,7 +40,7 @@ _LOW, _HIGH = (np.array([operation[bound] for operation in OPERATIONS], np.float
 
 
 def strong_augment(images: Tensor, seed: int, epoch: int, index: np.ndarray) -> Tensor:
-    """RandAugment and cutout, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; index (B,) on the host.
+    """RandAugment and cutout, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; index is an array.
 
     Two operations with replacement of 14, each with a fresh magnitude, then a box of a side up to half the width.
     """
@@ -79,9 +79,9 @@ def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
     left, right, top, bottom = upload(np.stack(limits).astype(np.int64)[:, :, None], images.device)
     y = torch.arange(height, device=images.device)
     # columns counted once per channel: the mask of a row is then one contiguous run
-    x = torch.arange(width, device=images.device).repeat_interleave(channels)
+    x = torch.arange(width * channels, device=images.device) // channels
     inside = ((y >= top) & (y <= bottom))[:, :, None] & ((x >= left) & (x <= right))[:, None, :]
-    colour = torch.tensor(CUTOUT_COLOUR, dtype=torch.uint8, device=images.device).repeat(width)
+    colour = upload(np.tile(np.array(CUTOUT_COLOUR, np.uint8), width), images.device)
     return torch.where(inside, colour, images.view(len(images), height, -1)).view_as(images)
 
 
@@ -208,7 +208,7 @@ def _warp(images, operations, magnitudes):
 
 
 def _affine(operations, magnitudes, height, width):
-    """(6, n) int32: output (x, y) reads input (a x + b y + c, d x + e y + f), in 1/65536 of a pixel, as Pillow rounds."""
+    """(6, n) int32: output (x, y) reads input (a x + b y + c, d x + e y + f); in 1/65536 pixel, as Pillow rounds."""
     one, zero = np.ones_like(magnitudes), np.zeros_like(magnitudes)
     angle = -np.radians(magnitudes)
     cos, sin = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
