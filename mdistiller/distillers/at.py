@@ -1,0 +1,49 @@
+"""Attention transfer (Zagoruyko and Komodakis, 2017)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stages
+
+
+def _attention(feat, p):
+    """(B, C, H, W) -> (B, H * W) of unit length; all zero for a map that is."""
+    return F.normalize(feat.pow(p).mean(dim=1).flatten(1), dim=1)
+
+
+def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2) -> Tensor:
+    """Mean squared difference of attention maps (Zagoruyko, Komodakis, arXiv:1612.03928, Eq. 2), summed over stages.
+
+    Lists of (B, C, H, W), paired in order -> (B,). The attention at a position is the channel mean of feat^p, over the
+    norm of the map; p is meant to be even, as the sign is kept. The larger map is pooled before the power.
+    """
+    losses = [
+        (_attention(student, p) - _attention(teacher, p)).square().mean(dim=1)
+        for student, teacher in pairs_of_one_size(student_feats, teacher_feats)
+    ]
+    return sum(losses)
+
+
+@register("AT")
+class AttentionTransfer(Distiller):
+    """Paying More Attention to Attention (Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928).
+
+    weight * sum over stages of mean((q(student) - q(teacher))^2), q the normalised channel mean of feat^P.
+    Departs from the paper as RepDistiller does: the mean over positions, not the norm, hence the weight of 1000.
+    """
+
+    defaults = CN({"P": 2, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1000.0}})
+    inputs = "features"
+
+    @classmethod
+    def check(cls, cfg):
+        return None if cfg.P >= 1 else ("P", f"expected a whole number of at least 1; found {cfg.P}")
+
+    def build(self, cfg):
+        self.p, self.ce_weight, self.attention_weight = cfg.P, cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        feat_shapes(self)
+
+    def sample_losses(self, student, teacher, **batch):
+        return {"attention": self.attention_weight * at_loss(stages(student), stages(teacher), self.p)}

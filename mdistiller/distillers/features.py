@@ -1,0 +1,52 @@
+"""What feature methods share: which maps they compare, and bringing two maps to one size. Not a method."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdistiller.errors import UserError
+
+
+def stages(output) -> list[Tensor]:
+    """The `feats` (B, C, H, W) of an `Output` without level 0, the stem."""
+    return output.features["feats"][1:]
+
+
+def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the height H of the smaller one: the larger is adaptively average pooled to (H, H)."""
+    height_student, height_teacher = student.shape[2], teacher.shape[2]
+    if height_student > height_teacher:
+        student = F.adaptive_avg_pool2d(student, height_teacher)
+    elif height_teacher > height_student:
+        teacher = F.adaptive_avg_pool2d(teacher, height_student)
+    return student, teacher
+
+
+def pairs_of_one_size(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Maps of both networks paired in order (the surplus of the longer list is left out), each pair at one size."""
+    return [pool_to_smaller(*pair) for pair in zip(student_feats, teacher_feats, strict=False)]
+
+
+def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
+    """Shapes (1, C, H, W) of the student's and the teacher's `feats`, the stem first.
+
+    Raises UserError for a network without such maps, as a wrapped one may be.
+    """
+    student, teacher = (
+        [tuple(feat.shape) for feat in output.features.get("feats", [])] for output in distiller.dry_run(input_size)
+    )
+    if any(not shapes or any(len(shape) != 4 for shape in shapes) for shapes in (student, teacher)):
+        raise misfit(distiller, student, teacher, "it compares maps (channels x height x width)")
+    return student, teacher
+
+
+def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -> UserError:
+    """The error for networks that a method cannot compare: one line with their names and the shapes of their maps."""
+    names = distiller.cfg.DISTILLER
+    return UserError(
+        f"{distiller.method} cannot use these networks ({reason}): "
+        f"maps of student {names.STUDENT} {_sizes(student)}; of teacher {names.TEACHER} {_sizes(teacher)}"
+    )
+
+
+def _sizes(shapes):
+    return ", ".join("x".join(map(str, shape[1:])) for shape in shapes) or "none"

@@ -1,0 +1,71 @@
+"""FitNets: hints from a middle layer (Romero et al., 2015)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import feat_shapes, misfit
+from mdistiller.errors import UserError
+
+
+def fitnet_loss(regressed_student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two maps (Romero et al., arXiv:1412.6550, Eq. 3): (B, C, H, W) twice -> (B,)."""
+    return (regressed_student - teacher).square().flatten(1).mean(dim=1)
+
+
+class ConvRegressor(nn.Module):
+    """A student's map to the shape of the teacher's: a convolution that fits both sizes, batch norm, ReLU.
+
+    `student` and `teacher` are shapes (1, C, H, W). Raises ValueError where no such convolution exists: a teacher's map
+    that is larger, but not twice as large.
+    """
+
+    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]):
+        super().__init__()
+        (_, in_channels, *size), (_, out_channels, *target) = student, teacher
+        doubled = [2 * length for length in target]
+        if size == doubled:
+            self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        elif [2 * length for length in size] == target:
+            self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+        elif all(ours >= theirs for ours, theirs in zip(size, target, strict=True)):
+            kernel = [1 + ours - theirs for ours, theirs in zip(size, target, strict=True)]
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel)
+        else:
+            raise ValueError(f"no convolution takes a map of size {tuple(size)} to {tuple(target)}")
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+@register("FITNET")
+class FitNet(Distiller):
+    """FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv:1412.6550).
+
+    weight * mean((ReLU(BN(conv(student))) - teacher)^2) at one level of `feats`, the stem being level 0.
+    Departs from the paper: hint and cross-entropy are trained together, as RepDistiller does. INPUT_SIZE, the image
+    size that shapes are taken at, gives way to that of the data.
+    """
+
+    defaults = CN({"HINT_LAYER": 2, "INPUT_SIZE": [32, 32], "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 100.0}})
+    inputs = "features"
+
+    def build(self, cfg):
+        self.level = cfg.HINT_LAYER
+        self.ce_weight, self.hint_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        student, teacher = feat_shapes(self, self.data_info.image_size or cfg.INPUT_SIZE)
+        deepest = min(len(student), len(teacher)) - 1
+        if not 0 <= self.level <= deepest:
+            raise UserError(
+                f"FITNET.HINT_LAYER: expected a level that both networks have, 0 to {deepest}; found {self.level}"
+            )
+        try:
+            self.conv_reg = ConvRegressor(student[self.level], teacher[self.level])
+        except ValueError as error:
+            raise misfit(self, student, teacher, f"FITNET.HINT_LAYER {self.level}: {error}") from error
+
+    def sample_losses(self, student, teacher, **batch):
+        hint = self.conv_reg(student.features["feats"][self.level])
+        return {"hint": self.hint_weight * fitnet_loss(hint, teacher.features["feats"][self.level])}

@@ -1,0 +1,121 @@
+"""A comprehensive overhaul of feature distillation (Heo et al., 2019)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import misfit
+
+RARE = 0.001  # below this probability of a negative value the margin is taken 3 sigma below zero
+
+
+def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
+    """Mean of the negative part of N(bias, weight^2), channel by channel (Heo et al., arXiv:1904.01866, section 3.1).
+
+    (C,), (C,), the affine parameters of a batch norm -> (C,), none above 0. Where negative values are rarer than
+    1 in 1000 it is -3 |weight|; for a weight of 0, min(bias, 0). Computed in double precision.
+    """
+    sigma, mean = weight.detach().double().abs(), bias.detach().double()
+    safe = torch.where(sigma > 0, sigma, 1.0)
+    below = torch.special.ndtr(-mean / safe)
+    density = torch.exp(-((mean / safe) ** 2) / 2) / math.sqrt(2 * math.pi)
+    expected = mean - sigma * density / below.clamp(min=RARE)
+    margin = torch.where(below > RARE, expected, -3 * sigma)
+    return torch.where(sigma > 0, margin, mean.clamp(max=0)).to(weight.dtype)
+
+
+def _partial_l2(student, teacher, margin):
+    """Sum over the map of the squared distance to max(teacher, margin), where that is positive or student above it."""
+    target = torch.maximum(teacher, margin.view(1, -1, 1, 1))
+    counts = (student > target) | (target > 0)
+    return ((student - target).square() * counts).flatten(1).sum(dim=1)
+
+
+def ofd_loss(
+    connected_student: list[Tensor] | Tensor, teacher: list[Tensor] | Tensor, margins: list[Tensor] | Tensor
+) -> Tensor:
+    """Partial L2 distance of pre-activations with margin ReLU (Heo et al., arXiv:1904.01866, Eqs. 1 to 3) -> (B,).
+
+    Lists by level, the deepest last, or the tensors of one level: student's maps (B, C, h, w) behind
+    their connectors, teacher's (B, C, H, W), which are adaptively average pooled to the student's size, margins (C,).
+    Sums over the map, not means; the deepest level counts 1, the next 1/2, then 1/4, ... A negative teacher value asks
+    only that the student not be above it.
+    """
+    if isinstance(connected_student, Tensor):
+        connected_student, teacher, margins = [connected_student], [teacher], [margins]
+    total = 0.0
+    for student, target, margin in zip(connected_student, teacher, margins, strict=True):
+        level = _partial_l2(student, F.adaptive_avg_pool2d(target, student.shape[2:]), margin)
+        total = total / 2 + level
+    return total
+
+
+def _connector(in_channels, out_channels, kernel):
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=(kernel - 1) // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+@register("OFD")
+class OFD(Distiller):
+    """A Comprehensive Overhaul of Feature Distillation (Heo et al., ICCV 2019, arXiv:1904.01866).
+
+    weight * sum over levels of partial L2 / 2^(depth from the end), between pre-activations.
+    TEACHER_MODE train, the authors' choice, leaves the teacher's batch norms on batch statistics; eval fixes them.
+    Departs from mdistiller: channels come from the maps themselves, a network without `preact_feats` (MobileNetV2,
+    whose stages end linearly) gives its `feats`, and a shortened list takes the margins of its own, deepest, levels.
+    """
+
+    defaults = CN({
+        "CONNECTOR": {"KERNEL_SIZE": 1},
+        "TEACHER_MODE": "train",
+        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.001},
+    })
+    inputs = "features"
+    teacher_mode = "train"
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.TEACHER_MODE not in ("train", "eval"):
+            return "TEACHER_MODE", f"expected train or eval; found {cfg.TEACHER_MODE!r}"
+        if cfg.CONNECTOR.KERNEL_SIZE < 1 or cfg.CONNECTOR.KERNEL_SIZE % 2 == 0:
+            return "CONNECTOR.KERNEL_SIZE", f"expected an odd number; found {cfg.CONNECTOR.KERNEL_SIZE}"
+        return None
+
+    def build(self, cfg):
+        self.ce_weight, self.feature_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        self.teacher_mode = cfg.TEACHER_MODE
+        maps = [_preactivations(output) for output in self.dry_run()]
+        student, teacher = ([tuple(feat.shape) for feat in feats] for feats in maps)
+        try:
+            norms = self.teacher.get_bn_before_relu()
+        except (AttributeError, NotImplementedError):
+            norms = []
+        self.depth = min(len(student), len(teacher), len(norms))
+        if self.depth == 0:
+            reason = "it needs maps of both and the teacher's batch norms before each activation"
+            raise misfit(self, student, teacher, reason)
+        student, teacher, norms = student[-self.depth :], teacher[-self.depth :], norms[-self.depth :]
+        self.connectors = nn.ModuleList(
+            _connector(ours[1], theirs[1], cfg.CONNECTOR.KERNEL_SIZE)
+            for ours, theirs in zip(student, teacher, strict=True)
+        )
+        for level, norm in enumerate(norms):
+            self.register_buffer(f"margin{level}", margin_from_bn(norm.weight, norm.bias))
+
+    def sample_losses(self, student, teacher, **batch):
+        feats_student = _preactivations(student)[-self.depth :]
+        connected = [connect(feat) for connect, feat in zip(self.connectors, feats_student, strict=True)]
+        margins = [getattr(self, f"margin{level}") for level in range(self.depth)]
+        loss = ofd_loss(connected, _preactivations(teacher)[-self.depth :], margins)
+        return {"overhaul": self.feature_weight * loss}
+
+
+def _preactivations(output):
+    """Maps before the activation of each stage, the stem left out; linear stages are their own."""
+    features = output.features
+    return features.get("preact_feats", features.get("feats", []))[1:]

@@ -1,0 +1,44 @@
+"""Probabilistic knowledge transfer (Passalis and Tefas, 2018)."""
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+
+
+def _affinities(feats, eps):
+    """(B, D) -> (B, B): each row the distribution over the batch that cosine similarity, mapped to [0, 1], gives."""
+    unit = feats / (torch.linalg.vector_norm(feats, dim=1, keepdim=True) + eps)
+    unit = torch.where(unit.isnan(), 0.0, unit)  # as in the reference
+    similarity = (unit @ unit.mT + 1) / 2
+    return similarity / similarity.sum(dim=1, keepdim=True)
+
+
+def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
+    """KL divergence between affinities within the batch (Passalis, Tefas, arXiv:1803.10837), divided by B.
+
+    (B, Ds), (B, Dt) -> (B,): the mean over j of row i, the anchor; pairs (i, i) take part. eps is added to the norms
+    and inside the logarithm. Values shrink like 1/B.
+    """
+    p_student, p_teacher = _affinities(student, eps), _affinities(teacher, eps)
+    return (p_teacher * ((p_teacher + eps) / (p_student + eps)).log()).mean(dim=1)
+
+
+@register("PKT")
+class PKT(Distiller):
+    """Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, arXiv:1803.10837).
+
+    weight * mean over anchors and samples of p(teacher) log(p(teacher) / p(student)), on pooled features. The batch is
+    the process's own.
+    """
+
+    defaults = CN({"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 30000.0}})
+    inputs = "features"
+
+    def build(self, cfg):
+        self.ce_weight, self.affinity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+
+    def sample_losses(self, student, teacher, **batch):
+        loss = pkt_loss(student.features["pooled_feat"], teacher.features["pooled_feat"])
+        return {"affinity": self.affinity_weight * loss}

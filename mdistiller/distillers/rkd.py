@@ -1,0 +1,76 @@
+"""Relational knowledge distillation (Park et al., 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+
+
+def _distances(feats, squared, eps):
+    """(B, D) -> (B, B): Euclidean distances over the mean of the positive ones, 0 on the diagonal.
+
+    Through inner products, as the reference takes them.
+    """
+    square = feats.square().sum(dim=1)
+    distance = (square[:, None] + square - 2 * feats @ feats.mT).clamp(min=eps)
+    if not squared:
+        distance = distance.sqrt()
+    distance = distance.masked_fill(torch.eye(len(feats), dtype=torch.bool, device=feats.device), 0.0)
+    count = (distance > 0).sum()
+    return distance / torch.where(count > 0, distance.sum() / count.clamp(min=1), 1.0)  # a batch of one has no pairs
+
+
+def _angles(feats):
+    """(B, D) -> (B, B, B): cosine of the angle at the first index between the other two."""
+    directions = F.normalize(feats[None, :] - feats[:, None], dim=2)
+    return directions @ directions.mT
+
+
+def rkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
+    squared: bool = False,
+    eps: float = 1e-12,
+) -> Tensor:
+    """Smooth L1 between distances and angles within the batch (Park et al., arXiv:1904.05068).
+
+    (B, ...), (B, ...) of any shape beyond the batch -> (B,): means over all entries of row i, sample i being the anchor
+    of distances and the vertex of angles. Zero for a batch of one. `squared` takes squared distances, `eps` is their
+    least value.
+    """
+    student, teacher = student.flatten(1), teacher.flatten(1)
+    distances = _distances(student, squared, eps), _distances(teacher, squared, eps)
+    angles = _angles(student), _angles(teacher)
+    distance = F.smooth_l1_loss(*distances, reduction="none").mean(dim=1)
+    angle = F.smooth_l1_loss(*angles, reduction="none").mean(dim=(1, 2))
+    return distance_weight * distance + angle_weight * angle
+
+
+@register("RKD")
+class RKD(Distiller):
+    """Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv:1904.05068).
+
+    weight * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles), smooth L1 each, on pooled features. The batch is the
+    process's own.
+    """
+
+    defaults = CN({
+        "DISTANCE_WEIGHT": 25.0,
+        "ANGLE_WEIGHT": 50.0,
+        "PDIST": {"EPSILON": 1e-12, "SQUARED": False},
+        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
+    })
+    inputs = "features"
+
+    def build(self, cfg):
+        self.weights = cfg.DISTANCE_WEIGHT, cfg.ANGLE_WEIGHT
+        self.squared, self.eps = cfg.PDIST.SQUARED, cfg.PDIST.EPSILON
+        self.ce_weight, self.relation_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+
+    def sample_losses(self, student, teacher, **batch):
+        pooled = student.features["pooled_feat"], teacher.features["pooled_feat"]
+        return {"relation": self.relation_weight * rkd_loss(*pooled, *self.weights, self.squared, self.eps)}

@@ -1,0 +1,40 @@
+"""Similarity-preserving distillation (Tung and Mori, 2019)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+
+
+def _similarities(feats):
+    """(B, ...) -> (B, B): inner products within the batch, each row of unit length (a zero row stays zero)."""
+    flat = feats.flatten(1)
+    return F.normalize(flat @ flat.mT, dim=1)
+
+
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of row-normalised similarity matrices (Tung, Mori, arXiv:1907.09682).
+
+    (B, ...), (B, ...) of any shape beyond the batch -> (B,): the mean over j of row i, the anchor.
+    """
+    return (_similarities(teacher) - _similarities(student)).square().mean(dim=1)
+
+
+@register("SP")
+class SimilarityPreserving(Distiller):
+    """Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv:1907.09682).
+
+    weight * mean((G(teacher) - G(student))^2), G the row-normalised similarities of the last `feats` within the batch,
+    which is the process's own.
+    """
+
+    defaults = CN({"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 3000.0}})
+    inputs = "features"
+
+    def build(self, cfg):
+        self.ce_weight, self.similarity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+
+    def sample_losses(self, student, teacher, **batch):
+        loss = sp_loss(student.features["feats"][-1], teacher.features["feats"][-1])
+        return {"similarity": self.similarity_weight * loss}

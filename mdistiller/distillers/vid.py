@@ -1,0 +1,78 @@
+"""Variational information distillation (Ahn et al., 2019)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import feat_shapes, pool_to_smaller, stages
+
+
+def vid_loss(prediction: Tensor, target: Tensor, log_scale: Tensor, eps: float = 1e-5) -> Tensor:
+    """Negative log-likelihood of the teacher's map under a Gaussian (Ahn et al., arXiv:1904.05835, Eqs. 5 and 6).
+
+    Mean (B, C, H, W), map (B, C, H, W), and (C,) whose softplus + eps is each channel's variance -> (B,), in nats, as a
+    mean over the map, without the constant ln(2 pi) / 2; negative values are possible once a variance is below 1.
+    """
+    variance = (F.softplus(log_scale) + eps).view(1, -1, 1, 1)
+    return ((prediction - target).square() / variance + variance.log()).flatten(1).mean(dim=1) / 2
+
+
+def _regressor(in_channels, out_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 1, bias=False),
+    )
+
+
+@register("VID")
+class VID(Distiller):
+    """Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019, arXiv:1904.05835).
+
+    weight * sum over stages of mean(((mu(student) - teacher)^2 / var + ln var) / 2), mu three 1x1 convolutions, var one
+    trained number a channel. TRAIN_SCALE False keeps var at INIT_PRED_VAR for ever, as mdistiller's code does, which
+    never gives it to the optimiser. INPUT_SIZE, the image size that shapes are taken at, gives way to that of the data.
+    """
+
+    defaults = CN({
+        "INIT_PRED_VAR": 5.0,
+        "EPS": 1e-5,
+        "INPUT_SIZE": [32, 32],
+        "TRAIN_SCALE": True,
+        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
+    })
+    inputs = "features"
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.EPS < 0:
+            return "EPS", f"expected a number of at least 0; found {cfg.EPS}"
+        if cfg.INIT_PRED_VAR <= cfg.EPS:
+            return "INIT_PRED_VAR", f"expected a number greater than VID.EPS, {cfg.EPS}; found {cfg.INIT_PRED_VAR}"
+        return None
+
+    def build(self, cfg):
+        self.ce_weight, self.information_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        self.eps = cfg.EPS
+        student, teacher = feat_shapes(self, self.data_info.image_size or cfg.INPUT_SIZE)
+        channels = [(ours[1], theirs[1]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
+        self.regressors = nn.ModuleList(_regressor(*pair) for pair in channels)
+        softplus = cfg.INIT_PRED_VAR - cfg.EPS
+        initial = softplus + math.log(-math.expm1(-softplus))  # ln(exp(softplus) - 1), without overflow
+        self.log_scales = nn.ParameterList(
+            nn.Parameter(torch.full((theirs,), initial), requires_grad=cfg.TRAIN_SCALE) for _, theirs in channels
+        )
+
+    def sample_losses(self, student, teacher, **batch):
+        loss = 0.0
+        levels = zip(self.regressors, self.log_scales, stages(student), stages(teacher), strict=False)
+        for regressor, log_scale, feat_student, feat_teacher in levels:
+            feat_student, feat_teacher = pool_to_smaller(feat_student, feat_teacher)
+            loss = loss + vid_loss(regressor(feat_student), feat_teacher, log_scale, self.eps)
+        return {"information": self.information_weight * loss}
