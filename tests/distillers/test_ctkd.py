@@ -109,8 +109,10 @@ def test_instance_module_reads_both_predictions_in_the_teachers_order():
     seen = []
     module.conv1.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].flatten(1)))
     p_student, p_teacher = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[0.1, 0.7, 0.2]])
-    module(p_student.log(), p_teacher.log())
+    logits = p_student.log().requires_grad_(), p_teacher.log().requires_grad_()
+    module(*logits)
     torch.testing.assert_close(seen[0], torch.tensor([[0.7, 0.2, 0.1, 0.3, 0.5, 0.2]]))
+    assert not seen[0].requires_grad
 
 
 def test_reversal_is_the_identity_forward_and_multiplies_the_gradient_as_it_is():
@@ -154,6 +156,18 @@ def test_instance_variant_trains_its_module_at_any_number_of_classes_and_in_a_ba
     still = {key for key, value in module.named_parameters() if not value.grad.any()}
     assert still <= {"conv1.bias"}  # batch norm takes it away again
     assert distiller.extra_parameters() == sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("variant, smoothing", [("global", 0.0), ("instance", INSTANCE_SMOOTHING)])
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_variant_and_not_the_size_of_the_batch_decides_on_smoothing(variant, smoothing, size):
+    logits = torch.randn(2, size, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    distiller = distiller_of("CTKD", *map(Fixed, logits), "CTKD.VARIANT", variant).double()
+    if variant == "global":
+        torch.nn.init.zeros_(distiller.temperature.theta)  # 1 + 20 / 2, where the instance network starts
+    losses = distiller(**tiny_batch(100, size))[1]
+    expected = 0.9 * ctkd_loss(*logits, torch.full((size,), 11.0), smoothing).mean()
+    torch.testing.assert_close(losses["kd"].detach(), expected, rtol=1e-9, atol=0)
 
 
 def test_with_standardization_the_instance_network_sees_the_standardized_logits():
