@@ -41,8 +41,8 @@ def read_digits() -> ImageSource:
     return ImageSource(
         name="digits",
         family="cifar",
-        mean=(0.3042,) * 3,
-        std=(0.3289,) * 3,
+        mean=(0.3053,) * 3,
+        std=(0.3250,) * 3,
         num_classes=10,
         classes=tuple("0123456789"),
         train_images=images[train],

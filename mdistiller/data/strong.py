@@ -40,14 +40,17 @@ _LOW, _HIGH = (np.array([operation[bound] for operation in OPERATIONS], np.float
 
 
 def strong_augment(images: Tensor, seed: int, epoch: int, index: np.ndarray) -> Tensor:
-    """RandAugment and cutout, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; index is an array.
+    """RandAugment and cutout, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; index is an array."""
+    operations, magnitudes, box = strong_draws(seed, epoch, index)
+    return cutout(apply_operations(images, operations, magnitudes), box)
 
-    Two operations with replacement of 14, each with a fresh magnitude, then a box of a side up to half the width.
-    """
+
+def strong_draws(seed: int, epoch: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each sample gets: operations (B, 2), drawn with replacement; their magnitudes (B, 2); `cutout`'s (B, 3)."""
     bits = random_bits(seed, STRONG_OPERATIONS, epoch, index, count=2 * DRAWS + 3)
     operations = below(bits[:, :DRAWS], len(OPERATIONS))
     magnitudes = _LOW[operations] + (_HIGH - _LOW)[operations] * uniform(bits[:, DRAWS : 2 * DRAWS])
-    return cutout(apply_operations(images, operations, magnitudes), uniform(bits[:, 2 * DRAWS :]))
+    return operations, magnitudes, uniform(bits[:, 2 * DRAWS :])
 
 
 def apply_operations(images: Tensor, operations: np.ndarray, magnitudes: np.ndarray) -> Tensor:

@@ -1,0 +1,184 @@
+"""Batches: what they hold, and that they depend on seed, epoch and sample alone."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torchvision import transforms
+
+from mdistiller.data import build_data, memory
+from mdistiller.data.hashing import STRONG_VIEW
+from mdistiller.data.images import random_views
+from mdistiller.data.memory import InMemoryData
+from mdistiller.data.strong import strong_augment
+from mdistiller.errors import UserError
+from tests.data.support import config, noise_data, noise_source
+
+BOTH = ("image", "image_strong")
+
+
+def epoch_of(data, epoch=1, **kwargs):
+    return list(data.train_batches(epoch, **kwargs))
+
+
+def by_index(batches, key):
+    """A quantity of each sample, sorted by index."""
+    index = torch.cat([batch["index"] for batch in batches])
+    return torch.cat([batch[key] for batch in batches])[index.argsort()]
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    for key in one:
+        assert torch.equal(one[key], two[key]) if isinstance(one[key], torch.Tensor) else one[key] == two[key], key
+
+
+def test_an_epoch_holds_every_image_once_with_its_label_and_keeps_the_last_partial_batch():
+    data = noise_data()
+    batches = epoch_of(data)
+    assert [len(batch["target"]) for batch in batches] == [16, 16, 16, 2] and data.num_batches == 4
+    assert torch.equal(by_index(batches, "index"), torch.arange(50))
+    assert torch.equal(by_index(batches, "target"), data.info.targets)
+    for batch in batches:
+        assert batch.keys() == {"image", "target", "index"}
+        assert batch["image"].dtype == torch.float32 and batch["image"].shape[1:] == (3, 32, 32)
+        assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_are_torchvision_s_views_normalised_as_torchvision_does():
+    data, source = noise_data(), noise_source()
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(source.mean, source.std)])
+    batch = next(data.train_batches(3))
+    views = data.augmentation_views(3, batch["index"])
+    for image, index, view in zip(batch["image"], batch["index"], views, strict=True):
+        padded = np.pad(source.train_images[index], ((4, 4), (4, 4), (0, 0)))
+        crop = padded[view // 18 :][:32, view // 2 % 9 :][:, :32]
+        assert torch.equal(image, chain(crop[:, ::-1].copy() if view % 2 else crop))
+
+
+def test_image_at_gives_the_image_of_a_batch_from_its_index_and_view():
+    data = noise_data()
+    for batch in data.train_batches(2):
+        views = data.augmentation_views(2, batch["index"])
+        assert torch.equal(data.image_at(batch["index"], views), batch["image"])
+
+
+def test_resuming_in_the_middle_of_an_epoch_continues_it_exactly():
+    whole, rest = epoch_of(noise_data(), views=BOTH), epoch_of(noise_data(), views=BOTH, start=2)
+    assert len(rest) == 2
+    for one, two in zip(whole[2:], rest, strict=True):
+        same(one, two)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_neither_view_of_a_sample_depends_on_the_batch_size(batch_size):
+    one, two = epoch_of(noise_data(), views=BOTH), epoch_of(noise_data(batch_size=batch_size), views=BOTH)
+    for key in BOTH:
+        assert torch.equal(by_index(one, key), by_index(two, key))
+
+
+def test_epochs_and_seeds_change_order_and_views():
+    first, second = epoch_of(noise_data(), views=BOTH), epoch_of(noise_data(), epoch=2, views=BOTH)
+    other = epoch_of(noise_data("EXPERIMENT.SEED", 1), views=BOTH)
+    for batches in (second, other):
+        assert not torch.equal(first[0]["index"], batches[0]["index"])
+        for key in BOTH:
+            assert not torch.equal(by_index(first, key), by_index(batches, key))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_share_each_global_batch_as_array_split_does(world_size):
+    data = noise_data()
+    pieces = [epoch_of(data, views=BOTH, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for number, whole in enumerate(epoch_of(data, views=BOTH)):
+        size, parts = len(whole["index"]), [piece[number] for piece in pieces]
+        expected = [len(part) for part in np.array_split(np.arange(size), world_size)]
+        assert [round(part["batch_fraction"] * size / world_size) for part in parts] == expected
+        used = [part for part in parts if part["batch_fraction"]]
+        for key in whole:
+            assert torch.equal(torch.cat([part[key] for part in used]), whole[key])
+        mean = sum(part["batch_fraction"] * part["image"].mean().double() for part in parts) / world_size
+        torch.testing.assert_close(mean, whole["image"].mean().double(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_rank_without_samples_gets_one_that_does_not_count():
+    data = noise_data(num_train=18)
+    last = [epoch_of(data, rank=rank, world_size=4)[-1] for rank in range(4)]
+    assert [len(batch["index"]) for batch in last] == [1, 1, 1, 1]
+    assert [batch["batch_fraction"] for batch in last] == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_the_strong_view_has_a_crop_and_flip_of_its_own(monkeypatch):
+    monkeypatch.setattr(memory, "strong_augment", lambda images, seed, epoch, index: images)
+    data = noise_data(num_train=400, batch_size=400)
+    (batch,) = epoch_of(data, views=BOTH)
+    views = torch.from_numpy(random_views(0, STRONG_VIEW, 1, batch["index"].numpy(), flip=True))
+    assert torch.equal(batch["image_strong"], data.image_at(batch["index"], views))
+    assert (views == data.augmentation_views(1, batch["index"])).sum() < 12  # 2.5 expected by chance
+
+
+def test_the_strong_view_is_augmented_by_sample_before_it_is_normalised():
+    data = noise_data()
+    for batch in data.train_batches(2, views=BOTH):
+        index = batch["index"].numpy()
+        view = torch.from_numpy(random_views(0, STRONG_VIEW, 2, index, flip=True))
+        cut = data.images.cut(data.images.start(batch["index"], view), view % 2)
+        assert torch.equal(batch["image_strong"], data.normalise(strong_augment(cut, 0, 2, index)))
+
+
+def test_a_device_without_strided_windows_gets_batches_cut_on_the_host():
+    data = InMemoryData(noise_source(), config("SOLVER.BATCH_SIZE", 16), "meta")
+    batches = [*data.train_batches(1, views=BOTH), *data.eval_batches()]
+    assert {value.device.type for batch in batches for value in batch.values()} == {"meta"}
+    assert data.images.windows.device.type == "cpu" and batches[0]["image_strong"].shape == (16, 3, 32, 32)
+
+
+def test_an_unknown_view_is_refused():
+    with pytest.raises(ValueError, match="image_weak.*known are image, image_strong"):
+        next(noise_data().train_batches(1, views=("image_weak",)))
+
+
+def test_the_test_split_is_whole_ordered_and_not_augmented():
+    data, source = noise_data("DATASET.TEST.BATCH_SIZE", 10), noise_source()
+    batches = list(data.eval_batches())
+    assert data.splits == ("test",) and data.num_eval("test") == 23
+    assert [len(batch["index"]) for batch in batches] == [10, 10, 3]
+    assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(23))
+    assert torch.cat([batch["target"] for batch in batches]).tolist() == source.test_labels.tolist()
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(source.mean, source.std)])
+    assert torch.equal(batches[0]["image"][9], chain(source.test_images[9]))
+
+
+def test_a_validation_split_is_taken_from_the_training_images():
+    data = noise_data("DATASET.VAL_FRACTION", 0.2, "DATASET.TRAIN_FRACTION", 0.5)
+    assert data.splits == ("val", "test")
+    assert (data.info.num_train, data.num_eval("val"), data.num_eval("test")) == (20, 10, 23)
+    middle = torch.full((20,), 4 * 18 + 4 * 2)
+    train, val = data.image_at(torch.arange(20), middle), next(data.eval_batches("val"))
+    everything = noise_data().image_at(torch.arange(50), torch.full((50,), 4 * 18 + 4 * 2))
+    in_train, in_val = (
+        [int((image == everything).flatten(1).all(1).nonzero()) for image in part] for part in (train, val["image"])
+    )
+    assert not set(in_train) & set(in_val) and in_train == sorted(in_train)
+    assert val["target"].tolist() == [place % 5 for place in in_val]
+    assert data.info.targets.tolist() == [place % 5 for place in in_train]
+
+
+def test_the_fingerprint_is_that_of_the_images_and_labels_in_use():
+    source = noise_source()
+    digest = hashlib.sha256(b"(50, 32, 32, 3)")
+    digest.update(source.train_labels.astype("<i8").tobytes())
+    digest.update(source.train_images.tobytes())
+    assert noise_data().info.fingerprint == digest.hexdigest()
+    assert noise_data("EXPERIMENT.SEED", 5).info.fingerprint == digest.hexdigest()
+    assert noise_data("DATASET.TRAIN_FRACTION", 0.5).info.fingerprint != digest.hexdigest()
+
+
+def test_an_unknown_data_set_is_the_user_s_to_correct():
+    with pytest.raises(UserError, match="cifra100.*nearest: cifar100"):
+        build_data(config("DATASET.TYPE", "cifra100"), "cpu")
+
+
+def test_names_ignore_case():
+    assert build_data(config("DATASET.TYPE", "Digits"), "cpu").info.name == "digits"
