@@ -23,6 +23,7 @@ DEFAULTS = {
         "TEACHER": "ResNet50",
         "STUDENT": "resnet32",
         "TEACHER_CHECKPOINT": None,  # None looks in checkpoints/ and download_ckpts/
+        "TEACHER_INPUT_SIZE": None,  # pixels a side, for a teacher that sees another size than the student
         "EA": False,  # weigh samples: KD with EA: 1 is EA-KD
         "LS": False,  # standardize logits inside logit losses
         "t": None,  # another spelling of EA.TEMPERATURE
@@ -58,9 +59,13 @@ DEFAULTS = {
     },
 }
 
+# Keys that set another one, unless they hold None or False; whichever is read last wins.
+OTHER_SPELLINGS = {"DISTILLER.t": "EA.TEMPERATURE", "EXPERIMENT.LOGIT_STAND": "DISTILLER.LS"}
+
 # Keys whose default is None or that admit several types: what else they may hold.
 OPTIONAL = {
     "DISTILLER.TEACHER_CHECKPOINT": (str,),
+    "DISTILLER.TEACHER_INPUT_SIZE": (int,),
     "DISTILLER.t": (float,),
     "EA.UPPER_BOUND": (float, str),
 }
@@ -79,6 +84,7 @@ CHOICES = {
 
 # Bounds: (least, greatest, whether the least itself is allowed). Method keys are bounded by their last word.
 RANGES = {
+    "DISTILLER.TEACHER_INPUT_SIZE": (1, None, True),
     "SOLVER.BATCH_SIZE": (1, None, True),
     "SOLVER.EPOCHS": (1, None, True),
     "SOLVER.LR": (0, None, False),
@@ -91,6 +97,7 @@ RANGES = {
     "DATASET.NUM_WORKERS": (0, None, True),
     "DATASET.TEST.BATCH_SIZE": (1, None, True),
     "EXPERIMENT.SEED": (0, 2**32 - 1, True),
+    "DISTILLER.t": (0, None, False),
     "EA.TEMPERATURE": (0, None, False),
     "EA.UPPER_BOUND": (0, None, False),
     "LOG.TENSORBOARD_FREQ": (1, None, True),

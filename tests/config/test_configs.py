@@ -1,0 +1,98 @@
+"""The files under configs/, against the paper's runs and against the rules that configs/README.md states."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mdistiller.config import load_cfg
+from mdistiller.config.files import chain, read_yaml
+from mdistiller.config.loading import keys_of
+from mdistiller.distillers import DISTILLERS
+from mdistiller.models import MODELS
+from mdistiller.report.paper import load_runs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = [file for file in FILES if file.count("/") == 2]
+FAMILIES = {"tiny_imagenet": "tiny_imagenet", "imagenet": "imagenet"}  # else cifar
+RUNS = load_runs()
+SCHEDULE = "EPOCHS LR LR_DECAY_STAGES LR_DECAY_RATE BATCH_SIZE WEIGHT_DECAY MOMENTUM NESTEROV".split()
+resolved = cache(load_cfg)
+
+
+def lookup(cfg, name):
+    for part in name.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def run_id(run):
+    return "-".join([run.table, run.config.removeprefix("configs/").removesuffix(".yaml"), *run.overrides])
+
+
+@pytest.mark.parametrize("run", RUNS, ids=run_id)
+def test_a_config_has_the_settings_of_its_run(run):
+    cfg = resolved(REPOSITORY / run.config, run.overrides)
+    assert {name: lookup(cfg, name) for name in run.settings} == dict(run.settings)
+    assert len(DISTILLERS[cfg.DISTILLER.TYPE].views) == run.views
+    assert run.settings.keys() >= {f"SOLVER.{name}" for name in SCHEDULE}
+
+
+@pytest.mark.parametrize(("config", "settings"), [
+    ("cifar100/ea_mld_ls/res32x4_shuv2", {"SOLVER.EPOCHS": 960, "SOLVER.LR": 0.01, "KD.LOSS.KD_WEIGHT": 4.0}),
+    ("cifar100/mld/vgg13_vgg8", {"SOLVER.EPOCHS": 240, "SOLVER.LR": 0.025, "DISTILLER.LS": False}),
+    ("cifar100/ea_fcfd/res50_mv2", {"FCFD.TEMPERATURE": 8.0, "SOLVER.NESTEROV": True, "SOLVER.LR": 0.01}),
+    ("imagenet/ea_dkd_ls/r34_r18", {"SOLVER.EPOCHS": 130, "DKD.LS_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
+    ("tiny_imagenet/ea_kd/swin_b_res8x4", {"EA.TEMPERATURE": 2.0, "DISTILLER.TEACHER_INPUT_SIZE": 224}),
+])
+def test_settings_copied_by_hand(config, settings):
+    cfg = resolved(CONFIGS / f"{config}.yaml")
+    assert {name: lookup(cfg, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_loads_as_any_yaml_reader_reads_it(file):
+    assert resolved(CONFIGS / file).DATASET.TYPE == file.split("/")[0]
+    text = (CONFIGS / file).read_text()
+    assert yaml.safe_load(text) == read_yaml(CONFIGS / file)
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS)
+def test_a_file_is_where_its_method_is_looked_for_and_names_networks_that_there_are(file):
+    cfg = resolved(CONFIGS / file)
+    dataset, folder, name = file.removesuffix(".yaml").split("/")
+    if folder == "vanilla":
+        assert (cfg.DISTILLER.TYPE, cfg.DISTILLER.STUDENT) == ("NONE", name)
+    else:
+        assert folder == cfg.DISTILLER.TYPE.lower().replace("-", "_") + ("_ls" if cfg.DISTILLER.LS else "")
+    zoo = MODELS[FAMILIES.get(dataset, "cifar")]
+    names = {cfg.DISTILLER.STUDENT} | ({cfg.DISTILLER.TEACHER} if cfg.DISTILLER.TYPE != "NONE" else set())
+    assert {name for name in names if not name.startswith("timm:")} <= set(zoo)
+
+
+@pytest.mark.parametrize("file", [file for file in EXPERIMENTS if "/ea_" in file])
+def test_an_ea_file_inherits_from_its_host(file):
+    dataset, folder, name = file.split("/")
+    base = read_yaml(CONFIGS / file)["_BASE_"]
+    assert base == f"../{folder.removeprefix('ea_')}/{name}"
+    variant, host = resolved(CONFIGS / file), resolved(CONFIGS / dataset / folder / base)
+    changed = {key for key in keys_of(host) if lookup(host, key) != lookup(variant, key)}
+    assert changed >= {"DISTILLER.TYPE", "DISTILLER.EA"}
+    assert changed <= {"DISTILLER.TYPE", "DISTILLER.EA", "SOLVER.EPOCHS", "SOLVER.LR", "KD.LOSS.KD_WEIGHT",
+                       "KD.LOSS.CE_WEIGHT", "DKD.T", "DKD.LS_WEIGHT"}, "only what the paper or its release changed"
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if run.uncertain and not run.overrides], ids=run_id)
+def test_an_inferred_setting_says_so_in_a_comment(run):
+    texts = [Path(path).read_text() for path, _ in chain(REPOSITORY / run.config)]
+    assert "inferred" in "".join(texts).lower()
+
+
+@pytest.mark.parametrize("method", sorted(set(DISTILLERS) - {"EA-NONE"}))
+def test_every_method_can_be_tried_on_digits(method):
+    cfg = resolved(CONFIGS / "digits" / method.lower().replace("-", "_") / "res20_res8.yaml")
+    assert (cfg.DISTILLER.TYPE, cfg.SOLVER.EPOCHS) == (method, 30)
