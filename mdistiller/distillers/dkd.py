@@ -8,7 +8,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.distillers.base import LOG_1000, Distiller, register
 
 
-def _split(logits, target, temperature):
+def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log of (p_target, 1 - p_target), (B, 2), and log-softmax over the other classes, (B, C - 1)."""
     logits = logits / temperature
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
@@ -18,7 +18,8 @@ def _split(logits, target, temperature):
     return binary.log_softmax(dim=1), others.log_softmax(dim=1)
 
 
-def _kl(log_p_student, log_p_teacher):
+def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """KL divergence from teacher to student of log-probabilities (B, C): (B,), in nats."""
     return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
 
 
@@ -31,9 +32,9 @@ def dkd_loss(
     The other classes enter through log-sum-exp and the target's column is dropped, where the released code takes the
     log of summed probabilities and subtracts 1000: equal for ordinary logits, finite for all.
     """
-    binary_student, others_student = _split(logits_student, target, temperature)
-    binary_teacher, others_teacher = _split(logits_teacher, target, temperature)
-    tckd, nckd = _kl(binary_student, binary_teacher), _kl(others_student, others_teacher)
+    binary_student, others_student = split_target(logits_student, target, temperature)
+    binary_teacher, others_teacher = split_target(logits_teacher, target, temperature)
+    tckd, nckd = kl_divergence(binary_student, binary_teacher), kl_divergence(others_student, others_teacher)
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
@@ -46,6 +47,7 @@ class DKD(Distiller):
     """
 
     defaults = CN({"CE_WEIGHT": 1.0, "ALPHA": 1.0, "BETA": 8.0, "T": 4.0, "WARMUP": 20, "LS_WEIGHT": 1.0})
+    reads = ("KD",)
     release_weighting = {
         "upper_bound": 100.0, "upper_bound_imagenet": LOG_1000, "temperature": 3.0, "logits": "standardized",
     }

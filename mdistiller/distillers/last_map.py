@@ -1,0 +1,81 @@
+"""The map whose mean over space a network classifies, for methods that classify before that mean. Not a method."""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mdistiller.distillers.base import STANDARD_IMAGE_SIZE, Distiller
+from mdistiller.distillers.features import misfit
+
+
+def run_to_map(network: nn.Module, image: Tensor) -> SimpleNamespace:
+    """`logits` (B, C) and `features` {"map": (B, D, H, W)}, the map that is averaged and classified; one pass.
+
+    A network that is cut into stages is run stage by stage, since a norm or a convolution may follow its last `feats`;
+    of any other, the map is the last of its `feats`.
+    """
+    stages = _stages(network)
+    if stages is None:
+        output = network(image)
+        return SimpleNamespace(logits=output.logits, features={"map": output.features["feats"][-1]})
+    x = image
+    for stage in stages:
+        x = stage(x)
+    return SimpleNamespace(logits=network.head(x), features={"map": F.relu(x)})
+
+
+def classifier_of(network: nn.Module) -> nn.Linear | None:
+    """The last linear layer, whatever its attribute is called; None if there is none."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
+
+
+class LastMapDistiller(Distiller):
+    """A method whose losses read {"map"} of both networks, see `run_to_map`. Call `check_maps` in `build`."""
+
+    inputs = "features"
+
+    def run_student(self, image: Tensor):
+        return run_to_map(self.student, image)
+
+    def run_teacher(self, image: Tensor):
+        with torch.no_grad():
+            return run_to_map(self.teacher, image)
+
+    @torch.no_grad()
+    def check_maps(self) -> tuple[tuple, tuple]:
+        """Shapes (1, D, H, W) of the student's and the teacher's map for the data's image size.
+
+        Sets `classifiers`, those of student and teacher, and leaves the networks in eval mode. Raises UserError unless
+        each network's logits are its classifier's output for the mean of its map, tried on one image.
+        """
+        size = self.data_info.image_size or STANDARD_IMAGE_SIZE
+        (student, student_fits), (teacher, teacher_fits) = _try(self.student, size), _try(self.teacher, size)
+        if not (student_fits and teacher_fits):
+            reason = "it needs networks that average their last map and classify it by one linear layer"
+            raise misfit(self, [student], [teacher], reason)
+        self.classifiers = classifier_of(self.student), classifier_of(self.teacher)  # a tuple: no submodules
+        return student, teacher
+
+
+def _try(network, size):
+    reference, classifier = next(network.parameters()), classifier_of(network)
+    image = torch.linspace(-2, 2, 3 * size * size, device=reference.device, dtype=reference.dtype)  # no random state
+    network.eval()
+    if _stages(network) is None and not network(image.view(1, 3, size, size)).features.get("feats"):
+        return (), False
+    output = run_to_map(network, image.view(1, 3, size, size))
+    last = output.features["map"]
+    if classifier is None or last.dim() != 4 or last.shape[1] != classifier.in_features:
+        return tuple(last.shape), False
+    logits = classifier(last.mean((2, 3)))
+    return tuple(last.shape), logits.shape == output.logits.shape and torch.allclose(logits, output.logits, 1e-3, 1e-4)
+
+
+def _stages(network):
+    try:
+        return network.stages() if hasattr(network, "stages") else None
+    except NotImplementedError:
+        return None

@@ -1,0 +1,73 @@
+"""Distillation with the reused teacher classifier (Chen et al., CVPR 2022)."""
+
+from copy import deepcopy
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import register
+from mdistiller.distillers.features import pool_to_smaller
+from mdistiller.distillers.last_map import LastMapDistiller, run_to_map
+
+
+def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two maps (B, D, H, W), the larger one pooled: (B,)."""
+    projected, teacher = pool_to_smaller(projected, teacher)
+    return (projected - teacher).square().mean((1, 2, 3))
+
+
+def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
+    """1x1, 3x3 and 1x1 convolutions, each with batch norm and ReLU; `out_channels` / `factor` inside."""
+    hidden = max(out_channels // factor, 1)
+    layers = []
+    for source, target, kernel in ((in_channels, hidden, 1), (hidden, hidden, 3), (hidden, out_channels, 1)):
+        conv = nn.Conv2d(source, target, kernel, padding=kernel // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(target), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+@register("SIMKD")
+class SimKD(LastMapDistiller):
+    """Knowledge Distillation with the Reused Teacher Classifier (Chen et al., CVPR 2022, arXiv:2203.14001).
+
+    FEAT_WEIGHT * mean((projector(student's last map) - teacher's last map)^2), with cross-entropy weight 0. What is
+    trained, evaluated and deployed is student, projector and the teacher's classifier, a frozen copy of which is part
+    of the state; the student's own classifier takes no part and is not trained.
+
+    Departs from the released code: both networks' maps are those that are averaged and classified, where it takes
+    MobileNetV2's before its last convolution; evaluation does not run the teacher. The ReLU that ends the projector
+    cannot reach a teacher's negative values; the maps of the CIFAR and ImageNet networks here have none.
+    """
+
+    defaults = CN({"FACTOR": 2, "LOSS": {"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0}})
+
+    @classmethod
+    def check(cls, cfg):
+        return ("FACTOR", f"expected at least 1; found {cfg.FACTOR}") if cfg.FACTOR < 1 else None
+
+    def build(self, cfg):
+        self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        (_, in_channels, *self.size), (_, out_channels, *self.size_teacher) = self.check_maps()
+        self.projector = projector(in_channels, out_channels, cfg.FACTOR)
+        unused, reused = self.classifiers
+        unused.requires_grad_(False)
+        self.classifier = deepcopy(reused).requires_grad_(False)
+
+    def run_student(self, image):
+        source = run_to_map(self.student, image).features["map"]
+        if self.size > self.size_teacher:  # as the maps are for the data's image size
+            size = [
+                max(length * teacher // student, 1)
+                for length, student, teacher in zip(source.shape[2:], self.size, self.size_teacher, strict=True)
+            ]
+            source = F.adaptive_avg_pool2d(source, size)
+        projected = self.projector(source)
+        return SimpleNamespace(logits=self.classifier(projected.mean((2, 3))), features={"map": projected})
+
+    def predict(self, image):
+        return self.run_student(image).logits
+
+    def sample_losses(self, student, teacher, **batch):
+        return {"simkd": self.feat_weight * simkd_loss(student.features["map"], teacher.features["map"])}

@@ -1,0 +1,197 @@
+"""Distillation by Wasserstein distance between class probabilities (Lv et al., NeurIPS 2024)."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.last_map import classifier_of
+from mdistiller.distillers.ls import standardize
+from mdistiller.distillers.nkd import target_loss
+from mdistiller.errors import UserError
+
+COST_MATRICES = ("cka", "fc")
+LEAST_LAMBDA = 0.02  # exp(-cost / LAMBDA) of costs up to 1 stays far from float32's smallest number
+
+
+def cka(features: Tensor) -> Tensor:
+    """Linear centred kernel alignment of every pair of classes: (C, n, D), n samples of each class -> (C, C) in [0, 1].
+
+    The k-th samples of two classes are a pair; 0 where a class has no spread.
+    """
+    centred = features - features.mean(dim=1, keepdim=True)
+    kernels = F.normalize((centred @ centred.mT).flatten(1), dim=1)  # (C, n * n)
+    return kernels @ kernels.mT
+
+
+def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
+    """1 - exp(-sharpness (1 - similarity)), at least 0; (C, C) with a zero diagonal (Lv et al., arXiv:2412.08139)."""
+    distance = (1 - similarity).fill_diagonal_(0)
+    return (1 - torch.exp(-sharpness * distance)).clamp_min(0)
+
+
+def sinkhorn_distance(log_p: Tensor, log_q: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
+    """Cost of the regularised optimal transport from p to q after some Sinkhorn iterations, the last one fitting p.
+
+    Log-probabilities (B, C), -inf for classes left out of both, and one cost (C, C) -> (B,). The scalings stay
+    logarithms: products with the kernel are taken relative to each row's largest, so (B, C, C) is never made.
+    """
+    kernel = torch.exp(-cost / reg)
+    log_u = torch.zeros_like(log_p).masked_fill(log_p.isneginf(), -math.inf)
+    for _ in range(iterations):
+        log_v = log_q - _log_product(log_u, kernel)
+        log_u = log_p - _log_product(log_v, kernel.mT)
+    (u, top_u), (v, top_v) = _relative(log_u), _relative(log_v)
+    return ((u @ (kernel * cost)) * v).sum(dim=1) * torch.exp(top_u + top_v).squeeze(1)
+
+
+def _relative(log_x):
+    top = log_x.detach().amax(dim=1, keepdim=True)
+    return torch.exp(log_x - top), top
+
+
+def _log_product(log_x, kernel):
+    """Log of exp(log_x) @ kernel."""
+    x, top = _relative(log_x)
+    return torch.log(x @ kernel) + top
+
+
+def wkd_loss(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    target: Tensor,
+    cost: Tensor,
+    temperature: float,
+    reg: float = 0.05,
+    iterations: int = 10,
+) -> Tensor:
+    """Wasserstein distance of the non-target probabilities (Lv et al., arXiv:2412.08139): (B, C), (B, C), (B,) -> (B,).
+
+    `cost` (C, C) of moving probability between classes; the target's is left out on both sides and the rest
+    renormalised. No factor T**2.
+    """
+    log_p, log_q = (
+        (logits / temperature).scatter(1, target[:, None], -math.inf).log_softmax(dim=1)
+        for logits in (logits_student, logits_teacher)
+    )
+    return sinkhorn_distance(log_p, log_q, cost, reg, iterations)
+
+
+@register("WKD", "WKD-L", "WKD_L")
+class WKD(Distiller):
+    """Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation (Lv et al., NeurIPS 2024).
+
+    The logit method WKD-L of arXiv:2412.08139.
+    CE + target + WKD_LOGIT_WEIGHT * wkd: the target term of NKD and the Wasserstein distance between the other classes'
+    probabilities, with cost 1 - exp(-COST_MATRIX_SHARPEN * (1 - similarity)). The weight is constant until
+    COSINE_DECAY_EPOCH, then a half cosine to 0 at the last epoch. COST_MATRIX "cka": similarity of classes by centred
+    kernel alignment of the teacher's pooled features; "fc": cosines of the rows of its classifier; COST_MATRIX_PATH: a
+    file with the (C, C) distances (1 - similarity).
+
+    Departs from the released code, which computes the CKA matrix beforehand from training images: the first SAMPLES
+    images of each class are gathered during the first epoch, in which the cosines stand in (as they do for a class
+    seen less than twice). Sinkhorn runs in the log domain.
+    Uncertain: how many samples the authors take; WKD_LOGIT_WEIGHT 800 and TEMPERATURE 8 are of a CIFAR-100 file
+    (resnet32x4 -> resnet8x4) in a public copy of the authors' code, as is the decay from epoch 150.
+    """
+
+    defaults = CN({
+        "TEMPERATURE": 8.0,
+        "COST_MATRIX": "cka",
+        "COST_MATRIX_PATH": "",
+        "COST_MATRIX_SHARPEN": 1.0,
+        "SAMPLES": 50,
+        "SINKHORN": {"LAMBDA": 0.05, "ITER": 10},
+        "LOSS": {"CE_WEIGHT": 1.0, "WKD_LOGIT_WEIGHT": 800.0, "COSINE_DECAY_EPOCH": 150},
+    })
+    inputs = "features"
+
+    @classmethod
+    def check(cls, cfg):
+        if cfg.COST_MATRIX not in COST_MATRICES and not cfg.COST_MATRIX_PATH:
+            return "COST_MATRIX", f"expected one of {', '.join(COST_MATRICES)}; found {cfg.COST_MATRIX!r}"
+        if cfg.SINKHORN.LAMBDA < LEAST_LAMBDA:
+            return "SINKHORN.LAMBDA", f"expected at least {LEAST_LAMBDA}; found {cfg.SINKHORN.LAMBDA}"
+        for key, least, value in (("SAMPLES", 2, cfg.SAMPLES), ("SINKHORN.ITER", 1, cfg.SINKHORN.ITER)):
+            if value < least:
+                return key, f"expected at least {least}; found {value}"
+        return None
+
+    def build(self, cfg):
+        self.ce_weight, self.wkd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.WKD_LOGIT_WEIGHT
+        self.decay_epoch, self.last_epoch = cfg.LOSS.COSINE_DECAY_EPOCH, self.cfg.SOLVER.EPOCHS
+        self.settings = cfg.TEMPERATURE, cfg.SINKHORN.LAMBDA, cfg.SINKHORN.ITER
+        self.sharpness = cfg.COST_MATRIX_SHARPEN
+        if cfg.COST_MATRIX_PATH:
+            similarity = 1 - self._distances_of(cfg.COST_MATRIX_PATH)
+        else:
+            similarity = self._classifier_cosines()
+        self.register_buffer("cost", transport_cost(similarity, self.sharpness))
+        self.gathers = cfg.COST_MATRIX == "cka" and not cfg.COST_MATRIX_PATH
+        self.gathered = False
+        if self.gathers:
+            width = self.dry_run()[1].features["pooled_feat"].shape[1]
+            classes = len(similarity)
+            # one slot more than SAMPLES, for what comes too late
+            self.register_buffer("samples", similarity.new_zeros(classes, cfg.SAMPLES + 1, width))
+            self.register_buffer("counts", torch.zeros(classes, dtype=torch.long, device=similarity.device))
+
+    def weight_at(self, epoch: int) -> float:
+        """Weight of the distance in an epoch, counted from 1."""
+        if epoch <= self.decay_epoch:
+            return self.wkd_weight
+        progress = (epoch - self.decay_epoch) / max(self.last_epoch - self.decay_epoch, 1)
+        return self.wkd_weight * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+    def sample_losses(self, student, teacher, target, epoch, **batch):
+        if self.gathers and epoch == 1:
+            self._gather(teacher.features["pooled_feat"], target)
+        elif self.gathers and not self.gathered:
+            self._use_gathered()
+        logits = student.logits, teacher.logits
+        if self.logit_standardization:
+            logits = tuple(map(standardize, logits))
+        distance = wkd_loss(*logits, target, self.cost, *self.settings)
+        return {"target": target_loss(*logits, target), "wkd": self.weight_at(epoch) * distance}
+
+    @torch.no_grad()
+    def _gather(self, features, target):
+        earlier = (target[:, None] == target).tril(-1).sum(dim=1)  # of the same class in this batch
+        slot = (self.counts[target] + earlier).clamp_max(self.samples.shape[1] - 1)
+        self.samples[target, slot] = features.to(self.samples.dtype)
+        self.counts.index_add_(0, target, torch.ones_like(target))
+
+    @torch.no_grad()
+    def _use_gathered(self):
+        """The cost from the gathered samples; a class with fewer than SAMPLES repeats them."""
+        kept = self.counts.clamp(1, self.samples.shape[1] - 1)
+        columns = torch.arange(self.samples.shape[1] - 1, device=kept.device) % kept[:, None]
+        samples = self.samples.gather(1, columns[:, :, None].expand(-1, -1, self.samples.shape[2]))
+        known = self.counts >= 2
+        similarity = torch.where(known[:, None] & known, cka(samples), self._classifier_cosines().to(samples))
+        self.cost.copy_(transport_cost(similarity, self.sharpness))
+        self.gathered = True
+
+    def _classifier_cosines(self):
+        classifier, classes = classifier_of(self.teacher), self.data_info.num_classes
+        if classifier is None or len(classifier.weight) != classes:
+            raise UserError(
+                f"{self.method}: teacher {self.cfg.DISTILLER.TEACHER} does not end in a linear layer of {classes} "
+                "classes, which the costs are taken from; give WKD.COST_MATRIX_PATH"
+            )
+        weight = F.normalize(classifier.weight.detach(), dim=1)
+        return weight @ weight.mT
+
+    def _distances_of(self, path):
+        reference, classes = next(self.teacher.parameters()), self.data_info.num_classes
+        try:
+            distances = torch.load(Path(path), map_location=reference.device, weights_only=True)
+        except Exception as error:  # a damaged file raises nearly anything
+            raise UserError(f"WKD.COST_MATRIX_PATH: {path}: cannot be read ({type(error).__name__})") from None
+        if not isinstance(distances, Tensor) or distances.shape != (classes, classes):
+            raise UserError(f"WKD.COST_MATRIX_PATH: {path}: expected a tensor of shape ({classes}, {classes})")
+        return distances.to(reference.dtype)
