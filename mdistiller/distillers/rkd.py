@@ -66,6 +66,12 @@ class RKD(Distiller):
     })
     inputs = "features"
 
+    @classmethod
+    def check(cls, cfg):
+        if cfg.PDIST.EPSILON > 0:
+            return None
+        return "PDIST.EPSILON", f"expected a number greater than 0; found {cfg.PDIST.EPSILON}"
+
     def build(self, cfg):
         self.weights = cfg.DISTANCE_WEIGHT, cfg.ANGLE_WEIGHT
         self.squared, self.eps = cfg.PDIST.SQUARED, cfg.PDIST.EPSILON

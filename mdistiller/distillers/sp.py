@@ -5,6 +5,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import feat_shapes
 
 
 def _similarities(feats):
@@ -34,6 +35,7 @@ class SimilarityPreserving(Distiller):
 
     def build(self, cfg):
         self.ce_weight, self.similarity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        feat_shapes(self)
 
     def sample_losses(self, student, teacher, **batch):
         loss = sp_loss(student.features["feats"][-1], teacher.features["feats"][-1])
