@@ -46,8 +46,8 @@ def norms(model):
     return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
-def _value(recipe, key, tensor, index):
-    draw = np.random.RandomState(1000 + index).standard_normal(tuple(tensor.shape))
+def _value(recipe, key, tensor, seed):
+    draw = np.random.RandomState(seed).standard_normal(tuple(tensor.shape))
     if recipe == "A":
         draw = (draw * 0.05).astype(np.float32)
         return np.abs(draw) + np.float32(0.5) if key.endswith("running_var") else draw
@@ -58,12 +58,12 @@ def _value(recipe, key, tensor, index):
     return 1 + 0.05 * draw if key.endswith(".weight") else 0.05 * draw
 
 
-def filled(model, recipe):
+def filled(model, recipe, base=1000):
     """The model with the weights of a recipe of the manifest, "A" or "B", loaded strictly."""
     state = {}
     for index, (key, tensor) in enumerate(model.state_dict().items()):
         counter = key.endswith("num_batches_tracked")
-        value = 0 if counter else _value(recipe, key, tensor, index)
+        value = 0 if counter else _value(recipe, key, tensor, base + index)
         state[key] = torch.as_tensor(value).to(tensor.dtype)
     model.load_state_dict(state)
     return model

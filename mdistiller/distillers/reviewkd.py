@@ -1,0 +1,146 @@
+"""Knowledge review (Chen et al., CVPR 2021)."""
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import feat_shapes, misfit
+
+LOG_100 = math.log(100)  # the released code's weight bound, whatever the number of classes
+POOLED_SIZES = (4, 2, 1)  # the context loss also compares the maps averaged to these sizes
+MAX_MID_CHANNELS = 512
+
+logger = logging.getLogger(__name__)
+
+
+def hcl_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
+    """Hierarchical context loss (Chen et al., arXiv:2104.09044), summed over levels: -> (B,).
+
+    Level by level both maps are (B, C, H, W). A level's loss is the weighted mean of mean squared differences: of the
+    maps (weight 1) and of their averages over 4x4, 2x2 and 1x1 cells (1/2, 1/4, 1/8 in order of use), where only sizes
+    below H are used. Gradient reaches whichever inputs require it.
+    """
+    levels = []
+    for feat_student, feat_teacher in zip(student_feats, teacher_feats, strict=True):
+        difference = feat_student - feat_teacher  # pooling is linear: the difference is pooled once
+        level, coefficient, total = _mean_square(difference), 1.0, 1.0
+        for size in POOLED_SIZES:
+            if size < difference.shape[2]:
+                coefficient /= 2
+                total += coefficient
+                level = level + coefficient * _mean_square(F.adaptive_avg_pool2d(difference, size))
+        levels.append(level / total)
+    return torch.stack(levels).sum(dim=0)
+
+
+def _mean_square(x):
+    return x.square().mean((1, 2, 3))
+
+
+def _conv_bn(in_channels, out_channels, kernel):
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+class ABF(nn.Module):
+    """Attention-based fusion of a student's map with what comes from the next deeper level (Chen et al., arXiv:2104.09044).
+
+    `forward(x (B, in, h, w), size, deeper (B, mid, ., .))` returns (B, out, *size), to be compared with the teacher,
+    and (B, mid, *size), the `deeper` of the next shallower level. Without `fuse` there is no deeper level.
+    """
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, fuse: bool):
+        super().__init__()
+        self.conv1 = _conv_bn(in_channels, mid_channels, 1)
+        self.conv2 = _conv_bn(mid_channels, out_channels, 3)
+        self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid()) if fuse else None
+
+    def forward(self, x: Tensor, size: torch.Size, deeper: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = self.conv1(x)
+        if self.att_conv is not None:
+            deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
+            attention = self.att_conv(torch.cat([x, deeper], dim=1))
+            x = x * attention[:, :1] + deeper * attention[:, 1:]
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size, mode="nearest")
+        return self.conv2(x), x
+
+
+@register("REVIEWKD")
+class ReviewKD(Distiller):
+    """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021, arXiv:2104.09044).
+
+    From the pooled feature up to the first stage, each level of the student is fused with the deeper ones and compared
+    with the teacher's pre-activation of that level; weight * min(epoch / warm-up, 1) * mean(hcl_loss).
+
+    Channels and sizes come from the networks: SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS and MAX_MID_CHANNEL
+    (without effect in mdistiller too) are read for compatibility, and a value that contradicts the networks is
+    reported in the log. Networks with different numbers of stages are paired from the deepest.
+    The teacher is in eval mode, as in mdistiller; the authors' code leaves it in train mode.
+    """
+
+    defaults = CN({
+        "CE_WEIGHT": 1.0,
+        "REVIEWKD_WEIGHT": 1.0,
+        "WARMUP_EPOCHS": 20,
+        "STU_PREACT": False,
+        "SHAPES": [1, 8, 16, 32],
+        "OUT_SHAPES": [1, 8, 16, 32],
+        "IN_CHANNELS": [64, 128, 256, 256],
+        "OUT_CHANNELS": [64, 128, 256, 256],
+        "MAX_MID_CHANNEL": MAX_MID_CHANNELS,
+    })
+    inputs = "features"
+    release_weighting = {"upper_bound": LOG_100}
+
+    def build(self, cfg):
+        self.ce_weight, self.review_weight = cfg.CE_WEIGHT, cfg.REVIEWKD_WEIGHT
+        self.warmup = cfg.WARMUP_EPOCHS
+        self.student_key = "preact_feats" if cfg.STU_PREACT else "feats"
+        shapes = feat_shapes(self)
+        student, teacher = self.dry_run()
+        if self.student_key not in student.features:
+            raise misfit(self, *shapes, "STU_PREACT needs preact_feats of the student, which it has not")
+        if "preact_feats" not in teacher.features:
+            raise misfit(self, *shapes, "needs preact_feats of the teacher, which it has not")
+        self.depth = min(len(student.features[self.student_key]), len(teacher.features["preact_feats"]))
+        student, teacher = self._levels(student, self.student_key), self._levels(teacher, "preact_feats")
+        self._report_contradictions(cfg, student, teacher)
+        mid_channels = min(MAX_MID_CHANNELS, student[-1].shape[1])
+        pairs = list(zip(student, teacher, strict=True))[::-1]
+        self.abfs = nn.ModuleList(  # the deepest first, which has nothing deeper to fuse with
+            ABF(feat_student.shape[1], mid_channels, feat_teacher.shape[1], fuse=index > 0)
+            for index, (feat_student, feat_teacher) in enumerate(pairs)
+        )
+
+    def _levels(self, output, key):
+        """The last stages, without the stem, then the pooled feature as a 1x1 map: `depth` maps."""
+        return [*output.features[key], output.features["pooled_feat"][:, :, None, None]][-self.depth :]
+
+    def _report_contradictions(self, cfg, student, teacher):
+        found = {
+            "IN_CHANNELS": [feat.shape[1] for feat in student],
+            "OUT_CHANNELS": [feat.shape[1] for feat in teacher],
+            "SHAPES": [feat.shape[2] for feat in student[::-1]],
+            "OUT_SHAPES": [feat.shape[2] for feat in teacher[::-1]],
+            "MAX_MID_CHANNEL": MAX_MID_CHANNELS,
+        }
+        for key, value in found.items():
+            if cfg[key] not in (value, self.defaults[key]):
+                logger.warning("REVIEWKD.%s: %s is not used; it is %s for these networks", key, cfg[key], value)
+
+    def sample_losses(self, student, teacher, epoch, **batch):
+        teacher_feats = self._levels(teacher, "preact_feats")
+        results, fused = [], None
+        levels = zip(self._levels(student, self.student_key), teacher_feats, strict=True)
+        for abf, (feat_student, feat_teacher) in zip(self.abfs, reversed(list(levels)), strict=True):
+            result, fused = abf(feat_student, feat_teacher.shape[2:], fused)
+            results.append(result)
+        loss = hcl_loss(results[::-1], teacher_feats)
+        return {"review": self.review_weight * min(epoch / max(self.warmup, 1), 1.0) * loss}
