@@ -49,7 +49,7 @@ def _conv_bn(in_channels, out_channels, kernel):
 
 
 class ABF(nn.Module):
-    """Attention-based fusion of a student's map with what comes from the next deeper level (Chen et al., arXiv:2104.09044).
+    """Attention-based fusion (Chen et al., arXiv:2104.09044) of a student's map with what comes from the deeper levels.
 
     `forward(x (B, in, h, w), size, deeper (B, mid, ., .))` returns (B, out, *size), to be compared with the teacher,
     and (B, mid, *size), the `deeper` of the next shallower level. Without `fuse` there is no deeper level.
