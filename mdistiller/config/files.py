@@ -13,6 +13,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *anchor", whose keys may be written again
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -30,10 +32,10 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except Exception as error:  # PyYAML lets many kinds through, such as KeyError for "!!bool maybe"
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{line}: not valid YAML: {problem}") from None
     if tree is None:
         return {}
@@ -49,10 +51,13 @@ def chain(path: str | Path) -> list[tuple[str, dict]]:
     """
     links, seen, current = [], [], Path(path)
     while True:
-        resolved = current.resolve()
+        try:
+            resolved, exists = current.resolve(), current.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            resolved, exists = current, False
         if resolved in seen:
             raise UserError(f"{links[-1][0]}: _BASE_: {current} leads back to itself")
-        if links and not current.is_file():
+        if links and not exists:
             raise UserError(f"{links[-1][0]}: _BASE_: no such file: {current}")
         seen.append(resolved)
         tree = dict(read_yaml(current))

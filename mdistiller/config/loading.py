@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from mdistiller.config.defaults import CHOICES, DEFAULTS, METHOD_RANGES, OPTIONAL, RANGES
+from mdistiller.config.defaults import CHOICES, DEFAULTS, METHOD_RANGES, OPTIONAL, OTHER_SPELLINGS, RANGES
 from mdistiller.config.files import chain
 from mdistiller.errors import UserError
 from mdistiller.registry import load_methods
@@ -32,13 +32,15 @@ def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
     Values are brought to the type of their default (an int where a float is expected, "1e-4" for a float). Raises
     UserError, in one line that names the file and key, for anything unknown, of a wrong type or out of range.
     """
-    cfg, sources = get_cfg(), {}
+    draft = _Draft()
     for name, tree in chain(path) if path is not None else ():
-        _merge(cfg, tree, name, "", cfg, sources)
+        draft.merge(tree, name)
     for key, value in _pairs(opts):
-        _merge(cfg, _nest(key, value), "command line", "", cfg, sources)
-    _settle(cfg, sources)
-    return cfg
+        if isinstance(value, str) and not isinstance(draft.defaults.get(key), str):  # "007" is a name where names stand
+            value = _parse(value)
+        draft.merge(_nest(key, value), "command line")
+    _settle(draft.cfg, draft.sources)
+    return draft.cfg
 
 
 def dump_cfg(cfg: CfgNode) -> str:
@@ -78,13 +80,15 @@ def _pairs(opts):
             value = opts.pop(0)
         else:
             raise UserError(f"command line: {key}: a value must follow the key (KEY VALUE or KEY=VALUE)")
-        if isinstance(value, str):
-            try:
-                value = yaml.safe_load(value) if value.strip() else value
-            except (yaml.YAMLError, ValueError):
-                pass  # a text that is no YAML, such as a path with a colon, stands for itself
         pairs.append((str(key), value))
     return pairs
+
+
+def _parse(text):
+    try:
+        return yaml.safe_load(text) if text.strip() else text
+    except Exception:  # of many kinds; a text that is no YAML, such as a path with a colon, stands for itself
+        return text
 
 
 def _nest(key, value):
@@ -93,29 +97,46 @@ def _nest(key, value):
     return value
 
 
-def _merge(node, tree, source, prefix, root, sources):
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if key not in node:
-            known = keys_of(root)
-            near = difflib.get_close_matches(name, known, n=3) or [
-                known_key for known_key in known if known_key.split(".")[-1] == str(key).split(".")[-1]
-            ][:3]
-            hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(sorted(node))}"
-            raise UserError(f"{source}: {name} is no key; {hint}")
-        if isinstance(node[key], CfgNode):
-            if not isinstance(value, dict):
+class _Draft:
+    """A tree in the making: the defaults it starts from, by dotted name, and which source set a key last."""
+
+    def __init__(self):
+        self.cfg, self.sources = get_cfg(), {}
+        self.defaults = {name: _lookup(self.cfg, name) for name in keys_of(self.cfg)}
+
+    def merge(self, tree, source, prefix=""):
+        node = _lookup(self.cfg, prefix.removesuffix(".")) if prefix else self.cfg
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            if key not in node:
+                raise UserError(f"{source}: {name} is no key; {self._hint(name, key, node)}")
+            if name in self.defaults:
+                node[key] = _coerce(value, self.defaults[name], name, source)
+                self.sources[name] = source
+                if name in OTHER_SPELLINGS and node[key] not in (None, False):
+                    self.merge(_nest(OTHER_SPELLINGS[name], node[key]), source)
+            elif isinstance(value, dict):
+                self.merge(value, source, f"{name}.")
+            else:
                 raise UserError(f"{source}: {name}: expected keys below it ({', '.join(node[key])}), found {value!r}")
-            _merge(node[key], value, source, f"{name}.", root, sources)
-        else:
-            node[key] = _coerce(value, node[key], name, source)
-            sources[name] = source
+
+    def _hint(self, name, key, node):
+        near = difflib.get_close_matches(name, self.defaults, n=3) or [
+            known for known in self.defaults if known.split(".")[-1] == str(key).split(".")[-1]
+        ][:3]
+        return f"nearest: {', '.join(near)}" if near else f"known: {', '.join(sorted(node))}"
+
+
+def _lookup(cfg, name):
+    for part in name.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 def _coerce(value, default, name, source):
     kinds = OPTIONAL.get(name)
     if kinds:
-        if value is None:
+        if value in (None, "None"):  # as Python writes it; YAML says null
             return None
         for kind in kinds:
             try:
@@ -128,7 +149,7 @@ def _coerce(value, default, name, source):
         if isinstance(value, bool) or (number and value in (0, 1)):
             return bool(value)
     elif isinstance(default, int):
-        if number and math.isfinite(value) and value == int(value):
+        if number and _finite(value) and value == int(value):
             return int(value)
     elif isinstance(default, float):
         if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
@@ -136,28 +157,33 @@ def _coerce(value, default, name, source):
                 value, number = float(value), True
             except ValueError:
                 pass
-        if number and math.isfinite(value):
+        if number and _finite(value):
             return float(value)
     elif isinstance(default, str):
         if isinstance(value, str) or number:
             return str(value)
     elif isinstance(default, list | tuple):
+        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, as yacs reads it
+            value = _parse(f"[{value[1:-1]}]")
         if isinstance(value, list | tuple):
-            return [_coerce(item, default[0], name, source) if default else item for item in value]
+            return type(default)(_coerce(item, default[0], name, source) if default else item for item in value)
     expected = "list" if isinstance(default, list | tuple) else type(default).__name__
     raise UserError(f"{source}: {name}: expected {expected}, found {value!r}")
 
 
+def _finite(number):
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond the floats
+        return False
+
+
 def _settle(cfg, sources):
-    """Resolve the other spellings of a setting, then check every value."""
+    """Resolve the name of the method, then check every value."""
 
     def fail(name, problem):
         raise UserError(f"{sources.get(name, 'defaults')}: {name}: {problem}")
 
-    if cfg.EXPERIMENT.LOGIT_STAND:
-        cfg.DISTILLER.LS = True
-    if cfg.DISTILLER.t is not None:
-        cfg.EA.TEMPERATURE, sources["EA.TEMPERATURE"] = cfg.DISTILLER.t, sources.get("DISTILLER.t")
     methods = load_methods()
     try:
         name = methods.canonical(cfg.DISTILLER.TYPE)
@@ -171,9 +197,7 @@ def _settle(cfg, sources):
 
 def _check_values(cfg, fail, methods):
     for name in keys_of(cfg):
-        value = cfg
-        for part in name.split("."):
-            value = value[part]
+        value = _lookup(cfg, name)
         if name in CHOICES and isinstance(value, str) and value not in CHOICES[name]:
             near = difflib.get_close_matches(value, CHOICES[name], n=1)
             hint = f"; nearest: {near[0]}" if near else ""

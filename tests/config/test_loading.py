@@ -1,0 +1,342 @@
+"""The loader: inheritance, types, spellings, and errors of one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mdistiller.config import dump_cfg, get_cfg, load_cfg
+from mdistiller.config.defaults import CHOICES, DEFAULTS, OPTIONAL, RANGES
+from mdistiller.config.files import chain, read_yaml
+from mdistiller.config.loading import keys_of
+from mdistiller.errors import UserError
+
+MDISTILLER = Path(__file__).parents[1] / "golden" / "config" / "mdistiller_defaults.yaml"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write("a/b.yaml", text) -> its path; folders are made."""
+
+    def _write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def failure(path=None, opts=()):
+    """The message of the UserError that loading ends in."""
+    with pytest.raises(UserError) as caught:
+        load_cfg(path, opts)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- defaults ------------------------------------------------------------------------------------------------------
+
+
+def test_all_keys_of_mdistiller_are_accepted_and_have_its_defaults():
+    assert len(read_yaml(MDISTILLER)) == 18
+    assert load_cfg(MDISTILLER) == load_cfg() == get_cfg()
+    assert get_cfg().LOG.WANDB is True and get_cfg().KD.TEMPERATURE == 4
+
+
+def test_a_tree_is_fresh_whatever_was_done_to_the_last_one():
+    one = get_cfg()
+    one.SOLVER.LR_DECAY_STAGES.append(999)
+    one.SOLVER.LR, one.DKD.BETA = 7.0, 3.0
+    two = get_cfg()
+    assert (two.SOLVER.LR_DECAY_STAGES, two.SOLVER.LR, two.DKD.BETA) == ([150, 180, 210], 0.05, 8.0)
+    assert DEFAULTS["SOLVER"]["LR_DECAY_STAGES"] == [150, 180, 210]
+
+
+def test_every_key_with_a_rule_is_a_key():
+    known = set(keys_of(get_cfg()))
+    assert {*CHOICES, *RANGES, *OPTIONAL} <= known
+
+
+# --- inheritance ---------------------------------------------------------------------------------------------------
+
+
+def test_the_nearer_file_wins_key_by_key_and_bases_are_relative_to_their_file(write):
+    write("base.yaml", "SOLVER: {LR: 0.1, EPOCHS: 10}\nDKD: {BETA: 1.0}\n")
+    write("kd/pair.yaml", "_BASE_: ../base.yaml\nSOLVER: {EPOCHS: 20}\nDKD: {BETA: 2.0}\n")
+    leaf = write("dkd/deep/pair.yaml", "_BASE_: ../../kd/pair.yaml\nDKD: {ALPHA: 3.0}\n")
+    cfg = load_cfg(leaf)
+    assert (cfg.SOLVER.LR, cfg.SOLVER.EPOCHS, cfg.DKD.BETA, cfg.DKD.ALPHA) == (0.1, 20, 2.0, 3.0)
+    assert [Path(name).name for name, _ in chain(leaf)] == ["base.yaml", "pair.yaml", "pair.yaml"]
+    assert load_cfg(leaf, ["DKD.BETA", "9"]).DKD.BETA == 9.0
+    assert load_cfg(str(leaf)) == cfg
+
+
+def test_an_absolute_base_and_an_empty_file(write):
+    base = write("elsewhere/base.yaml", "SOLVER: {LR: 0.3}\n")
+    assert load_cfg(write("a.yaml", f"_BASE_: {base}\n")).SOLVER.LR == 0.3
+    assert load_cfg(write("empty.yaml", "# nothing but a comment\n")) == get_cfg()
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    ({"a.yaml": "_BASE_: a.yaml"}, "leads back to itself"),
+    ({"a.yaml": "_BASE_: x/b.yaml", "x/b.yaml": "_BASE_: ../x/../a.yaml"}, "leads back to itself"),
+    ({"a.yaml": "_BASE_: none.yaml"}, "no such file"),
+    ({"a.yaml": "_BASE_: ."}, "no such file"),
+    ({"a.yaml": "_BASE_: ''"}, "no such file"),
+    ({"a.yaml": "_BASE_: " + "x" * 5000}, "no such file"),
+    ({"a.yaml": '_BASE_: "a\\0b"'}, "no such file"),
+    ({"a.yaml": "_BASE_: [b.yaml, c.yaml]"}, "expected the path of one YAML file"),
+    ({"a.yaml": "_BASE_: 3"}, "expected the path of one YAML file"),
+    ({"a.yaml": "SOLVER: {_BASE_: b.yaml}"}, "SOLVER._BASE_ is no key"),
+])
+def test_a_base_that_cannot_be(write, files, expected):
+    for name, text in files.items():
+        write(name, text)
+    message = failure(write("a.yaml", files["a.yaml"]))
+    assert expected in message and "a.yaml" in message
+
+
+def test_a_file_that_is_not_there_or_no_text(write, tmp_path):
+    assert "none.yaml: cannot be read: No such file" in failure(tmp_path / "none.yaml")
+    assert "cannot be read" in failure(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml: cannot be read" in failure(tmp_path / "binary.yaml")
+
+
+# --- YAML ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("SOLVER: {LR: 0.1}\nDKD: {T: 1}\nSOLVER: {EPOCHS: 3}", "a.yaml:3: not valid YAML: key 'SOLVER' is written twice"),
+    ("SOLVER:\n  LR: 0.1\n  LR: 0.2", "a.yaml:3: not valid YAML: key 'LR' is written twice"),
+    ("SOLVER: {LR: 0.1", "a.yaml:1: not valid YAML"),
+    ("SOLVER:\n\tLR: 0.1", "a.yaml:2: not valid YAML"),
+    ("- SOLVER", "a.yaml: expected a mapping of keys, found list"),
+    ("SOLVER", "a.yaml: expected a mapping of keys, found str"),
+    ("? [SOLVER]\n: 1", "not valid YAML"),
+    ("SOLVER: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ("SOLVER: {LR: !!int ''}", "not valid YAML"),
+    ("SOLVER: {LR: !!bool maybe}", "not valid YAML"),
+    ("a: " + "[" * 5000, "not valid YAML"),
+])
+def test_a_file_that_is_no_mapping_of_keys(write, text, expected):
+    message = failure(write("a.yaml", text))
+    assert expected in message and "a.yaml" in message
+
+
+def test_an_anchor_merged_into_another_node(write):
+    anchored = "KD: {LOSS: &loss {CE_WEIGHT: 1.0, KD_WEIGHT: 2.0}}\n"
+    path = write("a.yaml", anchored + "CTKD: {LOSS: {<<: *loss, KD_WEIGHT: 3.0}}\n")
+    assert dict(load_cfg(path).CTKD.LOSS) == {"CE_WEIGHT": 1.0, "KD_WEIGHT": 3.0}
+
+
+# --- types ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "given", "expected"), [
+    ("SOLVER.LR", 1, 1.0),
+    ("SOLVER.LR", "1e-4", 1e-4),
+    ("SOLVER.WEIGHT_DECAY", "5e-4", 5e-4),
+    ("KD.TEMPERATURE", 4, 4.0),
+    ("SOLVER.EPOCHS", 12.0, 12),
+    ("SOLVER.NESTEROV", 1, True),
+    ("DISTILLER.LS", False, False),
+    ("EXPERIMENT.TAG", 7, "7"),
+    ("SOLVER.LR_DECAY_STAGES", [], []),
+    ("SOLVER.LR_DECAY_STAGES", [3.0, 5], [3, 5]),
+    ("SOLVER.LR_DECAY_STAGES", "(62, 75, 87)", [62, 75, 87]),  # a tuple is a text for YAML, not for yacs
+    ("FITNET.INPUT_SIZE", "(64, 64)", [64, 64]),
+    ("DISTILLER.TEACHER_CHECKPOINT", None, None),
+    ("DISTILLER.TEACHER_CHECKPOINT", "None", None),
+    ("DISTILLER.TEACHER_INPUT_SIZE", 224, 224),
+    ("EA.UPPER_BOUND", 100, 100.0),
+    ("EA.UPPER_BOUND", "log_c", "log_c"),
+])
+def test_a_value_is_brought_to_the_type_of_its_default(write, key, given, expected):
+    node, leaf = key.rsplit(".", 1)
+    for cfg in (load_cfg(write("a.yaml", yaml.safe_dump({node: {leaf: given}}))), load_cfg(None, [key, given])):
+        assert cfg[node][leaf] == expected and type(cfg[node][leaf]) is type(expected)
+    text = [key, str(given)] if given is not None else [key, "null"]
+    assert load_cfg(None, text)[node][leaf] == expected
+
+
+@pytest.mark.parametrize(("key", "given", "expected"), [
+    ("SOLVER.LR", "fast", "expected float, found 'fast'"),
+    ("SOLVER.LR", True, "expected float, found True"),
+    ("SOLVER.LR", ".nan", "expected float"),
+    ("SOLVER.LR", ".inf", "expected float"),
+    ("SOLVER.LR", "1" + "0" * 400, "expected float"),
+    ("SOLVER.LR", 0, "expected a number greater than 0; found 0.0"),
+    ("SOLVER.LR", None, "expected float, found None"),
+    ("SOLVER.EPOCHS", 1.5, "expected int, found 1.5"),
+    ("SOLVER.EPOCHS", "1" + "0" * 400, "expected int, found 10"),
+    ("SOLVER.EPOCHS", "many", "expected int, found 'many'"),
+    ("SOLVER.EPOCHS", True, "expected int, found True"),
+    ("SOLVER.EPOCHS", 0, "expected a number at least 1; found 0"),
+    ("SOLVER.NESTEROV", 2, "expected bool, found 2"),
+    ("SOLVER.MOMENTUM", 1.5, "at least 0 and at most 1; found 1.5"),
+    ("SOLVER.LR_DECAY_STAGES", 150, "expected list, found 150"),
+    ("SOLVER.LR_DECAY_STAGES", ["a"], "expected int, found 'a'"),
+    ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in rising order; found [180, 150]"),
+    ("SOLVER.AMP", "float16", "expected one of none, bf16, fp16; found 'float16'"),
+    ("EA.KIND", "bass", "nearest: base"),
+    ("EA.TEMPERATURE", -1, "expected a number greater than 0; found -1.0"),
+    ("DISTILLER.t", 0, "expected a number greater than 0; found 0.0"),
+    ("EA.UPPER_BOUND", "log_d", "expected one of log_c; found 'log_d'; nearest: log_c"),
+    ("EA.UPPER_BOUND", [1], "expected float or str, found [1]"),
+    ("DISTILLER.TEACHER_INPUT_SIZE", 1.5, "expected int, found 1.5"),
+    ("KD.TEMPERATURE", 0, "expected a number greater than 0; found 0.0"),
+    ("DISTILLER.TYPE", "DDK", "unknown method 'DDK'; nearest: "),
+    ("CTKD.VARIANT", "globall", "expected one of global, instance; found 'globall'"),
+    ("DATASET.TRAIN_FRACTION", 0, "expected a number greater than 0 and at most 1"),
+    ("KD", 3, "expected keys below it (TEMPERATURE, LOSS), found 3"),
+    ("KD.LOSS", None, "expected keys below it (CE_WEIGHT, KD_WEIGHT), found None"),
+])
+def test_a_wrong_value_is_told_with_its_file_key_and_what_was_expected(write, key, given, expected):
+    message = failure(None, [key, given])
+    assert message.startswith(f"command line: {key}: ") and expected in message
+    number = isinstance(given, str) and (given.startswith(".") or given.isdigit())
+    tree = yaml.safe_load(given) if number else given
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    path = write("a.yaml", yaml.safe_dump(tree))
+    message = failure(write("child.yaml", "_BASE_: a.yaml\nSOLVER: {BATCH_SIZE: 32}\n"))
+    assert message.startswith(f"{path}: {key}: ") and expected in message
+
+
+@pytest.mark.parametrize(("key", "expected"), [
+    ("DKD.BTEA", "command line: DKD.BTEA is no key; nearest: DKD.BETA"),
+    ("SOLVER.EPOCH", "command line: SOLVER.EPOCH is no key; nearest: SOLVER.EPOCHS"),
+    ("BATCH_SIZE", "SOLVER.BATCH_SIZE"),
+    ("ZZZ", "ZZZ is no key; known: AT, "),
+    ("SOLVER.LR.X", "SOLVER.LR: expected float, found {'X': 1}"),
+    ("", " is no key"),
+    ("..", " is no key"),
+])
+def test_an_unknown_key_is_told_with_the_nearest_ones(key, expected):
+    assert expected in failure(None, [key, "1"])
+
+
+def test_the_file_that_holds_an_unknown_key_is_named(write):
+    write("base.yaml", "DKD: {BTEA: 6.0}\n")
+    assert "base.yaml: DKD.BTEA is no key; nearest: DKD.BETA" in failure(write("a.yaml", "_BASE_: base.yaml\n"))
+    assert "b.yaml: 1 is no key" in failure(write("b.yaml", "1: 2\n"))
+    assert "c.yaml: None is no key" in failure(write("c.yaml", "~: 2\n"))
+
+
+def test_a_list_emptied_by_a_base_still_wants_whole_numbers(write):
+    write("base.yaml", "SOLVER: {LR_DECAY_STAGES: []}\n")
+    assert "expected int, found 'a'" in failure(write("a.yaml", "_BASE_: base.yaml\nSOLVER: {LR_DECAY_STAGES: [a]}\n"))
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opts", [
+    ["SOLVER.LR", "0.2", "SOLVER.LR_DECAY_STAGES", "[3, 5]"],
+    ["SOLVER.LR=0.2", "SOLVER.LR_DECAY_STAGES=[3,5]"],
+    ["SOLVER.LR=0.2", "SOLVER.LR_DECAY_STAGES", "(3, 5)"],
+    ["SOLVER", "{LR: 0.2, LR_DECAY_STAGES: [3, 5]}"],
+    ("SOLVER.LR", 0.2, "SOLVER.LR_DECAY_STAGES", (3, 5)),
+])
+def test_overrides_as_pairs_and_with_an_equals_sign(opts):
+    cfg = load_cfg(None, opts)
+    assert (cfg.SOLVER.LR, cfg.SOLVER.LR_DECAY_STAGES) == (0.2, [3, 5])
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "on", "2024-01-01", "null", "[a", "a=b", "a: b", "", "{seed}"])
+def test_text_on_the_command_line_stays_as_it_is_typed(name):
+    assert load_cfg(None, ["EXPERIMENT.NAME", name]).EXPERIMENT.NAME == name
+    assert load_cfg(None, [f"EXPERIMENT.NAME={name}"]).EXPERIMENT.NAME == name
+
+
+def test_a_key_without_a_value():
+    assert "command line: SOLVER.EPOCHS: a value must follow" in failure(None, ["SOLVER.LR", "0.1", "SOLVER.EPOCHS"])
+
+
+def test_an_override_list_is_left_as_it_was():
+    opts = ["SOLVER.LR", "0.1"]
+    load_cfg(None, opts)
+    assert opts == ["SOLVER.LR", "0.1"]
+
+
+# --- spellings -----------------------------------------------------------------------------------------------------
+
+
+def test_the_forks_spellings(write):
+    fork = "DISTILLER: {TYPE: KD, EA: 1, t: 2}\nEXPERIMENT: {LOGIT_STAND: True}\nSOLVER: {TRAINER: ours}\n"
+    cfg = load_cfg(write("a.yaml", fork))
+    assert (cfg.DISTILLER.TYPE, cfg.DISTILLER.EA, cfg.EA.TEMPERATURE, cfg.DISTILLER.LS) == ("EA-KD", True, 2.0, True)
+    assert load_cfg(None, ["DISTILLER.TYPE", "mlkd"]).DISTILLER.TYPE == "MLD"
+    assert load_cfg(None, ["DISTILLER.TYPE", "ea-kd_OURS"]).DISTILLER.TYPE == "EA-MLD"
+    assert load_cfg(None, ["DISTILLER.TYPE", "ea-dkd"]).DISTILLER.EA is True
+
+
+def test_of_two_spellings_the_one_read_last_wins(write):
+    path = write("a.yaml", "DISTILLER: {t: 2.0}\nEXPERIMENT: {LOGIT_STAND: True}\n")
+    cfg = load_cfg(path, ["EA.TEMPERATURE", "4", "DISTILLER.LS", "False"])
+    assert (cfg.EA.TEMPERATURE, cfg.DISTILLER.LS) == (4.0, False)
+    assert load_cfg(None, ["EA.TEMPERATURE", "4", "DISTILLER.t", "2"]).EA.TEMPERATURE == 2.0
+
+
+# --- dumping -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opts", [
+    [],
+    ["DISTILLER.TYPE", "EA-DKD", "DISTILLER.LS", "1", "EA.UPPER_BOUND", "100", "SOLVER.WEIGHT_DECAY", "1e-5"],
+    ["DISTILLER.t", "2", "EA.TEMPERATURE", "4", "EXPERIMENT.NAME", "007: {x}", "SOLVER.LR_DECAY_STAGES", "[]"],
+    ["DISTILLER.TYPE", "KD", "DISTILLER.EA", "1", "DISTILLER.TEACHER", "timm:vit_base_patch16_224"],
+])
+def test_a_dumped_tree_loads_to_an_equal_tree(write, opts):
+    cfg = load_cfg(None, opts)
+    again = load_cfg(write("dump.yaml", dump_cfg(cfg)))
+    assert again == cfg and dump_cfg(again) == dump_cfg(cfg)
+
+
+# --- anything at all -----------------------------------------------------------------------------------------------
+
+KEYS = st.one_of(st.sampled_from([*keys_of(get_cfg()), *get_cfg(), "_BASE_", "LR", "t"]), st.text(max_size=6))
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.dates(), st.binary(max_size=3), st.text(max_size=8),
+    st.sampled_from(["1e-4", "none", "None", "log_c", "EA-KD", "(1, 2)", "nan", "9" * 400, "1e999"]),
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=5
+)
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def loads_or_says_why(path=None, opts=()):
+    try:
+        load_cfg(path, opts)
+    except UserError as error:
+        assert str(error)
+
+
+@FUZZ
+@given(tree=st.dictionaries(st.sampled_from(list(get_cfg())), st.dictionaries(KEYS, VALUES, max_size=3), max_size=3))
+def test_any_tree_loads_or_is_a_users_error(write, tree):
+    nested = {}
+    for node, children in tree.items():
+        nested[node] = {key.removeprefix(f"{node}."): value for key, value in children.items()}
+    loads_or_says_why(write("fuzz.yaml", yaml.safe_dump(nested)))
+
+
+@FUZZ
+@given(text=st.one_of(st.text(max_size=40), st.text("aA_:{}[],-?!&*<>|%@'\"\\#\n\t 01.e", max_size=40)))
+def test_any_text_loads_or_is_a_users_error(write, text):
+    path = write("fuzz.yaml", "")
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    loads_or_says_why(path)
+    loads_or_says_why(write("child.yaml", f"_BASE_: {yaml.safe_dump(text, allow_unicode=False)}"))
+
+
+@FUZZ
+@given(opts=st.lists(st.one_of(KEYS, LEAVES, VALUES, st.builds("{}={}".format, KEYS, LEAVES)), max_size=6))
+def test_any_overrides_load_or_are_a_users_error(opts):
+    loads_or_says_why(None, opts)
