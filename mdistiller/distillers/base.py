@@ -135,10 +135,10 @@ class Distiller(nn.Module):
         losses = {"ce": self.ce_weight * ce}
         if not self.needs_teacher:
             return losses
-        weights = {
-            view: self.sample_weight(student.logits.detach(), teacher.logits.detach())
-            for view, student, teacher in zip(self.views, students, teachers, strict=True)
-        }
+        weights = {}
+        for view, student, teacher in reversed(list(zip(self.views, students, teachers, strict=True))):
+            weights[view] = self.sample_weight(student.logits.detach(), teacher.logits.detach())
+        # the first view was weighed last: `monitor` is of its weights
         if self.logit_standardization and self.standardizes and self.inputs == "logits":
             students, teachers = ([_standardized(output) for output in outputs] for outputs in (students, teachers))
         if len(self.views) == 1:

@@ -107,6 +107,7 @@ class MLD(Distiller):
     """
 
     defaults = CN({"MASKING": "released"})
+    reads = ("KD",)  # its temperature and weights
     views = ("image", "image_strong")
     term_views = {"strong": "image_strong"}
     batch_terms = ("cc", "bc")
