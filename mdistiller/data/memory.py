@@ -115,11 +115,14 @@ class InMemoryData:
                 batch["batch_fraction"] = fraction
             yield batch
 
-    def eval_batches(self, split: str = "test") -> Iterator[dict]:
-        """All images of a split once, in order, without augmentation: image, target, index (position in the split)."""
+    def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+        """All images of a split once, in order, without augmentation: image, target, index (position in the split).
+
+        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        """
         images, labels = self.held_out[split]
         index = torch.arange(len(labels), device=self.device)
-        for low in range(0, len(labels), self.eval_batch_size):
+        for low in range(rank * self.eval_batch_size, len(labels), world_size * self.eval_batch_size):
             piece = slice(low, low + self.eval_batch_size)
             yield {
                 "image": self._finish(images[piece]),

@@ -150,6 +150,16 @@ def test_the_test_split_is_whole_ordered_and_not_augmented():
     assert torch.equal(batches[0]["image"][9], chain(source.test_images[9]))
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_batches_of_an_evaluation(world_size):
+    data = noise_data("DATASET.TEST.BATCH_SIZE", 10)
+    whole = list(data.eval_batches())
+    shares = [list(data.eval_batches("test", rank, world_size)) for rank in range(world_size)]
+    assert sum(map(len, shares)) == len(whole) == 3
+    for number, batch in enumerate(whole):
+        same(shares[number % world_size][number // world_size], batch)
+
+
 def test_a_validation_split_is_taken_from_the_training_images():
     data = noise_data("DATASET.VAL_FRACTION", 0.2, "DATASET.TRAIN_FRACTION", 0.5)
     assert data.splits == ("val", "test")
