@@ -4,18 +4,32 @@ from torch import nn
 
 from mdistiller.errors import UserError
 from mdistiller.models import cifar, imagenet, tiny_imagenet  # noqa: F401  (fill the registries)
-from mdistiller.models.base import MODELS, Network, Output, register_model
+from mdistiller.models.base import MODELS, Network, Output, give_output, register_model
+from mdistiller.models.transparent import AtInputSize, Transparent
+from mdistiller.models.wrappers import build_wrapped
 
-__all__ = ["MODELS", "Network", "Output", "build_model", "register_model"]
+__all__ = ["MODELS", "AtInputSize", "Network", "Output", "build_model", "register_model"]
 
 
 def build_model(name: str, num_classes: int, family: str = "cifar", pretrained: bool = False, **kwargs) -> nn.Module:
     """The network `name` of a family: "cifar", "tiny_imagenet" or "imagenet"; lookup ignores case.
 
     The same name means another network in another family: "cifar" has 3x3 stems without pooling, "tiny_imagenet" the
-    same networks with a MobileNetV2 of its own, "imagenet" those of torchvision. `pretrained` loads torchvision's
-    weights. Raises UserError for an unknown name, and where there are no such weights.
+    same networks with a MobileNetV2 of its own, "imagenet" those of torchvision. Names with a colon are the same in
+    all: "timm:<name>", "torchvision:<name>", "<file>.py:<class>" (see `wrappers`). `pretrained` loads the library's
+    weights. What a network of one's own returns (logits, or logits and a dict) becomes an `Output`. Raises UserError
+    for an unknown name, and where there are no such weights.
     """
+    if ":" in name:
+        network = build_wrapped(name, num_classes, pretrained, **kwargs)
+    else:
+        network = _build_registered(name, num_classes, family, pretrained, kwargs)
+    if not isinstance(network, Network | Transparent):
+        network.register_forward_hook(give_output)
+    return network
+
+
+def _build_registered(name, num_classes, family, pretrained, kwargs):
     build = MODELS[family][name]
     if pretrained:
         if family.lower() != "imagenet":
@@ -23,5 +37,5 @@ def build_model(name: str, num_classes: int, family: str = "cifar", pretrained: 
                 f"no pretrained weights for {family} model {name!r}: fetch teachers with tools/fetch_teachers.py, "
                 "or name a checkpoint in DISTILLER.TEACHER_CHECKPOINT"
             )
-        kwargs["pretrained"] = True
+        kwargs = {**kwargs, "pretrained": True}
     return build(num_classes=num_classes, **kwargs)

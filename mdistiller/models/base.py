@@ -1,11 +1,12 @@
 """What every network offers, and where its name is kept. Networks know nothing of distillation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdistiller.errors import UserError
 from mdistiller.registry import Registry
 
 MODELS = Registry("model family")
@@ -38,6 +39,28 @@ class Output(NamedTuple):
 
     logits: Tensor
     features: dict[str, Any]
+
+
+class Features(dict):
+    """The features of a network that may lack some; asking for one that is not there is the user's to fix."""
+
+    def __missing__(self, key):
+        raise UserError(
+            f"the method reads features[{key!r}], and the network gives {', '.join(self) or 'logits only'}: let its "
+            "forward return (logits, features) with it, or choose a method that reads logits"
+        )
+
+
+def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
+    """Forward hook for networks of one's own: logits alone, or (logits, a dict of features), become an `Output`."""
+    if isinstance(output, Tensor):
+        return Output(output, Features())
+    if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping):
+        return Output(output[0], Features(output[1]))
+    raise UserError(
+        f"{type(network).__name__} returns {type(output).__name__}; expected logits (B, C), or a pair of logits and a "
+        "dict with feats, preact_feats and pooled_feat"
+    )
 
 
 class Network(nn.Module):

@@ -67,7 +67,7 @@ def test_a_users_network_is_built_by_its_name_with_its_keywords(registered):
         def forward(self, x):
             return self.layers(x)
 
-    assert build_model("tiny_mlp", num_classes=7, width=5)(images(8)).shape == (2, 7)
+    assert build_model("tiny_mlp", num_classes=7, width=5)(images(8)).logits.shape == (2, 7)
     with pytest.raises(ValueError, match="already registered"):
         register_model("Tiny_MLP")(MLP)
 
