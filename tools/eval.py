@@ -20,7 +20,7 @@ def main():
     parser.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")
     parser.add_argument("--run", help="a run folder: its last and its best epoch are evaluated")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if bool(args.run) == bool(args.model and args.checkpoint):
         parser.error("give either --run, or both -m and -c")
 
@@ -37,5 +37,9 @@ def main():
         )
 
 
-if __name__ == "__main__":
+def cli():
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

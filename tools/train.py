@@ -14,7 +14,7 @@ def main():
     parser.add_argument("--cfg", required=True, help="a YAML file, such as configs/cifar100/ea_kd/res32x4_res8x4.yaml")
     parser.add_argument("--resume", action="store_true", help="continue the run in its folder, if there is one")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as SOLVER.EPOCHS 10")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train
@@ -22,5 +22,9 @@ def main():
     train(load_cfg(args.cfg, args.opts), resume=args.resume)
 
 
-if __name__ == "__main__":
+def cli():
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

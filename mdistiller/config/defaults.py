@@ -22,8 +22,12 @@ DEFAULTS = {
         "TYPE": "NONE",
         "TEACHER": "ResNet50",
         "STUDENT": "resnet32",
-        "TEACHER_CHECKPOINT": None,  # None looks in checkpoints/ and download_ckpts/
-        "TEACHER_INPUT_SIZE": None,  # pixels a side, for a teacher that sees another size than the student
+        "TEACHER_CHECKPOINT": None,  # a file, "pretrained", "random"; None looks in checkpoints/ and download_ckpts/
+        "STUDENT_CHECKPOINT": None,  # where the student starts: a file, "pretrained"; None is from scratch
+        "TEACHER_INPUT_SIZE": None,  # pixels a side; None: the data's, or its own for a network made for one size
+        "STUDENT_INPUT_SIZE": None,
+        "TEACHER_NORMALIZATION": None,  # "data" or "own"; None: own for timm and torchvision networks, else data
+        "STUDENT_NORMALIZATION": None,
         "EA": False,  # weigh samples: KD with EA: 1 is EA-KD
         "LS": False,  # standardize logits inside logit losses
         "t": None,  # another spelling of EA.TEMPERATURE
@@ -37,19 +41,28 @@ DEFAULTS = {
     },
     "SOLVER": {
         "TRAINER": "base",
-        "TYPE": "SGD",
+        "TYPE": "SGD",  # or AdamW
         "BATCH_SIZE": 64,  # global, over all processes
         "EPOCHS": 240,
         "LR": 0.05,
+        "SCHEDULE": "step",  # "step": LR_DECAY_*, constant within an epoch; "cosine": down to MIN_LR, step by step
         "LR_DECAY_STAGES": [150, 180, 210],
         "LR_DECAY_RATE": 0.1,
+        "WARMUP_EPOCHS": 0.0,  # of a linear rise to LR, before the cosine
+        "MIN_LR": 0.0,
         "MOMENTUM": 0.9,
         "NESTEROV": False,
         "WEIGHT_DECAY": 0.0001,
+        "LABEL_SMOOTHING": 0.0,
+        "CLIP_NORM": 0.0,  # greatest norm of the gradient; 0 does not clip
+        "ACCUMULATE": 1,  # batches whose gradients make one update: BATCH_SIZE * ACCUMULATE images
+        "EMA": 0.0,  # decay of a moving average of the student, evaluated and saved beside it; 0 keeps none
+        "SYNC_BN": False,  # batch norm over all processes (CUDA)
         "AMP": "none",  # torch.autocast of the networks; losses stay in float32
         "CHANNELS_LAST": True,
         "DOT": {"DELTA": 0.075},
     },
+    "COMPILE": False,  # torch.compile of student and teacher
     "DEVICE": "auto",  # auto: CUDA, else MPS, else CPU
     "LOG": {
         "PREFIX": "./output",
@@ -64,20 +77,23 @@ OTHER_SPELLINGS = {"DISTILLER.t": "EA.TEMPERATURE", "EXPERIMENT.LOGIT_STAND": "D
 
 # Keys whose default is None or that admit several types: what else they may hold.
 OPTIONAL = {
-    "DISTILLER.TEACHER_CHECKPOINT": (str,),
-    "DISTILLER.TEACHER_INPUT_SIZE": (int,),
+    **{f"DISTILLER.{role}_{key}": (kind,) for role in ("TEACHER", "STUDENT")
+       for key, kind in (("CHECKPOINT", str), ("INPUT_SIZE", int), ("NORMALIZATION", str))},
     "DISTILLER.t": (float,),
     "EA.UPPER_BOUND": (float, str),
 }
 
 CHOICES = {
+    "DISTILLER.TEACHER_NORMALIZATION": ("data", "own"),
+    "DISTILLER.STUDENT_NORMALIZATION": ("data", "own"),
     "EA.KIND": (
         "none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student", "constant", "normalized",
     ),
     "EA.LOGITS": ("raw", "standardized"),
     "EA.COMPAT": ("paper", "release"),
     "EA.UPPER_BOUND": ("log_c",),
-    "SOLVER.TYPE": ("SGD",),
+    "SOLVER.TYPE": ("SGD", "AdamW"),
+    "SOLVER.SCHEDULE": ("step", "cosine"),
     "SOLVER.TRAINER": ("base", "crd", "dot", "crd_dot", "ours", "aug"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
 }
@@ -85,11 +101,18 @@ CHOICES = {
 # Bounds: (least, greatest, whether the least itself is allowed). Method keys are bounded by their last word.
 RANGES = {
     "DISTILLER.TEACHER_INPUT_SIZE": (1, None, True),
+    "DISTILLER.STUDENT_INPUT_SIZE": (1, None, True),
     "SOLVER.BATCH_SIZE": (1, None, True),
     "SOLVER.EPOCHS": (1, None, True),
     "SOLVER.LR": (0, None, False),
     "SOLVER.LR_DECAY_RATE": (0, None, False),
     "SOLVER.MOMENTUM": (0, 1, True),
+    "SOLVER.WARMUP_EPOCHS": (0, None, True),
+    "SOLVER.MIN_LR": (0, None, True),
+    "SOLVER.LABEL_SMOOTHING": (0, 0.99, True),
+    "SOLVER.CLIP_NORM": (0, None, True),
+    "SOLVER.ACCUMULATE": (1, None, True),
+    "SOLVER.EMA": (0, 0.99999, True),
     "SOLVER.WEIGHT_DECAY": (0, None, True),
     "SOLVER.DOT.DELTA": (-1, 1, True),
     "DATASET.TRAIN_FRACTION": (0, 1, False),

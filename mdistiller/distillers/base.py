@@ -85,7 +85,7 @@ class Distiller(nn.Module):
         if teacher is not None:
             teacher.requires_grad_(False)
         self.logit_standardization = bool(cfg.DISTILLER.LS)
-        self.ce_weight = 1.0
+        self.ce_weight, self.label_smoothing = 1.0, cfg.SOLVER.LABEL_SMOOTHING
         self.monitor: dict[str, Tensor] = {}  # what the sample weights were: on the device, for the log
         self._choose_weighting(cfg.EA)
         self.build(cfg[self.config_key] if self.config_key in cfg else cfg)
@@ -131,7 +131,7 @@ class Distiller(nn.Module):
     def _losses(self, students, teachers, target, epoch, batch):
         students = [self._full_precision(output) for output in students]
         teachers = [self._full_precision(output) for output in teachers]
-        ce = sum(F.cross_entropy(output.logits, target) for output in students)
+        ce = sum(F.cross_entropy(out.logits, target, label_smoothing=self.label_smoothing) for out in students)
         losses = {"ce": self.ce_weight * ce}
         if not self.needs_teacher:
             return losses
@@ -272,8 +272,8 @@ def _standardized(output):
 def _map(fn, value):
     if isinstance(value, Tensor):
         return fn(value)
-    if isinstance(value, Mapping):
-        return {key: _map(fn, child) for key, child in value.items()}
+    if isinstance(value, dict):
+        return type(value)((key, _map(fn, child)) for key, child in value.items())  # it may explain what it lacks
     return [_map(fn, child) for child in value] if isinstance(value, list | tuple) else value
 
 

@@ -75,6 +75,15 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_sha256(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict's names and tensors, for weights that came without a file of ours."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def network_state(content: dict) -> dict:
     """The state dict of the (trained) network in a checkpoint of ours, of mdistiller, or of the teacher archives.
 
@@ -123,7 +132,7 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
             if (root / configured).is_file():
                 return root / configured
         raise UserError(f"DISTILLER.TEACHER_CHECKPOINT: no such file: {configured}")
-    places = [f"{dataset}/{name}.pth"]
+    places = [f"{dataset}/{name.replace('/', '-').replace(':', '-')}.pth"]
     if dataset in TEACHER_FILES:
         places.append(TEACHER_FILES[dataset].format(name=name))
     for root in dict.fromkeys((Path().resolve(), REPOSITORY)):
@@ -131,7 +140,10 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
             for place in places:
                 if (root / folder / place).is_file():
                     return root / folder / place
+    how = f"train one (configs/{dataset}/vanilla/)"
+    if dataset == "cifar100":
+        how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
     raise UserError(
         f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
-        f"({' or '.join(places)}); train one (configs/{dataset}/vanilla/) or name its file"
+        f"({' or '.join(places)}); {how} or name its file"
     )

@@ -55,6 +55,8 @@ def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
     """The distiller under DistributedDataParallel when there are several processes; the teacher is outside it."""
     if world_size() == 1:
         return distiller
+    if distiller.cfg.SOLVER.SYNC_BN and device.type == "cuda":
+        distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
         distiller, device_ids=ids, find_unused_parameters=distiller.varying_modules

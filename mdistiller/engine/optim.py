@@ -1,18 +1,30 @@
 """Optimisers, the learning-rate schedule, and one optimisation step from a dict of losses."""
 
+import math
+
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
 from mdistiller.engine.distributed import sum_over_ranks, world_size
+from mdistiller.errors import UserError
 
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 
 
-def learning_rate(solver: CfgNode, epoch: int) -> float:
-    """The rate of an epoch, counted from 1: multiplied by the decay rate once `epoch > milestone` (mdistiller)."""
-    passed = sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
-    return solver.LR * solver.LR_DECAY_RATE**passed
+def learning_rate(solver: CfgNode, epoch: int, progress: float = 0.0) -> float:
+    """The rate at an epoch, counted from 1, of which the part `progress` (0 to 1) is done.
+
+    "step": multiplied by the decay rate once `epoch > milestone`, constant within an epoch (mdistiller). "cosine":
+    a linear rise over WARMUP_EPOCHS, then half a cosine down to MIN_LR at the end of the last epoch.
+    """
+    if solver.SCHEDULE == "step":
+        return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
+    done = epoch - 1 + progress
+    if done < solver.WARMUP_EPOCHS:
+        return solver.LR * done / solver.WARMUP_EPOCHS
+    part = (done - solver.WARMUP_EPOCHS) / max(solver.EPOCHS - solver.WARMUP_EPOCHS, 1e-9)
+    return solver.MIN_LR + (solver.LR - solver.MIN_LR) * (1 + math.cos(math.pi * part)) / 2
 
 
 def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
@@ -20,12 +32,19 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     solver, parameters = cfg.SOLVER, distiller.learnable_parameters()
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
-        optimizer = DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY)
-        return DOTUpdater(optimizer, scaler)
-    optimizer = torch.optim.SGD(
-        parameters, lr=solver.LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
-    )
-    return Updater(optimizer, scaler)
+        for key, value in {"TYPE": "SGD", "NESTEROV": False, "CLIP_NORM": 0.0, "ACCUMULATE": 1}.items():
+            if solver[key] != value:
+                raise UserError(f"SOLVER.{key}: SOLVER.TRAINER {solver.TRAINER} needs {value}; found {solver[key]}")
+        if solver.AMP == "fp16":
+            raise UserError(f"SOLVER.AMP: SOLVER.TRAINER {solver.TRAINER} needs none or bf16; found fp16")
+        return DOTUpdater(DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY), scaler)
+    if solver.TYPE == "AdamW":
+        optimizer = torch.optim.AdamW(parameters, lr=solver.LR, weight_decay=solver.WEIGHT_DECAY)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
+        )
+    return Updater(optimizer, scaler, solver.CLIP_NORM)
 
 
 class Updater:
@@ -33,17 +52,27 @@ class Updater:
 
     own_reduction = False  # whether gradients are averaged over ranks here instead of by DDP's hooks
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler):
-        self.optimizer, self.scaler = optimizer, scaler
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float = 0.0):
+        self.optimizer, self.scaler, self.clip_norm = optimizer, scaler, clip_norm
 
     def set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def step(self, losses: dict[str, Tensor]) -> None:
-        """One step on the sum of the losses. Modules that took no part keep their weights and momenta."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self, losses: dict[str, Tensor], first: bool = True, last: bool = True) -> None:
+        """Gradients of the sum of the losses, and an update with them once the `last` batch of a group has come.
+
+        Modules that took no part in the group keep their weights and momenta.
+        """
+        if first:
+            self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(sum(losses.values())).backward()
+        if not last:
+            return
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -92,7 +121,7 @@ class DOTUpdater(Updater):
 
     own_reduction = True
 
-    def step(self, losses: dict[str, Tensor]) -> None:
+    def step(self, losses: dict[str, Tensor], first: bool = True, last: bool = True) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         distilled = [loss for name, loss in losses.items() if name != "ce"]
         kd = self._gradients(sum(distilled), parameters, keep=True) if distilled else [None] * len(parameters)

@@ -11,7 +11,6 @@ from mdistiller.engine.device import choose_device, place
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.setup import build_network
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
 
 
 def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()):
@@ -41,17 +40,17 @@ def evaluate_run(folder: str | Path, opts: Sequence = ()) -> dict[str, dict]:
     """Test results of a run's last and best epoch."""
     results = {}
     for name, checkpoint in (("last", "latest"), ("best", "best")):
-        _, data, distiller = open_run(folder, checkpoint, opts)
-        results[name] = evaluate(distiller, data.eval_batches("test"))
+        cfg, data, distiller = open_run(folder, checkpoint, opts)
+        results[name] = evaluate(distiller, data.eval_batches("test"), choose_device(cfg.DEVICE))
     return results
 
 
 def evaluate_checkpoint(model: str, path: str | Path, dataset: str, opts: Sequence = ()) -> dict:
     """Test results of a network's checkpoint file on a data set."""
-    cfg = load_cfg(None, ["DATASET.TYPE", dataset, *opts])
+    cfg = load_cfg(None, ["DATASET.TYPE", dataset, "DISTILLER.STUDENT", model, *opts])
     device = choose_device(cfg.DEVICE)
     data = build_data(cfg, device)
-    network = build_model(model, data.info.num_classes, family=data.info.family)
+    network = build_network(cfg, "STUDENT", data.info)
     checkpoints.load_network(network, path, f"{model} with {data.info.num_classes} classes")
     network = place(network, device, cfg.SOLVER.CHANNELS_LAST).eval()
-    return evaluate(lambda image: network(image).logits, data.eval_batches("test"))
+    return evaluate(lambda image: network(image).logits, data.eval_batches("test"), device)

@@ -52,12 +52,12 @@ class RunFolder:
         config = folder / "config.yaml"
         if config.is_file():
             if not resume:
-                raise UserError(f"{folder.path}: a run is there; add --resume, or set EXPERIMENT.NAME or EXPERIMENT.SEED")
+                raise UserError(f"{folder.path}: a run is there; add --resume, or set EXPERIMENT.NAME or .SEED")
             changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
         elif folder.path.exists() and any(folder.path.iterdir()):
-            raise UserError(f"{folder.path}: not empty and no run (config.yaml is missing); choose another EXPERIMENT.NAME")
+            raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
 
     def describe(self, cfg: CfgNode, **facts) -> None:

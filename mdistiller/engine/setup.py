@@ -11,32 +11,70 @@ import mdistiller
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints, distributed
-from mdistiller.engine.device import choose_device, place, set_determinism
+from mdistiller.engine.device import autocast, choose_device, place, set_determinism
+from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.log import start_logging
 from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.trainer import Trainer, set_seed, summary_line
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
+from mdistiller.models import AtInputSize, build_model
 
 log = logging.getLogger("mdistiller")
+NEAR_CHANCE = 2.0  # times the accuracy of guessing
 RANDOM_TEACHER = "random"  # a value of DISTILLER.TEACHER_CHECKPOINT, for trying a pipeline without weights
+PRETRAINED = "pretrained"  # another, and of STUDENT_CHECKPOINT: the library's weights
+IMAGENET_CLASSES = 1000
 
 
-def build_network(cfg: CfgNode, role: str, info) -> torch.nn.Module:
-    """The network that DISTILLER.TEACHER or DISTILLER.STUDENT names, for the classes of the data."""
+def build_network(cfg: CfgNode, role: str, info, pretrained: bool = False) -> torch.nn.Module:
+    """The network that DISTILLER.TEACHER or DISTILLER.STUDENT names, for the classes, size and pixels of the data."""
+    name, size, pixels = (cfg.DISTILLER[role + key] for key in ("", "_INPUT_SIZE", "_NORMALIZATION"))
     try:
-        return build_model(cfg.DISTILLER[role], info.num_classes, family=info.family)
+        extra = {"image_size": size} if ":" in name else {}
+        network = build_model(name, info.num_classes, family=info.family, pretrained=pretrained, **extra)
     except UserError as error:
         raise UserError(f"DISTILLER.{role}: {error}") from None
+    data = (info.mean, info.std)
+    own = getattr(network, "normalisation", None)
+    if pixels == "own" and own is None:
+        raise UserError(f"DISTILLER.{role}_NORMALIZATION: {name} has none of its own; expected data")
+    if pixels == "data" or own is None:
+        own = data
+    size = size or getattr(network, "input_size", None)
+    return network if size in (None, info.image_size) and own == data else AtInputSize(network, size, data, own)
+
+
+def load_student(cfg: CfgNode, info) -> torch.nn.Module:
+    """The student where its training starts: with random weights, unless DISTILLER.STUDENT_CHECKPOINT names others."""
+    configured = cfg.DISTILLER.STUDENT_CHECKPOINT
+    student = build_network(cfg, "STUDENT", info, pretrained=configured == PRETRAINED)
+    if configured not in (None, PRETRAINED):
+        checkpoints.load_network(student, configured, f"{cfg.DISTILLER.STUDENT} with {info.num_classes} classes")
+    return student
 
 
 def load_teacher(cfg: CfgNode, info) -> tuple[torch.nn.Module, dict]:
-    """The teacher with its weights, and what the record of the run says of them."""
+    """The teacher with its weights, and what the record of the run says of them.
+
+    Without DISTILLER.TEACHER_CHECKPOINT the teachers of ImageNet's 1,000 classes are torchvision's.
+    """
     name, configured = cfg.DISTILLER.TEACHER, cfg.DISTILLER.TEACHER_CHECKPOINT
-    teacher = build_network(cfg, "TEACHER", info)
+    if configured is None and info.family == "imagenet" and info.num_classes == IMAGENET_CLASSES:
+        configured = PRETRAINED
+    teacher = build_network(cfg, "TEACHER", info, pretrained=configured == PRETRAINED)
     if configured == RANDOM_TEACHER:
         log.warning("the teacher %s has random weights (DISTILLER.TEACHER_CHECKPOINT random)", name)
         return teacher, {"teacher_checkpoint": RANDOM_TEACHER, "teacher_sha256": None}
+    if configured == PRETRAINED:
+        if getattr(teacher, "new_head", False):
+            raise UserError(
+                f"DISTILLER.TEACHER_CHECKPOINT: pretrained {name} knows other classes than the {info.num_classes} of "
+                f"{info.name}: fine-tune it first (DISTILLER.TYPE NONE, DISTILLER.STUDENT {name}, "
+                "DISTILLER.STUDENT_CHECKPOINT pretrained), then name its student_best.pth"
+            )
+        digest = checkpoints.state_sha256(teacher.state_dict())
+        log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
+        return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
     path = checkpoints.find_teacher(info.name, name, configured)
     checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes")
     digest = checkpoints.sha256(path)
@@ -57,12 +95,14 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         start_logging()
         data = build_data(cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)
-        student = build_network(cfg, "STUDENT", data.info)
+        student = load_student(cfg, data.info)
         teacher, facts = None, {}
         if DISTILLERS[cfg.DISTILLER.TYPE].needs_teacher:
             teacher, facts = load_teacher(cfg, data.info)
         for network in filter(None, (student, teacher)):
             place(network, device, cfg.SOLVER.CHANNELS_LAST)
+            if cfg.COMPILE:
+                network.compile()
         set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
         distiller = place(build_distiller(cfg, student, teacher, data.info), device, cfg.SOLVER.CHANNELS_LAST)
         trainer = Trainer(cfg, data, distiller, device, folder)
@@ -73,6 +113,8 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
             _announce(cfg, data, distiller, device, folder)
         else:
             logging.getLogger("mdistiller").setLevel(logging.WARNING)
+        if teacher is not None:
+            _measure_teacher(cfg, data, distiller, device, folder)
         if resume:
             trainer.resume()
         summary = trainer.fit()
@@ -81,6 +123,23 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         return summary
     finally:
         distributed.stop()
+
+
+def _measure_teacher(cfg, data, distiller, device, folder):
+    """Write the teacher's test accuracy into run.json; near chance, say what is usually wrong."""
+    distiller.eval()
+    with autocast(device, cfg.SOLVER.AMP):
+        batches = data.eval_batches("test", distributed.rank(), distributed.world_size())
+        result = evaluate(lambda image: distiller.teacher(image).logits, batches, device)
+    if distributed.rank() == 0:
+        facts = folder.read_json("run.json")
+        folder.write_json("run.json", facts | {"teacher_top1": result["top1"], "teacher_loss": result["loss"]})
+    log.info("the teacher's test accuracy is %.2f (loss %.4f)", result["top1"], result["loss"])
+    if result["top1"] < NEAR_CHANCE * 100 / data.info.num_classes:
+        log.warning(
+            "the teacher's accuracy of %.2f is near chance (%.2f): is its checkpoint of these classes, in this order, "
+            "and of this normalisation?", result["top1"], 100 / data.info.num_classes,
+        )
 
 
 def _announce(cfg, data, distiller, device, folder):

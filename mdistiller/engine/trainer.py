@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
 from mdistiller.command import Interrupted
@@ -33,6 +34,9 @@ class Trainer:
         self.cfg, self.data, self.distiller, self.device, self.folder = cfg, data, distiller, device, folder
         self.updater = build_updater(cfg, distiller, device)
         self.model = distiller if self.updater.own_reduction else distributed.wrap(distiller, device)
+        decay = cfg.SOLVER.EMA
+        average = get_ema_multi_avg_fn(decay)
+        self.average = AveragedModel(distiller.student, multi_avg_fn=average, use_buffers=True) if decay else None
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.first = self.rank == 0  # this process writes
         self.epoch, self.step = 1, 0  # what comes next
@@ -73,8 +77,6 @@ class Trainer:
 
     def _epoch(self):
         epoch, started = self.epoch, time.perf_counter()
-        rate = learning_rate(self.cfg.SOLVER, epoch)
-        self.updater.set_learning_rate(rate)
         self.distiller.train()
         resumed_at = self.step
         poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # reading the CPU is free
@@ -91,7 +93,7 @@ class Trainer:
         self.meters.check(self.data.num_batches - 1, epoch, self.cfg.DISTILLER.TYPE)
         seconds = time.perf_counter() - started
         images = min(self.data.info.num_train, (self.data.num_batches - resumed_at) * self.cfg.SOLVER.BATCH_SIZE)
-        record = {"epoch": epoch, "lr": rate, **self.meters.epoch_values()}
+        record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch), **self.meters.epoch_values()}
         record |= {"seconds": seconds, "images_per_second": images / seconds}
         record |= self._evaluate()
         self.wall_seconds += time.perf_counter() - started
@@ -101,11 +103,17 @@ class Trainer:
         """The one training step: forward, losses, backward, update; no value is read back from the device."""
         step_seed = (self.cfg.EXPERIMENT.SEED * 1_000_003 + self.epoch) * 1_000_003 + self.step
         torch.manual_seed(step_seed % 2**63)  # methods that draw do so as a function of (seed, epoch, step)
-        fraction = batch.pop("batch_fraction", 1.0)
+        solver, total = self.cfg.SOLVER, self.data.num_batches
+        self.updater.set_learning_rate(learning_rate(solver, self.epoch, self.step / total))
+        group_start = self.step - self.step % solver.ACCUMULATE
+        group = min(solver.ACCUMULATE, total - group_start)  # the last group of an epoch may be smaller
+        fraction = batch.pop("batch_fraction", 1.0) / group
         with autocast(self.device, self.cfg.SOLVER.AMP):
             logits, losses = self.model(epoch=self.epoch, **batch)
         scaled = losses if fraction == 1.0 else {name: fraction * loss for name, loss in losses.items()}
-        self.updater.step(scaled)
+        self.updater.step(scaled, first=self.step == group_start, last=self.step == group_start + group - 1)
+        if self.average is not None:
+            self.average.update_parameters(self.distiller.student)
         self.meters.add(self.step, losses, logits, batch["target"], self.distiller.monitor)
         self.step += 1
 
@@ -119,7 +127,8 @@ class Trainer:
         if global_step % self.cfg.LOG.TENSORBOARD_FREQ == 0 and self.first:
             losses = self.meters.losses(done)
             self.scalars.add({f"step/{name}": value for name, value in losses.items()}, global_step)
-        if distributed.any_rank(self.stop_signal is not None, self.device) and self.step < self.data.num_batches:
+        between_updates = self.step % self.cfg.SOLVER.ACCUMULATE == 0 and self.step < self.data.num_batches
+        if distributed.any_rank(self.stop_signal is not None, self.device) and between_updates:
             self._stop()
 
     def _stop(self):
@@ -128,11 +137,16 @@ class Trainer:
 
     def _evaluate(self):
         self.distiller.eval()
+        networks = {"": self.distiller}
+        if self.average is not None:
+            networks["_ema"] = lambda image: self.average.eval()(image).logits
         record = {}
         for split in self.data.splits:
-            with autocast(self.device, self.cfg.SOLVER.AMP):
-                result = evaluate(self.distiller, self.data.eval_batches(split))
-            record |= {f"{split}_{name}": result[name] for name in ("top1", "top5", "loss")}
+            for suffix, network in networks.items():
+                with autocast(self.device, self.cfg.SOLVER.AMP):
+                    batches = self.data.eval_batches(split, self.rank, self.world_size)
+                    result = evaluate(network, batches, self.device)
+                record |= {f"{split}_{name}{suffix}": result[name] for name in ("top1", "top5", "loss")}
         return record
 
     # --- keeping ---------------------------------------------------------------------------------------------------
@@ -150,8 +164,10 @@ class Trainer:
             self.scalars.add({k: v for k, v in record.items() if k != "epoch"}, epoch * self.data.num_batches)
             log.info(self._line(record))
         names = ([f"epoch_{epoch}"] if epoch % freq == 0 else []) + (["best"] if self.best is record else [])
+        if self.average is not None:
+            self._save_student("student_ema", self.average.module)
         for name in [*names, "latest"]:  # latest.pth last: a run killed in between repeats the epoch
-            self._save_student("student_" + name.removeprefix("epoch_"))
+            self._save_student("student_" + name.removeprefix("epoch_"), self.distiller.student)
             self.save(f"{name}.pth")
         self._summarize("running")
         if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= self.cfg.SOLVER.EPOCHS:
@@ -165,10 +181,9 @@ class Trainer:
             parts.append(f"weight {record['weight_mean']:.3f} (sd {record['weight_std']:.3f})")
         return ", ".join([*parts, f"{record['images_per_second']:.0f} images/s"])
 
-    def _save_student(self, name):
+    def _save_student(self, name, network):
         if self.first:
-            state = self.distiller.student.state_dict()
-            state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
             checkpoints.save({"model": state}, self.folder / f"{name}.pth")
 
     def save(self, name: str) -> None:
@@ -187,6 +202,8 @@ class Trainer:
         }
         if self.distiller.teacher is not None and self.distiller.teacher_mode == "train":
             state["teacher"] = self.distiller.teacher.state_dict()  # its running statistics moved
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         checkpoints.save(state, self.folder / name)
 
     def resume(self) -> None:
@@ -200,6 +217,8 @@ class Trainer:
         self.distiller.load_state_dict(state["model"])
         if "teacher" in state:
             self.distiller.teacher.load_state_dict(state["teacher"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.updater.load_state_dict(state["updater"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]

@@ -27,7 +27,8 @@ def test_weights_and_entropies_match_the_reference(entry, dtype):
 def test_both_uniform_over_100_classes_weigh_log_100():
     logits = torch.zeros(2, 100, dtype=torch.float64)
     torch.testing.assert_close(ea_weight(logits, logits), torch.full((2,), math.log(100), dtype=torch.float64))
-    torch.testing.assert_close(ea_weight(logits, logits, upper_bound=100)[0].item(), math.log(10) * (1 + math.log(100) / 100), rtol=0, atol=1e-12)
+    weight = ea_weight(logits, logits, upper_bound=100)[0].item()
+    torch.testing.assert_close(weight, math.log(10) * (1 + math.log(100) / 100), rtol=0, atol=1e-12)
 
 
 def test_uniform_teacher_and_one_hot_student_weigh_half_of_log_c():

@@ -37,24 +37,29 @@ def test_eval_of_the_run_agrees_with_its_summary_and_with_its_student_file(finis
     assert f"resnet8: top-1 {summary['best_top1']:.2f}" in alone.stdout and "mean entropy" in alone.stdout
 
 
+DIGITS = ["DATASET.TYPE", "digits"]
+DIGITS_KD = [*DIGITS, "DISTILLER.TYPE", "KD"]
+
+
 @pytest.mark.parametrize(
     "words, fragments",
     [
         (["--cfg", "no/such.yaml"], ["no/such.yaml", "No such file"]),
-        (["--cfg", os.devnull, "KD.TEMPERATUR", "3"], ["KD.TEMPERATUR is no key", "nearest: KD.TEMPERATURE"]),
-        (["--cfg", os.devnull, "SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
-        (["--cfg", os.devnull, "SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
-        (["--cfg", os.devnull, "DISTILLER.TYPE", "EA-KDD"], ["DISTILLER.TYPE", "EA-KDD", "EA-KD"]),
-        (["--cfg", os.devnull, "DATASET.TYPE", "digit"], ["DATASET.TYPE", "digit", "digits"]),
-        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.STUDENT", "resnet9"], ["DISTILLER.STUDENT", "resnet9", "resnet8"]),
-        (["--cfg", os.devnull, "DATASET.ROOT", "/no/where"], ["/no/where", "DATASET.DOWNLOAD"]),
-        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD"], ["DISTILLER.TEACHER_CHECKPOINT", "ResNet50"]),
-        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DISTILLER.TYPE", "KD", "DISTILLER.TEACHER_CHECKPOINT", "no.pth"], ["no such file", "no.pth"]),
-        (["--cfg", os.devnull, "DATASET.TYPE", "digits", "DEVICE", "gpu"], ["DEVICE", "'gpu'"]),
+        (["KD.TEMPERATUR", "3"], ["KD.TEMPERATUR is no key", "nearest: KD.TEMPERATURE"]),
+        (["SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
+        (["SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
+        (["DISTILLER.TYPE", "EA-KDD"], ["DISTILLER.TYPE", "EA-KDD", "EA-KD"]),
+        (["DATASET.TYPE", "digit"], ["DATASET.TYPE", "digit", "digits"]),
+        ([*DIGITS, "DISTILLER.STUDENT", "resnet9"], ["DISTILLER.STUDENT", "resnet9", "resnet8"]),
+        (["DATASET.ROOT", "/no/where"], ["/no/where", "DATASET.DOWNLOAD"]),
+        (DIGITS_KD, ["DISTILLER.TEACHER_CHECKPOINT", "ResNet50"]),
+        ([*DIGITS_KD, "DISTILLER.TEACHER_CHECKPOINT", "no.pth"], ["no such file", "no.pth"]),
+        ([*DIGITS, "DEVICE", "gpu"], ["DEVICE", "'gpu'"]),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_and_exit_2(words, fragments, tmp_path):
-    result = command("tools/train.py", *words, "LOG.PREFIX", tmp_path) if len(words) != 3 else command("tools/train.py", *words)
+    config = [] if words[0] == "--cfg" else ["--cfg", os.devnull]
+    result = command("tools/train.py", *config, "LOG.PREFIX", tmp_path, *words)
     assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
     for fragment in fragments:

@@ -1,0 +1,67 @@
+"""A plain table of all finished runs below a folder."""
+
+import math
+from pathlib import Path
+
+from mdistiller.errors import UserError
+from mdistiller.report.runs import RunRecord, find_runs, group_runs, mean_and_std
+
+HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last epoch", "top-1, best epoch")
+
+
+def comparison(root: str | Path) -> str:
+    """Markdown: a line for each teacher and each configuration, its numbers from the run folders alone.
+
+    Raises UserError when no finished run is there.
+    """
+    runs = find_runs(root)
+    done = [run for run in runs if run.done]
+    if not done:
+        raise UserError(f"{root}: no finished run below it")
+    rows = [_teacher_row(run) for run in _one_per_teacher(done)]
+    rows += [_row(group) for group in group_runs(done)]
+    lines = _align([HEAD, *dict.fromkeys(rows)])
+    if len(done) < len(runs):
+        lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
+    return "\n".join(lines)
+
+
+def percent(values) -> str:
+    """ "72.31 ± 0.25", or the one value alone."""
+    mean, deviation = mean_and_std(values)
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _one_per_teacher(runs: list[RunRecord]):
+    seen = {}
+    for run in runs:
+        if run.facts.get("teacher_top1") is not None:
+            seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
+    return seen.values()
+
+
+def _teacher_row(run):
+    name, top1 = run.config["DISTILLER.TEACHER"], f"{run.facts['teacher_top1']:.2f}"
+    return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", top1, "")
+
+
+def _row(group):
+    config = group[0].config
+    teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
+    return (
+        config["DATASET.TYPE"],
+        "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method,
+        teacher,
+        config["DISTILLER.STUDENT"],
+        str(config["SOLVER.EPOCHS"]),
+        str(len(group)),
+        percent(run.summary["last_top1"] for run in group),
+        percent(run.summary["best_top1"] for run in group),
+    )
+
+
+def _align(rows):
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in padded]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

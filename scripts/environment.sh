@@ -1,0 +1,14 @@
+# Sourced by the other scripts: the repository as working folder, and a virtual environment with the project in it.
+# An active environment is used as it is; else .venv is made. Extras to install: environment "test,report".
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+environment() {
+    if [ -n "${VIRTUAL_ENV:-}" ]; then
+        echo "using the active environment $VIRTUAL_ENV"
+    else
+        [ -x .venv/bin/python ] || { echo "making .venv"; "${PYTHON:-python3}" -m venv .venv; }
+        . .venv/bin/activate
+    fi
+    python -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
+    echo "installing (quiet; PyTorch is large)"
+    python -m pip install --quiet --disable-pip-version-check -e ".${1:+[$1]}"
+}
