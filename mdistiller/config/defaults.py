@@ -16,6 +16,9 @@ DEFAULTS = {
         "NUM_WORKERS": 2,
         "TRAIN_FRACTION": 1.0,  # a fixed, class-balanced part of the training images
         "VAL_FRACTION": 0.0,  # a fixed, class-balanced part set aside; the best epoch is then chosen on it
+        "AUGMENTATION": "crop_flip",  # "crop" never mirrors; "rotate_flip", for images in memory: within 20 degrees
+        "IMAGE_SIZE": 224,  # of imagenet and imagefolder, pixels a side; an imagefolder of up to 64 lives in memory
+        "SKIP_BROKEN": False,  # leave images out that cannot be read; otherwise they end the run before it starts
         "TEST": {"BATCH_SIZE": 64},
     },
     "DISTILLER": {
@@ -84,6 +87,7 @@ OPTIONAL = {
 }
 
 CHOICES = {
+    "DATASET.AUGMENTATION": ("crop_flip", "crop", "rotate_flip"),
     "DISTILLER.TEACHER_NORMALIZATION": ("data", "own"),
     "DISTILLER.STUDENT_NORMALIZATION": ("data", "own"),
     "EA.KIND": (
@@ -118,6 +122,7 @@ RANGES = {
     "DATASET.TRAIN_FRACTION": (0, 1, False),
     "DATASET.VAL_FRACTION": (0, 0.9, True),
     "DATASET.NUM_WORKERS": (0, None, True),
+    "DATASET.IMAGE_SIZE": (8, None, True),
     "DATASET.TEST.BATCH_SIZE": (1, None, True),
     "EXPERIMENT.SEED": (0, 2**32 - 1, True),
     "DISTILLER.t": (0, None, False),
