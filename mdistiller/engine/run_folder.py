@@ -29,7 +29,8 @@ def run_name(cfg: CfgNode) -> str:
     if experiment.NAME:
         return experiment.NAME.replace("{seed}", str(experiment.SEED))
     networks = [distiller.STUDENT] if distiller.TYPE == "NONE" else [distiller.TEACHER, distiller.STUDENT]
-    parts = [cfg.DATASET.TYPE, distiller.TYPE.lower(), *networks, f"s{experiment.SEED}"]
+    method = distiller.TYPE.lower() + ("_ls" if distiller.LS else "")
+    parts = [cfg.DATASET.TYPE, method, *networks, f"s{experiment.SEED}"]
     return "_".join(part.replace("/", "-").replace(":", "-") for part in parts)
 
 
