@@ -8,6 +8,7 @@ DEFAULTS = {
         "SEED": 0,
         "LOGIT_STAND": False,  # another spelling of DISTILLER.LS
         "DETERMINISTIC": True,  # deterministic kernels wherever the device has them
+        "PLUGINS": [],  # Python files or modules, imported first: methods and networks of one's own
     },
     "DATASET": {
         "TYPE": "cifar100",

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from yacs.config import CfgNode
 from mdistiller.config.defaults import CHOICES, DEFAULTS, METHOD_RANGES, OPTIONAL, OTHER_SPELLINGS, RANGES
 from mdistiller.config.files import chain
 from mdistiller.errors import UserError
+from mdistiller.plugins import import_file
 from mdistiller.registry import load_methods
 
 EA_PREFIX = "EA-"
+PLUGINS = "EXPERIMENT.PLUGINS"
 
 
 def get_cfg() -> CfgNode:
@@ -32,10 +35,12 @@ def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
     Values are brought to the type of their default (an int where a float is expected, "1e-4" for a float). Raises
     UserError, in one line that names the file and key, for anything unknown, of a wrong type or out of range.
     """
+    files, pairs = chain(path) if path is not None else [], _pairs(opts)
+    _import_plugins(files, pairs)
     draft = _Draft()
-    for name, tree in chain(path) if path is not None else ():
+    for name, tree in files:
         draft.merge(tree, name)
-    for key, value in _pairs(opts):
+    for key, value in pairs:
         if isinstance(value, str) and not isinstance(draft.defaults.get(key), str):  # "007" is a name where names stand
             value = _parse(value)
         draft.merge(_nest(key, value), "command line")
@@ -62,6 +67,24 @@ def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
     for key, value in cfg.items():
         names += keys_of(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return names
+
+
+def _import_plugins(files, pairs):
+    """Import what EXPERIMENT.PLUGINS names: the methods registered there have nodes of their own in the tree."""
+    node, leaf = PLUGINS.split(".")
+    plugins, source = [], ""
+    typed = [(key, _parse(value) if isinstance(value, str) else value) for key, value in pairs]
+    for name, tree in [*files, *(("command line", _nest(*pair)) for pair in typed)]:
+        if isinstance(tree.get(node), dict) and leaf in tree[node]:
+            plugins, source = tree[node][leaf], name
+    for plugin in _coerce(plugins, [""], PLUGINS, source):
+        try:
+            import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
+        except UserError as error:
+            raise UserError(f"{source}: {PLUGINS}: {error}") from None
+        except Exception as error:  # of the module's own code, and of names that no module can have
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{source}: {PLUGINS}: {plugin!r}: {type(error).__name__}: {reason}") from error
 
 
 def _plain(value):

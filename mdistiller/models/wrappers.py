@@ -6,14 +6,11 @@ tokens as maps (B, C, h, w). `preact_feats` are the same maps: what precedes an 
 """
 
 import difflib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from mdistiller.errors import UserError
 from mdistiller.models.base import Features, Output
 from mdistiller.models.transparent import Normalisation, Transparent
+from mdistiller.plugins import import_file
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's classifiers are trained with
 TRANSFORMER_LEVELS = 4  # as many as a ResNet has stages
@@ -331,24 +329,11 @@ def own_class(file: str, name: str) -> Callable[..., nn.Module]:
     if path.suffix != ".py":
         known = ", ".join(f"{library}:<name>" for library in LIBRARIES)
         raise UserError(f"unknown network {file}:{name}; expected {known} or <file>.py:<class>")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, for the network {name}")
-    module = _import(path.resolve())
+    module = import_file(path)
     if not hasattr(module, name):
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise UserError(f"{path} has no {name}; it has {', '.join(public)}")
     return getattr(module, name)
-
-
-@cache
-def _import(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"mdistiller_user_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pickle looks classes up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {_first_line(error)}") from error
-    return module
 
 
 def _first_line(error):

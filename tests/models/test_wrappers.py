@@ -293,7 +293,7 @@ def test_a_file_without_the_class_or_with_a_mistake_is_named(networks, tmp_path)
     with pytest.raises(UserError, match="nets.py has no Plan; it has .*Plain"):
         build_model(f"{networks}:Plan", 7)
     (tmp_path / "wrong.py").write_text("import no_such_module\n")
-    with pytest.raises(UserError, match="wrong.py: cannot be imported: ModuleNotFoundError: No module"):
+    with pytest.raises(UserError, match="wrong.py:1: cannot be imported: ModuleNotFoundError: No module"):
         build_model(f"{tmp_path}/wrong.py:Net", 7)
     with pytest.raises(UserError, match="no pretrained weights"):
         build_model(f"{networks}:Plain", 7, pretrained=True)

@@ -1,0 +1,35 @@
+"""Python files of one's own, imported by their path: networks, and methods that register themselves. Needs no torch."""
+
+import importlib.util
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from mdistiller.errors import UserError
+
+
+def import_file(file: str | Path) -> ModuleType:
+    """The module of a Python file, looked for from the working folder; imported once, whoever asks.
+
+    Raises UserError, naming the file and the line, when it is not there or cannot be imported.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return _import(path.resolve())
+
+
+@cache
+def _import(path):
+    spec = importlib.util.spec_from_file_location(f"mdistiller_user_{path.stem}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pickle looks classes up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else path
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(f"{where}: cannot be imported: {type(error).__name__}: {reason}") from error
+    return module

@@ -1,0 +1,87 @@
+"""EXPERIMENT.PLUGINS: methods and networks of one's own, without a line in the package."""
+
+import sys
+
+import pytest
+
+from mdistiller.config import dump_cfg, load_cfg
+from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.errors import UserError
+from mdistiller.models import MODELS, build_model
+from mdistiller.plugins import import_file
+
+METHOD = '''
+from mdistiller.distillers import Distiller, register
+from mdistiller.models import MODELS, register_model
+
+register_model("plugged_net")(MODELS["cifar"]["resnet8"])
+
+@register("PLUGGED")
+class Plugged(Distiller):
+    """Only for this test."""
+
+    defaults = {"WEIGHT": 1.0}
+
+    def sample_losses(self, student, teacher, **batch):
+        return {"plugged": (student.logits - teacher.logits).square().mean(dim=1)}
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A file in the working folder; what it registers is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugged.py").write_text(METHOD)
+    yield "plugged.py"
+    for registry in (DISTILLERS, MODELS["cifar"]):
+        for name in [name for name in registry if "plugged" in name.lower()]:
+            del registry[name]
+    for name in [name for name in sys.modules if name.endswith("plugged")]:
+        del sys.modules[name]
+
+
+def test_a_plugins_method_and_network_are_known_before_the_tree_is_merged(plugin, tmp_path):
+    (tmp_path / "base.yaml").write_text(f"EXPERIMENT: {{PLUGINS: [{plugin}]}}\nPLUGGED: {{WEIGHT: 2}}\n")
+    path = tmp_path / "a.yaml"
+    path.write_text("_BASE_: base.yaml\nDISTILLER: {TYPE: EA-Plugged, STUDENT: plugged_net}\n")
+    cfg = load_cfg(path, ["PLUGGED.WEIGHT", "3"])
+    assert (cfg.DISTILLER.TYPE, cfg.PLUGGED.WEIGHT, cfg.EXPERIMENT.PLUGINS) == ("EA-PLUGGED", 3.0, [plugin])
+    networks = build_model("plugged_net", 10), build_model("resnet8", 10)
+    assert build_distiller(cfg, *networks).method == "PLUGGED"
+    path.write_text(dump_cfg(cfg))
+    assert load_cfg(path) == cfg
+    assert import_file(tmp_path / plugin) is import_file(plugin)  # imported once, though it was named four times
+
+
+@pytest.mark.parametrize("word", ["[plugged.py]", "[plugged]"])
+def test_on_the_command_line_and_as_a_module(plugin, tmp_path, monkeypatch, word):
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = load_cfg(None, ["DISTILLER.TYPE", "plugged", "EXPERIMENT.PLUGINS", word, "PLUGGED.WEIGHT", "0.5"])
+    assert (cfg.DISTILLER.TYPE, cfg.PLUGGED.WEIGHT) == ("PLUGGED", 0.5)
+
+
+def test_the_plugins_of_the_nearest_file_replace_those_of_its_base(plugin, tmp_path):
+    (tmp_path / "base.yaml").write_text("EXPERIMENT: {PLUGINS: [gone.py]}\n")
+    (tmp_path / "a.yaml").write_text(f"_BASE_: base.yaml\nEXPERIMENT: {{PLUGINS: [{plugin}]}}\n")
+    assert "PLUGGED" in load_cfg(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(("plugins", "code", "message"), [
+    ("[gone.py]", "", "EXPERIMENT.PLUGINS: gone.py: no such file"),
+    ("[mistake.py]", "\nimport no_such_module", "mistake.py:2: cannot be imported: ModuleNotFoundError: No module"),
+    ("[mistake.py]", "def f(:", "mistake.py: cannot be imported: SyntaxError: "),
+    ("[mistake.py]", "import mdistiller.distillers as d\nd.register('kd')(type('A', (d.Distiller,), {}))",
+     "mistake.py:2: cannot be imported: ValueError: method 'kd' is already registered"),
+    ("[no_such_module]", "", "EXPERIMENT.PLUGINS: 'no_such_module': ModuleNotFoundError: No module named"),
+    ("['']", "", "EXPERIMENT.PLUGINS: '': ValueError"),
+    ("mistake.py", "", "EXPERIMENT.PLUGINS: expected list, found 'mistake.py'"),
+])
+def test_a_plugin_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, plugins, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mistake.py").write_text(code)
+    path = tmp_path / "a.yaml"
+    path.write_text(f"EXPERIMENT: {{PLUGINS: {plugins}}}\n")
+    with pytest.raises(UserError) as caught:
+        load_cfg(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: EXPERIMENT.PLUGINS: ") and message in text and "\n" not in text
