@@ -35,11 +35,11 @@ class _BarSafeHandler(logging.StreamHandler):
             super().emit(record)
 
 
-def progress(total: int, description: str, enabled: bool = True) -> tqdm:
-    """A bar over `total` steps; silent when stdout is no terminal."""
+def progress(total: int | None, description: str, enabled: bool = True, **options) -> tqdm:
+    """A bar over `total` steps (or tqdm's `unit`, ...); silent when stdout is no terminal."""
     return tqdm(
         total=total, desc=description, leave=False, dynamic_ncols=True, file=sys.stdout,
-        disable=not (enabled and sys.stdout.isatty()),
+        disable=not (enabled and sys.stdout.isatty()), **options,
     )
 
 

@@ -1,0 +1,61 @@
+"""Fetch public teachers: python tools/fetch_teachers.py cifar100 [--from cifar_teachers.tar] [--to DIR].
+
+--list shows what there is, --check what is in the folder and whether it is good (with --data also its accuracy).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", help="a set of teachers, such as cifar100")
+    parser.add_argument("--list", action="store_true", help="show the sets, their teachers and accuracies")
+    parser.add_argument("--check", action="store_true", help="verify what is in the folder, fetch nothing")
+    parser.add_argument("--data", metavar="ROOT", help="with --check: DATASET.ROOT, to measure the accuracies")
+    parser.add_argument("--from", dest="archive", metavar="ARCHIVE", help="a local copy of the archive")
+    parser.add_argument("--to", metavar="DIR", help="the folder (default: checkpoints/ of this project)")
+    parser.add_argument("--index", metavar="FILE", help="another index (default: checkpoints/index.json)")
+    parser.add_argument("--allow-http", action="store_true", help="also fetch over http, unencrypted")
+    args = parser.parse_args()
+    if not (args.name or args.list):
+        parser.error("give a set of teachers, such as cifar100, or --list")
+
+    from mdistiller.engine import teachers
+    from mdistiller.engine.log import start_logging
+    from mdistiller.errors import UserError
+
+    index = teachers.read_index(args.index or teachers.INDEX)
+    folder = Path(args.to) if args.to else teachers.FOLDER
+    chosen = [teachers.choose(index, args.name)] if args.name else list(index.values())
+    if args.list:
+        for each in chosen:
+            print(f"{each.name}: {each.about}, {each.archive}, about {each.megabytes} MB")
+            for url in each.urls:
+                print(f"  {url}")
+            for teacher in each.teachers:
+                state = "here" if (folder / teacher.file).is_file() else "not here"
+                print(f"  {teacher.name:12} top-1 {teacher.top1:.2f}  {state:9} {teacher.file}")
+    elif args.check:
+        bad = []
+        for teacher, found, is_bad in teachers.check(chosen[0], folder, args.data):
+            print(f"{teacher.name:12} {found}", flush=True)
+            bad += [teacher.name] if is_bad else []
+        if bad:
+            raise UserError(f"{folder}: not good: {', '.join(bad)}; fetch them again with tools/fetch_teachers.py")
+    else:
+        start_logging()
+        teachers.fetch(chosen[0], folder, args.archive, args.allow_http)
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
