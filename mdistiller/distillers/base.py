@@ -164,6 +164,10 @@ class Distiller(nn.Module):
         """Logits (B, C) of what is deployed: the student, unless a method says otherwise."""
         return self.student(image).logits
 
+    def deployed(self) -> nn.Module:
+        """The network, image -> `Output`, that is averaged, and kept apart from the run: what `predict` uses."""
+        return self.student
+
     def sample_weight(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
         """Weight of each sample's losses, (B,): EA for the weighted variant of a method, else ones."""
         if not self.weighted:

@@ -28,6 +28,27 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
+class ReusedClassifier(nn.Module):
+    """The deployed network: encoder (a network whose last map is taken), projector, the teacher's classifier.
+
+    `sizes` are the (H, W) of the encoder's and the teacher's map for the data's image size; a larger map is pooled, in
+    that proportion, before it is projected. Its output has the projected map under "map".
+    """
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple):
+        super().__init__()
+        self.encoder, self.projector, self.classifier, self.sizes = encoder, projector, classifier, sizes
+
+    def forward(self, image: Tensor) -> SimpleNamespace:
+        source = run_to_map(self.encoder, image).features["map"]
+        own, teacher = self.sizes
+        if own > teacher:
+            size = [max(now * b // a, 1) for now, a, b in zip(source.shape[2:], own, teacher, strict=True)]
+            source = F.adaptive_avg_pool2d(source, size)
+        projected = self.projector(source)
+        return SimpleNamespace(logits=self.classifier(projected.mean((2, 3))), features={"map": projected})
+
+
 @register("SIMKD")
 class SimKD(LastMapDistiller):
     """Knowledge Distillation with the Reused Teacher Classifier (Chen et al., CVPR 2022, arXiv:2203.14001).
@@ -49,25 +70,21 @@ class SimKD(LastMapDistiller):
 
     def build(self, cfg):
         self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        (_, in_channels, *self.size), (_, out_channels, *self.size_teacher) = self.check_maps()
+        (_, in_channels, *size), (_, out_channels, *size_teacher) = self.check_maps()
+        self.sizes = size, size_teacher
         self.projector = projector(in_channels, out_channels, cfg.FACTOR)
         unused, reused = self.classifiers
         unused.requires_grad_(False)
         self.classifier = deepcopy(reused).requires_grad_(False)
 
+    def deployed(self):
+        return ReusedClassifier(self.student, self.projector, self.classifier, self.sizes)
+
     def run_student(self, image):
-        source = run_to_map(self.student, image).features["map"]
-        if self.size > self.size_teacher:  # as the maps are for the data's image size
-            size = [
-                max(length * teacher // student, 1)
-                for length, student, teacher in zip(source.shape[2:], self.size, self.size_teacher, strict=True)
-            ]
-            source = F.adaptive_avg_pool2d(source, size)
-        projected = self.projector(source)
-        return SimpleNamespace(logits=self.classifier(projected.mean((2, 3))), features={"map": projected})
+        return self.deployed()(image)
 
     def predict(self, image):
-        return self.run_student(image).logits
+        return self.deployed()(image).logits
 
     def sample_losses(self, student, teacher, **batch):
         return {"simkd": self.feat_weight * simkd_loss(student.features["map"], teacher.features["map"])}

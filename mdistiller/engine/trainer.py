@@ -36,7 +36,7 @@ class Trainer:
         self.model = distiller if self.updater.own_reduction else distributed.wrap(distiller, device)
         decay = cfg.SOLVER.EMA
         average = get_ema_multi_avg_fn(decay)
-        self.average = AveragedModel(distiller.student, multi_avg_fn=average, use_buffers=True) if decay else None
+        self.average = AveragedModel(distiller.deployed(), multi_avg_fn=average, use_buffers=True) if decay else None
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.first = self.rank == 0  # this process writes
         self.epoch, self.step = 1, 0  # what comes next
@@ -113,7 +113,7 @@ class Trainer:
         scaled = losses if fraction == 1.0 else {name: fraction * loss for name, loss in losses.items()}
         self.updater.step(scaled, first=self.step == group_start, last=self.step == group_start + group - 1)
         if self.average is not None:
-            self.average.update_parameters(self.distiller.student)
+            self.average.update_parameters(self.distiller.deployed())
         self.meters.add(self.step, losses, logits, batch["target"], self.distiller.monitor)
         self.step += 1
 
@@ -167,7 +167,7 @@ class Trainer:
         if self.average is not None:
             self._save_student("student_ema", self.average.module)
         for name in [*names, "latest"]:  # latest.pth last: a run killed in between repeats the epoch
-            self._save_student("student_" + name.removeprefix("epoch_"), self.distiller.student)
+            self._save_student("student_" + name.removeprefix("epoch_"), self.distiller.deployed())
             self.save(f"{name}.pth")
         self._summarize("running")
         if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= self.cfg.SOLVER.EPOCHS:

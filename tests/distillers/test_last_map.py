@@ -105,6 +105,9 @@ def test_simkds_state_holds_all_that_it_predicts_with():
     image = tiny_batch()["image"]
     with torch.no_grad():
         assert torch.equal(reopened.eval()(image), trained.eval()(image))
+        assert torch.equal(trained.deployed()(image).logits, trained(image))
+    keys = set(trained.deployed().state_dict())
+    assert {key.split(".")[0] for key in keys} == {"encoder", "projector", "classifier"}
 
 
 @pytest.mark.parametrize("student, teacher", [("vgg8", "MobileNetV2"), ("MobileNetV2", "vgg8")])
