@@ -1,0 +1,38 @@
+"""Run by torchrun and alone: trains methods with frozen batch statistics, which otherwise depend on the local batch.
+
+python frozen_training.py FOLDER METHOD ...
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from mdistiller.distillers.base import Distiller  # noqa: E402
+from mdistiller.engine import distributed  # noqa: E402
+from tests.engine.support import run  # noqa: E402
+
+
+def main(folder, *methods):
+    original = Distiller.train
+
+    def train(self, mode=True):
+        original(self, mode)
+        for module in [*self.modules(), *(self.teacher.modules() if self.teacher is not None else ())]:
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    Distiller.train = train
+    stop, distributed.stop = distributed.stop, lambda: None  # one process group for all runs
+    torch.set_num_threads(1)
+    for method in methods:  # 4 epochs of 5 steps, the last of them with 44 images: 20 steps
+        run(Path(folder) / method, method, "SOLVER.EPOCHS", 4, "DATASET.TRAIN_FRACTION", 1.0, "SOLVER.LR", 0.01)
+    stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

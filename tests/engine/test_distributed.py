@@ -1,0 +1,66 @@
+"""Two processes (gloo) against one, and a rank that dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.engine.support import REPOSITORY, command, train_command, weights
+
+METHODS = ("KD", "EA-DKD", "CTKD", "REVIEWKD", "CRD", "FCFD")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frozen")
+    script = "tests/engine/frozen_training.py"
+    for words in ((*TORCHRUN, script, folder / "two"), (script, folder / "one")):
+        done = command(*words, *METHODS)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained, method):
+    import json
+
+    one, two = (next((trained / number / method).glob("*/*")) for number in ("one", "two"))
+    expected, found = weights(one), weights(two)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=f"{method}: {key}")
+    records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    for a, b in zip(*records, strict=True):
+        same = {key for key in a if key not in ("seconds", "images_per_second")}
+        assert {key: a[key] for key in same} == pytest.approx({key: b[key] for key in same}, rel=1e-5, abs=1e-5)
+
+
+def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
+    words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 40)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/*/latest.pth")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        ranks = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout.split()
+        assert len(ranks) == 2
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        assert launcher.wait(timeout=120) != 0
+        time.sleep(0.5)
+        alive = subprocess.run(["pgrep", "-g", str(launcher.pid)], capture_output=True, text=True).stdout.split()
+        assert alive == []
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    before = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"]
+    done = command(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 40, resume=True))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming at epoch" in done.stdout
+    assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 41 >= before

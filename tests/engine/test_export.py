@@ -1,0 +1,155 @@
+"""What a run leaves to be deployed: the student alone, in three forms that compute the same."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+
+from mdistiller.engine import export
+from mdistiller.engine.export import export_run, save_onnx
+from mdistiller.engine.reopen import open_run
+from mdistiller.errors import RunError, UserError
+from mdistiller.models import build_model
+from tests.engine.support import REPOSITORY, run, weights
+from tests.models.support import images
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("kd"), "EA-KD", "SOLVER.EPOCHS", 1, "SOLVER.EMA", 0.5)
+
+
+@pytest.fixture(scope="module")
+def simkd(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("simkd"), "SIMKD", "SOLVER.EPOCHS", 1)
+
+
+def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
+    path, facts = export_run(finished, formats=["pth"], output=tmp_path)
+    state = torch.load(path, weights_only=True)
+    student = build_model("resnet8", 10)
+    student.load_state_dict(state)
+    expected = weights(finished, "student_best.pth")
+    assert list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in state)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".json"] == ["student.pth"]
+    assert json.loads(facts.read_text())["state"] == "student"
+
+
+def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
+    cfg, data, _ = open_run(finished)
+    *_, facts = export_run(finished, "latest", ["pth"], tmp_path)
+    facts = json.loads(facts.read_text())
+    assert facts["network"] == "resnet8" and facts["method"] == "EA-KD" and facts["checkpoint"] == "latest"
+    assert facts["input"]["shape"] == ["batch", 3, 32, 32] and facts["input"]["mean"] == list(data.info.mean)
+    assert facts["classes"] == list("0123456789") and facts["num_classes"] == 10
+
+
+def test_the_average_of_the_student_can_be_exported(finished, tmp_path):
+    path, _ = export_run(finished, "ema", ["pth"], tmp_path)
+    state, expected = torch.load(path, weights_only=True), weights(finished, "student_ema.pth")
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_safetensors_hold_the_same_tensors(finished, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    path, _ = export_run(finished, formats=["safetensors"], output=tmp_path)
+    state, expected = safetensors.load_file(path), weights(finished, "student_best.pth")
+    assert state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
+
+
+def onnx_session(path):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) if path else None
+
+
+def test_onnx_computes_the_students_logits_for_any_batch(finished, tmp_path):
+    onnx_session(None)
+    path, facts = export_run(finished, formats=["onnx"], output=tmp_path)
+    session, student = onnx_session(path), build_model("resnet8", 10).eval()
+    student.load_state_dict(weights(finished, "student_best.pth"))
+    for batch in (1, 5):
+        image = images(32, batch)
+        (logits,) = session.run(["logits"], {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), student(image).logits, atol=1e-4, rtol=1e-4)
+    assert json.loads(facts.read_text())["onnx_error"] < 1e-5
+
+
+def test_a_method_that_deploys_more_than_its_student_exports_all_of_it(simkd, tmp_path):
+    onnx_session(None)
+    state_path, path, facts = export_run(simkd, formats=["pth", "onnx"], output=tmp_path)
+    _, _, distiller = open_run(simkd)
+    image = images(32, 3)
+    (logits,) = onnx_session(path).run(["logits"], {"image": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), distiller(image), atol=1e-4, rtol=1e-4)
+    state = torch.load(state_path, weights_only=True)
+    distiller.load_state_dict(state)
+    assert any(key.startswith("projector.") for key in state)
+    assert json.loads(facts.read_text())["state"] != "student"
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    onnx_session(None)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 2)).eval()
+    monkeypatch.setattr(export, "onnx_difference", lambda *_: 0.01)
+    with pytest.raises(RunError, match="differs from PyTorch by 0.01"):
+        save_onnx(network, 4, tmp_path / "a.onnx")
+    monkeypatch.setattr(export, "ONNX_LIMIT", 100)
+    with pytest.raises(UserError, match="do not fit into one ONNX file"):
+        save_onnx(network, 4, tmp_path / "a.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+class Branches(torch.nn.Module):
+    """Chooses by the values of the image, which no exporter can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, image):
+        pooled = self.layer(image.mean((2, 3)))
+        return pooled if pooled.sum() > 0 else -pooled
+
+
+def test_a_network_that_cannot_be_exported_is_explained_in_one_line(tmp_path):
+    onnx_session(None)
+    with pytest.raises(UserError, match="cannot be exported to ONNX: ") as caught:
+        save_onnx(Branches().eval(), 4, tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words, fragment",
+    [
+        (["--formats", "pt"], "'pt' is none of pth, safetensors, onnx"),
+        (["--checkpoint", "epoch_7", "--formats", "pth"], "epoch_7.pth: no such checkpoint"),
+        (["--run", "nowhere"], "nowhere: no run folder"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line(finished, tmp_path, monkeypatch, capsys, words, fragment):
+    monkeypatch.setattr(sys, "argv", ["export.py", "--run", str(finished), "--output", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "tools" / "export.py"), run_name="__main__")
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and fragment in err and err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_missing_library_is_named(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="onnx needs onnx and onnxscript and onnxruntime: pip install onnx onnxscript"):
+        export_run(finished, formats=["onnx"], output=tmp_path)
+    assert len(export_run(finished, formats=["pth"], output=tmp_path)) == 2
+
+
+def test_the_command_prints_the_files_it_wrote(finished, monkeypatch, capsys):
+    words = ["export.py", "--run", str(finished), "DATASET.NUM_WORKERS", "0", "--formats", "pth"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "tools" / "export.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines() == [f"{finished}/export/student.pth", f"{finished}/export/student.json"]
