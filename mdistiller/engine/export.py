@@ -1,0 +1,169 @@
+"""The deployed network of a run, without the run: a state dict, safetensors, ONNX."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller.distillers import Distiller
+from mdistiller.engine import checkpoints
+from mdistiller.engine.reopen import open_run
+from mdistiller.errors import RunError, UserError
+
+NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+TOLERANCE = 1e-4  # greatest difference of logits, where they are larger than 1 relative to the largest
+ONNX_LIMIT = 2**31 - 2**20  # bytes of weights that fit into one ONNX file
+BATCHES = (1, 3)  # sizes that the check tries
+
+
+class Predictor(nn.Module):
+    """Image (B, 3, H, W) to logits (B, C) of what the method deploys: the student, unless it says otherwise."""
+
+    def __init__(self, distiller: Distiller):
+        super().__init__()
+        self.distiller = distiller
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.distiller.predict(image)
+
+
+def export_run(
+    folder: str | Path,
+    checkpoint: str = "best",
+    formats: Sequence[str] = tuple(NEEDS),
+    output: str | Path | None = None,
+    opts: Sequence = (),
+) -> list[Path]:
+    """Write student.<format> and student.json, what its input must be, to `output` (default: <folder>/export).
+
+    `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). The state dict is the student's
+    own; methods that deploy more than the student (SimKD) give that of the whole. ONNX takes batches of any size and
+    is compared with PyTorch. Raises UserError for what the user can fix, RunError when ONNX computes something else.
+    """
+    _check_formats(formats)
+    folder = Path(folder)
+    opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
+    cfg, data, distiller = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
+    if checkpoint == "ema":
+        checkpoints.load_network(distiller.student, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
+    whole = type(distiller).predict is not Distiller.predict
+    info = data.info
+    facts = {
+        "network": cfg.DISTILLER.STUDENT,
+        "family": info.family,
+        "method": cfg.DISTILLER.TYPE,
+        "state": "student and what the method adds to it" if whole else "student",
+        "run": str(folder),
+        "checkpoint": checkpoint,
+        "dataset": info.name,
+        "num_classes": info.num_classes,
+        "classes": info.classes,
+        "input": {"name": "image", "shape": ["batch", 3, info.image_size, info.image_size], "range": "0..1, normalised",
+                  "mean": info.mean, "std": info.std},
+        "output": {"name": "logits", "shape": ["batch", info.num_classes]},
+    }
+    output = Path(output) if output else folder / "export"
+    source = distiller if whole else distiller.student
+    state = {key: value.detach().clone().contiguous() for key, value in source.state_dict().items()}
+    written = []
+    for name in formats:
+        path = output / f"student.{name}"
+        if name == "pth":
+            checkpoints.save(state, path)
+        elif name == "safetensors":
+            save_safetensors(state, path, {"network": cfg.DISTILLER.STUDENT, "dataset": info.name})
+        else:
+            facts["onnx_error"] = save_onnx(Predictor(distiller).eval(), info.image_size, path)
+        written.append(path)
+    text = json.dumps(facts, indent=1) + "\n"
+    checkpoints.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
+    return [*written, output / "student.json"]
+
+
+def _check_formats(formats):
+    for name in formats:
+        if name not in NEEDS:
+            raise UserError(f"--formats: {name!r} is none of {', '.join(NEEDS)}")
+        missing = [library for library in NEEDS[name] if importlib.util.find_spec(library) is None]
+        if missing:
+            raise UserError(f"--formats: {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def save_safetensors(state: dict[str, Tensor], path: Path, facts: dict[str, str]) -> None:
+    """A state dict as a safetensors file, whole or not at all; `facts` are its metadata."""
+    from safetensors.torch import save
+
+    content = save(state, metadata={"format": "pt", **facts})
+    checkpoints.write_atomically(path, lambda file: file.write(content))
+
+
+def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
+    """A network in eval mode, image (batch, 3, S, S) to logits (batch, C), as an ONNX file, whole or not at all.
+
+    Returns the greatest difference between onnxruntime's logits and PyTorch's. Raises UserError for a network that
+    cannot be exported, RunError, without leaving a file, when the difference is above TOLERANCE.
+    """
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    if size > ONNX_LIMIT:
+        raise UserError(f"{path}: {size} bytes of weights do not fit into one ONNX file; export pth or safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "student.onnx"
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    network, (_images(2, image_size, network),), draft, input_names=["image"],
+                    output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
+                    external_data=False, verbose=False,
+                )
+        except Exception as error:  # of any kind, from within the exporter
+            cause = error.__cause__ or error
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+            raise UserError(f"{path}: this network cannot be exported to ONNX: {reason}") from error
+        difference = onnx_difference(network, draft, image_size)
+        if not difference <= TOLERANCE:
+            raise RunError(f"{path}: ONNX differs from PyTorch by {difference:.2g}, more than {TOLERANCE}: not written")
+        content = draft.read_bytes()
+    checkpoints.write_atomically(path, lambda file: file.write(content))
+    return difference
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter prints and warns about itself, and traces of graphs where it fails; the error says enough."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as null:
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+                yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@torch.no_grad()
+def onnx_difference(network: nn.Module, path: Path, image_size: int) -> float:
+    """Greatest difference of logits between an ONNX file and a network, relative to the largest logit if above 1."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for batch in BATCHES:
+        image = _images(batch, image_size, network)
+        expected = network(image)
+        (found,) = session.run(["logits"], {"image": image.numpy()})
+        error = (torch.from_numpy(found) - expected).abs().max()
+        differences.append(float(error / expected.abs().max().clamp_min(1)))
+    return max(differences)
+
+
+def _images(batch, size, network):
+    dtype = next(network.parameters()).dtype
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch)).to(dtype)

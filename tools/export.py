@@ -1,0 +1,36 @@
+"""Export a run's student: python tools/export.py --run FOLDER [KEY VALUE ...] [--formats pth safetensors onnx].
+
+Writes student.pth (a plain state dict), student.safetensors, student.onnx (compared with PyTorch) and student.json.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="the folder of a run")
+    parser.add_argument("--checkpoint", default="best", help="best, latest, epoch_<n> or ema (default: best)")
+    parser.add_argument("--formats", nargs="+", default=["pth", "safetensors", "onnx"], metavar="FORMAT",
+                        help="of pth, safetensors, onnx (default: all)")
+    parser.add_argument("--output", metavar="DIR", help="where to (default: export/ in the run's folder)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
+    args = parser.parse_args()
+
+    from mdistiller.engine.export import export_run
+
+    for path in export_run(args.run, args.checkpoint, args.formats, args.output, args.opts):
+        print(path)
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
