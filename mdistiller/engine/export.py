@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mdistiller.distillers import Distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
@@ -25,14 +24,14 @@ BATCHES = (1, 3)  # sizes that the check tries
 
 
 class Predictor(nn.Module):
-    """Image (B, 3, H, W) to logits (B, C) of what the method deploys: the student, unless it says otherwise."""
+    """A network, image -> `Output`, as image -> logits (B, C)."""
 
-    def __init__(self, distiller: Distiller):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.distiller = distiller
+        self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.distiller.predict(image)
+        return self.network(image).logits
 
 
 def export_run(
@@ -44,23 +43,22 @@ def export_run(
 ) -> list[Path]:
     """Write student.<format> and student.json, what its input must be, to `output` (default: <folder>/export).
 
-    `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). The state dict is the student's
-    own; methods that deploy more than the student (SimKD) give that of the whole. ONNX takes batches of any size and
-    is compared with PyTorch. Raises UserError for what the user can fix, RunError when ONNX computes something else.
+    `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). What is written is the student,
+    or all that the method deploys (SimKD: the teacher's classifier too). ONNX takes batches of any size and is
+    compared with PyTorch. Raises UserError for what the user can fix, RunError when ONNX computes something else.
     """
     _check_formats(formats)
     folder = Path(folder)
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
     cfg, data, distiller = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
+    network, info = distiller.deployed().eval(), data.info
     if checkpoint == "ema":
-        checkpoints.load_network(distiller.student, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
-    whole = type(distiller).predict is not Distiller.predict
-    info = data.info
+        checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
     facts = {
         "network": cfg.DISTILLER.STUDENT,
         "family": info.family,
         "method": cfg.DISTILLER.TYPE,
-        "state": "student and what the method adds to it" if whole else "student",
+        "deployed": type(network).__name__,
         "run": str(folder),
         "checkpoint": checkpoint,
         "dataset": info.name,
@@ -71,8 +69,7 @@ def export_run(
         "output": {"name": "logits", "shape": ["batch", info.num_classes]},
     }
     output = Path(output) if output else folder / "export"
-    source = distiller if whole else distiller.student
-    state = {key: value.detach().clone().contiguous() for key, value in source.state_dict().items()}
+    state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
     written = []
     for name in formats:
         path = output / f"student.{name}"
@@ -81,7 +78,7 @@ def export_run(
         elif name == "safetensors":
             save_safetensors(state, path, {"network": cfg.DISTILLER.STUDENT, "dataset": info.name})
         else:
-            facts["onnx_error"] = save_onnx(Predictor(distiller).eval(), info.image_size, path)
+            facts["onnx_error"] = save_onnx(Predictor(network).eval(), info.image_size, path)
         written.append(path)
     text = json.dumps(facts, indent=1) + "\n"
     checkpoints.write_atomically(output / "student.json", lambda file: file.write(text.encode()))

@@ -34,7 +34,7 @@ def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
     expected = weights(finished, "student_best.pth")
     assert list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in state)
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".json"] == ["student.pth"]
-    assert json.loads(facts.read_text())["state"] == "student"
+    assert json.loads(facts.read_text())["deployed"] == "ResNet"
 
 
 def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
@@ -86,9 +86,9 @@ def test_a_method_that_deploys_more_than_its_student_exports_all_of_it(simkd, tm
     (logits,) = onnx_session(path).run(["logits"], {"image": image.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), distiller(image), atol=1e-4, rtol=1e-4)
     state = torch.load(state_path, weights_only=True)
-    distiller.load_state_dict(state)
+    distiller.deployed().load_state_dict(state)
     assert any(key.startswith("projector.") for key in state)
-    assert json.loads(facts.read_text())["state"] != "student"
+    assert json.loads(facts.read_text())["deployed"] == "ReusedClassifier"
 
 
 def test_an_onnx_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
