@@ -32,6 +32,7 @@ DEFAULTS = {
         "STUDENT_INPUT_SIZE": None,
         "TEACHER_NORMALIZATION": None,  # "data" or "own"; None: own for timm and torchvision networks, else data
         "STUDENT_NORMALIZATION": None,
+        "FOLD_TEACHER": False,  # batch norms of the teacher into its convolutions, where logits alone are read
         "EA": False,  # weigh samples: KD with EA: 1 is EA-KD
         "LS": False,  # standardize logits inside logit losses
         "t": None,  # another spelling of EA.TEMPERATURE
@@ -65,6 +66,12 @@ DEFAULTS = {
         "AMP": "none",  # torch.autocast of the networks; losses stay in float32
         "CHANNELS_LAST": True,
         "DOT": {"DELTA": 0.075},
+    },
+    "TEACHER_CACHE": {  # logits of the teacher, stored once for all runs with the same teacher and data
+        "ENABLED": False,
+        "DIR": "teacher_cache",
+        "DTYPE": "float16",  # or float32: exact to the rounding of a forward pass, twice the size
+        "CHECK": 16,  # stored rows compared with the teacher when a run starts
     },
     "COMPILE": False,  # torch.compile of student and teacher
     "DEVICE": "auto",  # auto: CUDA, else MPS, else CPU
@@ -101,6 +108,7 @@ CHOICES = {
     "SOLVER.SCHEDULE": ("step", "cosine"),
     "SOLVER.TRAINER": ("base", "crd", "dot", "crd_dot", "ours", "aug"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
+    "TEACHER_CACHE.DTYPE": ("float16", "float32"),
 }
 
 # Bounds: (least, greatest, whether the least itself is allowed). Method keys are bounded by their last word.
@@ -126,6 +134,7 @@ RANGES = {
     "DATASET.IMAGE_SIZE": (8, None, True),
     "DATASET.TEST.BATCH_SIZE": (1, None, True),
     "EXPERIMENT.SEED": (0, 2**32 - 1, True),
+    "TEACHER_CACHE.CHECK": (0, None, True),
     "DISTILLER.t": (0, None, False),
     "EA.TEMPERATURE": (0, None, False),
     "EA.UPPER_BOUND": (0, None, False),

@@ -13,8 +13,10 @@ from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints, distributed
 from mdistiller.engine.device import autocast, choose_device, place, set_determinism
 from mdistiller.engine.evaluation import evaluate
+from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.log import start_logging
 from mdistiller.engine.run_folder import RunFolder, device_name
+from mdistiller.engine.teacher_cache import open_cache, why_live
 from mdistiller.engine.trainer import Trainer, set_seed, summary_line
 from mdistiller.errors import UserError
 from mdistiller.models import AtInputSize, build_model
@@ -96,16 +98,18 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         data = build_data(cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)
         student = load_student(cfg, data.info)
-        teacher, facts = None, {}
-        if DISTILLERS[cfg.DISTILLER.TYPE].needs_teacher:
+        method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE], None, {}
+        if method.needs_teacher:
             teacher, facts = load_teacher(cfg, data.info)
+            teacher = fold_teacher(teacher, method) if cfg.DISTILLER.FOLD_TEACHER else teacher
         for network in filter(None, (student, teacher)):
             place(network, device, cfg.SOLVER.CHANNELS_LAST)
             if cfg.COMPILE:
                 network.compile()
         set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
         distiller = place(build_distiller(cfg, student, teacher, data.info), device, cfg.SOLVER.CHANNELS_LAST)
-        trainer = Trainer(cfg, data, distiller, device, folder)
+        cache = _teacher_cache(cfg, data, distiller, facts, device) if cfg.TEACHER_CACHE.ENABLED else None
+        trainer = Trainer(cfg, data, distiller, device, folder, cache)
         distributed.barrier()  # no rank looks for the folder after another has made it
         if distributed.rank() == 0:
             folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **facts)
@@ -118,11 +122,27 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         if resume:
             trainer.resume()
         summary = trainer.fit()
+        if cache is not None:
+            log.info("teacher cache: %s", cache.summary())
         if distributed.rank() == 0:
             log.info("done: %s", summary_line(summary))
         return summary
     finally:
         distributed.stop()
+
+
+def _teacher_cache(cfg, data, distiller, facts, device):
+    """The cache of the run's teacher, its folder noted among the facts; None, and said, where it must run live."""
+    if not distiller.needs_teacher:
+        return None
+    reason = why_live(distiller, data)
+    if reason is not None:
+        if distributed.rank() == 0:
+            log.info("teacher cache: not used, the teacher runs in every step: %s", reason)
+        return None
+    cache = open_cache(cfg, data, distiller.teacher, facts["teacher_sha256"], device)
+    facts["teacher_cache"] = str(cache.store.folder)
+    return cache
 
 
 def _measure_teacher(cfg, data, distiller, device, folder):

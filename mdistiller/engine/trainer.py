@@ -6,6 +6,7 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Trainer:
     """Trains a distiller on `data` and keeps the run folder; every step is a function of (seed, epoch, step)."""
 
-    def __init__(self, cfg: CfgNode, data, distiller, device: torch.device, folder: RunFolder):
+    def __init__(self, cfg: CfgNode, data, distiller, device: torch.device, folder: RunFolder, teacher_cache=None):
         self.cfg, self.data, self.distiller, self.device, self.folder = cfg, data, distiller, device, folder
+        self.teacher_cache = teacher_cache
         self.updater = build_updater(cfg, distiller, device)
         self.model = distiller if self.updater.own_reduction else distributed.wrap(distiller, device)
         decay = cfg.SOLVER.EMA
@@ -80,12 +82,9 @@ class Trainer:
         self.distiller.train()
         resumed_at = self.step
         poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # reading the CPU is free
-        batches = self.data.train_batches(
-            epoch, views=self.distiller.views, start=self.step, rank=self.rank, world_size=self.world_size
-        )
         with progress(self.data.num_batches, f"epoch {epoch}/{self.cfg.SOLVER.EPOCHS}", self.first) as bar:
             bar.update(self.step)
-            for batch in batches:
+            for batch in self.batches():
                 self._step(batch)
                 bar.update()
                 if self.step % poll_steps == 0:
@@ -98,6 +97,14 @@ class Trainer:
         record |= self._evaluate()
         self.wall_seconds += time.perf_counter() - started
         self._finish_epoch(record)
+
+    def batches(self) -> Iterator[dict]:
+        """What is left of the epoch, with the teacher's logits where they are stored."""
+        place = {"start": self.step, "rank": self.rank, "world_size": self.world_size}
+        batches = self.data.train_batches(self.epoch, views=self.distiller.views, **place)
+        if self.teacher_cache is None:
+            return batches
+        return self.teacher_cache.attach(batches, self.data.train_views(self.epoch, **place))
 
     def _step(self, batch):
         """The one training step: forward, losses, backward, update; no value is read back from the device."""

@@ -1,0 +1,203 @@
+"""A file of logits by entry number that many processes fill together and that no stop at any moment can spoil.
+
+A store is a folder:
+
+    facts.json    what the entries are of, and how they were computed; written last when a store is made
+    logits.bin    records of C values and a checksum, in order of arrival; as long as all of them from the start, but
+                  sparse: what has not arrived takes no room on the disk
+    entries.bin   the entry number of each record, int32; its length says how many records there are
+    lock          held by whoever appends
+
+A record is appended by writing its values first and its number second, under the lock. Killed in between, the values
+stand where the next ones will be written, and nobody has seen them. Should a machine lose power with the number on the
+disk and the values not, or a file be damaged, then the checksum, which covers the values and the entry number, fails:
+the entry counts as missing and is appended anew. Readers take no lock. Nothing is written through the memory map, so
+that a full disk is an error like any other and not a SIGBUS.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mdistiller.data.hashing import random_bits
+from mdistiller.engine.checkpoints import write_atomically
+from mdistiller.errors import RunError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FORMAT = 1
+WORDS = {"float16": np.dtype("<u2"), "float32": np.dtype("<u4")}  # values as the bits that are summed
+ENTRY = np.dtype("<i4")
+CHECKSUM_BYTES = 4
+NO_RECORD = -1
+VERIFY_RECORDS = 1 << 16  # records looked through at a time
+log = logging.getLogger("mdistiller")
+
+
+def record_bytes(num_classes: int, dtype: str) -> int:
+    """Bytes on the disk of one entry."""
+    return num_classes * WORDS[dtype].itemsize + CHECKSUM_BYTES
+
+
+def read_facts(folder: Path) -> dict | None:
+    """The content of a store's facts.json, or None where there is no store."""
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+
+
+class LogitStore:
+    """Rows of C values, float16 or float32, by entry number 0..num_entries-1; see the module's text."""
+
+    def __init__(self, folder: Path, facts: dict):
+        """Open the store of `folder`, made first where there is none.
+
+        `facts` describe it: num_entries, num_records (the most that can arrive), num_classes, dtype, and `key`, which
+        must be equal to that of a store that is there. Raises UserError when it is not, or is damaged.
+        """
+        if fcntl is None:
+            raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
+        self.folder = Path(folder)
+        self.word, self.value = WORDS[facts["dtype"]], np.dtype(facts["dtype"]).newbyteorder("<")
+        self.num_classes, self.num_records = facts["num_classes"], facts["num_records"]
+        self.bytes = record_bytes(self.num_classes, facts["dtype"])
+        self.coefficients = random_bits(FORMAT, 0, 0, np.arange(self.num_classes + 1))[:, 0] | np.uint64(1)
+        self.count = 0  # records known to this process
+        self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # where the record of an entry is
+        self.writable = True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "ab")
+            with self._locked():
+                self.facts = read_facts(self.folder) or self._create(facts)
+            self._check(facts)
+            self._logits = open(self.folder / "logits.bin", "r+b")
+            self._entries = open(self.folder / "entries.bin", "r+b")
+            shape = (self.num_records, self.bytes // self.word.itemsize)
+            self._rows = np.asarray(np.memmap(self._logits, self.word, mode="r", shape=shape))
+            self.catch_up()
+        except (OSError, RunError) as error:
+            raise UserError(f"TEACHER_CACHE.DIR: {self.folder} cannot be used: {error}") from error
+
+    def _create(self, facts):
+        with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:
+            logits.truncate(self.num_records * self.bytes)
+        facts = {"format": FORMAT, **facts}
+        write_atomically(self.folder / "facts.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
+        return facts
+
+    def _check(self, facts):
+        other = [name for name in facts["key"] if self.facts.get("key", {}).get(name) != facts["key"][name]]
+        size = (self.folder / "logits.bin").stat().st_size
+        if other:
+            raise UserError(f"{self.folder}: holds logits of another {', '.join(other)}; {self.remedy}")
+        if size != self.num_records * self.bytes:
+            raise UserError(
+                f"{self.folder}/logits.bin: {size} bytes, expected {self.num_records * self.bytes}; {self.remedy}"
+            )
+
+    @property
+    def remedy(self) -> str:
+        """The command that puts a spoiled store right, in words for the end of an error."""
+        return f"delete it: python tools/cache.py delete {self.folder}"
+
+    @contextlib.contextmanager
+    def _locked(self):
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Learn of the records that other processes have appended."""
+        size = os.fstat(self._entries.fileno()).st_size // ENTRY.itemsize
+        if size > self.count:
+            data = os.pread(self._entries.fileno(), (size - self.count) * ENTRY.itemsize, self.count * ENTRY.itemsize)
+            self._learn(np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], ENTRY))
+
+    def _learn(self, entries):
+        sound = (entries >= 0) & (entries < len(self.index))
+        self.index[entries[sound]] = np.arange(self.count, self.count + len(entries), dtype=ENTRY)[sound]
+        self.count += len(entries)
+
+    def read(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n, C) of entries (n,), zeros where missing, and which of them are there, (n,) bool."""
+        self.catch_up()
+        values = np.zeros((len(entries), self.num_classes), self.value)
+        places = np.flatnonzero(self.index[entries] != NO_RECORD)
+        rows = self._rows[self.index[entries[places]]]
+        right = self._sound(rows, entries[places])
+        if not right.all():
+            self.index[entries[places[~right]]] = NO_RECORD  # to be appended anew
+            places, rows = places[right], rows[right]
+        values[places] = rows[:, : self.num_classes].view(self.value)
+        found = np.zeros(len(entries), bool)
+        found[places] = True
+        return values, found
+
+    def held(self) -> np.ndarray:
+        """The numbers of the entries that have a record, ascending."""
+        self.catch_up()
+        return np.flatnonzero(self.index != NO_RECORD)
+
+    def damaged(self) -> int:
+        """How many entries fail their checksum; all records are read."""
+        entries, number = self.held(), 0
+        for first in range(0, len(entries), VERIFY_RECORDS):
+            number += int((~self.read(entries[first : first + VERIFY_RECORDS])[1]).sum())
+        return number
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, entries: np.ndarray, values: np.ndarray) -> None:
+        """Append values (n, C) of the store's dtype for those of the entries (n,) that have no record yet.
+
+        When the disk is full, says so once and keeps nothing from then on.
+        """
+        if not self.writable:
+            return
+        try:
+            with self._locked():
+                self.catch_up()
+                new = np.flatnonzero(self.index[entries] == NO_RECORD)[: self.num_records - self.count]
+                self._append(entries[new].astype(ENTRY), values[new])
+        except OSError as error:
+            self.writable = False
+            log.warning("teacher cache: %s cannot grow (%s): nothing more is stored", self.folder, error.strerror)
+
+    def _append(self, entries, values):
+        words = np.ascontiguousarray(values, self.value).view(self.word)
+        sums = self._checksum(words, entries)[:, None].view(self.word)
+        _write_all(self._logits, np.hstack([words, sums]), self.count * self.bytes)
+        _write_all(self._entries, entries, self.count * ENTRY.itemsize)
+        self._learn(entries)
+
+    def _sound(self, rows, entries):
+        sums = np.ascontiguousarray(rows[:, self.num_classes :]).view("<u4")[:, 0]
+        return sums == self._checksum(rows[:, : self.num_classes], entries)
+
+    def _checksum(self, words, entries):
+        """(n, C) words of entries (n,) -> (n,) uint32: the upper half of a multilinear hash modulo 2**64; odd, so
+        that a record of zeros is never sound."""
+        total = words.astype(np.uint64) @ self.coefficients[:-1]
+        total += (entries.astype(np.uint64) + np.uint64(1)) * self.coefficients[-1]
+        return (total >> np.uint64(32)).astype("<u4") | np.uint32(1)
+
+
+def _write_all(file, array, offset):
+    data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
+    while len(data):
+        written = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[written:], offset + written
