@@ -4,12 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdistiller.data.hashing import below, random_bits
+from mdistiller.data.hashing import below, random_bits, uniform
 
 PADDING = 4
 OFFSETS = 2 * PADDING + 1
 CHUNK = 4096  # images copied at a time
 NUM_VIEWS = OFFSETS * OFFSETS * 2  # a view is dy * 18 + dx * 2 + flip
+CENTRE = PADDING * (2 * OFFSETS + 2)  # the view that is the image itself
+MAX_DEGREES = 20
 
 
 def random_views(seed: int, stream: int, epoch: int, index: np.ndarray, flip: bool) -> np.ndarray:
@@ -19,6 +21,19 @@ def random_views(seed: int, stream: int, epoch: int, index: np.ndarray, flip: bo
     """
     bits = random_bits(seed, stream, epoch, index)[:, 0]
     return below(bits, NUM_VIEWS) if flip else 2 * below(bits, OFFSETS * OFFSETS)
+
+
+def random_rotations(
+    seed: int, stream: int, epoch: int, index: np.ndarray, flip: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which view, the image or its mirror image, and how many degrees to turn it: (n,) int64 and (n,) float64.
+
+    The distribution is that of mdistiller's Tiny-ImageNet recipe, a rotation within 20 degrees and then a flip of
+    probability 0.5: a mirrored image turned to the left is the image turned to the right and mirrored.
+    """
+    bits = random_bits(seed, stream, epoch, index, count=2)
+    view = CENTRE + below(bits[:, 0], 2) * flip
+    return view, MAX_DEGREES * (2 * uniform(bits[:, 1]) - 1)
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:

@@ -24,5 +24,8 @@ class DataInfo:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the training images and labels in use, in the order of `index`."""
+        """SHA-256 (hex) of the training images and labels in use, in the order of `index`.
+
+        Of images too large for memory, names and sizes in bytes stand for the pixels.
+        """
         return self.hasher()

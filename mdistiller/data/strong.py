@@ -67,6 +67,11 @@ def apply_operations(images: Tensor, operations: np.ndarray, magnitudes: np.ndar
     return images.index_select(0, upload(np.argsort(rows), images.device))
 
 
+def rotate(images: Tensor, degrees: np.ndarray) -> Tensor:
+    """Turn each image to the left about its middle: (B, H, W, 3) uint8 and (B,) float64 -> uint8; black corners."""
+    return _warp(images, np.full(len(images), ROTATE), degrees)
+
+
 def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
     """Fill a box of each image. draws (B, 3) in [0, 1): side (of half the width), centre x and y.
 

@@ -1,18 +1,26 @@
-"""Small data sets for the tests, and the real CIFAR-100 where a folder that holds it is named."""
+"""Small data sets for the tests, and real ones where a folder that holds them is named."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from yacs.config import CfgNode
 
 from mdistiller.config import load_cfg
 from mdistiller.data.memory import ImageSource, InMemoryData
 
 REAL = os.environ.get("MDISTILLER_TEST_DATA")
-needs_cifar100 = pytest.mark.skipif(
-    not REAL, reason="MDISTILLER_TEST_DATA does not name a folder that holds cifar-100-binary/"
-)
+
+
+def needs(folder: str):
+    """A mark: skip where MDISTILLER_TEST_DATA names no folder that holds this one."""
+    absent = not REAL or not (Path(REAL) / folder).is_dir()
+    return pytest.mark.skipif(absent, reason=f"MDISTILLER_TEST_DATA does not name a folder that holds {folder}/")
+
+
+needs_cifar100 = needs("cifar-100-binary")
 
 
 def config(*opts) -> CfgNode:
@@ -41,3 +49,22 @@ def noise_source(num_train=50, num_test=23, num_classes=5, size=32, flip=True) -
 def noise_data(*opts, batch_size=16, **source) -> InMemoryData:
     """`noise_source` as a run sees it, on the CPU."""
     return InMemoryData(noise_source(**source), config("SOLVER.BATCH_SIZE", batch_size, *opts), "cpu")
+
+
+def write_image(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Save an image of smooth noise, in the format of the name; returns its pixels (H, W, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return np.asarray(image)
+
+
+def write_folders(root: Path, per_class=(4, 2), classes=("ant", "bee", "cat"), suffix=".png") -> Path:
+    """train/<class>/* and val/<class>/* of images of different sizes, none two alike; returns the root."""
+    for split, number in zip(("train", "val"), per_class, strict=True):
+        for label, name in enumerate(classes):
+            for place in range(number):
+                seed = 100 * label + 10 * place + (split == "val")
+                write_image(root / split / name / f"{place}{suffix}", 60 + 11 * place, 90 - 7 * label, seed)
+    return root

@@ -8,7 +8,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional as tv
 
 from mdistiller.data.hashing import WEAK_VIEW
-from mdistiller.data.images import NUM_VIEWS, Normalise, PaddedImages, random_views
+from mdistiller.data.images import CENTRE, NUM_VIEWS, Normalise, PaddedImages, random_rotations, random_views
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -51,6 +51,21 @@ def test_without_flip_the_81_crops_are_equally_frequent_and_none_is_mirrored():
     views = random_views(0, WEAK_VIEW, 1, np.arange(50_000), flip=False)
     assert not (views % 2).any()
     assert stats.chisquare(np.bincount(views // 2, minlength=NUM_VIEWS // 2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_rotations_are_uniform_within_20_degrees_of_the_image_or_its_mirror_image(flip):
+    view, degrees = random_rotations(0, WEAK_VIEW, 1, np.arange(20_000), flip)
+    assert stats.kstest(degrees, "uniform", (-20, 40)).pvalue > 1e-3
+    mirrored = (view == CENTRE + 1).sum()
+    assert ((view == CENTRE) | (view == CENTRE + 1)).all()
+    assert stats.binomtest(mirrored, 20_000).pvalue > 1e-3 if flip else mirrored == 0
+
+
+def test_the_central_view_is_the_image_itself():
+    images = noise(2)
+    padded, view = PaddedImages(images, np.arange(2), CPU), torch.full((2,), CENTRE)
+    assert torch.equal(padded.cut(padded.start(torch.arange(2), view), view % 2), torch.from_numpy(images))
 
 
 def test_normalisation_is_torchvision_s_to_the_last_bit_for_every_value():

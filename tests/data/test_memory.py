@@ -5,11 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torchvision import transforms
 
 from mdistiller.data import build_data, memory
-from mdistiller.data.hashing import STRONG_VIEW
-from mdistiller.data.images import random_views
+from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW
+from mdistiller.data.images import random_rotations, random_views
 from mdistiller.data.memory import InMemoryData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import UserError
@@ -125,6 +126,37 @@ def test_the_strong_view_is_augmented_by_sample_before_it_is_normalised():
         view = torch.from_numpy(random_views(0, STRONG_VIEW, 2, index, flip=True))
         cut = data.images.cut(data.images.start(batch["index"], view), view % 2)
         assert torch.equal(batch["image_strong"], data.normalise(strong_augment(cut, 0, 2, index)))
+
+
+def test_rotations_are_pillow_s_and_each_view_has_its_own():
+    data, source = noise_data("DATASET.AUGMENTATION", "rotate_flip", size=64), noise_source(size=64)
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(source.mean, source.std)])
+    seen = []
+    for batch in data.train_batches(2, views=BOTH):
+        index = batch["index"].numpy()
+        drawn = [random_rotations(0, stream, 2, index, True) for stream in (WEAK_VIEW, STRONG_VIEW)]
+        turned = {}
+        for key, (view, degrees) in zip(BOTH, drawn, strict=True):
+            images = [Image.fromarray(source.train_images[place]) for place in index]
+            images = [ImageOps.mirror(image) if v % 2 else image for image, v in zip(images, view, strict=True)]
+            turned[key] = [image.rotate(d) for image, d in zip(images, degrees, strict=True)]
+        assert torch.equal(batch["image"], torch.stack([chain(image) for image in turned["image"]]))
+        strong = torch.stack([torch.from_numpy(np.array(image)) for image in turned["image_strong"]])
+        assert torch.equal(batch["image_strong"], data.normalise(strong_augment(strong, 0, 2, index)))
+        seen += [*drawn[0][1]]
+    assert len(set(seen)) == 50
+
+
+def test_rotations_are_no_finite_set_of_views():
+    data = noise_data("DATASET.AUGMENTATION", "rotate_flip")
+    assert noise_data().views_are_finite and not data.views_are_finite
+    with pytest.raises(ValueError, match="not a finite set"):
+        data.augmentation_views(1, torch.arange(3))
+
+
+def test_crops_alone_are_asked_for_by_name():
+    data = noise_data("DATASET.AUGMENTATION", "crop")
+    assert data.views_are_finite and not (data.augmentation_views(1, torch.arange(50)) % 2).any()
 
 
 def test_a_device_without_strided_windows_gets_batches_cut_on_the_host():

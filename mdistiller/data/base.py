@@ -1,0 +1,109 @@
+"""What every data set offers a run: the batches of an epoch, those of a split, and facts about itself."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from mdistiller.data.hashing import permutation
+from mdistiller.data.images import Normalise, upload
+from mdistiller.data.info import DataInfo
+
+VIEWS = ("image", "image_strong")
+
+
+class Data:
+    """Batches of a data set. A batch is a dict: image (B, 3, H, W), target (B,), index (B,), ... on `device`.
+
+    Every augmentation is a function of (EXPERIMENT.SEED, epoch, index): batch order, ranks, workers and resume points
+    do not matter. A subclass makes the images: `_train_images` and `_eval_images`.
+    """
+
+    views_are_finite = False  # whether `augmentation_views` and `image_at` name and give every view there can be
+
+    def __init__(self, cfg: CfgNode, device: torch.device | str, labels: np.ndarray, held_out: dict, **facts):
+        """`labels` (num_train,) of the training images, `held_out` those of the other splits; facts of `DataInfo`."""
+        self.device = torch.device(device)
+        # Elsewhere (MPS, XLA) strided windows would be copied out in full, and there is no float64: images are made on
+        # the host there and moved as batches.
+        self.home = self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
+        self.seed = cfg.EXPERIMENT.SEED
+        self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
+        self.labels = labels
+        self._targets = {split: upload(targets, self.device) for split, targets in held_out.items()}
+        self.info = DataInfo(num_train=len(labels), targets=torch.from_numpy(labels), **facts)
+        self.normalise = Normalise(self.info.mean, self.info.std, self.info.image_size, self.home)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a training epoch, the last one perhaps smaller."""
+        return -(-self.info.num_train // self.batch_size)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What `eval_batches` can be asked for: ("test",), or ("val", "test") with VAL_FRACTION."""
+        return tuple(self._targets)
+
+    def num_eval(self, split: str = "test") -> int:
+        """Images of a split."""
+        return len(self._targets[split])
+
+    def train_batches(
+        self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[dict]:
+        """Batches of an epoch from number `start` on; with several ranks, this one's piece of each global batch.
+
+        `index` is the position 0..num_train-1 of each sample, "image_strong" in `views` adds the strong view of MLD.
+        With world_size > 1, `batch_fraction` (a float) is the piece's size over the mean piece's, so that the mean
+        over ranks of batch_fraction * (mean loss of the piece) is the mean loss of the global batch; a rank left
+        without a sample gets one, with a fraction of 0. Raises ValueError for an unknown view.
+        """
+        if not set(views) <= set(VIEWS):
+            raise ValueError(f"views {tuple(views)}: known are {', '.join(VIEWS)}")
+        views = tuple(view for view in VIEWS if view == "image" or view in views)
+        order = permutation(self.seed, epoch, self.info.num_train)
+        index, target = upload(np.stack([order, self.labels[order]]), self.device)  # in batch order: a batch is a slice
+        pieces = [self._piece(number, rank, world_size) for number in range(start, self.num_batches)]
+        images = self._train_images(epoch, order, [slice(low, high) for low, high, _ in pieces], views)
+        for (low, high, fraction), batch in zip(pieces, images, strict=True):
+            batch |= {"target": target[low:high], "index": index[low:high]}
+            if world_size > 1:
+                batch["batch_fraction"] = fraction
+            yield batch
+
+    def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+        """All images of a split once, in order, without augmentation: image, target, index (position in the split).
+
+        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        """
+        target = self._targets[split]
+        index = torch.arange(len(target), device=self.device)
+        starts = range(rank * self.eval_batch_size, len(target), world_size * self.eval_batch_size)
+        pieces = [slice(low, min(low + self.eval_batch_size, len(target))) for low in starts]
+        for piece, image in zip(pieces, self._eval_images(split, pieces), strict=True):
+            yield {"image": image, "target": target[piece], "index": index[piece]}
+
+    def _piece(self, number, rank, world_size):
+        """[low, high) of the epoch's order for this rank, as np.array_split divides, and the batch_fraction."""
+        first = number * self.batch_size
+        size = min(self.batch_size, self.info.num_train - first)
+        share, larger = divmod(size, world_size)
+        low = first + rank * share + min(rank, larger)
+        length = share + (rank < larger)
+        if not length:
+            return first, first + 1, 0.0
+        return low, low + length, length * world_size / size
+
+    def _finish(self, images: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) at home -> normalised (B, 3, H, W) on the device."""
+        return self.normalise(images).to(self.device)
+
+    def _train_images(self, epoch: int, order: np.ndarray, pieces: list[slice], views: tuple) -> Iterator[dict]:
+        """{view: (B, 3, H, W)} of order[piece], for each piece."""
+        raise NotImplementedError
+
+    def _eval_images(self, split: str, pieces: list[slice]) -> Iterator[Tensor]:
+        """(B, 3, H, W) of each piece of a split."""
+        raise NotImplementedError

@@ -1,0 +1,46 @@
+"""Crops of images of any size, as torchvision's RandomResizedCrop and Resize + CenterCrop make them."""
+
+import math
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+SCALE = (0.08, 1.0)  # of the image's area
+RATIO = (3 / 4, 4 / 3)  # width to height
+ATTEMPTS = 10
+CROP_DRAWS = 4 * ATTEMPTS + 1  # area, ratio, top and left of each attempt; flip
+RESIZE = 256 / 224  # the shorter side to the crop's when evaluating
+
+
+def random_resized_crop(image: Tensor, draws: np.ndarray, size: int, flip: bool) -> Tensor:
+    """A random part of the image, brought to (3, size, size); mirrored half of the time if `flip`.
+
+    (3, H, W) uint8 -> uint8, bilinear with antialiasing; draws (41,) uniform in [0, 1).
+    """
+    crop = tv.resized_crop(image, *crop_box(draws, *image.shape[1:]), [size, size], antialias=True)
+    return tv.horizontal_flip(crop) if flip and draws[-1] < 0.5 else crop
+
+
+def crop_box(draws: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the part that `draws` (40 or more) chooses.
+
+    The first of ten attempts that lies within the image: area uniform, ratio log-uniform, place uniform. Otherwise the
+    middle of the image, as much of it as the bounds of the ratio allow.
+    """
+    area, ratio, top, left = draws[: 4 * ATTEMPTS].reshape(4, ATTEMPTS)
+    area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
+    ratio = np.exp(math.log(RATIO[0]) + math.log(RATIO[1] / RATIO[0]) * ratio)
+    widths, heights = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
+    fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
+    if fits.any():
+        first = int(fits.argmax())
+        h, w = int(heights[first]), int(widths[first])
+        return int(top[first] * (height - h + 1)), int(left[first] * (width - w + 1)), h, w
+    h, w = min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def middle_crop(image: Tensor, size: int) -> Tensor:
+    """The middle of the image for evaluation: the shorter side brought to size * 256 / 224, then size x size of it."""
+    return tv.center_crop(tv.resize(image, [round(size * RESIZE)], antialias=True), [size, size])

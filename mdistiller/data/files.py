@@ -1,0 +1,220 @@
+"""Images that are files: found in class folders, and examined before a run begins."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from mdistiller.errors import UserError
+
+log = logging.getLogger("mdistiller")
+NAMED = 3  # files that an error names
+JPEG_END = b"\xff\xd9"
+THREADS = min(32, (os.cpu_count() or 1) + 4)  # they mostly wait for the disk, and decoding leaves Python's lock
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images below `root`, by name. `names` (N,) bytes, one block of memory that workers share; `labels` (N,) int64."""
+
+    root: Path
+    names: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, position: int) -> str:
+        """The file's name relative to the root."""
+        return os.fsdecode(self.names[position])
+
+    def path(self, position: int) -> Path:
+        """Where the image is."""
+        return self.root / self.name(position)
+
+    def take(self, positions: np.ndarray) -> "ImageFiles":
+        """Those at `positions`, in that order."""
+        return ImageFiles(self.root, self.names[positions], self.labels[positions])
+
+
+def find_folder(root: str | Path, name: str, *patterns: str) -> Path:
+    """The first folder with train/ or val/ in it: those below `root` that match a pattern, then `root` itself.
+
+    Raises UserError, naming the data set, when there is none.
+    """
+    root = Path(root)
+    for folder in (*(match for pattern in patterns for match in sorted(root.glob(pattern))), root):
+        if (folder / "train").is_dir() or (folder / "val").is_dir():
+            return folder
+    expected = f"{patterns[0]}/ with train/ and val/" if patterns else "train/<class>/ and val/<class>/"
+    raise UserError(f"DATASET.ROOT {root}: {name} is not there, expected {expected} in it; set DATASET.ROOT")
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The folders in a folder, sorted, as torchvision numbers classes. Raises UserError when there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: expected a folder for each class in it")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder}: no class folders: expected its images in {folder.name}/<class>/")
+    return tuple(names)
+
+
+def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
+    """All images in the class folders and the folders within them; a label is the class's place in `classes`.
+
+    Raises UserError when the class folders are not `classes`, and for a class without images.
+    """
+    _same_classes(folder, set(class_names(folder)), set(classes))
+    names, counts = [], []
+    for name in classes:
+        found = sorted(
+            os.path.relpath(os.path.join(place, file), folder)
+            for place, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+            if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
+        )
+        if not found:
+            raise UserError(f"{folder / name}: no images: expected files {', '.join(IMG_EXTENSIONS)}")
+        names += found
+        counts.append(len(found))
+    return image_files(folder, names, np.repeat(np.arange(len(classes)), counts))
+
+
+def image_files(root: Path, names: Sequence[str], labels: np.ndarray) -> ImageFiles:
+    """`ImageFiles` of names as Python spells them."""
+    return ImageFiles(root, np.array([os.fsencode(name) for name in names]), labels.astype(np.int64))
+
+
+def _same_classes(folder, found, expected):
+    for names, problem in (
+        (expected - found, "lacks class folders that train/ has"), (found - expected, "has class folders train/ lacks")
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
+            raise UserError(f"{folder} {problem} ({len(names)}): {some}")
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """The image as RGB. Transparency is dropped and a camera's note of its orientation not heeded, as in torchvision.
+
+    Raises what Pillow raises, and ValueError for pixels that are not 8 bits a channel, which it would cut off at 255.
+    """
+    with Image.open(path) as image:
+        _check_mode(image)
+        return image.convert("RGB")
+
+
+def quick_check(path: Path | str) -> None:
+    """Raise an exception for a file that is no image or not a whole one, without decoding most of them.
+
+    The header is read of every file. A JPEG that ends with its end marker is then taken to be whole (a truncated one
+    does not), a PNG by its checksums; whatever else there is, a JPEG with something behind its end too, is decoded.
+    Bytes changed inside a JPEG's pixels are not found: decoders seldom notice them either.
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        _check_mode(image)
+        if image.format == "PNG":
+            image.verify()
+        elif image.format != "JPEG" or not _ends(file):
+            image.load()
+
+
+def _check_mode(image):
+    if image.mode[0] in "IF":
+        raise ValueError(f"pixels of mode {image.mode}, expected 8 bits a channel")
+
+
+def _ends(file):
+    place = file.tell()
+    file.seek(-len(JPEG_END), os.SEEK_END)
+    end = file.read()
+    file.seek(place)
+    return end == JPEG_END
+
+
+def problem_of(action: Callable, *args) -> str | None:
+    """What Pillow says against a file, in a few words, or None when `action` succeeds."""
+    try:
+        action(*args)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        return "no image"
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # damaged files end in a dozen kinds of exceptions
+        return str(error) or type(error).__name__
+    return None
+
+
+def sound_positions(
+    sets: Sequence[ImageFiles], examine: Callable[[int, int], None], task: str, skip_broken: bool
+) -> list[np.ndarray]:
+    """Positions of the sound images of each set: those for which `examine(set, position)` raises nothing.
+
+    Examined in threads, with a progress bar of that task. Raises UserError naming the first broken files and their
+    number; with `skip_broken` each is logged instead, and it is an error only when a class is left without images.
+    """
+    sound, broken = [], []
+    for number, files in enumerate(sets):
+        problems = _examine_all(lambda position, number=number: problem_of(examine, number, position), files, task)
+        broken += [f"{files.path(position)} ({problem})" for position, problem in problems.items()]
+        sound.append(np.delete(np.arange(len(files)), list(problems)))
+    if broken and not skip_broken:
+        count = f"{len(broken)} broken image{'s' * (len(broken) > 1)}"
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        raise UserError(
+            f"DATASET.ROOT: {count}: {', '.join(broken[:NAMED])}{more}; restore them, or leave them out with "
+            "DATASET.SKIP_BROKEN True"
+        )
+    for image in broken:
+        log.warning("left out, broken: %s", image)
+    for files, positions in zip(sets, sound, strict=True):
+        lost = np.setdiff1d(files.labels, files.labels[positions])
+        if len(lost):
+            example = files.path(int(np.flatnonzero(files.labels == lost[0])[0])).parent
+            raise UserError(f"{example}: every image of the class is broken, and so in {len(lost)} class(es)")
+    return sound
+
+
+def _examine_all(problem, files, task):
+    """{position: problem} of a set. Leaving early, as Ctrl-C does, drops what has not begun."""
+    quiet = True if os.environ.get("RANK", "0") != "0" else None  # None: unless stdout is a terminal
+    with (
+        ThreadPool(THREADS) as pool,
+        tqdm(total=len(files), desc=f"{task} {files.root.name}", leave=False, file=sys.stdout, disable=quiet) as bar,
+    ):
+        found = {}
+        for position, text in enumerate(pool.imap(problem, range(len(files)), chunksize=64)):
+            bar.update()
+            if text:
+                found[position] = text
+        return found
+
+
+def decode_all(
+    sets: Sequence[ImageFiles], size: int, prepare: Callable[[Image.Image], Image.Image], skip_broken: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images (N, size, size, 3) uint8 and labels (N,) of each set, decoded once.
+
+    `prepare` brings an image to size, or raises; errors are those of `sound_positions`.
+    """
+    arrays = [np.empty((len(files), size, size, 3), np.uint8) for files in sets]
+
+    def store(number, position):
+        arrays[number][position] = prepare(open_image(sets[number].path(position)))
+
+    sound = sound_positions(sets, store, "reading", skip_broken)
+    return [
+        (array if len(kept) == len(files) else array[kept], files.labels[kept])
+        for files, array, kept in zip(sets, arrays, sound, strict=True)
+    ]

@@ -1,0 +1,179 @@
+"""Data sets of large images: decoded and cropped in worker processes, augmented and normalised on the device."""
+
+import hashlib
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as tv
+from yacs.config import CfgNode
+
+from mdistiller.data.base import Data
+from mdistiller.data.crops import CROP_DRAWS, middle_crop, random_resized_crop
+from mdistiller.data.files import ImageFiles, open_image, problem_of, quick_check, sound_positions
+from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW, random_bits, uniform
+from mdistiller.data.splits import train_val_positions
+from mdistiller.data.strong import strong_augment
+from mdistiller.errors import RunError, UserError
+
+STREAMS = {"image": WEAK_VIEW, "image_strong": STRONG_VIEW}
+
+
+class StreamedData(Data):
+    """Batches of images too large for memory, of the files of two splits.
+
+    DATASET.NUM_WORKERS processes (each rank's own; 0 for none) decode and crop, each a batch at a time; uint8 crosses
+    to the device, where the strong view gets its RandAugment and everything is normalised. Crops are those of
+    `crops.py` at DATASET.IMAGE_SIZE, without flips for DATASET.AUGMENTATION "crop". The fingerprint is that of names,
+    sizes in bytes and labels: reading every pixel of ImageNet takes long.
+    """
+
+    def __init__(self, train: ImageFiles, test: ImageFiles, cfg: CfgNode, device: torch.device | str, **facts):
+        """Facts are name, family, mean, std and classes. Raises UserError for broken files (see `quick_check`)."""
+        dataset = cfg.DATASET
+        if dataset.AUGMENTATION == "rotate_flip":
+            raise UserError("DATASET.AUGMENTATION: rotate_flip is for images in memory; expected crop_flip or crop")
+        sets = (train, test)
+        sound = sound_positions(
+            sets, lambda number, position: quick_check(sets[number].path(position)), "checking", dataset.SKIP_BROKEN
+        )
+        train, test = (files.take(kept) for files, kept in zip(sets, sound, strict=True))
+        chosen, val = train_val_positions(train.labels, dataset.TRAIN_FRACTION, dataset.VAL_FRACTION)
+        held_out = {"val": train.take(val)} if len(val) else {}
+        held_out["test"] = test
+        self.files = {"train": train.take(chosen), **held_out}
+        super().__init__(
+            cfg, device, self.files["train"].labels, {split: files.labels for split, files in held_out.items()},
+            num_classes=len(facts["classes"]), image_size=dataset.IMAGE_SIZE,
+            hasher=partial(fingerprint, self.files["train"]), **facts,
+        )
+        self.reader = Reader(self.files, dataset.IMAGE_SIZE, self.seed, dataset.AUGMENTATION == "crop_flip")
+        self.num_workers = dataset.NUM_WORKERS
+        self._idle = []  # loaders whose workers wait for the next pass
+        # Let go of in time: workers of a loader that is found in a reference cycle take five seconds each to end.
+        weakref.finalize(self, self._idle.clear)
+
+    def _train_images(self, epoch, order, pieces, views):
+        requests = [Request("train", order[piece], epoch, views) for piece in pieces]
+        for request, images in zip(requests, self._read(requests), strict=True):
+            batch = {"image": self._finish(images["image"])}
+            if "image_strong" in views:
+                strong = strong_augment(self._upload(images["image_strong"]), self.seed, epoch, request.index)
+                batch["image_strong"] = self._finish(strong)
+            yield batch
+
+    def _eval_images(self, split, pieces):
+        requests = [Request(split, np.arange(piece.start, piece.stop)) for piece in pieces]
+        return (self._finish(images["image"]) for images in self._read(requests))
+
+    def _read(self, requests: list["Request"]) -> Iterator[dict]:
+        """What the workers make of each request, in order. Passes may overlap: each has its own workers."""
+        queue, loader = self._idle.pop() if self._idle else self._new_loader()
+        queue[:] = requests
+        try:
+            for images in loader:
+                if isinstance(images, str):
+                    raise UserError(f"{images}: found broken while training; restore it and continue with --resume")
+                yield images
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(f"{error} (fewer DATASET.NUM_WORKERS need less memory)") from error
+        finally:
+            self._idle.append((queue, loader))
+
+    def _new_loader(self):
+        queue = []
+        loader = DataLoader(
+            self.reader,
+            sampler=queue,
+            batch_size=None,  # a request is a batch already
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_signals_to_the_parent,
+            generator=torch.Generator(),  # it draws a seed for its workers, and must not from the run's generator
+        )
+        return queue, loader
+
+    def _upload(self, images: Tensor) -> Tensor:
+        return images.to(self.home, non_blocking=True)
+
+    def _finish(self, images):
+        return super()._finish(self._upload(images))
+
+
+def fingerprint(files: ImageFiles) -> str:
+    """SHA-256 (hex) of labels, names and sizes in bytes."""
+    digest = hashlib.sha256(files.labels.astype("<i8").tobytes())
+    for position in range(len(files)):
+        digest.update(f"{files.name(position)}\0{files.path(position).stat().st_size}\0".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+class Request(NamedTuple):
+    """A batch that a worker is to make."""
+
+    split: str
+    index: np.ndarray  # (B,) positions in the split
+    epoch: int | None = None  # None: not augmented
+    views: tuple[str, ...] = ("image",)
+
+
+class Reader(Dataset):
+    """What a worker does: a `Request` -> {view: (B, size, size, 3) uint8}, or a text that says which file is broken."""
+
+    def __init__(self, files: dict[str, ImageFiles], size: int, seed: int, flip: bool):
+        self.files, self.size, self.seed, self.flip = files, size, seed, flip
+
+    def __getitem__(self, request: Request) -> dict[str, Tensor] | str:
+        shape = (len(request.index), self.size, self.size, 3)
+        batch = {view: torch.empty(shape, dtype=torch.uint8) for view in request.views}
+        draws = {}
+        if request.epoch is not None:
+            draws = {
+                view: uniform(random_bits(self.seed, STREAMS[view], request.epoch, request.index, CROP_DRAWS))
+                for view in request.views
+            }
+
+        def fill(row, path):
+            image = tv.pil_to_tensor(open_image(path))
+            for view, images in batch.items():
+                if draws:
+                    crop = random_resized_crop(image, draws[view][row], self.size, self.flip)
+                else:
+                    crop = middle_crop(image, self.size)
+                images[row] = crop.permute(1, 2, 0)
+
+        for row, position in enumerate(request.index):
+            path = self.files[request.split].path(position)
+            problem = problem_of(fill, row, path)
+            if problem:
+                return f"{path} ({problem})"
+        return batch
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Let a worker end when its parent says so, and not with the signals that reach a whole group of processes.
+
+    Ctrl-C and a cluster's SIGTERM go to the workers too: were they to end, the run could not save its state.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: SIGTERM keeps its meaning
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_parent(parent):
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

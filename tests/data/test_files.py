@@ -1,0 +1,186 @@
+"""Finding images in folders, and what becomes of broken ones."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdistiller.data.files import (
+    class_names,
+    decode_all,
+    find_folder,
+    image_files,
+    open_image,
+    problem_of,
+    quick_check,
+    scan_classes,
+    sound_positions,
+)
+from mdistiller.errors import UserError
+from tests.data.support import write_folders, write_image
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def truncate(path, keep=0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+
+
+def test_classes_and_images_are_sorted_and_whatever_is_no_image_is_passed_over(tmp_path):
+    train = write_folders(tmp_path) / "train"
+    for name in ("ant/notes.txt", "ant/.hidden.png", "boxes.txt"):
+        (train / name).write_text("no image")
+    (train / ".cache").mkdir()
+    write_image(train / "cat" / "more" / "PICTURE.JPEG", 8, 8)
+    assert class_names(train) == CLASSES
+    files = scan_classes(train, CLASSES)
+    assert [files.name(position) for position in (0, 3, 4, -1)] == [
+        "ant/0.png", "ant/3.png", "bee/0.png", "cat/more/PICTURE.JPEG",
+    ]
+    assert files.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 5
+    part = files.take(np.array([12, 0]))
+    assert part.path(0) == train / "cat/more/PICTURE.JPEG" and part.labels.tolist() == [2, 0]
+
+
+def test_names_that_are_no_text_are_read_all_the_same(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    name = b"\xff\xfe.png".decode("utf-8", "surrogateescape")
+    write_image(tmp_path / "plain.png", 8, 8)
+    shutil.copy(tmp_path / "plain.png", folder / name)
+    files = scan_classes(tmp_path / "train", ("a",))
+    assert open_image(files.path(0)).size == (8, 8)
+
+
+@pytest.mark.parametrize("inside", ["imagenet", "imagenet-1k", "."])
+def test_a_data_set_lies_below_the_root_or_is_the_root(tmp_path, inside):
+    write_folders(tmp_path / inside)
+    assert find_folder(tmp_path, "imagenet", "imagenet*") == tmp_path / inside
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda root: shutil.rmtree(root / "val"), "val is missing"),
+        (lambda root: shutil.rmtree(root / "val" / "bee"), r"val lacks class folders that train/ has \(1\): bee"),
+        (lambda root: (root / "val" / "dog").mkdir(), r"val has class folders train/ lacks \(1\): dog"),
+        (lambda root: [file.unlink() for file in (root / "train" / "cat").iterdir()], "train/cat: no images"),
+        (lambda root: [shutil.rmtree(root / "train" / name) for name in CLASSES], "train: no class folders"),
+    ],
+)
+def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path, damage, message):
+    root = write_folders(tmp_path)
+    damage(root)
+    with pytest.raises(UserError, match=message) as error:
+        classes = class_names(root / "train")
+        scan_classes(root / "train", classes), scan_classes(root / "val", classes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_root_without_the_data_set_says_what_was_expected(tmp_path):
+    with pytest.raises(UserError, match=r"DATASET.ROOT .*: imagenet is not there, expected imagenet/ with train/"):
+        find_folder(tmp_path / "nowhere", "imagenet", "imagenet", "imagenet*")
+
+
+# ---- broken images
+
+
+def write_formats(folder):
+    image = Image.fromarray(write_image(folder / "whole.png", 40, 50))
+    for mode, name in (
+        ("RGB", "colour.jpg"), ("L", "gray.jpg"), ("CMYK", "cmyk.jpg"), ("P", "palette.png"), ("RGBA", "alpha.png"),
+        ("RGB", "picture.webp"), ("RGB", "picture.bmp"), ("RGB", "picture.tif"), ("RGB", "picture.ppm"),
+    ):
+        image.convert(mode).save(folder / name)
+    image.save(folder / "progressive.jpg", progressive=True)
+    (folder / "padded.jpg").write_bytes((folder / "colour.jpg").read_bytes() + b"\0" * 100)
+    return sorted(folder.iterdir())
+
+
+def test_whole_images_of_every_kind_pass_the_check_and_are_read_as_rgb(tmp_path):
+    for path in write_formats(tmp_path):
+        assert problem_of(quick_check, path) is None, path
+        assert open_image(path).mode == "RGB" and open_image(path).size == (50, 40)
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("keep", [0.97, 0.6, 0.02, 0.0])
+def test_truncated_images_of_every_kind_fail_the_check_and_cannot_be_read(tmp_path, keep):
+    for path in write_formats(tmp_path):
+        if path.name == "padded.jpg" and keep > 0.6:
+            continue  # still whole
+        truncate(path, keep)
+        assert problem_of(quick_check, path), path
+        assert problem_of(open_image, path), path
+
+
+def test_what_is_no_image_fails_and_the_reason_is_short(tmp_path):
+    path = tmp_path / "page.jpg"
+    path.write_text("<html>404</html>")
+    assert problem_of(quick_check, path) == "no image"
+    assert problem_of(quick_check, tmp_path / "gone.jpg") == "No such file or directory"
+
+
+def test_images_of_more_than_eight_bits_are_not_cut_off_at_255(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    for action in (quick_check, open_image):
+        assert "I;16, expected 8 bits" in problem_of(action, tmp_path / "deep.png")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """train/ and val/ of which images 1 and 4 of train/ and 0 of val/ are broken."""
+    root = write_folders(tmp_path, suffix=".jpg")
+    sets = [scan_classes(root / split, CLASSES) for split in ("train", "val")]
+    for files, position in ((sets[0], 1), (sets[0], 4), (sets[1], 0)):
+        truncate(files.path(position))
+    return sets
+
+
+def check(sets, skip_broken):
+    return sound_positions(sets, lambda number, place: quick_check(sets[number].path(place)), "checking", skip_broken)
+
+
+def test_broken_images_of_all_splits_are_one_error_that_names_some_and_counts_them(damaged):
+    with pytest.raises(UserError) as error:
+        check(damaged, False)
+    message = str(error.value)
+    assert "3 broken images" in message and "DATASET.SKIP_BROKEN True" in message and "\n" not in message
+    for files, position in ((damaged[0], 1), (damaged[0], 4), (damaged[1], 0)):
+        assert str(files.path(position)) in message
+    truncate(damaged[1].path(1))
+    with pytest.raises(UserError, match="4 broken images.* and 1 more"):
+        check(damaged, False)
+
+
+def test_broken_images_are_left_out_by_name_when_asked(damaged, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mdistiller"), "propagate", True)
+    train, val = check(damaged, True)
+    assert train.tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 10, 11] and val.tolist() == [1, 2, 3, 4, 5]
+    named = [record.getMessage() for record in caplog.records]
+    assert len(named) == 3 and all("truncated" in line for line in named)
+    assert str(damaged[0].path(4)) in named[1]
+
+
+def test_a_class_of_broken_images_only_is_an_error_even_then(damaged):
+    truncate(damaged[1].path(1))
+    with pytest.raises(UserError, match="val/ant: every image of the class is broken"):
+        check(damaged, True)
+
+
+def test_decoding_leaves_the_broken_out_and_keeps_images_with_their_labels(damaged):
+    (train, labels), (val, val_labels) = decode_all(damaged, 24, lambda image: image.resize((24, 24)), True)
+    assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 4 and val_labels.tolist() == [0, 1, 1, 2, 2]
+    assert train.shape == (10, 24, 24, 3) and train.dtype == np.uint8
+    expected = open_image(damaged[0].path(5)).resize((24, 24))
+    assert (train[3] == np.asarray(expected)).all()
+
+
+def test_a_set_that_is_whole_is_not_copied(tmp_path):
+    write_image(tmp_path / "a.png", 8, 8)
+    files = image_files(tmp_path, ["a.png"], np.zeros(1))
+    ((images, _),) = decode_all([files], 8, lambda image: image, False)
+    assert images.base is None
