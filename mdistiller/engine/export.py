@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
+from mdistiller.models import AtInputSize
 
 NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 TOLERANCE = 1e-4  # greatest difference of logits, where they are larger than 1 relative to the largest
@@ -41,17 +42,20 @@ def export_run(
     output: str | Path | None = None,
     opts: Sequence = (),
 ) -> list[Path]:
-    """Write student.<format> and student.json, what its input must be, to `output` (default: <folder>/export).
+    """Write student.<format> and student.json, which describes them, to `output` (default: <folder>/export).
 
     `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). What is written is the student,
-    or all that the method deploys (SimKD: the teacher's classifier too). ONNX takes batches of any size and is
-    compared with PyTorch. Raises UserError for what the user can fix, RunError when ONNX computes something else.
+    or all that the method deploys (SimKD: the teacher's classifier too). ONNX takes images as the run's data are,
+    `input` in student.json, in batches of any size, and is compared with PyTorch; a state dict is that of the bare
+    network, whose `state_dict_input` is another where the run converted size or normalisation (timm, torchvision).
+    Raises UserError for what the user can fix, RunError when ONNX computes something else.
     """
     _check_formats(formats)
     folder = Path(folder)
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
     cfg, data, distiller = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
     network, info = distiller.deployed().eval(), data.info
+    size, (mean, std) = info.image_size, (info.mean, info.std)
     if checkpoint == "ema":
         checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
     facts = {
@@ -64,9 +68,8 @@ def export_run(
         "dataset": info.name,
         "num_classes": info.num_classes,
         "classes": info.classes,
-        "input": {"name": "image", "shape": ["batch", 3, info.image_size, info.image_size], "range": "0..1, normalised",
-                  "mean": info.mean, "std": info.std},
-        "output": {"name": "logits", "shape": ["batch", info.num_classes]},
+        "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
+        "state_dict_input": _bare_input(distiller.student, size, mean, std),
     }
     output = Path(output) if output else folder / "export"
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
@@ -78,11 +81,18 @@ def export_run(
         elif name == "safetensors":
             save_safetensors(state, path, {"network": cfg.DISTILLER.STUDENT, "dataset": info.name})
         else:
-            facts["onnx_error"] = save_onnx(Predictor(network).eval(), info.image_size, path)
+            facts["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
         written.append(path)
     text = json.dumps(facts, indent=1) + "\n"
     checkpoints.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
     return [*written, output / "student.json"]
+
+
+def _bare_input(student, size, mean, std):
+    """What the student takes without the conversion that a run, and its ONNX, wraps around it."""
+    if isinstance(student, AtInputSize):
+        size, (mean, std) = student.size or size, student.own
+    return {"shape": ["batch", 3, size, size], "mean": mean, "std": std}
 
 
 def _check_formats(formats):

@@ -52,7 +52,7 @@ class AtInputSize(Transparent):
 
     def __init__(self, network: nn.Module, size: int | None, data: Normalisation, own: Normalisation):
         super().__init__(network)
-        self.size = size
+        self.size, self.own = size, own
         for name, values in zip(("mean", "std", "own_mean", "own_std"), (*data, *own), strict=True):
             values = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(f"_{name}", values, persistent=False)

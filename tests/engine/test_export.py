@@ -43,6 +43,7 @@ def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
     facts = json.loads(facts.read_text())
     assert facts["network"] == "resnet8" and facts["method"] == "EA-KD" and facts["checkpoint"] == "latest"
     assert facts["input"]["shape"] == ["batch", 3, 32, 32] and facts["input"]["mean"] == list(data.info.mean)
+    assert facts["state_dict_input"] == facts["input"]
     assert facts["classes"] == list("0123456789") and facts["num_classes"] == 10
 
 
@@ -50,6 +51,23 @@ def test_the_average_of_the_student_can_be_exported(finished, tmp_path):
     path, _ = export_run(finished, "ema", ["pth"], tmp_path)
     state, expected = torch.load(path, weights_only=True), weights(finished, "student_ema.pth")
     assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_a_network_with_an_input_of_its_own_says_what_its_bare_state_dict_needs(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    onnx_session(None)
+    folder = run(tmp_path, "NONE", "DISTILLER.STUDENT", "timm:test_vit", "DISTILLER.STUDENT_INPUT_SIZE", 48,
+                 "SOLVER.EPOCHS", 1)
+    state_path, path, facts = export_run(folder, formats=["pth", "onnx"])
+    facts = json.loads(facts.read_text())
+    assert facts["state_dict_input"] == {"shape": ["batch", 3, 48, 48], "mean": [0.5] * 3, "std": [0.5] * 3}
+    bare = build_model("timm:test_vit", 10, image_size=48).eval()
+    bare.load_state_dict(torch.load(state_path, weights_only=True))
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(facts["input"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    (logits,) = onnx_session(path).run(["logits"], {"image": ((pixels - mean) / std).numpy()})
+    large = torch.nn.functional.interpolate(pixels, (48, 48), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(torch.from_numpy(logits), bare((large - 0.5) / 0.5).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_safetensors_hold_the_same_tensors(finished, tmp_path):
