@@ -12,3 +12,6 @@ environment() {
     echo "installing (quiet; PyTorch is large)"
     python -m pip install --quiet --disable-pip-version-check -e ".${1:+[$1]}"
 }
+use_environment() {  # installs nothing: the active environment, else .venv when it is there, else python as it is found
+    if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then . .venv/bin/activate; fi
+}

@@ -15,7 +15,7 @@ import torch
 from yacs.config import CfgNode
 
 import mdistiller
-from mdistiller.config import active_cfg, dump_cfg, load_cfg
+from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError
 
@@ -73,6 +73,7 @@ class RunFolder:
         }
         record = {
             "seed": cfg.EXPERIMENT.SEED,
+            "overridden": overridden(cfg),
             "package": str(Path(mdistiller.__file__).parent),
             "commit": commit(),
             "python": platform.python_version(),
@@ -114,9 +115,23 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
 
+def overridden(cfg: CfgNode) -> dict:
+    """What the run reads that is not at its default, by dotted name: reports know no method's defaults."""
+
+    def differing(node, default, prefix):
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                yield from differing(value, default[key], f"{prefix}{key}.")
+            elif value != default[key]:
+                yield f"{prefix}{key}", value
+
+    return dict(differing(active_cfg(cfg), get_cfg(), ""))
+
+
 def _changed_keys(old, new, prefix=""):
     """Dotted names whose values differ, but for what may change between sessions of one run."""
-    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD"}
+    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD",
+            "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
     names = []
     for key in sorted(old.keys() | new.keys()):
         name, a, b = f"{prefix}{key}", old.get(key), new.get(key)

@@ -1,12 +1,13 @@
 """The paper's tables and its trainings as data: what each cell prints, and the config that produces it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mdistiller.config.files import read_yaml
+from mdistiller.errors import UserError
 from mdistiller.registry import Registry
 
 DATA = Path(__file__).parent
@@ -96,6 +97,22 @@ def load_tables() -> Registry:
             spec = {**model, "title": spec["title"], "rows": rows, "average_gain": {}}
         tables[name] = _table(name, spec)
     return tables
+
+
+def covered_tables(names: Sequence[str]) -> list[Table]:
+    """The tables of these names whose cells are trainings of this project; "all" of them.
+
+    Raises UserError for an unknown name and for a table of other tasks.
+    """
+    tables = load_tables()
+    covered = {name: table for name, table in tables.items() if all(cell.run for cell in table.cells.values())}
+    if [name.lower() for name in names] == ["all"]:
+        return list(covered.values())
+    chosen = list(dict.fromkeys(tables.canonical(name) for name in names))
+    for name in chosen:
+        if name not in covered:
+            raise UserError(f"table {name} ({tables[name].title}) is not covered; expected {', '.join(covered)} or all")
+    return [covered[name] for name in chosen]
 
 
 def _table(name, spec):

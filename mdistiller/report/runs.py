@@ -4,17 +4,31 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from mdistiller.config.defaults import OTHER_SPELLINGS
 from mdistiller.config.files import read_yaml
+from mdistiller.config.stated import BASE, flatten
 
-# What may differ between runs of one configuration: who ran it, where, under which name, and the seed.
-_NOT_IDENTITY = {
-    "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "DATASET.ROOT", "DATASET.DOWNLOAD",
-    "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE", "DISTILLER.TEACHER_CHECKPOINT", "DEVICE",
+# What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
+# than rounding, and spellings of what another key holds. The teacher counts by its weights instead of its path.
+NOT_IDENTITY = {
+    "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "EXPERIMENT.DETERMINISTIC",
+    "DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE",
+    "DISTILLER.TEACHER_CHECKPOINT", "DISTILLER.EA", "SOLVER.CHANNELS_LAST", "COMPILE", "DEVICE", *OTHER_SPELLINGS,
 }
+
+
+def counts(key: str, method: str) -> bool:
+    """Whether a dotted key says what is trained, given the value of DISTILLER.TYPE."""
+    if key in NOT_IDENTITY or key.startswith("LOG."):
+        return False
+    if key.startswith("DISTILLER.TEACHER"):
+        return method != "NONE"
+    return not key.startswith("EA.") or method.upper().startswith("EA-")
 
 
 @dataclass(frozen=True)
@@ -38,21 +52,15 @@ class RunRecord:
     def method(self) -> str:
         return self.config["DISTILLER.TYPE"] + ("+LS" if self.config.get("DISTILLER.LS") else "")
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Equal for runs that differ in nothing but the seed; the teacher counts by its weights, not its path."""
-        kept = {k: v for k, v in self.config.items() if k not in _NOT_IDENTITY and not k.startswith("LOG.")}
-        if self.config["DISTILLER.TYPE"] == "NONE":
-            kept.pop("DISTILLER.TEACHER", None)
+        """Equal for runs that differ in nothing but the seed; the teacher counts by its weights, not its path.
+
+        The protocol (epochs, parts of the training images, batch size) is in it, so that no group mixes protocols.
+        """
+        method = self.config["DISTILLER.TYPE"]
+        kept = {key: value for key, value in {**BASE, **self.config}.items() if counts(key, method)}
         return json.dumps([sorted(kept.items()), self.facts.get("teacher_sha256")], default=str)
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -65,7 +73,9 @@ def read_run(folder: Path) -> RunRecord:
 def find_runs(root: str | Path) -> list[RunRecord]:
     """All run folders at or below `root`, ordered by path."""
     folders = [path.parent for path in sorted(Path(root).rglob("config.yaml"))]
-    return [read_run(folder) for folder in folders if (folder / "run.json").is_file()]
+    records = ("run.json", "summary.json")  # without either, config.yaml is somebody else's
+    runs = [read_run(folder) for folder in folders if any((folder / name).is_file() for name in records)]
+    return [run for run in runs if "DISTILLER.TYPE" in run.config]
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:

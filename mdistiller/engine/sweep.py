@@ -1,0 +1,292 @@
+"""Many runs: started, watched, stopped and continued. Each is a process of tools/train.py; needs no torch itself.
+
+A task is a planned run: `name`, `command` (the words after the interpreter) and `record` (a path without suffix, where
+its lock, log and word of failure go).
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdistiller.command import Interrupted
+from mdistiller.errors import RunError, UserError
+
+DONE, FAILED, REFUSED, STOPPED, ELSEWHERE = "done", "failed", "refused", "stopped", "elsewhere"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_SECONDS, ELSEWHERE_SECONDS, CLUSTER_SECONDS = 0.05, 2.0, 10.0
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: DONE, FAILED (kept, retried on request), REFUSED (the user can fix it), STOPPED (continues),
+    ELSEWHERE (another sweep holds its lock)."""
+
+    kind: str
+    error: str = ""
+
+
+class Lock:
+    """Held by one sweep for one run, and by the run's process: it outlives a sweep that is killed before its runs."""
+
+    def __init__(self, file: io.FileIO):
+        self.file = file
+
+    @classmethod
+    def take(cls, record: Path) -> "Lock | None":
+        """The lock, or None when another sweep, or a run that one left behind, has it."""
+        record.parent.mkdir(parents=True, exist_ok=True)
+        file = open(f"{record}.lock", "a")  # open for as long as the lock is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return cls(file)
+
+    def release(self) -> None:
+        """Let go of it; a run that still goes keeps it."""
+        self.file.close()
+
+
+def start(task, lock: Lock, device: str | None = None) -> subprocess.Popen:
+    """The process of a run, its output in the log beside the lock; `device` is what CUDA_VISIBLE_DEVICES is to be."""
+    environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+    with open(f"{task.record}.log", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, *task.command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=environment, pass_fds=[lock.file.fileno()],
+        )
+
+
+def outcome(task, code: int) -> Outcome:
+    """What an exit code says; a failure is also written beside the lock, and an earlier one forgotten otherwise."""
+    if code in (130, 143) or -code in STOP_SIGNALS:
+        return Outcome(STOPPED)
+    if code == 0:
+        Path(f"{task.record}.failed").unlink(missing_ok=True)
+        return Outcome(DONE)
+    error = f"{last_line(task)} (exit code {code}; all it said: {task.record}.log)"
+    if code == 2:
+        return Outcome(REFUSED, error)
+    Path(f"{task.record}.failed").write_text(json.dumps({"error": error, "command": task.command}) + "\n")
+    return Outcome(FAILED, error)
+
+
+def last_line(task) -> str:
+    """The last line of a run's output, where the reason of a failure stands."""
+    try:
+        lines = Path(f"{task.record}.log").read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+class Signals:
+    """While in use, a SIGINT, SIGTERM or SIGHUP is noted in `number` and does not end the process."""
+
+    number: int | None = None
+
+    def __enter__(self):
+        self.previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.number = number
+
+
+class LocalSweep:
+    """Runs tasks as processes of this machine, `jobs` at a time, on the devices in turn (none: as they are).
+
+    `is_done(task)` looks whether another sweep has finished a task since the plan was made; `report(task, outcome)` is
+    told how each ended. A task that another sweep holds is looked at again until it has let go of it.
+    """
+
+    def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable):
+        self.devices, self.is_done, self.report = devices, is_done, report
+        self.waiting, self.elsewhere, self.running = deque(tasks), deque(), {}
+        self.slots, self.look_again, self.refusal = deque(range(jobs)), 0.0, None
+
+    def run(self) -> None:
+        """Until all tasks have ended. Raises Interrupted when a signal stopped it, after the runs have saved all.
+
+        A refusal (exit code 2) with the words of the one before ends the sweep: the rest would be refused too.
+        """
+        told = set()
+        with Signals() as signals:
+            while self.running or (not signals.number and (self.waiting or self.elsewhere)):
+                if signals.number:
+                    for process in self.running.keys() - told:
+                        process.send_signal(signal.SIGTERM if signals.number == signal.SIGHUP else signals.number)
+                        told.add(process)
+                else:
+                    self._launch()
+                if not self._reap():
+                    time.sleep(POLL_SECONDS)
+        if signals.number:
+            raise Interrupted(signals.number)
+
+    def _launch(self):
+        if not self.waiting and self.elsewhere and time.monotonic() > self.look_again:
+            self.waiting, self.elsewhere = self.elsewhere, deque()
+        while self.waiting and self.slots:
+            task = self.waiting.popleft()
+            lock = Lock.take(task.record)
+            if lock is None:
+                self.elsewhere.append(task)
+                self.look_again = time.monotonic() + ELSEWHERE_SECONDS
+            elif self.is_done(task):
+                lock.release()
+                self.report(task, Outcome(ELSEWHERE))
+            else:
+                slot = self.slots.popleft()
+                device = self.devices[slot % len(self.devices)] if self.devices else None
+                self.running[start(task, lock, device)] = task, slot, lock
+
+    def _reap(self):
+        ended = [process for process in self.running if process.poll() is not None]
+        for process in ended:
+            task, slot, lock = self.running.pop(process)
+            result = outcome(task, process.returncode)
+            lock.release()
+            self.slots.append(slot)
+            self.report(task, result)
+            words = last_line(task) if result.kind == REFUSED else None
+            if words is not None and words == self.refusal:
+                self.waiting.clear()
+                self.elsewhere.clear()
+            self.refusal = words
+        return bool(ended)
+
+
+def run_in_process(tasks: Sequence, is_done: Callable, report: Callable) -> None:
+    """Run tasks one after the other in this process: no start of Python and PyTorch for each, as short runs want it.
+
+    A run that fails ends itself alone. Raises Interrupted when a signal stopped it.
+    """
+    from mdistiller.config import load_cfg
+    from mdistiller.engine.setup import train
+
+    with Signals() as signals:
+        for task in tasks:
+            lock = Lock.take(task.record)
+            if lock is None or is_done(task):
+                report(task, Outcome(ELSEWHERE))
+                continue
+            arguments, sys.argv = sys.argv, task.command  # what the run's record shows is the command that repeats it
+            with open(f"{task.record}.log", "w") as log, contextlib.redirect_stdout(log):
+                code = _code(lambda task=task: train(load_cfg(task.training.path, task.opts), resume=True), log)
+            sys.argv = arguments
+            result = outcome(task, code)
+            lock.release()
+            report(task, result)
+            if result.kind == STOPPED or signals.number:
+                raise Interrupted(signals.number or code - 128)
+
+
+def _code(run, log):
+    """The exit code that the command would have had; what is wrong is the last line of the log."""
+    try:
+        run()
+    except Interrupted as stop:
+        return 128 + stop.number
+    except (UserError, RunError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=log)
+        return 2 if isinstance(error, UserError) else 3
+    except Exception:  # a bug in one method is no reason to leave the others
+        print(traceback.format_exc(), file=log)
+        return 1
+    return 0
+
+
+class SubmittedRun:
+    """What a node of a cluster calls for a task: waits for the run; when the job is moved, the run continues there."""
+
+    def __init__(self):
+        self.process = None
+
+    def __call__(self, task) -> Outcome:
+        lock = Lock.take(task.record)
+        if lock is None:
+            return Outcome(ELSEWHERE)
+        self.process = start(task, lock)
+        try:
+            return outcome(task, self.process.wait())
+        finally:
+            lock.release()
+
+    def checkpoint(self, task):
+        """Called by submitit when the job's time is over or it has to give way: put it into the queue again."""
+        self.process.terminate()
+        self.process.wait()
+        return submitit().helpers.DelayedSubmission(SubmittedRun(), task)
+
+
+def submitit():
+    """The optional library. Raises UserError, with the command that installs it, when it is not there."""
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--launcher slurm needs submitit: pip install 'mdistiller-ea[slurm]'") from None
+    return submitit
+
+
+def run_submitted(tasks: Sequence, jobs: int, cluster: str, folder: Path, options: dict, report: Callable) -> None:
+    """Run tasks as jobs of a cluster ("slurm", or "local" for processes of this machine), `jobs` at a time.
+
+    `options` go to submitit as they are (timeout_min, slurm_partition, gpus_per_node, ...). Waits for all of them; a
+    signal cancels what is queued or running, which continues with the next sweep. Raises Interrupted then.
+    """
+    library = submitit()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
+    executor = library.AutoExecutor(folder=folder, cluster=cluster)
+    try:
+        executor.update_parameters(**({"slurm_array_parallelism": jobs} if cluster == "slurm" else {}), **options)
+    except (NameError, TypeError, ValueError) as error:
+        raise UserError(f"--option: {error}") from None
+    with executor.batch():
+        submitted = [(executor.submit(SubmittedRun(), task), task) for task in tasks]
+    with Signals() as signals:
+        while submitted and not signals.number:
+            for entry in [entry for entry in submitted if entry[0].done()]:
+                submitted.remove(entry)
+                report(entry[1], _result(entry[0]))
+            time.sleep(POLL_SECONDS if cluster == "local" else CLUSTER_SECONDS)
+        for job, _ in submitted:
+            job.cancel()
+    if signals.number:
+        raise Interrupted(signals.number)
+
+
+def _result(job):
+    error = job.exception()
+    if error is None:
+        return job.result()
+    return Outcome(FAILED, f"{str(error).strip().splitlines()[-1]} ({job.paths.stderr})")
+
+
+def local_devices() -> list[str]:
+    """The CUDA devices that processes may be given, as CUDA_VISIBLE_DEVICES names them; none without CUDA."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [device for device in chosen.split(",") if device.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]

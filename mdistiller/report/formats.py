@@ -1,0 +1,181 @@
+"""Blocks as Markdown, LaTeX or HTML, and a filled table as CSV."""
+
+import csv
+import html
+import io
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+from mdistiller.report.fill import FilledTable
+from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command
+
+FORMATS = ("markdown", "latex", "csv", "html")
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Text that is also read well as it is: columns aligned."""
+    parts = []
+    for block in blocks:
+        match block:
+            case Heading(text, level):
+                parts.append(f"{'#' * level} {text}")
+            case Paragraph(text):
+                parts.append(_wrap(text))
+            case Items(lines):
+                parts.append("\n".join(_wrap(line, "- ", "  ") for line in lines))
+            case Commands(lines):
+                parts.append("\n".join(f"    {line}" for line in lines))
+            case Grid():
+                parts.append(_markdown_grid(block))
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrap(text, first="", rest=""):
+    return textwrap.fill(
+        text, 110, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _markdown_grid(grid):
+    rows = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in (grid.header, *grid.rows)]
+    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(grid.header))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\^{}", "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$",
+}
+
+
+def _tex(text):
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _plain(text):
+    """A paragraph without its Markdown."""
+    return re.sub(r"\*\*|`", "", text).replace("\\*", "*")
+
+
+def latex(blocks: Sequence[Block]) -> str:
+    """A booktabs table for each grid, the rest as comments: \\usepackage{booktabs}, and nothing else."""
+    parts = []
+    for block in blocks:
+        match block:
+            case Grid():
+                parts.append(_latex_grid(block))
+            case Heading(text):
+                parts.append(f"% {text}")
+            case Paragraph(text):
+                parts.append(f"% {_plain(text)}")
+            case Items(lines) | Commands(lines):
+                parts.append("\n".join(f"% {line}" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_grid(grid):
+    def line(cells):
+        return " & ".join(rf"\textbf{{{_tex(cell)}}}" if isinstance(cell, Strong) else _tex(cell) for cell in cells)
+
+    columns = "l" + "c" * (len(grid.header) - 1)
+    body = [rf"{line(row)} \\" for row in grid.rows]
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\caption{{{_tex(grid.caption)}}}", rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule", rf"{line(grid.header)} \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+    ])
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1a1a1a}"
+    "div{overflow-x:auto}table{border-collapse:collapse;margin:.7rem 0}"
+    "th,td{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    "td{font-variant-numeric:tabular-nums}pre{overflow-x:auto;background:#f5f5f5;padding:.7rem}"
+)
+
+
+def html_fragment(blocks: Sequence[Block]) -> str:
+    """The blocks as HTML elements, to be put into a page."""
+    parts = []
+    for block in blocks:
+        match block:
+            case Heading(text, level):
+                parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+            case Paragraph(text):
+                parts.append(f"<p>{html.escape(_plain(text))}</p>")
+            case Items(lines):
+                parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+            case Commands(lines):
+                parts.append(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
+            case Grid():
+                parts.append(_html_grid(block))
+    return "\n".join(parts)
+
+
+def _html_grid(grid):
+    def cell(text, tag):
+        inner = html.escape(text)
+        return f"<{tag}>{f'<b>{inner}</b>' if isinstance(text, Strong) else inner}</{tag}>"
+
+    head = "".join(cell(text, "th") for text in grid.header)
+    rows = [cell(row[0], "th") + "".join(cell(text, "td") for text in row[1:]) for row in grid.rows]
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+
+
+def html_page(blocks: Sequence[Block], title: str) -> str:
+    """A page of its own; needs no network."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{html_fragment(blocks)}\n</body></html>\n"
+    )
+
+
+CSV_FIELDS = (
+    "table", "row", "column", "status", "seeds", "last_mean", "last_std", "best_mean", "best_std", "headline", "paper",
+    "paper_std", "difference", "within_2sd", "host", "gain", "gain_seeds", "gain_low", "gain_high", "gain_p",
+    "gain_across_protocols", "paper_gain", "epochs", "views", "train_fraction", "val_fraction", "batch_size",
+    "not_as_in_paper", "config", "overrides", "command",
+)
+
+
+def csv_text(tables: Sequence[tuple[FilledTable, str]]) -> str:
+    """A line a cell, numbers in full; each table comes with the command that fills it. Empty: nothing to say."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for filled, command in tables:
+        for cell in filled.cells.values():
+            writer.writerow({key: _csv_value(value) for key, value in _csv_row(filled, cell, command).items()})
+    return out.getvalue()
+
+
+def _csv_row(filled, cell, command):
+    protocol, gain, host = dict(cell.protocol), filled.gain(cell), cell.cell.host
+    (last, last_std), (best, best_std) = cell.mean_and_std("last"), cell.mean_and_std("best")
+    within = cell.within(filled.epoch)
+    return {
+        "table": filled.table.name, "row": cell.cell.row, "column": cell.cell.column,
+        "status": "done" if cell.runs else "missing", "seeds": " ".join(str(run.seed) for run in cell.runs),
+        "last_mean": last, "last_std": last_std, "best_mean": best, "best_std": best_std, "headline": filled.epoch,
+        "paper": cell.cell.printed, "paper_std": cell.cell.std, "difference": cell.difference(filled.epoch),
+        "within_2sd": None if within is None else str(within).lower(), "host": " / ".join(host) if host else None,
+        "gain": gain and gain.mean, "gain_seeds": gain and gain.seeds, "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high, "gain_p": gain and gain.p,
+        "gain_across_protocols": str(filled.across(cell)).lower() if gain else None,
+        "paper_gain": filled.printed_gain(cell), "epochs": protocol["SOLVER.EPOCHS"], "views": protocol["views"],
+        "train_fraction": protocol["DATASET.TRAIN_FRACTION"], "val_fraction": protocol["DATASET.VAL_FRACTION"],
+        "batch_size": protocol["SOLVER.BATCH_SIZE"], "not_as_in_paper": "; ".join(cell.differences),
+        "config": cell.training.config, "overrides": " ".join(cell.training.all_overrides),
+        "command": None if cell.runs else fill_command(cell, command),
+    }
+
+
+def _csv_value(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else value

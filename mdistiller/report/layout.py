@@ -1,0 +1,270 @@
+"""A filled table as headings, paragraphs, grids of text and commands, which the formats then print."""
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+from mdistiller.report.fill import Filled, FilledTable
+from mdistiller.report.statistics import Gain
+
+MISSING, NOTHING = "missing", "–"
+WIDEST = 4  # columns of an overview side by side
+
+
+class Strong(str):
+    """Text that a format sets in bold: the highest mean of its pair and protocol."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Commands:
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Text in rows and columns; the first column holds labels."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+Block = Heading | Paragraph | Items | Commands | Grid
+
+
+def layout(filled: FilledTable, command: str, check: bool = False, widest: int = WIDEST) -> list[Block]:
+    """The whole table: overview, average gains, details of each pair, notes, and how to fill what is missing.
+
+    `command` is what the commands that fill cells have in common, such as "python tools/sweep.py --table 2".
+    """
+    marks = _marks(filled)
+    blocks = [Heading(f"Table {filled.table.name}: {filled.table.title}", 2), *_introduction(filled)]
+    blocks += overview(filled, marks, widest)
+    blocks += _average_gains(filled)
+    blocks += [Items(tuple(f"({mark}) {text}" for text, mark in marks.items() if mark))] if any(marks.values()) else []
+    for group in filled.groups:
+        blocks += _details(filled, group, marks)
+    blocks += _checked(filled) if check else []
+    blocks += _notes(filled)
+    return blocks + missing(filled, command)
+
+
+def overview(filled: FilledTable, marks: dict[str, str], widest: int) -> list[Grid]:
+    """The headline in the paper's layout, at most `widest` columns side by side."""
+    columns, grids = list(filled.table.columns), []
+    for start in range(0, len(columns), widest):
+        part = columns[start:start + widest]
+        rows = []
+        for row in filled.table.rows:
+            cells = [filled.cells[row, column] for column in part]
+            rows.append((row, *(_headline(filled, cell, marks) for cell in cells)))
+        caption = f"{filled.table.title}: {_measure(filled)}, {filled.epoch} epoch"
+        grids.append(Grid(("", *part), tuple(rows), caption))
+    return grids
+
+
+def missing(filled: FilledTable, command: str) -> list[Block]:
+    """Cells without runs, and those with fewer seeds than the paper, each with the command that fills it."""
+    wanted = filled.table.runs or 1
+    empty = [cell for cell in filled.cells.values() if not cell.runs]
+    fewer = [cell for cell in filled.cells.values() if 0 < len(cell.runs) < wanted]
+    blocks = []
+    if empty:
+        total = len(filled.cells)
+        whole = f"; all of them: `{command}`" if len(empty) > 1 else ""
+        blocks.append(Heading(f"Missing: {len(empty)} of {total} cells", 3))
+        blocks.append(Paragraph(f"The command that fills each{whole}"))
+        blocks.append(Commands(tuple(fill_command(cell, command) for cell in empty)))
+    if fewer and not filled.smoke:
+        blocks += [Heading(f"Fewer seeds than the paper's {wanted}: {len(fewer)} cells", 3)]
+        blocks.append(Commands(tuple(fill_command(cell, command) for cell in fewer)))
+    return blocks
+
+
+def fill_command(filled: Filled, command: str) -> str:
+    """The command that trains what one cell needs, over the paper's seeds."""
+    cell, pair = filled.cell, filled.training.pair
+    method, other = (cell.column, cell.row) if pair == cell.row else (cell.row, cell.column)
+    return f"{command} --methods {shlex.quote(method)} --pairs {shlex.quote(other)}"
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    return NOTHING if value is None or math.isnan(value) else format(value, form)
+
+
+def plus_minus(mean: float, deviation: float | None) -> str:
+    """ "72.31 ± 0.25", "72.31" without a deviation, a dash without a mean."""
+    deviation = math.nan if deviation is None else deviation
+    return number(mean) if math.isnan(mean) or math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def gain_text(gain: Gain | None, runs: int) -> str:
+    """ "+0.80 [0.31, 1.29] p=0.012"; without a test, the gain alone; says when not all of the cell's runs are in it."""
+    if gain is None:
+        return ""
+    text = f"{gain.mean:+.2f}"
+    if not math.isnan(gain.p):
+        text += f" [{gain.low:.2f}, {gain.high:.2f}] " + ("p<0.001" if gain.p < 0.001 else f"p={gain.p:.3f}")
+    if not gain.seeds:
+        return f"{text} (no common seed)"
+    return text if gain.seeds == runs else f"{text} ({gain.seeds} seed{'s' if gain.seeds > 1 else ''})"
+
+
+def _measure(filled):
+    metric = filled.table.metric
+    return f"{metric} in percent" if metric == "top-1" else metric
+
+
+def _introduction(filled):
+    chosen = sorted({run.summary.get("selected_on", "test") for cell in filled.cells.values() for run in cell.runs})
+    chosen_on = {"test": "the test images", "val": "validation images"}
+    where = " and ".join(chosen_on.get(name, name) for name in chosen) or "the test images"
+    text = (
+        f"Headline: **{filled.epoch} epoch**. {_measure(filled).capitalize()} on the test images, mean ± standard "
+        f"deviation (n - 1) over seeds; the best epoch is chosen on {where}. Bold: the highest mean of a pair among "
+        "cells of one protocol."
+    )
+    protocol = next((text for text, mark in _marks(filled).items() if not mark), None)
+    blocks = [Paragraph(text)]
+    if filled.smoke:
+        blocks.append(Paragraph("**A smoke run**: digits, stand-ins for the networks. The numbers mean nothing."))
+    return blocks + ([Paragraph(f"Protocol, unless marked: {protocol}.")] if protocol else [])
+
+
+def _marks(filled):
+    """Protocol as text -> its letter; "" for the commonest one, when it is the paper's."""
+    texts = Counter(_protocol_text(cell) for cell in filled.cells.values())
+    papers = {_protocol_text(cell) for cell in filled.cells.values() if not cell.differences or filled.smoke}
+    main = next((text for text, _ in texts.most_common() if text in papers), None)
+    others = [text for text in texts if text != main]
+    return ({main: ""} if main else {}) | {text: _letter(index) for index, text in enumerate(others)}
+
+
+def _letter(index):
+    high, low = divmod(index, len(ascii_lowercase))
+    return (ascii_lowercase[high - 1] if high else "") + ascii_lowercase[low]
+
+
+def _protocol_text(cell):
+    differences = f"; not the paper's: {', '.join(cell.differences)}" if cell.differences else ""
+    return cell.protocol_text + differences
+
+
+def _marked(text, cell, marks):
+    mark = marks[_protocol_text(cell)]
+    return f"{text} ({mark})" if mark else text
+
+
+def _headline(filled, cell, marks):
+    if not cell.runs:
+        return MISSING
+    text = _marked(plus_minus(*cell.mean_and_std(filled.epoch)), cell, marks)
+    return Strong(text) if (cell.cell.row, cell.cell.column) in filled.ranked_first else text
+
+
+def _average_gains(filled):
+    rows, note = [], ""
+    for line, gain in filled.average_gains().items():
+        printed = number(gain.printed, "+.2f")
+        if gain.printed is not None and round(gain.recomputed, 2) != gain.printed:
+            printed += f" (its cells give {gain.recomputed:+.2f})"
+        rows.append((line, number(gain.mean, "+.2f"), f"{gain.cells} of {gain.of}", printed))
+    if not rows:
+        return []
+    header = ("average gain over the host", "here", "cells", "paper")
+    return [Grid(header, tuple(rows), f"{filled.table.title}: average gains, {filled.epoch} epoch{note}")]
+
+
+def _details(filled, group, marks):
+    rows, crossing = [], False
+    for line, cell in filled.groups[group].items():
+        gain, crosses = gain_text(filled.gain(cell), len(cell.runs)), filled.across(cell)
+        crossing |= bool(gain) and crosses
+        rows.append((
+            _marked(line, cell, marks),
+            str(len(cell.runs)),
+            plus_minus(*cell.mean_and_std("last")) if cell.runs else MISSING,
+            plus_minus(*cell.mean_and_std("best")) if cell.runs else "",
+            plus_minus(cell.cell.printed, cell.cell.std),
+            number(cell.difference(filled.epoch), "+.2f") if cell.runs else "",
+            gain + (" *" if gain and crosses else ""),
+            number(filled.printed_gain(cell), "+.2f").replace(NOTHING, ""),
+        ))
+    title = _title(filled, group)
+    header = ("", "runs", "last", "best", "paper", "diff.", "gain [95 % interval]", "paper's gain")
+    blocks = [Heading(title, 3), Grid(header, tuple(rows), f"{title}, {filled.epoch} epoch")]
+    if crossing:
+        blocks.append(Paragraph("\\* across protocols: the variant and its host were not trained alike."))
+    return blocks
+
+
+def _title(filled, group):
+    said = (filled.table.columns if filled.by_columns else filled.table.rows)[group]
+    cells = filled.groups[group].values()
+    measured = {
+        round(run.facts["teacher_top1"], 2) for cell in cells for run in cell.runs if run.facts.get("teacher_top1")
+    }
+    here = f"; here {', '.join(map(str, sorted(measured)))}" if measured else ""
+    parts = [
+        f"{role} {said.get(role, '')} ({said[f'{role}_acc']:.2f} in the paper{here if role == 'teacher' else ''})"
+        for role in ("teacher", "student") if f"{role}_acc" in said
+    ]
+    return ": ".join([group, ", ".join(parts).replace("  ", " ")]) if parts else group
+
+
+def _checked(filled):
+    verdicts = {True: "within", False: "outside", None: "cannot be said"}
+    rows, counted = [], Counter()
+    for (row, column), cell in filled.cells.items():
+        if not cell.runs:
+            continue
+        verdict = verdicts[cell.within(filled.epoch)] if not cell.differences else "of another protocol"
+        counted[verdict] += 1
+        if cell.differences:
+            continue
+        rows.append((
+            row, column, number(cell.mean_and_std(filled.epoch)[0]), number(cell.cell.printed),
+            number(cell.difference(filled.epoch), "+.2f"), number(2 * cell.deviation(filled.epoch)), verdict,
+        ))
+    said = ", ".join(f"{counted[verdict]} {verdict}" for verdict in sorted(counted)) or "nothing to check"
+    absent = len(filled.cells) - counted.total()
+    text = (
+        "Two standard deviations are those of the runs over seeds, or of the paper's where there is one seed. "
+        f"{said}; {absent} missing."
+    )
+    header = ("", "", "here", "paper", "diff.", "2 sd", "verdict")
+    title = f"Check: does the paper's number lie within two standard deviations ({filled.epoch} epoch)?"
+    grid = [Grid(header, tuple(rows), title)] if rows else []
+    return [Heading(title, 3), *grid, Paragraph(text)]
+
+
+def _notes(filled) -> Iterable[Block]:
+    lines = [f"{row}, {column}: {cell.cell.note}" for (row, column), cell in filled.cells.items() if cell.cell.note]
+    for (row, column), cell in filled.cells.items():
+        if cell.others:
+            lines.append(
+                f"{row}, {column}: {cell.others} more kind(s) of runs fit this cell (another teacher or protocol); "
+                f"shown is the nearest to the paper's, with most seeds ({cell.runs[0].path} and its like)"
+            )
+    if filled.unfinished:
+        lines.append(f"{filled.unfinished} run(s) below the folder are not finished and are left out")
+    return [Heading("Notes", 3), Items(tuple(lines))] if lines else []

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# One table of the paper: train what it needs, then print it. The script of each table calls this one with its name:
+#   scripts/reproduce_table2.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 3 --jobs 4] [-- KEY VALUE ...]
+# Prints first what it will cost; stop it at any moment, the same command continues. --dry-run: only what it will cost.
+# --smoke: the same cells on digits, for two epochs, between small networks: minutes. --install: an environment first.
+# What is printed at the end is kept in output/table<NAME>.md (output/smoke/table<NAME>.md).
+set -euo pipefail
+table=$1
+shift
+. "$(dirname "$0")/environment.sh"
+use_environment
+out=output smoke=() options=() overrides=() dry=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --smoke) out=output/smoke smoke=(--smoke) options+=(--in-process) ;;
+        --install) environment report ;;
+        --dry-run) dry=1 options+=(--dry-run) ;;
+        --) shift; overrides=("$@"); break ;;
+        *) options+=("$1") ;;
+    esac
+    shift
+done
+code=0
+python tools/sweep.py --table "$table" "${smoke[@]}" "${options[@]}" "${overrides[@]}" || code=$?
+[ -z "$dry" ] && [ "$code" -lt 128 ] || exit "$code"
+mkdir -p "$out"  # a table of what is there, even when runs have failed
+python tools/tables.py --table "$table" "${smoke[@]}" --check "${overrides[@]}" > "$out/table$table.md"
+cat "$out/table$table.md"
+echo "kept in $out/table$table.md"
+exit "$code"

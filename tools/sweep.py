@@ -1,0 +1,150 @@
+"""Train what a table of the paper needs, or a list of configs, over several seeds; stop and continue at will.
+
+    python tools/sweep.py --table 2 --methods KD EA-KD --pairs vgg13_vgg8 --seeds 3
+    python tools/sweep.py --cfg a.yaml b.yaml --seeds 3 --jobs 2 SOLVER.EPOCHS 100
+
+A run that is finished, wherever it lies below --runs and whatever its name, is never made again: runs are known by what
+their config says. A run that was stopped continues; one that failed is kept, and tried again with --retry-failed.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import Interrupted, run_command  # noqa: E402
+from mdistiller.config.stated import as_overrides  # noqa: E402
+from mdistiller.engine import sweep  # noqa: E402
+from mdistiller.errors import UserError  # noqa: E402
+from mdistiller.report import plan  # noqa: E402
+from mdistiller.report.paper import covered_tables  # noqa: E402
+from mdistiller.report.runs import find_runs, read_run  # noqa: E402
+from mdistiller.report.training import Training  # noqa: E402
+
+OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
+    what.add_argument("--cfg", nargs="+", metavar="FILE")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows or columns of the table")
+    parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="columns or rows: res32x4_res8x4, ...")
+    parser.add_argument("--seeds", type=int, metavar="N", help="0 ... N-1 (default: as many as the paper; 1 of --cfg)")
+    parser.add_argument("--runs", help="where finished runs are looked for (default: where new ones go)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (default: one for each CUDA device, else 1)")
+    parser.add_argument("--in-process", action="store_true", help="one after the other in this process, for short runs")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, to try it
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
+                        help="of submitit: slurm_partition=gpu, timeout_min=1440, gpus_per_node=1, ...")
+    parser.add_argument("--smoke", action="store_true", help="the same on digits, for two epochs, with stand-ins")
+    parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and start nothing")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs, such as SOLVER.EPOCHS 2")
+    args = parser.parse_intermixed_args()
+    for name in ("table", "cfg", "methods", "pairs"):  # an option of several words takes KEY VALUE for more of them
+        words = getattr(args, name) or []
+        cut = next((index for index, word in enumerate(words) if OVERRIDE.fullmatch(word)), len(words))
+        args.opts += words[cut:]
+        setattr(args, name, words[:cut])
+    for name in ("seeds", "jobs"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
+    return args
+
+
+def planned(args):
+    """The runs that the command line asks for."""
+    extra = as_overrides(args.opts)
+    if args.table:
+        tables = covered_tables(args.table)
+        cells = plan.choose_cells(tables, args.methods, args.pairs)
+        trainings = [Training(cell.run.config, cell.run.overrides, extra, args.smoke) for cell in cells]
+        seeds = 1 if args.smoke else max(table.runs or 1 for table in tables)
+    else:
+        if args.methods or args.pairs:
+            raise UserError("--methods and --pairs choose cells of --table; they say nothing of --cfg")
+        trainings, seeds = [Training(config, (), extra, args.smoke) for config in args.cfg], 1
+    return plan.plan_runs(trainings, args.seeds or seeds)
+
+
+def main():
+    args = parse()
+    runs = planned(args)
+    devices = sweep.local_devices()
+    jobs = args.jobs or max(1, len(devices))
+    progress = plan.Progress(find_runs(args.runs or runs[0].folder.parent.parent))
+    states = {run: progress.state(run) for run in runs}
+    wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))
+    todo = [run for run in runs if states[run] in wanted]
+    print(plan.summary(runs, states, progress, todo, jobs), flush=True)
+    if args.dry_run:
+        print("".join(f"python {shlex.join(run.command)}\n" for run in todo), end="")
+        return 0
+    reporter = Reporter(len(todo))
+    try:
+        launch(args, todo, jobs, devices, reporter)
+    except Interrupted as stop:
+        print(f"stopped by {stop}; the same command continues", file=sys.stderr)
+        return 128 + stop.number
+    return reporter.end(sum(states[run] == plan.FAILED for run in runs if run not in todo))
+
+
+def launch(args, todo, jobs, devices, reporter):
+    def is_done(run):
+        return plan.current_state(run) == plan.DONE
+
+    if args.launcher == "slurm" and todo:
+        options = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.option)}
+        folder = todo[0].record.parent / "jobs"
+        sweep.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
+    elif args.in_process:
+        sweep.run_in_process(todo, is_done, reporter.report)
+    else:
+        sweep.LocalSweep(todo, jobs, devices, is_done, reporter.report).run()
+
+
+class Reporter:
+    """A line for each run that ends, and a word at the end."""
+
+    def __init__(self, total):
+        self.total, self.ended, self.bad = total, 0, []
+
+    def report(self, run, outcome):
+        self.ended += 1
+        if outcome.kind in (sweep.FAILED, sweep.REFUSED):
+            self.bad.append(outcome.kind)
+        result = outcome.error or result_line(run)
+        print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)
+
+    def end(self, failed_before):
+        """The exit code: 0, 3 when a run failed (now, or earlier and not tried again), 2 when all that is wrong can be
+        put right by the user."""
+        bad, left = len(self.bad), self.total - self.ended
+        words = [f"{self.ended - bad} of {self.total} as wanted", f"{bad} not" if bad else ""]
+        words += [f"{left} not tried: they would be refused as well" if left else ""]
+        print("; ".join(filter(None, words)) if self.total else "nothing left to do")
+        return 3 if sweep.FAILED in self.bad or failed_before else 2 if bad or left else 0
+
+
+def result_line(run):
+    summary = read_run(run.folder).summary
+    if summary.get("last_top1") is None:
+        return "no epoch finished yet"
+    seconds = plan.duration(summary["wall_seconds"])
+    return f"top-1 {summary['last_top1']:.2f} last, {summary['best_top1']:.2f} best, {seconds}"
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,65 @@
+"""Fill the paper's tables from run folders: python tools/tables.py --table 2 [--runs output] [KEY VALUE ...].
+
+Runs are found by what their config says, not by their names. A cell shows mean and standard deviation over seeds, last
+and best epoch, the paper's number and the gain over the host method with a paired test; a cell without runs is shown as
+missing, with the command that fills it. KEY VALUE: the overrides that the runs were made with, as for tools/sweep.py.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+from mdistiller.config.stated import as_overrides  # noqa: E402
+from mdistiller.report import formats  # noqa: E402
+from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
+from mdistiller.report.layout import WIDEST, layout  # noqa: E402
+from mdistiller.report.paper import covered_tables  # noqa: E402
+from mdistiller.report.runs import find_runs  # noqa: E402
+from mdistiller.report.training import SMOKE  # noqa: E402
+
+DEFAULT_RUNS = "output"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", nargs="+", required=True, metavar="NAME", help="2, A1, ...; or all")
+    parser.add_argument("--runs", help=f"a folder that holds run folders, at any depth (default: {DEFAULT_RUNS})")
+    parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
+    parser.add_argument("--epoch", choices=EPOCHS, default="last", help="the headline (default: last)")
+    parser.add_argument("--check", action="store_true", help="which cells lie within two standard deviations?")
+    parser.add_argument("--smoke", action="store_true", help="the runs of a smoke sweep, on digits")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
+    args = parser.parse_intermixed_args()
+
+    tables, extra = covered_tables(args.table), as_overrides(args.opts)
+    root = args.runs or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
+    runs = find_runs(root)
+    filled = [fill(table, runs, args.epoch, extra, args.smoke) for table in tables]
+    words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
+    if args.runs and not any(word.startswith("LOG.PREFIX=") for word in extra):
+        words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
+    commands = [" ".join(["python tools/sweep.py --table", table.name, *words]) for table in tables]
+    print(_text(args, filled, commands), end="")
+
+
+def _text(args, filled, commands):
+    pairs = list(zip(filled, commands, strict=True))
+    if args.format == "csv":
+        return formats.csv_text(pairs)
+    widest = WIDEST if args.format == "markdown" else sys.maxsize
+    blocks = [block for table, command in pairs for block in layout(table, command, args.check, widest)]
+    if args.format == "html":
+        return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
+    return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
