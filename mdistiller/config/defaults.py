@@ -79,6 +79,7 @@ DEFAULTS = {
         "PREFIX": "./output",
         "TENSORBOARD_FREQ": 500,  # steps between scalars within an epoch
         "SAVE_CHECKPOINT_FREQ": 40,  # epochs between epoch_<n>.pth and student_<n>.pth
+        "ENTROPY_TRACE": 0,  # training images whose entropies and losses are written after each epoch, for figures
         "WANDB": True,  # read for compatibility and without effect: runs are logged to files and TensorBoard
     },
 }
@@ -140,5 +141,6 @@ RANGES = {
     "EA.UPPER_BOUND": (0, None, False),
     "LOG.TENSORBOARD_FREQ": (1, None, True),
     "LOG.SAVE_CHECKPOINT_FREQ": (1, None, True),
+    "LOG.ENTROPY_TRACE": (0, None, True),
 }
 METHOD_RANGES = {"TEMPERATURE": (0, None, False), "T": (0, None, False), "WARMUP": (0, None, True)}

@@ -85,6 +85,13 @@ class Data:
         for piece, image in zip(pieces, self._eval_images(split, pieces), strict=True):
             yield {"image": image, "target": target[piece], "index": index[piece]}
 
+    def plain_batches(self, index: np.ndarray) -> Iterator[dict]:
+        """Training images at positions `index` (N,), in that order, without augmentation: image, target, index."""
+        pieces = [index[low:low + self.eval_batch_size] for low in range(0, len(index), self.eval_batch_size)]
+        for piece, image in zip(pieces, self._plain_images(pieces), strict=True):
+            target, positions = upload(np.stack([self.labels[piece], piece]), self.device)
+            yield {"image": image, "target": target, "index": positions}
+
     def _piece(self, number, rank, world_size):
         """[low, high) of the epoch's order for this rank, as np.array_split divides, and the batch_fraction."""
         first = number * self.batch_size
@@ -106,4 +113,8 @@ class Data:
 
     def _eval_images(self, split: str, pieces: list[slice]) -> Iterator[Tensor]:
         """(B, 3, H, W) of each piece of a split."""
+        raise NotImplementedError
+
+    def _plain_images(self, pieces: list[np.ndarray]) -> Iterator[Tensor]:
+        """(B, 3, H, W) of the training images at each array of positions."""
         raise NotImplementedError

@@ -101,6 +101,9 @@ class InMemoryData(Data):
     def _eval_images(self, split, pieces):
         return (self._finish(self.held_out[split][piece]) for piece in pieces)
 
+    def _plain_images(self, pieces):
+        return (self._finish(self.images.interior[torch.from_numpy(piece).to(self.home)]) for piece in pieces)
+
     def _strong(self, epoch, index):
         """The strong view of samples (an array of indices): its own crop and flip, then RandAugment and cutout."""
         images = self._cut(*self._draw(STRONG_VIEW, epoch, index))

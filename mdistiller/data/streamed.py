@@ -74,6 +74,10 @@ class StreamedData(Data):
         requests = [Request(split, np.arange(piece.start, piece.stop)) for piece in pieces]
         return (self._finish(images["image"]) for images in self._read(requests))
 
+    def _plain_images(self, pieces):
+        requests = [Request("train", piece) for piece in pieces]
+        return (self._finish(images["image"]) for images in self._read(requests))
+
     def _read(self, requests: list["Request"]) -> Iterator[dict]:
         """What the workers make of each request, in order. Passes may overlap: each has its own workers."""
         queue, loader = self._idle.pop() if self._idle else self._new_loader()

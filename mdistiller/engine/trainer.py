@@ -21,6 +21,7 @@ from mdistiller.engine.log import Scalars, progress
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.trace import EntropyTrace
 from mdistiller.errors import RunError
 
 log = logging.getLogger("mdistiller")
@@ -41,6 +42,7 @@ class Trainer:
         self.average = AveragedModel(distiller.deployed(), multi_avg_fn=average, use_buffers=True) if decay else None
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.first = self.rank == 0  # this process writes
+        self.trace = EntropyTrace(cfg, data, distiller, folder.path)
         self.epoch, self.step = 1, 0  # what comes next
         self.best: dict = {}
         self.metrics: dict = {}
@@ -167,6 +169,7 @@ class Trainer:
         self.epoch, self.step = epoch + 1, 0
         self.meters = Meters(self.data.num_batches, self.device)
         if self.first:
+            self.trace.write(epoch)
             self.folder.append_metrics(record)
             self.scalars.add({k: v for k, v in record.items() if k != "epoch"}, epoch * self.data.num_batches)
             log.info(self._line(record))

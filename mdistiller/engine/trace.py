@@ -1,0 +1,63 @@
+"""How student and teacher see a fixed part of the training images after each epoch, for figures (LOG.ENTROPY_TRACE)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+from mdistiller.data.splits import ranks_in_class
+from mdistiller.distillers.ea import entropy
+from mdistiller.distillers.kd import kd_loss
+from mdistiller.engine import checkpoints
+from mdistiller.engine.device import autocast
+
+FOLDER = "entropy_trace"
+
+
+def balanced_subset(labels: np.ndarray, number: int) -> np.ndarray:
+    """Positions, ascending, of `number` samples: as many of each class as can be, the same ones in every run."""
+    order = np.lexsort((labels, ranks_in_class(labels)))  # the first of every class, then the second, ...
+    return np.sort(order[:number])
+
+
+class EntropyTrace:
+    """Writes <run>/entropy_trace/epoch_<n>.npz: an epoch that is repeated after a stop writes its file anew.
+
+    Arrays (N,), float32, of LOG.ENTROPY_TRACE training images without augmentation, networks in eval mode:
+    `entropy_student`, `entropy_teacher` (nats, at EA.TEMPERATURE), `kd_loss` (nats, at KD.TEMPERATURE and times its
+    square) and `weight` (the method's sample weight; ones without EA); besides `index` and `target`. Without a teacher,
+    or with LOG.ENTROPY_TRACE 0, nothing is written.
+    """
+
+    def __init__(self, cfg: CfgNode, data, distiller, folder: Path):
+        self.cfg, self.data, self.distiller, self.folder = cfg, data, distiller, folder
+        number = cfg.LOG.ENTROPY_TRACE if distiller.needs_teacher else 0
+        self.index = balanced_subset(data.labels, number) if number else None
+
+    def write(self, epoch: int) -> None:
+        """Measure the networks as they are, in eval mode."""
+        if self.index is None:
+            return
+        rows = measure(self.cfg, self.distiller, self.data.plain_batches(self.index))
+        arrays = {"index": self.index, "target": self.data.labels[self.index], **rows}
+        path = self.folder / FOLDER / f"epoch_{epoch}.npz"
+        checkpoints.write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+@torch.no_grad()
+def measure(cfg: CfgNode, distiller, batches) -> dict[str, np.ndarray]:
+    """The measured arrays (N,) of `EntropyTrace`, of the samples of `batches`, for a distiller in eval mode."""
+    rows = []
+    for batch in batches:
+        with autocast(batch["image"].device, cfg.SOLVER.AMP):
+            student, teacher = distiller(batch["image"]), distiller.run_teacher(batch["image"]).logits
+        student, teacher = student.float(), teacher.float()
+        row = {
+            "entropy_student": entropy(student, cfg.EA.TEMPERATURE),
+            "entropy_teacher": entropy(teacher, cfg.EA.TEMPERATURE),
+            "kd_loss": kd_loss(student, teacher, cfg.KD.TEMPERATURE),
+            "weight": distiller.sample_weight(student, teacher),
+        }
+        rows.append(torch.stack(list(row.values())))
+    return dict(zip(row, torch.cat(rows, dim=1).cpu().numpy(), strict=True))

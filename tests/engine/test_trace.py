@@ -1,0 +1,61 @@
+"""What a run writes of a fixed part of its training images after each epoch."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdistiller.distillers.ea import entropy
+from mdistiller.engine.reopen import open_run
+from mdistiller.engine.trace import balanced_subset
+from tests.engine.support import run
+
+EPOCHS = ["SOLVER.EPOCHS", 2, "SOLVER.LR_DECAY_STAGES", [1], "LOG.ENTROPY_TRACE", 25]
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("traced"), "EA-KD", *EPOCHS)
+
+
+def test_a_subset_has_as_many_of_each_class_as_can_be_and_grows_by_addition():
+    labels = np.array([0] * 10 + [1] * 3 + [2] * 10)
+    for number in (3, 9, 12):
+        counts = np.bincount(labels[balanced_subset(labels, number)], minlength=3)
+        assert counts.sum() == number and counts[1] == min(3, number // 3) and abs(counts[0] - counts[2]) <= 1
+    assert set(balanced_subset(labels, 9)) <= set(balanced_subset(labels, 12))
+    assert len(balanced_subset(labels, 1000)) == 23
+
+
+def test_every_epoch_has_one_file_of_the_same_images(traced):
+    files = sorted((traced / "entropy_trace").iterdir())
+    assert [file.name for file in files] == ["epoch_1.npz", "epoch_2.npz"]
+    first, last = (np.load(file) for file in files)
+    np.testing.assert_array_equal(first["index"], last["index"])
+    np.testing.assert_array_equal(first["entropy_teacher"], last["entropy_teacher"])
+    assert len(first["index"]) == 25 and set(np.bincount(first["target"])) == {2, 3}
+    assert not np.array_equal(first["entropy_student"], last["entropy_student"])
+
+
+def test_the_last_epoch_is_of_the_student_as_it_was_saved(traced):
+    _, data, distiller = open_run(traced, "latest", ["DEVICE", "cpu"])
+    trace = np.load(traced / "entropy_trace" / "epoch_2.npz")
+    with torch.no_grad():
+        logits = torch.cat([distiller(batch["image"]) for batch in data.plain_batches(trace["index"])])
+    np.testing.assert_allclose(trace["entropy_student"], entropy(logits, 3.0).numpy(), rtol=1e-5)
+    bound = np.log(10)
+    weight = trace["entropy_teacher"] * (1 + trace["entropy_student"] / bound) / 2
+    np.testing.assert_allclose(trace["weight"], weight, rtol=1e-5)
+    assert (trace["kd_loss"] >= 0).all()
+
+
+def test_plain_images_are_what_the_augmentation_leaves_in_the_middle(traced):
+    _, data, _ = open_run(traced, "latest", ["DEVICE", "cpu"])
+    index = np.array([5, 2, 7])
+    (batch,) = data.plain_batches(index)
+    middle = torch.full((3,), 4 * 18 + 4 * 2)  # a window that starts at the padding of 4, not mirrored
+    torch.testing.assert_close(batch["image"], data.image_at(torch.from_numpy(index), middle))
+    assert batch["index"].tolist() == [5, 2, 7] and batch["target"].tolist() == data.labels[index].tolist()
+
+
+def test_nothing_is_written_unless_asked_for(tmp_path):
+    assert not (run(tmp_path, "EA-KD", "SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", [1]) / "entropy_trace").exists()
