@@ -122,6 +122,7 @@ class CRD(Distiller):
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.8},
     })
     inputs = "features"
+    own_buffers = ("memory_", "sampler.")  # tens of MB that DDP need not send in every step
 
     @classmethod
     def check(cls, cfg):

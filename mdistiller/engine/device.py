@@ -20,6 +20,8 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # collectives go through the current device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
     return device

@@ -57,6 +57,8 @@ def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
         return distiller
     if distiller.cfg.SOLVER.SYNC_BN and device.type == "cuda":
         distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+    own = [name for name, _ in distiller.named_buffers() if name.startswith(distiller.own_buffers)]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distiller, own)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
         distiller, device_ids=ids, find_unused_parameters=distiller.varying_modules

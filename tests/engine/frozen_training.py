@@ -29,8 +29,9 @@ def main(folder, *methods):
     Distiller.train = train
     stop, distributed.stop = distributed.stop, lambda: None  # one process group for all runs
     torch.set_num_threads(1)
-    for method in methods:  # 4 epochs of 5 steps, the last of them with 44 images: 20 steps
-        run(Path(folder) / method, method, "SOLVER.EPOCHS", 4, "DATASET.TRAIN_FRACTION", 1.0, "SOLVER.LR", 0.01)
+    opts = ("SOLVER.EPOCHS", 1, "SOLVER.BATCH_SIZE", 15, "DATASET.TRAIN_FRACTION", 1.0, "SOLVER.LR", 0.01)
+    for method in methods:  # 20 steps of 15 images: unequal parts
+        run(Path(folder) / method, method, *opts)
     stop()
 
 

@@ -1,5 +1,6 @@
 """Two processes (gloo) against one, and a rank that dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -27,8 +28,6 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained, method):
-    import json
-
     one, two = (next((trained / number / method).glob("*/*")) for number in ("one", "two"))
     expected, found = weights(one), weights(two)
     assert expected.keys() == found.keys()
@@ -36,12 +35,12 @@ def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained,
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=f"{method}: {key}")
     records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
     for a, b in zip(*records, strict=True):
-        same = {key for key in a if key not in ("seconds", "images_per_second")}
+        same = a.keys() - {"seconds", "images_per_second", "weight_std"}  # the spread is within each process's part
         assert {key: a[key] for key in same} == pytest.approx({key: b[key] for key in same}, rel=1e-5, abs=1e-5)
 
 
 def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
-    words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 40)]
+    words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 12)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL, start_new_session=True)
@@ -60,7 +59,7 @@ def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
     before = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"]
-    done = command(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 40, resume=True))
+    done = command(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 12, resume=True))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at epoch" in done.stdout
-    assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 41 >= before
+    assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 13 >= before
