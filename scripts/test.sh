@@ -3,4 +3,4 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment test
-python -m pytest "$@"
+python -m pytest -n auto "$@"

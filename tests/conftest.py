@@ -1,0 +1,9 @@
+"""One thread for each test process: the numbers do not depend on the machine, and processes do not fight for cores."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
