@@ -12,22 +12,13 @@ Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and standard dev
 
 
 class Transparent(nn.Module):
-    """Holds a network as `inner`; its state dict is that of the inner network, and unknown attributes are looked up
-    there, so that what methods ask of a network reaches it."""
+    """Holds a network as `inner`; its state dict is that of the inner network."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
         self.register_state_dict_post_hook(_strip)
         self.register_load_state_dict_pre_hook(_insert)
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("__"):
-                raise
-            return getattr(super().__getattr__("inner"), name)
 
 
 def _strip(module, state_dict, prefix, local_metadata):
@@ -47,7 +38,8 @@ class AtInputSize(Transparent):
     Takes images (B, 3, H, W) normalised as the data is (`data`: its mean and std) and runs the network on
     (B, 3, size, size) normalised as the network knows it (`own`). The whole image is resized, bicubic with
     antialiasing and cut to 0..1, as timm's evaluation does by way of PIL and 8 bits; its centre crop is left out.
-    Images that have the size already (or `size` None) keep their pixels.
+    Images that have the size already (or `size` None) keep their pixels. Whatever else a method asks of a network is
+    looked up in `network`.
     """
 
     def __init__(self, network: nn.Module, size: int | None, data: Normalisation, own: Normalisation):
@@ -56,6 +48,14 @@ class AtInputSize(Transparent):
         for name, values in zip(("mean", "std", "own_mean", "own_std"), (*data, *own), strict=True):
             values = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(f"_{name}", values, persistent=False)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__"):
+                raise
+            return getattr(super().__getattr__("inner"), name)
 
     def convert(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in the data's normalisation to (B, 3, size, size) in the network's."""

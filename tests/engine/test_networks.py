@@ -45,7 +45,7 @@ def test_a_transformer_sees_the_size_it_was_made_for_and_its_own_normalisation()
     assert seen.shape == (1, 3, 160, 160)
     torch.testing.assert_close(seen, torch.full_like(seen, -1.0))  # (0 - 0.5) / 0.5
     small = network("DISTILLER.TEACHER", "timm:test_vit", "DISTILLER.TEACHER_INPUT_SIZE", 64)
-    assert small.convert(black).shape == (1, 3, 64, 64) and small.pos_embed.shape[1] == 4 * 4 + 1
+    assert small.convert(black).shape == (1, 3, 64, 64) and small.inner.inner.pos_embed.shape[1] == 4 * 4 + 1
     as_data = network("DISTILLER.TEACHER", "timm:test_resnet", "DISTILLER.TEACHER_NORMALIZATION", "data")
     assert not isinstance(as_data, AtInputSize)
     with pytest.raises(UserError, match="TEACHER_NORMALIZATION: resnet8 has none of its own"):

@@ -182,6 +182,12 @@ def test_what_methods_ask_of_a_network_reaches_the_one_inside():
     assert not hasattr(AtInputSize(Seen(), 8, CIFAR, CIFAR), "stages")
 
 
+def test_the_librarys_own_attributes_are_not_taken_for_ours():
+    network = AtInputSize(wrapped("timm:test_convnext"), 32, CIFAR, CIFAR)
+    assert hasattr(network.inner.inner, "stages") and hasattr(network.inner.inner, "head")
+    assert not hasattr(network, "stages") and not hasattr(network, "head")
+
+
 # --- names, weights, errors ------------------------------------------------------------------------------------------
 
 
