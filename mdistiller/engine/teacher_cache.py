@@ -122,15 +122,15 @@ def _announce(folder, facts, lookups):
     free = shutil.disk_usage(parent).free
     if distributed.rank() == 0:
         log.info(
-            "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free", folder, held,
-            facts["num_records"], in_bytes(held * size), in_bytes(facts["num_records"] * size), in_bytes(growth),
-            in_bytes(free),
+            "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
+            folder, held, facts["num_records"], in_bytes(held * size), in_bytes(facts["num_records"] * size),
+            in_bytes(growth), in_bytes(free),
         )
     if growth > free and os.access(parent, os.W_OK):
         smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if facts["dtype"] == "float32" else ""
         raise UserError(
-            f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; name a folder on a "
-            f"larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
+            f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; name a folder on "
+            f"a larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
         )
 
 
@@ -236,8 +236,8 @@ class TeacherCache:
         wrong = ~((stored - live).abs() <= allowed).all(dim=1)
         if wrong.any():
             raise UserError(
-                f"{self.store.folder}: {int(wrong.sum())} of {len(entries)} stored rows are not what the teacher gives; "
-                f"{self.store.remedy}"
+                f"{self.store.folder}: {int(wrong.sum())} of {len(entries)} stored rows are not what the teacher "
+                f"gives; {self.store.remedy}"
             )
         return len(entries)
 

@@ -1,0 +1,67 @@
+"""Teacher caches: python tools/cache.py inspect | prefill --cfg FILE | verify FOLDER | delete FOLDER.
+
+Runs fill their cache by themselves when TEACHER_CACHE.ENABLED is True; nothing here is needed for that.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+
+
+def main():
+    args = _parse()
+
+    from mdistiller.config import load_cfg
+    from mdistiller.engine import cache_admin
+    from mdistiller.engine.log import start_logging
+
+    start_logging()
+    if args.action == "inspect":
+        print(cache_admin.inspect(args.folder))
+    elif args.action == "prefill":
+        cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
+    elif args.action == "verify" and args.cfg:
+        folder, rows = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows)
+        print(f"{folder}: {rows} rows are what the teacher gives")
+    else:
+        for folder in args.words:
+            if args.action == "verify":
+                print(f"{folder}: {cache_admin.verify(folder)} rows are sound")
+            else:
+                cache_admin.delete(folder)
+                print(f"{folder}: deleted")
+
+
+def _parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    inspect = actions.add_parser("inspect", help="what is stored, and how much room it takes")
+    inspect.add_argument("folder", nargs="?", default="teacher_cache", help="a cache, or where several lie")
+    prefill = actions.add_parser("prefill", help="compute what runs of a config will look up; may be stopped")
+    prefill.add_argument("--cfg", required=True, help="a YAML file of the runs")
+    prefill.add_argument("--epochs", type=int, help="only what the run reads in its first epochs (default: all views)")
+    prefill.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
+    verify = actions.add_parser("verify", help="check every row's checksum or, with --cfg, rows against the teacher")
+    verify.add_argument("--cfg", help="a YAML file of the runs")
+    verify.add_argument("--rows", type=int, default=1024, help="how many, chosen at random (default: 1024)")
+    verify.add_argument("words", nargs="*", metavar="FOLDER", help="caches; with --cfg overrides, KEY VALUE")
+    delete = actions.add_parser("delete", help="delete caches")
+    delete.add_argument("words", nargs="+", metavar="FOLDER")
+    args = parser.parse_args()
+    if args.action == "verify" and not (args.cfg or args.words):
+        verify.error("name the folders of caches (see inspect), or give --cfg")
+    if args.action == "prefill" and args.epochs is not None and args.epochs < 1:
+        prefill.error("--epochs: expected at least 1")
+    return args
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
