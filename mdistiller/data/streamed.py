@@ -24,6 +24,7 @@ from mdistiller.data.splits import train_val_positions
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
 
+CAN_WAIT_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows, where SIGTERM ends a worker
 STREAMS = {"image": WEAK_VIEW, "image_strong": STRONG_VIEW}
 
 
@@ -83,7 +84,7 @@ class StreamedData(Data):
         queue, loader = self._idle.pop() if self._idle else self._new_loader()
         queue[:] = requests
         try:
-            for images in loader:
+            for images in _begin(loader):
                 if isinstance(images, str):
                     raise UserError(f"{images}: found broken while training; restore it and continue with --resume")
                 yield images
@@ -165,16 +166,25 @@ class Reader(Dataset):
         return batch
 
 
+def _begin(loader):
+    """iter(loader), whose workers are born with stop signals blocked, so that none comes before they are ready."""
+    if not CAN_WAIT_FOR_SIGNALS:
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_the_parent(worker: int) -> None:
     """Let a worker end when its parent says so, and not with the signals that reach a whole group of processes.
 
     Ctrl-C and a cluster's SIGTERM go to the workers too: were they to end, the run could not save its state.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: SIGTERM keeps its meaning
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+    if CAN_WAIT_FOR_SIGNALS:
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with_the_parent(parent):
