@@ -1,0 +1,1 @@
+"""Measures trained models for the figures; writes CSV, JSON and NPZ."""

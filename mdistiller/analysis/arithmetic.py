@@ -1,0 +1,59 @@
+"""What the figures count, of plain arrays: segments, tops, shares, boxes, areas."""
+
+import numpy as np
+
+SEGMENTS = 10
+TOP = 0.1  # the share of the samples that the paper's figures call high in entropy
+QUARTILES = 4
+
+
+def segments_by(entropy: np.ndarray, number: int = SEGMENTS) -> list[np.ndarray]:
+    """Positions of the samples in `number` segments of (nearly) equal size, from low to high entropy, (N,) -> lists.
+
+    Ties keep the order of the samples.
+    """
+    return np.array_split(np.argsort(entropy, kind="stable"), number)
+
+
+def accuracy_by_segment(entropy: np.ndarray, correct: np.ndarray, number: int = SEGMENTS) -> np.ndarray:
+    """Accuracy in percent of each segment: entropy (N,), correct (N,) of bool -> (number,); NaN where one is empty."""
+    means = [correct[part].mean() if len(part) else np.nan for part in segments_by(entropy, number)]
+    return 100 * np.array(means)
+
+
+def top_share(values: np.ndarray, share: float = TOP) -> np.ndarray:
+    """(N,) bool: the round(share * N) samples, at least one, with the highest values."""
+    chosen = np.zeros(len(values), bool)
+    chosen[np.argsort(-values, kind="stable")[: max(1, round(share * len(values)))]] = True
+    return chosen
+
+
+def quartile_shares(entropy: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Percent of the summed loss (N,) in each quartile of entropy (N,), low to high: (4,), with a sum of 100."""
+    sums = np.array([loss[part].sum() for part in segments_by(entropy, QUARTILES)])
+    return 100 * sums / sums.sum()
+
+
+def box(values: np.ndarray) -> dict[str, float]:
+    """Quantiles of a box plot: `low` (5 %), `q1`, `median`, `q3`, `high` (95 %)."""
+    names = ("low", "q1", "median", "q3", "high")
+    return dict(zip(names, np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist(), strict=True))
+
+
+def area_below(surface: np.ndarray, level: float, span: float = 2.0, fine: int = 32) -> float:
+    """Area where a surface (n, n), on an even grid of `span` by `span`, lies below `level`, bilinear in between.
+
+    Counted on `fine` by `fine` pieces of each cell of the grid.
+    """
+    inside = (np.arange(fine) + 0.5) / fine
+    a, b = inside[:, None, None, None], inside[None, :, None, None]
+    corners = surface[:-1, :-1], surface[1:, :-1], surface[:-1, 1:], surface[1:, 1:]
+    pieces = (1 - a) * (1 - b) * corners[0] + a * (1 - b) * corners[1] + (1 - a) * b * corners[2] + a * b * corners[3]
+    return float((pieces < level).mean() * span**2)
+
+
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first axis, with divisor n - 1 (NaN for a single one)."""
+    values = np.asarray(values, float)
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
+    return values.mean(axis=0), spread

@@ -1,0 +1,99 @@
+"""What the trained networks of a run say of its images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from sklearn.metrics import calinski_harabasz_score
+
+from mdistiller.distillers.ea import entropy
+from mdistiller.engine.reopen import open_run
+from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.setup import RANDOM_TEACHER, load_teacher
+from mdistiller.engine.trace import FOLDER
+from mdistiller.errors import UserError
+
+CLASSES = 10  # of a t-SNE: more cannot be told apart
+
+
+def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
+    """(cfg, data, distiller in eval mode) of a run with the weights of its teacher.
+
+    Raises UserError when the teacher's file is not the one of the run, or the run had none.
+    """
+    cfg, data, distiller = open_run(folder, checkpoint, opts)
+    if not distiller.needs_teacher:
+        raise UserError(f"{folder}: trained without a teacher; this figure compares student and teacher")
+    if cfg.DISTILLER.TEACHER_CHECKPOINT == RANDOM_TEACHER:
+        raise UserError(f"{folder}: its teacher had random weights, which are not kept")
+    teacher, facts = load_teacher(cfg, data.info)
+    was = RunFolder(folder).read_json("run.json").get("teacher_sha256")
+    if was not in (None, facts["teacher_sha256"]):
+        raise UserError(f"{facts['teacher_checkpoint']}: not the teacher that {folder} was trained with (SHA-256)")
+    distiller.teacher.load_state_dict(teacher.state_dict())
+    return cfg, data, distiller.eval()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of the images of a split, (N, ...) each: logits, inputs of the classifier, labels."""
+
+    logits: np.ndarray
+    feats: np.ndarray
+    target: np.ndarray
+    temperature: float
+
+    @property
+    def correct(self) -> np.ndarray:
+        return self.logits.argmax(axis=1) == self.target
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """(N,) nats, at EA.TEMPERATURE."""
+        return entropy(torch.from_numpy(self.logits), self.temperature).numpy()
+
+
+@torch.no_grad()
+def outputs_of(network, batches, temperature: float) -> Outputs:
+    """What a network says of all images of `batches`."""
+    rows = [(network(batch["image"]), batch["target"]) for batch in batches]
+    return Outputs(
+        torch.cat([output.logits for output, _ in rows]).float().cpu().numpy(),
+        torch.cat([output.features["pooled_feat"].flatten(1) for output, _ in rows]).float().cpu().numpy(),
+        torch.cat([target for _, target in rows]).cpu().numpy(),
+        temperature,
+    )
+
+
+def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
+    """t-SNE of features (N, D) in two dimensions, (N, 2), and the Calinski-Harabasz index of the classes.
+
+    The index is taken of the points (`embedding`) and of the features (`features`). Raises UserError for fewer images
+    than t-SNE needs.
+    """
+    if len(feats) < 8:
+        raise UserError(f"t-SNE of {len(feats)} images: expected at least 8")
+    perplexity = min(30.0, (len(feats) - 1) / 4)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(feats)
+    return points, {
+        "embedding": float(calinski_harabasz_score(points, target)),
+        "features": float(calinski_harabasz_score(feats, target)),
+    }
+
+
+def read_trace(folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when the run has none."""
+    files = sorted((folder / FOLDER).glob("epoch_*.npz"), key=lambda path: int(path.stem.split("_")[1]))
+    if not files:
+        raise UserError(f"{folder}: no {FOLDER}; train with LOG.ENTROPY_TRACE 5000 (a number of images)")
+    return {int(path.stem.split("_")[1]): dict(np.load(path)) for path in files}
+
+
+def saved_epochs(folder: Path) -> list[int]:
+    """The epochs n whose epoch_<n>.pth was kept. Raises UserError when there is none."""
+    epochs = sorted(int(path.stem.split("_")[1]) for path in folder.glob("epoch_*.pth"))
+    if not epochs:
+        raise UserError(f"{folder}: no epoch_<n>.pth; train with a lower LOG.SAVE_CHECKPOINT_FREQ")
+    return epochs

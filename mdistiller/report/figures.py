@@ -1,0 +1,351 @@
+"""The paper's figures, drawn from the files that an analysis wrote: reads CSV, NPZ and JSON, measures nothing."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mdistiller.errors import UserError
+
+TEACHER = "Teacher"
+# Okabe and Ito's colours, told apart by the colour-blind and, by lightness, in print.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)
+COLOURS, MARKERS, LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), "osD^vP", ("-", "--", "-.", ":")
+CLASS_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW, "#999999", "#7B3F00")
+COLUMN = 3.4  # inches: one column of a paper
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "axes.spines.top": False, "axes.spines.right": False,
+    "lines.markersize": 4, "lines.linewidth": 1.3, "legend.frameon": False, "savefig.dpi": 200, "pdf.fonttype": 42,
+    "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5, "axes.axisbelow": True,
+}
+
+
+def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
+    """Draw a figure as PNG and PDF below `output`; returns their paths.
+
+    Raises UserError when the figure has not been measured, or matplotlib is not installed.
+    """
+    plt = _pyplot()
+    if not (analysis / f"figure_{figure}.json").is_file():
+        raise UserError(f"{analysis}: figure {figure} is not measured yet; python tools/analyze.py --figure {figure} "
+                        f"--runs FOLDER --output {analysis}")
+    with plt.rc_context(STYLE):
+        drawn = FIGURES[figure](plt, Source(analysis, figure))
+        output.mkdir(parents=True, exist_ok=True)
+        paths = [output / f"figure_{figure}.{kind}" for kind in ("png", "pdf")]
+        for path in paths:
+            drawn.savefig(path, bbox_inches="tight", metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        plt.close(drawn)
+    return paths
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError('figures need matplotlib: pip install -e ".[report]", or pip install matplotlib') from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+class Source:
+    """The files of one figure."""
+
+    def __init__(self, folder: Path, figure: str):
+        self.folder, self.figure = folder, figure
+        self.facts = json.loads((folder / f"figure_{figure}.json").read_text())
+
+    def table(self, name: str) -> list[dict]:
+        """Rows of figure_<n>_<name>.csv; what looks like a number is one, an empty field is NaN."""
+        with open(self.folder / f"figure_{self.figure}_{name}.csv", newline="") as file:
+            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+    def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
+        """figure_<n>_<name>.npz, keys "<network>|<epoch>|<what>" as {"<network>|<epoch>": {what: array}}."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for key, array in np.load(self.folder / f"figure_{self.figure}_{name}.npz").items():
+            network, epoch, *what = key.split("|")
+            found.setdefault(f"{network}|{epoch}", {})[what[0] if what else "grid"] = array
+        return found
+
+
+def _value(text):
+    try:
+        return float(text) if text else math.nan
+    except ValueError:
+        return text
+
+
+def _groups(rows, *keys):
+    """{values of the keys (one alone, or a tuple): rows}, in order of appearance."""
+    groups = {}
+    for row in rows:
+        values = tuple(row[key] for key in keys)
+        groups.setdefault(values if len(keys) > 1 else values[0], []).append(row)
+    return groups
+
+
+def _column(rows, key):
+    return np.array([row[key] for row in rows], float)
+
+
+def _look(number):
+    """Colour, marker and line of the curve with this number, all different for the first six."""
+    return {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": LINES[number % 4]}
+
+
+def _curve(axes, x, rows, label, look, key="top1"):
+    """A line with its deviation over seeds as a band, where there is one."""
+    mean, deviation = _column(rows, key), _column(rows, "std")
+    axes.plot(x, mean, label=label, **look)
+    if not np.isnan(deviation).all():
+        axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _seeds(rows):
+    number = int(rows[0]["seeds"])
+    return f"mean and standard deviation over {number} seeds" if number > 1 else "one seed"
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+
+def speed(plt, source):
+    """1: time per batch against accuracy; a variant with weights is joined to its host by a line."""
+    rows = source.table("speed")
+    figure, axes = plt.subplots(figsize=(COLUMN * 1.4, COLUMN))
+    at = {row["method"]: row for row in rows}
+    hosts = list(dict.fromkeys(name.removeprefix("EA-") for name in at))
+    for number, host in enumerate(hosts):
+        look = {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": "none"}
+        pair = [at[name] for name in (host, f"EA-{host}") if name in at]
+        axes.plot(*([row[key] for row in pair] for key in ("ms_per_batch", "top1")), color=look["color"], linewidth=0.8)
+        for row in pair:
+            weighted = row["method"].startswith("EA-")
+            axes.errorbar(row["ms_per_batch"], row["top1"], yerr=np.nan_to_num(row["std"]), capsize=2, **look,
+                          markerfacecolor=look["color"] if weighted else "white")
+            axes.annotate(row["method"], (row["ms_per_batch"], row["top1"]), xytext=(5, 3 if weighted else -9),
+                          textcoords="offset points", color=look["color"], fontsize=7)
+    axes.margins(x=0.18, y=0.12)
+    axes.set(xlabel=f"time per batch (ms, {rows[0]['device']})", ylabel="top-1 accuracy (%)")
+    axes.set_title(f"filled: with entropy weights; {_seeds(rows)}")
+    return figure
+
+
+def high_entropy_teacher(plt, source):
+    """2: accuracy by segment of teacher entropy; t-SNE of the teacher."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN, COLUMN * 0.9), layout="constrained")
+    rows = source.table("segments")
+    for number, (name, part) in enumerate(_groups(rows, "network").items()):
+        look = _look(number - 1) if number else {"color": BLACK, "marker": "x", "linestyle": "-"}
+        _curve(left, _column(part, "segment"), part, name, look)
+    left.set(xlabel="segment of teacher entropy, low to high (a tenth of the test images each)",
+             ylabel="top-1 accuracy (%)", xticks=range(1, 11))
+    left.set_title(f"(a) Accuracy; {_seeds(rows[-1:])}")
+    left.legend()
+    ((_, arrays),) = source.arrays("tsne").items()
+    scatter(right, arrays)
+    right.set_title("(b) t-SNE of the teacher; triangles: top 10 % in entropy")
+    return figure
+
+
+def scatter(axes, arrays):
+    """Points of a t-SNE coloured by class, triangles with a black edge on top."""
+    points, target, top = arrays["points"], arrays["target"].astype(int), arrays["top"]
+    colours = np.array(CLASS_COLOURS)[target % 10]
+    axes.scatter(*points[~top].T, c=colours[~top], s=5, linewidths=0, alpha=0.7)
+    axes.scatter(*points[top].T, c=colours[top], s=26, marker="^", edgecolors="black", linewidths=0.6)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#999999")
+
+
+def high_entropy_students(plt, source):
+    """B1: accuracy by segment of student entropy, and t-SNE of students over epochs."""
+    rows, shown = source.table("segments"), source.arrays("tsne")
+    methods = list(_groups(rows, "method"))
+    epochs = {name: [key for key in shown if key.split("|")[0] == name] for name in methods}
+    wide = max(3, *(len(keys) for keys in epochs.values()))
+    figure = plt.figure(figsize=(2 * COLUMN, COLUMN * (0.9 + 0.72 * len(methods))), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(0.9, 0.72 * len(methods)))
+    axes = upper.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    for number, (panel, method) in enumerate(zip(axes, methods, strict=True)):
+        for name, part in _groups([row for row in rows if row["method"] == method], "network").items():
+            look = {"color": BLACK, "marker": "x", "linestyle": "-"} if name == TEACHER else _look(number)
+            _curve(panel, _column(part, "segment"), part, name, look)
+        panel.set(xlabel=f"segment of the {method} student's entropy, low to high", xticks=range(1, 11))
+        panel.legend()
+    axes[0].set_ylabel("top-1 accuracy (%)")
+    upper.suptitle(f"(a) Accuracy by student entropy; {_seeds(rows)}", fontsize=8)
+    panels = lower.subplots(len(methods), wide, squeeze=False)
+    for line, method in zip(panels, methods, strict=True):
+        for place, panel in enumerate(line):
+            if place >= len(epochs[method]):
+                panel.axis("off")
+                continue
+            key = epochs[method][place]
+            scatter(panel, shown[key])
+            panel.set_title(f"{method}, epoch {key.split('|')[1]}")
+    lower.suptitle("(b) t-SNE; triangles: top 10 % in entropy (with EA: in weight)", fontsize=8)
+    return figure
+
+
+def entropy_boxes(plt, source):
+    """3: boxes of student entropy beside the teacher's over epochs."""
+    groups = _groups(source.table("boxes"), "method")
+    figure, panels = plt.subplots(1, len(groups), figsize=(2 * COLUMN, COLUMN * 0.85), sharey=True, squeeze=False,
+                                  layout="constrained")
+    for number, (panel, (method, rows)) in enumerate(zip(panels[0], groups.items(), strict=True)):
+        epochs = sorted({int(row["epoch"]) for row in rows})
+        kinds = _groups(rows, "network")
+        for side, name in ((-0.2, method), (0.2, TEACHER)):
+            boxes = [{"whislo": row["low"], "q1": row["q1"], "med": row["median"], "q3": row["q3"],
+                      "whishi": row["high"]} for row in kinds[name]]
+            colour, hatch = (COLOURS[number], "") if name == method else ("#bbbbbb", "////")
+            drawn = panel.bxp(boxes, positions=np.arange(len(epochs)) + side, widths=0.34, showfliers=False,
+                              patch_artist=True, medianprops={"color": "black"},
+                              boxprops={"facecolor": colour, "hatch": hatch, "linewidth": 0.6})
+            drawn["boxes"][0].set_label("student" if name == method else "teacher")
+        panel.set_xticks(range(len(epochs)), epochs)
+        panel.set(xlabel="epoch", title=method)
+        panel.legend()
+    panels[0][0].set_ylabel("entropy (nats)")
+    samples = int(next(iter(groups.values()))[0]["samples"])
+    figure.suptitle(f"Top 10 % in teacher entropy ({samples} training images); boxes: quartiles, whiskers: 5 to 95 %",
+                    fontsize=8)
+    return figure
+
+
+def sample_losses(plt, source):
+    """4: what each sample of a batch adds to the loss, before and after weighting."""
+    rows = source.table("samples")
+    figure, panels = plt.subplots(3, 1, figsize=(2 * COLUMN, COLUMN * 1.25), sharex=True, layout="constrained",
+                                  height_ratios=(1, 1.3, 1.3))
+    x, ahead = _column(rows, "sample"), panels[0]
+    for name, key, look in (("teacher", "entropy_teacher", {"color": BLACK, "marker": "x"}),
+                            ("student", "entropy_student", {"color": BLUE, "marker": "o", "linestyle": "--"})):
+        ahead.plot(x, _column(rows, key), label=f"{name} entropy", **{"markersize": 2.5, "linewidth": 0.9, **look})
+    ahead.set_ylabel("nats")
+    ahead.legend(ncols=2, loc="best")
+    highest = 1.08 * max(_column(rows, "loss_share").max(), _column(rows, "weighted_share").max())
+    weighted = f"{rows[0]['method']}: weighted"
+    shares = (("loss_share", "KD: every sample alike", SKY), ("weighted_share", weighted, ORANGE))
+    for panel, (key, title, colour) in zip(panels[1:], shares, strict=True):
+        panel.bar(x, _column(rows, key), color=colour, edgecolor="black", linewidth=0.3)
+        half = _column(rows, key)[len(rows) // 2:].sum()
+        panel.set(ylabel="% of the loss", ylim=(0, highest))
+        panel.set_title(f"{title}; the half with higher teacher entropy holds {half:.0f} %")
+    panels[-1].set_xlabel(f"sample of a batch, from low to high teacher entropy (epoch {int(rows[0]['epoch'])})")
+    return figure
+
+
+def loss_shares(plt, source):
+    """5: share of the loss in each quartile of teacher entropy over epochs."""
+    groups = _groups(source.table("shares"), "method")
+    figure, panels = plt.subplots(1, len(groups), figsize=(2 * COLUMN, COLUMN * 0.85), sharey=True, squeeze=False,
+                                  layout="constrained")
+    looks = ((BLUE, "o", "-"), (SKY, "s", "--"), (ORANGE, "D", "-."), (VERMILION, "^", ":"))
+    for panel, (method, rows) in zip(panels[0], groups.items(), strict=True):
+        for quartile, part in _groups(rows, "quartile").items():
+            colour, marker, line = looks[int(quartile) - 1]
+            words = {1: " (low entropy)", 4: " (high)"}.get(int(quartile), "")
+            look = {"color": colour, "marker": marker, "linestyle": line, "markevery": max(1, len(part) // 10)}
+            _curve(panel, _column(part, "epoch"), part, f"Q{int(quartile)}{words}", look, "share")
+        panel.axhline(25, color="#999999", linewidth=0.7)
+        panel.set(xlabel="epoch", title=f"{method}; {_seeds(rows)}")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0][0].set_ylabel("share of the distillation loss (%)")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def students(plt, source):
+    """6 and B3: t-SNE of students (and of the teacher in B3) with the Calinski-Harabasz index."""
+    shown = source.arrays("tsne")
+    if source.figure == "6":
+        shown = {key: arrays for key, arrays in shown.items() if not key.startswith(TEACHER)}
+    wide = min(4, len(shown))
+    tall = math.ceil(len(shown) / wide)
+    figure, panels = plt.subplots(tall, wide, figsize=(2 * COLUMN, 2.15 * COLUMN * tall / wide), squeeze=False,
+                                  layout="constrained")
+    for panel in panels.flat:
+        panel.axis("off")
+    for panel, (key, arrays) in zip(panels.flat, shown.items(), strict=False):
+        panel.axis("on")
+        scatter(panel, arrays)
+        embedding, feats = arrays["index"]
+        panel.set_title(f"{key.split('|')[0]}\nCH {embedding:.1f} (of the features {feats:.1f})")
+    figure.suptitle("t-SNE; triangles: top 10 % in entropy (with EA: in weight); CH: Calinski-Harabasz index",
+                    fontsize=8)
+    return figure
+
+
+def surfaces(plt, source):
+    """7 and B2: loss surfaces over epochs, and how far their area below a level is from the teacher's."""
+    rows, grids = source.table("surfaces"), source.arrays("surfaces_grid")
+    groups = {name: part for name, part in _groups(rows, "network").items() if name != TEACHER}
+    wide = max(len(part) for part in groups.values())
+    figure = plt.figure(figsize=(2 * COLUMN, COLUMN * (0.75 * len(groups) + 0.85)), layout="constrained")
+    places = figure.add_gridspec(len(groups) + 1, max(wide, 2), height_ratios=[1] * len(groups) + [1.1])
+    for line, (name, part) in enumerate(groups.items()):
+        for place, row in enumerate(part):
+            panel = figure.add_subplot(places[line, place])
+            _contours(panel, grids[f"{name}|{int(row['epoch'])}"]["grid"], row)
+            panel.set_title(f"{name}, epoch {int(row['epoch'])}\n{_surface_text(row)}", fontsize=7)
+    cut = max(1, max(wide, 2) // 2)
+    panel = figure.add_subplot(places[-1, :cut])
+    _contours(panel, grids[f"{TEACHER}|0"]["grid"], rows[0])
+    panel.set_title(f"{TEACHER}\n{_surface_text(rows[0])}", fontsize=7)
+    panel = figure.add_subplot(places[-1, cut:])
+    for number, (name, part) in enumerate(groups.items()):
+        panel.plot(_column(part, "epoch"), _column(part, "area_difference"), label=name, **_look(number))
+    panel.axhline(0, color="#999999", linewidth=0.7)
+    panel.set(xlabel="epoch", ylabel=f"teacher's area@{rows[0]['level']:g} - student's")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend()
+    figure.suptitle(f"Cross-entropy (nats) on {int(rows[0]['images'])} training images, weights moved along two "
+                    f"directions; thick line: {rows[0]['level']:g}", fontsize=8)
+    return figure
+
+
+def _surface_text(row):
+    return f"mean {row['mean']:.2f}, var. {row['variance']:.2f}\narea@{row['level']:g} {row['area']:.2f}"
+
+
+def _contours(axes, grid, row):
+    steps = np.linspace(-1, 1, len(grid))
+    low, high = math.log10(max(grid.min(), 1e-3)), math.log10(max(grid.max(), 1e-3))
+    levels = np.logspace(low, max(high, low + 0.01), 14)
+    axes.contour(steps, steps, grid.T, levels=levels, cmap="cividis", linewidths=0.6)
+    if grid.min() < row["level"] < grid.max():
+        axes.contour(steps, steps, grid.T, levels=[row["level"]], colors=VERMILION, linewidths=1.8)
+    axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
+    axes.tick_params(labelsize=6)
+    axes.grid(False)
+
+
+def accuracy_over(plt, source):
+    """8: accuracy over a setting, with its variance."""
+    rows = source.table("values")
+    figure, axes = plt.subplots(figsize=(COLUMN * 1.2, COLUMN * 0.9))
+    for number, (name, part) in enumerate(_groups(rows, "method").items()):
+        variance = part[0]["variance"]
+        label = name if math.isnan(variance) else f"{name} (variance {variance:.2f})"
+        _curve(axes, _column(part, "value"), part, label, _look(number))
+    axes.set(xlabel=rows[0]["key"], ylabel="top-1 accuracy (%)", title=_seeds(rows))
+    axes.legend()
+    return figure
+
+
+FIGURES: dict[str, Callable] = {
+    "1": speed, "2": high_entropy_teacher, "3": entropy_boxes, "4": sample_losses, "5": loss_shares, "6": students,
+    "7": surfaces, "8": accuracy_over, "B1": high_entropy_students, "B2": surfaces, "B3": students,
+}

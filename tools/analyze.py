@@ -1,0 +1,97 @@
+"""Measure trained models for a figure of the paper: python tools/analyze.py --figure 2 --runs output/figures.
+
+Writes figure_<n>_*.csv and .npz below --output, and figure_<n>.json with the runs they come from; tools/figures.py
+draws them. What has been measured is not measured again, unless --again is given. KEY VALUE: overrides of the runs'
+configs that change no result, such as DATASET.ROOT /data or DEVICE cpu.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+from mdistiller.errors import UserError  # noqa: E402
+
+NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, "all"], metavar="NAME",
+                        help="2, B1, ...; or all")
+    parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")
+    parser.add_argument("--output", default="analysis")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")
+    parser.add_argument("--points", type=int, default=21, help="of a loss surface, in each direction (default: 21)")
+    parser.add_argument("--images", type=int, default=1000, help="that a loss surface is measured on (default: 1000)")
+    parser.add_argument("--key", default="DKD.BETA", help="what Figure 8 varies (default: DKD.BETA)")
+    parser.add_argument("--again", action="store_true", help="measure anew what was measured")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
+    args = parser.parse_intermixed_args()
+    if args.points < 2 or args.images < 1:
+        raise UserError("expected --points of at least 2 and --images of at least 1")
+
+    from mdistiller.analysis import files, measure
+    from mdistiller.engine.run_folder import commit
+    from mdistiller.report.runs import find_runs
+
+    runs = [run for folder in args.runs for run in find_runs(folder)]
+    options = measure.Options(tuple(args.opts), points=args.points, images=args.images, key=args.key)
+    output = Path(args.output)
+    for name in NAMES if "all" in args.figure else args.figure:
+        if files.marker(output, name).is_file() and not args.again:
+            print(f"figure {name}: measured already, see {files.marker(output, name)} (--again measures anew)")
+            continue
+        figure = measure.FIGURES[name]
+        methods = chosen_runs(runs, args.methods or figure.methods, figure.several, " ".join(args.runs))
+        content = figure.measure(methods, options)
+        used = [run for same in methods.values() for run in same]
+        facts = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "runs": [describe(r) for r in used]}
+        written = files.write(output, name, content, facts)
+        print(f"figure {name}: {', '.join(map(str, written))}", flush=True)
+
+
+def chosen_runs(runs, names, several, where):
+    """Finished runs by method, hosts before their EA- variants, one a seed.
+
+    Raises UserError for a method without runs, several networks or data sets, and several settings of a method.
+    """
+    from mdistiller.report.runs import group_runs
+
+    done = [run for run in runs if run.done and run.config["DISTILLER.TYPE"] != "NONE"]
+    found = sorted({run.method for run in done}, key=lambda name: (name.removeprefix("EA-"), name.startswith("EA-")))
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        raise UserError(f"{where}: no finished run of {', '.join(missing) or 'any method with a teacher'}; "
+                        "bash scripts/reproduce_figures.sh trains what the figures need")
+    methods = {}
+    for name in names or found:
+        groups = group_runs(run for run in done if run.method == name)
+        if len(groups) > 1 and not several:
+            raise UserError(f"{where}: {len(groups)} configurations of {name}; give --runs one that holds a single one")
+        methods[name] = [run for group in groups for run in group]
+    pairs = {tuple(run.config[key] for key in ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT"))
+             for same in methods.values() for run in same}
+    if len(pairs) > 1:
+        told = ", ".join(" ".join(pair) for pair in sorted(pairs))
+        raise UserError(f"{where}: a figure is of one pair of networks; found {told}")
+    return methods
+
+
+def describe(run):
+    config = json.loads(json.dumps(dict(run.config), default=str))
+    return {"path": str(run.path), "method": run.method, "seed": run.seed, "commit": run.facts.get("commit"),
+            "epochs": config.get("SOLVER.EPOCHS"), "data": config["DATASET.TYPE"],
+            "teacher": config["DISTILLER.TEACHER"], "student": config["DISTILLER.STUDENT"]}
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,38 @@
+"""Draw a figure of the paper from what was measured: python tools/figures.py --figure 2 --analysis analysis.
+
+Reads the files of tools/analyze.py and writes figure_<n>.png and .pdf below --output. Needs matplotlib, not torch.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+from mdistiller.errors import UserError  # noqa: E402
+from mdistiller.report.figures import FIGURES, draw  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", nargs="+", required=True, choices=[*FIGURES, "all"], metavar="NAME",
+                        help="2, B1, ...; or all, those that were measured")
+    parser.add_argument("--analysis", default="analysis", help="the --output of tools/analyze.py")
+    parser.add_argument("--output", default="figures")
+    args = parser.parse_args()
+    analysis, names = Path(args.analysis), args.figure
+    if "all" in names:
+        names = [name for name in FIGURES if (analysis / f"figure_{name}.json").is_file()]
+        if not names:
+            raise UserError(f"{analysis}: no figure is measured there; python tools/analyze.py --help")
+    for name in names:
+        print(f"figure {name}: {', '.join(map(str, draw(name, analysis, Path(args.output))))}", flush=True)
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
