@@ -55,7 +55,7 @@ class Data:
     ) -> Iterator[dict]:
         """Batches of an epoch from number `start` on; with several ranks, this one's piece of each global batch.
 
-        `index` is the position 0..num_train-1 of each sample, "image_strong" in `views` adds the strong view of MLD.
+        `index` is the position 0..num_train-1 of each sample, "image_strong" in `views` adds the strong view.
         With world_size > 1, `batch_fraction` (a float) is the piece's size over the mean piece's, so that the mean
         over ranks of batch_fraction * (mean loss of the piece) is the mean loss of the global batch; a rank left
         without a sample gets one, with a fraction of 0. Raises ValueError for an unknown view.

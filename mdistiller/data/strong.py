@@ -1,4 +1,4 @@
-"""The strong view of MLD (Jin, Wang & Lin, CVPR 2023): two random operations and a cutout, on whole uint8 batches.
+"""The strong view of Jin, Wang & Lin (CVPR 2023): two random operations and a cutout, on whole uint8 batches.
 
 The results are those of Pillow, pixel for pixel. Which sample gets which operation is hashed on the host, so the
 samples can be sorted by operation without waiting for the device, and each operation runs once for all of its samples.

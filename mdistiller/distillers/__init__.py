@@ -3,7 +3,10 @@
 import importlib
 import pkgutil
 
+from torch import Tensor
+
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.kd import kd_loss
 from mdistiller.registry import DISTILLERS
 
 for _module in pkgutil.iter_modules(__path__):
@@ -22,4 +25,9 @@ def build_distiller(cfg, student, teacher, data_info=None) -> Distiller:
     return DISTILLERS[name](cfg, student, teacher, data_info)
 
 
-__all__ = ["DISTILLERS", "Distiller", "build_distiller", "register"]
+def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
+    """The loss of plain distillation at KD.TEMPERATURE, (B, C), (B, C) -> (B,): what any method is measured by."""
+    return kd_loss(logits_student, logits_teacher, cfg.KD.TEMPERATURE)
+
+
+__all__ = ["DISTILLERS", "Distiller", "build_distiller", "plain_kd_loss", "register"]

@@ -52,7 +52,7 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
     """
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     if not method.needs_teacher:
-        raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has, such as KD")
+        raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has")
     device = choose_device(cfg.DEVICE)
     set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
     data = build_data(cfg, device)

@@ -45,7 +45,7 @@ def export_run(
     """Write student.<format> and student.json, which describes them, to `output` (default: <folder>/export).
 
     `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). What is written is the student,
-    or all that the method deploys (SimKD: the teacher's classifier too). ONNX takes images as the run's data are,
+    or all that the method deploys (it may reuse the teacher's classifier). ONNX takes images as the run's data are,
     `input` in student.json, in batches of any size, and is compared with PyTorch; a state dict is that of the bare
     network, whose `state_dict_input` is another where the run converted size or normalisation (timm, torchvision).
     Raises UserError for what the user can fix, RunError when ONNX computes something else.

@@ -88,8 +88,8 @@ class DOT(torch.optim.Optimizer):
     """SGD with a momentum of its own for each of two gradients (Zhao, Cui, Song, Liang, ICCV 2023, arXiv:2307.08436).
 
     v_task <- (momentum - delta) v_task + g_task + weight_decay * p
-    v_kd   <- (momentum + delta) v_kd + g_kd
-    p      <- p - lr (v_task + v_kd)
+    v_soft <- (momentum + delta) v_soft + g_soft
+    p      <- p - lr (v_task + v_soft)
     With delta 0 this is SGD on the sum of both losses.
     """
 
@@ -97,19 +97,19 @@ class DOT(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, task: list[Tensor | None], kd: list[Tensor | None]) -> None:
-        """`task` and `kd` are the gradients of the parameters in order, None where a loss does not reach one."""
-        gradients = iter(zip(task, kd, strict=True))
+    def step(self, task: list[Tensor | None], soft: list[Tensor | None]) -> None:
+        """Gradients of cross-entropy and of what is distilled, by parameter, None where a loss does not reach one."""
+        gradients = iter(zip(task, soft, strict=True))
         for group in self.param_groups:
             for parameter in group["params"]:
-                g_task, g_kd = next(gradients)
-                if g_task is None and g_kd is None:
+                g_task, g_soft = next(gradients)
+                if g_task is None and g_soft is None:
                     continue
                 zero = torch.zeros_like(parameter)
                 g_task = (zero if g_task is None else g_task).add(parameter, alpha=group["weight_decay"])
                 state = self.state[parameter]
                 velocity = []
-                for name, gradient, delta in (("task", g_task, -group["delta"]), ("kd", g_kd, group["delta"])):
+                for name, gradient, delta in (("task", g_task, -group["delta"]), ("soft", g_soft, group["delta"])):
                     gradient = zero if gradient is None else gradient
                     buffer = state.setdefault(name, torch.zeros_like(parameter))
                     velocity.append(buffer.mul_(group["momentum"] + delta).add_(gradient))
@@ -124,9 +124,9 @@ class DOTUpdater(Updater):
     def step(self, losses: dict[str, Tensor], first: bool = True, last: bool = True) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         distilled = [loss for name, loss in losses.items() if name != "ce"]
-        kd = self._gradients(sum(distilled), parameters, keep=True) if distilled else [None] * len(parameters)
+        soft = self._gradients(sum(distilled), parameters, keep=True) if distilled else [None] * len(parameters)
         task = self._gradients(losses["ce"], parameters)
-        self.optimizer.step(task, kd)
+        self.optimizer.step(task, soft)
 
     @staticmethod
     def _gradients(loss, parameters, keep=False):

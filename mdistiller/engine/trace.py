@@ -7,8 +7,8 @@ import torch
 from yacs.config import CfgNode
 
 from mdistiller.data.splits import ranks_in_class
+from mdistiller.distillers import plain_kd_loss
 from mdistiller.distillers.ea import entropy
-from mdistiller.distillers.kd import kd_loss
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast
 
@@ -25,8 +25,8 @@ class EntropyTrace:
     """Writes <run>/entropy_trace/epoch_<n>.npz: an epoch that is repeated after a stop writes its file anew.
 
     Arrays (N,), float32, of LOG.ENTROPY_TRACE training images without augmentation, networks in eval mode:
-    `entropy_student`, `entropy_teacher` (nats, at EA.TEMPERATURE), `kd_loss` (nats, at KD.TEMPERATURE and times its
-    square) and `weight` (the method's sample weight; ones without EA); besides `index` and `target`. Without a teacher,
+    `entropy_student`, `entropy_teacher` (nats, at EA.TEMPERATURE), `kd_loss` (nats, see `plain_kd_loss`) and
+    `weight` (the method's sample weight; ones without EA); besides `index` and `target`. Without a teacher,
     or with LOG.ENTROPY_TRACE 0, nothing is written.
     """
 
@@ -56,7 +56,7 @@ def measure(cfg: CfgNode, distiller, batches) -> dict[str, np.ndarray]:
         row = {
             "entropy_student": entropy(student, cfg.EA.TEMPERATURE),
             "entropy_teacher": entropy(teacher, cfg.EA.TEMPERATURE),
-            "kd_loss": kd_loss(student, teacher, cfg.KD.TEMPERATURE),
+            "kd_loss": plain_kd_loss(cfg, student, teacher),
             "weight": distiller.sample_weight(student, teacher),
         }
         rows.append(torch.stack(list(row.values())))
