@@ -17,7 +17,7 @@ shift
 smoke= options=() overrides=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --smoke) smoke=1 options+=(--smoke --in-process) ;;
+        --smoke) smoke=1 options+=(--smoke) ;;
         --install) environment ;;
         --) shift; overrides=("$@"); break ;;
         *) options+=("$1") ;;

@@ -8,6 +8,7 @@ their config says. A run that was stopped continues; one that failed is kept, an
 """
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -28,6 +29,8 @@ from mdistiller.report.training import Training  # noqa: E402
 
 OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
 
+MOST_FORKS = 8  # at a time, unless --jobs says otherwise
+
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,8 +41,8 @@ def parse():
     parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="columns or rows: res32x4_res8x4, ...")
     parser.add_argument("--seeds", type=int, metavar="N", help="0 ... N-1 (default: as many as the paper; 1 of --cfg)")
     parser.add_argument("--runs", help="where finished runs are looked for (default: where new ones go)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (default: one for each CUDA device, else 1)")
-    parser.add_argument("--in-process", action="store_true", help="one after the other in this process, for short runs")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (default: CUDA devices, else 1)")
+    parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short ones (--smoke does)")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, to try it
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
@@ -66,7 +69,7 @@ def planned(args):
     if args.table:
         tables = covered_tables(args.table)
         cells = plan.choose_cells(tables, args.methods, args.pairs)
-        trainings = [Training(cell.run.config, cell.run.overrides, extra, args.smoke) for cell in cells]
+        trainings = [Training.of_cell(cell, extra, args.smoke) for cell in cells]
         seeds = 1 if args.smoke else max(table.runs or 1 for table in tables)
     else:
         if args.methods or args.pairs:
@@ -79,7 +82,8 @@ def main():
     args = parse()
     runs = planned(args)
     devices = sweep.local_devices()
-    jobs = args.jobs or max(1, len(devices))
+    fork = args.fork or args.smoke
+    jobs = args.jobs or (min(os.cpu_count(), MOST_FORKS) if fork else max(1, len(devices)))
     progress = plan.Progress(find_runs(args.runs or runs[0].folder.parent.parent))
     states = {run: progress.state(run) for run in runs}
     wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))
@@ -90,14 +94,14 @@ def main():
         return 0
     reporter = Reporter(len(todo))
     try:
-        launch(args, todo, jobs, devices, reporter)
+        launch(args, todo, jobs, devices, fork, reporter)
     except Interrupted as stop:
         print(f"stopped by {stop}; the same command continues", file=sys.stderr)
         return 128 + stop.number
     return reporter.end(sum(states[run] == plan.FAILED for run in runs if run not in todo))
 
 
-def launch(args, todo, jobs, devices, reporter):
+def launch(args, todo, jobs, devices, fork, reporter):
     def is_done(run):
         return plan.current_state(run) == plan.DONE
 
@@ -105,10 +109,8 @@ def launch(args, todo, jobs, devices, reporter):
         options = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.option)}
         folder = todo[0].record.parent / "jobs"
         sweep.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
-    elif args.in_process:
-        sweep.run_in_process(todo, is_done, reporter.report)
-    else:
-        sweep.LocalSweep(todo, jobs, devices, is_done, reporter.report).run()
+    elif todo:
+        sweep.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork).run()
 
 
 class Reporter:

@@ -4,7 +4,6 @@ A task is a planned run: `name`, `command` (the words after the interpreter) and
 its lock, log and word of failure go).
 """
 
-import contextlib
 import fcntl
 import io
 import json
@@ -16,12 +15,12 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdistiller.command import Interrupted
-from mdistiller.errors import RunError, UserError
+from mdistiller.command import Interrupted, run_command
+from mdistiller.errors import UserError
 
 DONE, FAILED, REFUSED, STOPPED, ELSEWHERE = "done", "failed", "refused", "stopped", "elsewhere"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -115,13 +114,17 @@ class LocalSweep:
     """Runs tasks as processes of this machine, `jobs` at a time, on the devices in turn (none: as they are).
 
     `is_done(task)` looks whether another sweep has finished a task since the plan was made; `report(task, outcome)` is
-    told how each ended. A task that another sweep holds is looked at again until it has let go of it.
+    told how each ended. A task that another sweep holds is looked at again until it has let go of it. `fork`: processes
+    are forked from this one, for short runs.
     """
 
-    def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable):
-        self.devices, self.is_done, self.report = devices, is_done, report
+    def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable,
+                 fork: bool = False):
+        self.devices, self.is_done, self.report, self.fork = devices, is_done, report, fork
         self.waiting, self.elsewhere, self.running = deque(tasks), deque(), {}
         self.slots, self.look_again, self.refusal = deque(range(jobs)), 0.0, None
+        if fork:
+            preload()
 
     def run(self) -> None:
         """Until all tasks have ended. Raises Interrupted when a signal stopped it, after the runs have saved all.
@@ -157,7 +160,11 @@ class LocalSweep:
             else:
                 slot = self.slots.popleft()
                 device = self.devices[slot % len(self.devices)] if self.devices else None
-                self.running[start(task, lock, device)] = task, slot, lock
+                if self.fork:
+                    process = ForkedRun(task, lock, device, others=[other for _, _, other in self.running.values()])
+                else:
+                    process = start(task, lock, device)
+                self.running[process] = task, slot, lock
 
     def _reap(self):
         ended = [process for process in self.running if process.poll() is not None]
@@ -175,44 +182,67 @@ class LocalSweep:
         return bool(ended)
 
 
-def run_in_process(tasks: Sequence, is_done: Callable, report: Callable) -> None:
-    """Run tasks one after the other in this process: no start of Python and PyTorch for each, as short runs want it.
+class ForkedRun:
+    """A run in a process forked from this one, which has loaded PyTorch: what a `Popen` of `start` is, sooner.
 
-    A run that fails ends itself alone. Raises Interrupted when a signal stopped it.
+    For short runs, whose time would go into starting Python. Only while no thread and no CUDA context exists here.
     """
+
+    def __init__(self, task, lock: Lock, device: str | None = None, others: Iterable[Lock] = ()):
+        self.returncode = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                for other in others:
+                    other.release()
+                code = _run_here(task, device)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def preload() -> None:
+    """Import what a run needs, once, before `ForkedRun`s are made; each of them then has one thread."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import sklearn.datasets  # noqa: F401  (the digits)
+
+    import mdistiller.engine.setup  # noqa: F401
+
+
+def _run_here(task, device):
+    """What the command of the task does, and its exit code; the output goes to the log."""
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train
 
-    with Signals() as signals:
-        for task in tasks:
-            lock = Lock.take(task.record)
-            if lock is None or is_done(task):
-                report(task, Outcome(ELSEWHERE))
-                continue
-            arguments, sys.argv = sys.argv, task.command  # what the run's record shows is the command that repeats it
-            with open(f"{task.record}.log", "w") as log, contextlib.redirect_stdout(log):
-                code = _code(lambda task=task: train(load_cfg(task.training.path, task.opts), resume=True), log)
-            sys.argv = arguments
-            result = outcome(task, code)
-            lock.release()
-            report(task, result)
-            if result.kind == STOPPED or signals.number:
-                raise Interrupted(signals.number or code - 128)
-
-
-def _code(run, log):
-    """The exit code that the command would have had; what is wrong is the last line of the log."""
+    with open(f"{task.record}.log", "w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    sys.argv = list(task.command)  # what the run's record shows is the command that repeats it
     try:
-        run()
-    except Interrupted as stop:
-        return 128 + stop.number
-    except (UserError, RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=log)
-        return 2 if isinstance(error, UserError) else 3
-    except Exception:  # a bug in one method is no reason to leave the others
-        print(traceback.format_exc(), file=log)
+        run_command(lambda: train(load_cfg(task.training.path, task.opts), resume=True) and None)
+    except SystemExit as end:
+        return end.code
+    except Exception:  # a bug: its traceback, as the interpreter would print it
+        traceback.print_exc()
+        sys.stderr.flush()
         return 1
-    return 0
 
 
 class SubmittedRun:

@@ -98,9 +98,14 @@ class FilledTable:
         return self.cells[filled.cell.host] if filled.cell.host else None
 
     def gain(self, filled: Filled) -> Gain | None:
-        """Over the host, of the headline; None when the cell has no host or one of the two has no runs."""
+        """Over the host, of the headline; None without a host or runs of both.
+
+        None too when protocols differ, unless it is the paper's own comparison that crosses protocols.
+        """
         host = self.host(filled)
         if host is None or not (filled.by_seed(self.epoch) and host.by_seed(self.epoch)):
+            return None
+        if self.across(filled) and not self.smoke and (filled.differences or host.differences):
             return None
         return paired_gain(filled.by_seed(self.epoch), host.by_seed(self.epoch))
 
@@ -144,6 +149,7 @@ class FilledTable:
         return AverageGain(
             mean=fmean(measured) if measured else math.nan,
             cells=len(measured),
+            across=any(self.across(filled) and self.gain(filled) for filled in cells),
             of=len(cells),
             printed=self.table.average_gain.get(line),
             recomputed=fmean(self.printed_gain(filled) for filled in cells),
@@ -156,6 +162,7 @@ class AverageGain:
 
     mean: float
     cells: int
+    across: bool  # some are of cells whose protocol is not their host's
     of: int
     printed: float | None
     recomputed: float
@@ -170,7 +177,7 @@ def fill(
     """
     cells = {}
     for key, cell in table.cells.items():
-        training = Training(cell.run.config, cell.run.overrides, extra, smoke)
+        training = Training.of_cell(cell, extra, smoke)
         group, others = best_group(runs, training.settings)
         cells[key] = Filled(cell, training, tuple(group), others, *_protocol(cell, training, group))
     return FilledTable(table, cells, epoch, smoke, sum(not run.done for run in runs))

@@ -12,6 +12,9 @@ from mdistiller.report.statistics import Gain
 
 MISSING, NOTHING = "missing", "–"
 WIDEST = 4  # columns of an overview side by side
+ACROSS = "\\* across protocols, as the paper compares them: the variant and its host were not trained alike."
+VERDICTS = {True: "within", False: "outside", None: "cannot be said"}
+OTHER_PROTOCOL = "of another protocol"
 
 
 class Strong(str):
@@ -182,16 +185,19 @@ def _headline(filled, cell, marks):
 
 
 def _average_gains(filled):
-    rows, note = [], ""
+    rows, crossing = [], False
     for line, gain in filled.average_gains().items():
         printed = number(gain.printed, "+.2f")
         if gain.printed is not None and round(gain.recomputed, 2) != gain.printed:
             printed += f" (its cells give {gain.recomputed:+.2f})"
-        rows.append((line, number(gain.mean, "+.2f"), f"{gain.cells} of {gain.of}", printed))
+        here = number(gain.mean, "+.2f") + (" *" if gain.across else "")
+        crossing |= gain.across
+        rows.append((line, here, f"{gain.cells} of {gain.of}", printed))
     if not rows:
         return []
     header = ("average gain over the host", "here", "cells", "paper")
-    return [Grid(header, tuple(rows), f"{filled.table.title}: average gains, {filled.epoch} epoch{note}")]
+    grid = Grid(header, tuple(rows), f"{filled.table.title}: average gains, {filled.epoch} epoch")
+    return [grid, Paragraph(ACROSS)] if crossing else [grid]
 
 
 def _details(filled, group, marks):
@@ -213,7 +219,7 @@ def _details(filled, group, marks):
     header = ("", "runs", "last", "best", "paper", "diff.", "gain [95 % interval]", "paper's gain")
     blocks = [Heading(title, 3), Grid(header, tuple(rows), f"{title}, {filled.epoch} epoch")]
     if crossing:
-        blocks.append(Paragraph("\\* across protocols: the variant and its host were not trained alike."))
+        blocks.append(Paragraph(ACROSS))
     return blocks
 
 
@@ -232,12 +238,11 @@ def _title(filled, group):
 
 
 def _checked(filled):
-    verdicts = {True: "within", False: "outside", None: "cannot be said"}
     rows, counted = [], Counter()
     for (row, column), cell in filled.cells.items():
         if not cell.runs:
             continue
-        verdict = verdicts[cell.within(filled.epoch)] if not cell.differences else "of another protocol"
+        verdict = OTHER_PROTOCOL if cell.differences else VERDICTS[cell.within(filled.epoch)]
         counted[verdict] += 1
         if cell.differences:
             continue
@@ -245,11 +250,12 @@ def _checked(filled):
             row, column, number(cell.mean_and_std(filled.epoch)[0]), number(cell.cell.printed),
             number(cell.difference(filled.epoch), "+.2f"), number(2 * cell.deviation(filled.epoch)), verdict,
         ))
-    said = ", ".join(f"{counted[verdict]} {verdict}" for verdict in sorted(counted)) or "nothing to check"
+    order = (*VERDICTS.values(), OTHER_PROTOCOL)
+    said = ", ".join(f"{counted[verdict]} {verdict}" for verdict in order if counted[verdict]) or "nothing to check"
     absent = len(filled.cells) - counted.total()
     text = (
-        "Two standard deviations are those of the runs over seeds, or of the paper's where there is one seed. "
-        f"{said}; {absent} missing."
+        f"{said[0].upper()}{said[1:]}; {absent} missing. Two standard deviations are those of the runs over seeds, or "
+        "of the paper's where there is one seed."
     )
     header = ("", "", "here", "paper", "diff.", "2 sd", "verdict")
     title = f"Check: does the paper's number lie within two standard deviations ({filled.epoch} epoch)?"

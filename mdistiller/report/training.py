@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import BASE, stated
 from mdistiller.errors import UserError
+from mdistiller.report.paper import Cell
 from mdistiller.report.runs import counts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,6 +27,11 @@ class Training:
     overrides: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()  # overrides of the command line, over all trainings
     smoke: bool = False
+    known: Mapping[str, Any] = field(default_factory=dict, compare=False)  # settings that the file leaves to defaults
+
+    @classmethod
+    def of_cell(cls, cell: Cell, extra: tuple[str, ...] = (), smoke: bool = False) -> "Training":
+        return cls(cell.run.config, cell.run.overrides, extra, smoke, cell.run.settings)
 
     def __post_init__(self):
         for override in self.extra:
@@ -54,13 +60,13 @@ class Training:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """The keys that file and overrides state."""
-        return stated(self.path, self.all_overrides)
+        """The keys that file and overrides state, and what is known of the others."""
+        return {**self.known, **stated(self.path, self.all_overrides)}
 
     @cached_property
     def published(self) -> Mapping[str, Any]:
         """The same without what the command line adds."""
-        return stated(self.path, self.overrides)
+        return {**self.known, **stated(self.path, self.overrides)}
 
     @property
     def changed(self) -> frozenset[str]:

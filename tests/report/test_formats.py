@@ -1,0 +1,154 @@
+"""A small table in each format, to the letter; and the command that prints it."""
+
+import csv
+import io
+import subprocess
+import sys
+
+import pytest
+
+from mdistiller.report import formats
+from mdistiller.report.fill import fill
+from mdistiller.report.layout import layout, overview
+from mdistiller.report.paper import load_tables
+from mdistiller.report.runs import find_runs
+from tests.report.support import PAIR, REPOSITORY, make_run, make_runs
+
+COMMAND = "python tools/sweep.py --table 1"
+OVERVIEW = """\
+|                    | res32x4_res8x4   |
+|--------------------|------------------|
+| KD                 | 73.17 ± 0.76     |
+| KD, w = H^T        | **75.17 ± 0.29** |
+| KD, w = H^S        | 74.50 (a)        |
+| KD, w = H_ub - H^T | missing          |
+| KD, w = H_ub - H^S | missing          |
+
+- (a) 2 epochs, 1 view, batches of 64; not the paper's: SOLVER.EPOCHS 2 (not 240)
+"""
+DETAILS = """\
+|                    | runs | last         | best         | paper | diff. | gain [95 % interval]        | paper's gain |
+|--------------------|------|--------------|--------------|-------|-------|-----------------------------|--------------|
+| KD                 | 3    | 73.17 ± 0.76 | 73.17 ± 0.76 | 73.33 | -0.16 |                             |              |
+| KD, w = H^T        | 3    | 75.17 ± 0.29 | 75.17 ± 0.29 | 75.14 | +0.03 | +2.00 [-0.48, 4.48] p=0.074 | +1.81        |
+| KD, w = H^S (a)    | 1    | 74.50        | 74.50        | 74.76 | –     |                             | +1.43        |
+| KD, w = H_ub - H^T | 0    | missing      |              | 72.73 |       |                             | -0.60        |
+| KD, w = H_ub - H^S | 0    | missing      |              | 68.90 |       |                             | -4.43        |
+"""
+CHECK = """\
+|             |                | here  | paper | diff. | 2 sd | verdict |
+|-------------|----------------|-------|-------|-------|------|---------|
+| KD          | res32x4_res8x4 | 73.17 | 73.33 | -0.16 | 1.53 | within  |
+| KD, w = H^T | res32x4_res8x4 | 75.17 | 75.14 | +0.03 | 0.58 | within  |
+
+2 within, 1 of another protocol; 2 missing."""
+LATEX = r"""
+\begin{tabular}{lc}
+\toprule
+ & res32x4\_res8x4 \\
+\midrule
+KD & 73.17 $\pm$ 0.76 \\
+KD, w = H\^{}T & \textbf{75.17 $\pm$ 0.29} \\
+KD, w = H\^{}S & 74.50 (a) \\
+KD, w = H\_ub - H\^{}T & missing \\
+KD, w = H\_ub - H\^{}S & missing \\
+\bottomrule
+\end{tabular}
+"""
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Of Table 1: three seeds of two rows, one seed of another protocol of a third."""
+    make_runs(tmp_path, "KD", [73.0, 74.0, 72.5], table="1")
+    make_runs(tmp_path, "KD, w = H^T", [75.0, 75.0, 75.5], table="1")
+    make_run(tmp_path, "KD, w = H^S", 0, 74.5, table="1", SOLVER__EPOCHS=2)
+    return tmp_path
+
+
+@pytest.fixture
+def blocks(runs):
+    return layout(fill(load_tables()["1"], find_runs(runs)), COMMAND, check=True)
+
+
+def test_markdown(blocks):
+    text = formats.markdown(blocks)
+    assert OVERVIEW in text and DETAILS in text and CHECK in text
+    assert "Headline: **last epoch**." in text
+    assert f"    {COMMAND} --methods 'KD, w = H_ub - H^S' --pairs res32x4_res8x4\n" in text
+
+
+def test_latex(blocks):
+    text = formats.latex(blocks)
+    assert LATEX in text
+    assert r"\caption{Entropy-based reweighting on KD (CIFAR-100): top-1 in percent, last epoch}" in text
+    outside = [line for line in text.split("\n") if line and not line.startswith("%")]
+    assert not {"_", "^", "±"} & set("".join(outside).replace(r"\_", "").replace(r"\^{}", ""))
+
+
+def test_csv(runs):
+    text = formats.csv_text([(fill(load_tables()["1"], find_runs(runs)), COMMAND)])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["status"] for row in rows] == ["done", "done", "done", "missing", "missing"]
+    expected = {"row": "KD, w = H^T", "seeds": "0 1 2", "last_mean": "75.1667", "last_std": "0.288675",
+                "paper": "75.14", "within_2sd": "true", "gain": "2", "gain_p": "0.0741799"}
+    assert {key: rows[1][key] for key in expected} == expected
+    assert rows[2]["not_as_in_paper"] == "SOLVER.EPOCHS 2 (not 240)" and rows[2]["difference"] == rows[2]["gain"] == ""
+    assert rows[3]["last_mean"] == "" and rows[3]["command"].startswith(COMMAND) and rows[1]["command"] == ""
+
+
+def test_html_holds_the_same_and_loads_nothing(blocks):
+    page = formats.html_page(blocks, "Table <1>")
+    assert "<td><b>75.17 ± 0.29</b></td>" in page and "+2.00 [-0.48, 4.48] p=0.074" in page
+    assert "<title>Table &lt;1&gt;</title>" in page
+    assert "http" not in page and "src=" not in page and "<script" not in page
+
+
+def test_wide_tables_are_broken_for_terminals():
+    table = fill(load_tables()["2"], [])
+    grids = overview(table, {cell.protocol_text: "" for cell in table.cells.values()}, 4)
+    assert [len(grid.header) for grid in grids] == [5, 4]
+    text = formats.markdown(layout(table, COMMAND))
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_average_gains_of_the_paper_are_shown_with_what_its_cells_give():
+    text = formats.markdown(layout(fill(load_tables()["2"], []), COMMAND))
+    assert "+1.48 (its cells give +1.49)" in text
+    assert "| overall                    | –    | 0 of 49 | +0.56 " in text
+
+
+@pytest.mark.parametrize("name", [name for name, table in load_tables().items() if name not in ("6", "7", "A2", "A3")])
+def test_every_table_prints_without_runs(name):
+    table = load_tables()[name]
+    text = formats.markdown(layout(fill(table, []), f"sweep --table {name}", check=True))
+    assert f"Missing: {len(table.cells)} of {len(table.cells)} cells" in text
+    assert text.count(f"    sweep --table {name} --methods ") == len(table.cells)
+
+
+def tables_command(*words):
+    return subprocess.run([sys.executable, "tools/tables.py", *map(str, words)], cwd=REPOSITORY, capture_output=True,
+                          text=True)
+
+
+def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
+    done = tables_command("--table", "1", "--runs", runs, "--check")
+    assert (done.returncode, done.stderr) == (0, "") and OVERVIEW in done.stdout and CHECK in done.stdout
+    assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout
+    wrong = tables_command("--table", "6")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "not covered" in wrong.stderr
+
+
+def test_reports_and_plans_never_import_torch():
+    code = (
+        "import sys, pkgutil, importlib, mdistiller.report\n"
+        "sys.path.insert(0, 'tools')\n"
+        "for module in pkgutil.iter_modules(mdistiller.report.__path__, 'mdistiller.report.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "import tables, sweep\n"
+        "from mdistiller.report import fill, paper\n"
+        "fill.fill(paper.load_tables()['2'], [])\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
