@@ -119,7 +119,7 @@ class Distiller(nn.Module):
         """
         if not self.training:
             return self.predict(image)
-        images = [image if view == "image" else batch[view] for view in self.views]
+        images = [image if view == "image" else self._view(batch, view) for view in self.views]
         students = [self.run_student(view) for view in images]
         if logits_teacher is not None:
             teachers = [SimpleNamespace(logits=logits_teacher, features={})]
@@ -151,6 +151,11 @@ class Distiller(nn.Module):
             else:
                 losses[name] = weighted_mean(loss, weights[self.term_views.get(name, "image")], name)
         return losses
+
+    def _view(self, batch, view):
+        if view not in batch:
+            raise ValueError(f"{self.method} needs {view!r} in the batch, beside 'image': another view of the images")
+        return batch[view]
 
     def run_student(self, image: Tensor):
         """The student's `Output` for one view."""

@@ -1,4 +1,5 @@
-"""Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12): a sample whose teacher output has high entropy teaches more.
+"""Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12): a sample whose teacher
+output has high entropy teaches more.
 
 The one place that knows the formulas; the base class multiplies by them in one place. A sample is whatever has its own
 pair of logits (an image, a box proposal, a token): everything here takes (n, C) logits and returns (n,) tensors.

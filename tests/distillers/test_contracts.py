@@ -160,3 +160,10 @@ def test_a_method_without_released_ea_code_says_so():
             tiny_distiller("EA-TOY-UNRELEASED", "EA.COMPAT", "release")
     finally:
         del DISTILLERS["TOY-UNRELEASED"], DISTILLERS["EA-TOY-UNRELEASED"]
+
+
+def test_a_missing_view_is_asked_for_by_name():
+    batch = tiny_batch()
+    del batch["image_strong"]
+    with pytest.raises(ValueError, match="MLD needs 'image_strong' in the batch"):
+        tiny_distiller("MLD")(**batch)

@@ -1,11 +1,15 @@
 """The commands as a user types them: exit codes, one-line errors, quiet logs."""
 
+import json
 import os
-import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
-from tests.engine.support import REPOSITORY, command, train_command
+from tests.engine.support import REPOSITORY, assert_same_weights, command, train_command
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +29,6 @@ def test_training_prints_one_line_an_epoch_and_no_bar_when_stdout_is_no_terminal
 
 
 def test_eval_of_the_run_agrees_with_its_summary_and_with_its_student_file(finished):
-    import json
-
     _, folder = finished
     summary = json.loads((folder / "summary.json").read_text())
     printed = command("tools/eval.py", "--run", folder)
@@ -104,25 +106,34 @@ def test_the_checkout_wins_over_an_installed_copy(tmp_path):
     assert result.returncode == 0 and "--cfg" in result.stdout
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_asked_to_stop_saves_and_says_how_it_ended(number, code, tmp_path):
+    words = train_command(tmp_path, "SOLVER.EPOCHS", 500)
+    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for_checkpoint(tmp_path)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == code and "continue with --resume" in error and error.count("\n") == 1
+    folder = next(tmp_path.glob("*/*"))
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+
+
+def wait_for_checkpoint(folder):
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/*/latest.pth")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
     """SIGKILL cannot be caught: the run is killed as soon as its first epoch is on disk."""
-    import signal
-    import subprocess
-    import sys
-    import time
-
-    from tests.engine.support import assert_same_weights
-
     _, folder = finished
     words = train_command(tmp_path)
     process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
                                env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/*/latest.pth")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = command(*train_command(tmp_path, resume=True))
     assert resumed.returncode == 0, resumed.stderr
     assert_same_weights(next(tmp_path.glob("*/*")), folder)
-    shutil.rmtree(tmp_path / "distill")
