@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")
     parser.add_argument("--points", type=int, default=21, help="of a loss surface, in each direction (default: 21)")
     parser.add_argument("--images", type=int, default=1000, help="that a loss surface is measured on (default: 1000)")
-    parser.add_argument("--key", default="DKD.BETA", help="what Figure 8 varies (default: DKD.BETA)")
+    parser.add_argument("--key", metavar="KEY", help="what Figure 8 varies (default: DKD.BETA)")
     parser.add_argument("--again", action="store_true", help="measure anew what was measured")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
@@ -40,7 +40,8 @@ def main():
     from mdistiller.report.runs import find_runs
 
     runs = [run for folder in args.runs for run in find_runs(folder)]
-    options = measure.Options(tuple(args.opts), points=args.points, images=args.images, key=args.key)
+    varied = {"key": args.key} if args.key else {}
+    options = measure.Options(tuple(args.opts), points=args.points, images=args.images, **varied)
     output = Path(args.output)
     for name in NAMES if "all" in args.figure else args.figure:
         if files.marker(output, name).is_file() and not args.again:

@@ -43,7 +43,7 @@ class DKD(Distiller):
     """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679).
 
     With logit standardization the loss is multiplied by LS_WEIGHT (the repository of that paper multiplies alpha and
-    beta); EA.COMPAT release takes KD.LOSS.KD_WEIGHT for it, as the published EA code does.
+    beta); EA.COMPAT release takes KD.LOSS.KD_WEIGHT for it instead.
     """
 
     defaults = CN({"CE_WEIGHT": 1.0, "ALPHA": 1.0, "BETA": 8.0, "T": 4.0, "WARMUP": 20, "LS_WEIGHT": 1.0})

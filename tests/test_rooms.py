@@ -1,0 +1,142 @@
+"""Which room knows what: imports point one way, a method is known in its own file alone, no file knows this machine."""
+
+import ast
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdistiller.distillers import DISTILLERS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LAYERS = [  # a room imports from those above it, and from itself
+    {"errors"},
+    {"registry", "plugins", "command"},
+    {"config"},
+    {"models", "data", "distillers", "report"},
+    {"engine"},
+    {"analysis"},
+    {"tools"},
+]
+DOORS = {"mdistiller.distillers", "mdistiller.distillers.ea"}  # no other room opens a method's file
+LIBRARIES = {"torch", "torchvision", "timm"}
+METHODS = {name for name in DISTILLERS if not DISTILLERS[name].weighted} - {"NONE"}
+ENGLISH = {"AT", "DIST", "PAD"}  # in lower case: a word, torch.distributed, padding
+EXAMPLES = {"help", "description", "metavar"}  # of argparse: what a user may type
+PYTHON = sorted(
+    path.relative_to(REPOSITORY) for room in ("mdistiller", "tools") for path in (REPOSITORY / room).rglob("*.py")
+)
+METHOD_FILES = sorted(
+    {Path(sys.modules[cls.__module__].__file__).relative_to(REPOSITORY) for cls in DISTILLERS.values()}
+    - {Path("mdistiller/distillers/base.py")}
+)
+
+
+def syntax(path):
+    return ast.parse((REPOSITORY / path).read_text())
+
+
+def room_of(path):
+    """The room of a file; "" is the package's own __init__.py."""
+    parts = path.with_suffix("").parts
+    return parts[0] if parts[0] == "tools" else parts[1].replace("__init__", "")
+
+
+def imports(path):
+    """(module, names taken from it) of every import in the file, wherever it stands."""
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, set()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield node.module, {alias.name for alias in node.names}
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=str)
+def test_imports_point_one_way(path):
+    room = room_of(path)
+    level = {name: index for index, names in enumerate(LAYERS) for name in names}
+    for module, names in imports(path):
+        top, _, rest = module.partition(".")
+        assert room != "report" or top not in LIBRARIES, f"{path} imports {module}"
+        if top != "mdistiller" or not room:
+            continue
+        others = {rest.split(".")[0]} if rest else names & level.keys()
+        for other in others - {room}:
+            assert level[other] < level[room], f"{path} imports {module}"
+            assert other != "report" or room == "tools", f"{path} imports {module}"
+        if "distillers" in others - {room}:
+            assert module in DOORS, f"{path} imports {module}"
+
+
+def named_methods(text):
+    words = set(re.findall(r"\w+", text.replace("EA-KD paper", "")))
+    return {word for word in words if word.upper() in METHODS and not (word.upper() in ENGLISH and not word.isupper())}
+
+
+def said_in_code(path):
+    """Names and texts of a file, without docstrings, comments, and the help of its options."""
+    tree = syntax(path)
+    quiet = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            quiet.add(node.value)
+        if isinstance(node, ast.keyword) and node.arg in EXAMPLES:
+            quiet.update(ast.walk(node.value))
+    for node in ast.walk(tree):
+        if node not in quiet:
+            yield from (value for _, value in ast.iter_fields(node) if isinstance(value, str))
+
+
+@pytest.mark.parametrize("path", [path for path in PYTHON if room_of(path) in ("engine", "data")], ids=str)
+def test_engine_and_data_name_no_method_not_even_in_a_comment(path):
+    assert named_methods((REPOSITORY / path).read_text()) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in PYTHON if room_of(path) == "tools"], ids=str)
+def test_the_code_of_the_tools_names_no_method(path):
+    assert named_methods("\n".join(said_in_code(path))) == set()
+
+
+def test_a_name_is_found_wherever_it_stands():
+    assert named_methods('if cfg.DISTILLER.TYPE == "crd": x = cfg.KD.T') == {"crd", "KD"}
+    assert named_methods('tables of the EA-KD paper, pad at dist.rank; SOLVER.TRAINER "crd_dot"') == set()
+    assert METHODS >= {"KD", "MLD", "CRD", "FITNET"} and not any("-" in name for name in METHODS)
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=str)
+def test_a_method_knows_nothing_of_sample_weights(path):
+    text = (REPOSITORY / path).read_text().replace("cross-entrop", "")
+    assert not re.findall(r"(?i)entrop\w*|\bea\b(?!\.compat)|\w*sample_weight\w*|weighted_mean", text)
+
+
+FORBIDDEN = {
+    r"\.cuda\(|cuda:\d": "a device chosen once, in engine/device.py",
+    r"/(home|root|Users|mnt|work|tmp)/\w": "a path of some machine",
+    r"https?://(?!arxiv\.org|github\.com|openreview\.net)[\w.]+": "a host",
+    r"\b(TODO|FIXME|XXX)\b": "something unfinished",
+}
+TEXTS = sorted(
+    path.relative_to(REPOSITORY)
+    for room in ("mdistiller", "tools", "scripts", "configs", "docs")
+    for path in (REPOSITORY / room).rglob("*") if path.suffix in (".py", ".yaml", ".sh", ".md")
+)
+
+
+@pytest.mark.parametrize("pattern", FORBIDDEN, ids=FORBIDDEN.values())
+def test_no_file_says(pattern):
+    found = {str(path): re.search(pattern, (REPOSITORY / path).read_text()) for path in TEXTS}
+    assert {path: match[0] for path, match in found.items() if match} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in PYTHON if room_of(path) == "tools"], ids=str)
+def test_every_command_explains_itself(path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    tool = runpy.run_path(str(REPOSITORY / path))
+    with pytest.raises(SystemExit) as ended:
+        tool["main"]()
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and tool["__doc__"].split(":")[0].split("\n")[0] in text.replace("\n", " ")
+    assert callable(tool["cli"])
