@@ -95,13 +95,13 @@ def sample_losses(methods: Methods, options: Options) -> Content:
     epoch = networks.saved_epochs(run.path)[0]
     cfg, data, distiller = networks.open_with_teacher(run.path, f"epoch_{epoch}", options.opts)
     rows = measure(cfg, distiller, data.plain_batches(balanced_subset(data.labels, BATCH)))
-    weights = rows["weight"] / rows["weight"].mean()  # what moves between samples, apart from the size of the loss
+    weighted_loss = rows["weight"] * rows["kd_loss"]
     order = np.argsort(rows["entropy_teacher"], kind="stable")
     keys = ("entropy_teacher", "entropy_student", "kd_loss", "weight")
     table = [
         {"sample": place, "method": run.method, "epoch": epoch, **{key: float(rows[key][i]) for key in keys},
          "loss_share": float(100 * rows["kd_loss"][i] / rows["kd_loss"].sum()),
-         "weighted_share": float(100 * weights[i] * rows["kd_loss"][i] / (weights * rows["kd_loss"]).sum())}
+         "weighted_share": float(100 * weighted_loss[i] / weighted_loss.sum())}
         for place, i in enumerate(order, start=1)
     ]
     return {"samples": table}

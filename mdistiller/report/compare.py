@@ -19,7 +19,7 @@ def comparison(root: str | Path) -> str:
     if not done:
         raise UserError(f"{root}: no finished run below it")
     rows = [_teacher_row(run) for run in _one_per_teacher(done)]
-    rows += [_row(group) for group in group_runs(done)]
+    rows += [row(group) for group in group_runs(done)]
     lines = _align([HEAD, *dict.fromkeys(rows)])
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
@@ -45,7 +45,8 @@ def _teacher_row(run):
     return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", top1, "")
 
 
-def _row(group):
+def row(group: list[RunRecord]) -> tuple[str, ...]:
+    """The line of one configuration, in the order of HEAD."""
     config = group[0].config
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
     return (

@@ -134,7 +134,7 @@ def speed(plt, source):
             axes.annotate(row["method"], (row["ms_per_batch"], row["top1"]), xytext=(5, 3 if weighted else -9),
                           textcoords="offset points", color=look["color"], fontsize=7)
     axes.margins(x=0.18, y=0.12)
-    axes.set(xlabel=f"time per batch (ms, {rows[0]['device']})", ylabel="top-1 accuracy (%)")
+    axes.set(xlabel=f"time per batch (ms) on {rows[0]['device']}", ylabel="top-1 accuracy (%)")
     axes.set_title(f"filled: with entropy weights; {_seeds(rows)}")
     return figure
 
@@ -146,7 +146,7 @@ def high_entropy_teacher(plt, source):
     for number, (name, part) in enumerate(_groups(rows, "network").items()):
         look = _look(number - 1) if number else {"color": BLACK, "marker": "x", "linestyle": "-"}
         _curve(left, _column(part, "segment"), part, name, look)
-    left.set(xlabel="segment of teacher entropy, low to high (a tenth of the test images each)",
+    left.set(xlabel="teacher entropy, low to high (tenths of the test images)",
              ylabel="top-1 accuracy (%)", xticks=range(1, 11))
     left.set_title(f"(a) Accuracy; {_seeds(rows[-1:])}")
     left.legend()
@@ -213,10 +213,11 @@ def entropy_boxes(plt, source):
             drawn = panel.bxp(boxes, positions=np.arange(len(epochs)) + side, widths=0.34, showfliers=False,
                               patch_artist=True, medianprops={"color": "black"},
                               boxprops={"facecolor": colour, "hatch": hatch, "linewidth": 0.6})
-            drawn["boxes"][0].set_label("student" if name == method else "teacher")
+            drawn["boxes"][0].set_label(f"{name} student" if name == method else "teacher")
         panel.set_xticks(range(len(epochs)), epochs)
         panel.set(xlabel="epoch", title=method)
-        panel.legend()
+        panel.grid(False, axis="x")
+        panel.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     panels[0][0].set_ylabel("entropy (nats)")
     samples = int(next(iter(groups.values()))[0]["samples"])
     figure.suptitle(f"Top 10 % in teacher entropy ({samples} training images); boxes: quartiles, whiskers: 5 to 95 %",
@@ -233,8 +234,9 @@ def sample_losses(plt, source):
     for name, key, look in (("teacher", "entropy_teacher", {"color": BLACK, "marker": "x"}),
                             ("student", "entropy_student", {"color": BLUE, "marker": "o", "linestyle": "--"})):
         ahead.plot(x, _column(rows, key), label=f"{name} entropy", **{"markersize": 2.5, "linewidth": 0.9, **look})
-    ahead.set_ylabel("nats")
-    ahead.legend(ncols=2, loc="best")
+    ahead.set(ylabel="nats", ylim=(0, None))
+    ahead.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    ahead.set_xlim(0, len(rows) + 1)
     highest = 1.08 * max(_column(rows, "loss_share").max(), _column(rows, "weighted_share").max())
     weighted = f"{rows[0]['method']}: weighted"
     shares = (("loss_share", "KD: every sample alike", SKY), ("weighted_share", weighted, ORANGE))

@@ -1,0 +1,269 @@
+"""A folder of runs as one HTML page: tables, curves, figures, and for each number where it comes from. No network."""
+
+import base64
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from mdistiller.errors import UserError
+from mdistiller.report import formats
+from mdistiller.report.compare import HEAD, row
+from mdistiller.report.fill import FilledTable, fill
+from mdistiller.report.layout import layout
+from mdistiller.report.paper import covered_tables
+from mdistiller.report.runs import RunRecord, find_runs, group_runs, mean_and_std
+from mdistiller.report.svg import Series, line_chart
+
+LONGEST_LOG = 60_000  # characters of a log that the page holds; its end, if it is longer
+LONGEST_LABEL = 48
+STYLE = formats.STYLE + (
+    "body{overflow-wrap:break-word}a{color:#0057a8}h2{margin-top:2.5rem;border-bottom:2px solid #ddd}"
+    "h3{margin-top:1.8rem}svg{width:100%;max-width:44rem;height:auto;display:block}svg text{font-size:13px;fill:#333}"
+    "svg .grid{stroke:#ddd}.key{width:30px!important;height:10px!important;display:inline-block!important;"
+    "vertical-align:middle}.legend span{margin-right:1rem;white-space:nowrap}figure{margin:1rem 0}"
+    "img{max-width:min(100%,56rem);height:auto}pre{font-size:12px;max-height:24rem;overflow:auto}summary{cursor:pointer}"
+    ".note{color:#555}code{overflow-wrap:anywhere}td a{text-decoration-thickness:1px}"
+    ".facts td{white-space:normal;min-width:14rem}"
+    "@media (max-width:40rem){body{margin:1rem auto;padding:0 .7rem}th,td{padding:.25rem .45rem;font-size:14px}"
+    "svg text{font-size:21px}}"
+)
+
+
+def report(root: str | Path, figures: str | Path | None = None) -> str:
+    """The page of all runs below `root`, with the PNG figures of a folder. Raises UserError when there is no run."""
+    runs = find_runs(root)
+    if not runs:
+        raise UserError(f"{root}: no run folder below it")
+    page = Page(Path(root), runs)
+    sections = [page.head(), page.summary(), page.paper(), page.curves(), _figures(figures), page.provenance()]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>Runs below {escape(str(root))}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head>\n'
+        f"<body>\n{chr(10).join(section for section in sections if section)}\n</body></html>\n"
+    )
+
+
+class Page:
+    """The sections of a page; runs and configurations have anchors, `run-3` and `group-2`."""
+
+    def __init__(self, root: Path, runs: Sequence[RunRecord]):
+        self.root, self.runs = root, runs
+        self.number = {run.path: place for place, run in enumerate(runs, start=1)}
+        self.groups = sorted(group_runs(run for run in runs if run.done), key=_order)
+        self.labels = _labels(self.groups)
+        self.metrics = {run.path: read_metrics(run.path) for run in runs}
+
+    def head(self) -> str:
+        done = sum(run.done for run in self.runs)
+        left = f" {len(self.runs) - done} more are not finished and are in no table." if done < len(self.runs) else ""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return (
+            f"<h1>Runs below {escape(str(self.root))}</h1>\n<p>{done} finished runs of {len(self.groups)} "
+            f"configurations.{left} Written {now} from the run folders alone. A number is a link to its runs, "
+            "and each run has its config, command, commit and log at the end of this page. Accuracies are top-1 on the test images in "
+            "percent, mean ± standard deviation over seeds (n - 1).</p>"
+        )
+
+    def summary(self) -> str:
+        """One line a configuration."""
+        if not self.groups:
+            return "<h2>Results</h2><p>No run is finished yet.</p>"
+        head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+        lines = []
+        for place, group in enumerate(self.groups, start=1):
+            cells = [escape(text) for text in row(group)]
+            if self.labels[place - 1] != group[0].method and group[0].method != "NONE":
+                cells[1] = escape(self.labels[place - 1])
+            for column in (-3, -2, -1):  # seeds and the two accuracies
+                cells[column] = f'<a href="#group-{place}">{cells[column]}</a>'
+            lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        table = f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
+        return f'<h2 id="results">Results</h2>\n{table}\n{self._teachers()}'
+
+    def _teachers(self):
+        seen = {}
+        for run in self.runs:
+            if run.facts.get("teacher_top1") is not None:
+                seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
+        told = [
+            f"{escape(run.config['DISTILLER.TEACHER'])} on {escape(data)} "
+            f'<a href="#run-{self.number[run.path]}">{run.facts["teacher_top1"]:.2f}</a>'
+            for (data, _), run in seen.items()
+        ]
+        return f"<p>Teachers: {', '.join(told)}.</p>" if told else ""
+
+    def paper(self) -> str:
+        """The paper's tables of which a cell is filled, with links to the runs in them."""
+        parts = []
+        for table in covered_tables(["all"]):
+            filled = fill(table, self.runs)
+            if any(cell.runs for cell in filled.cells.values()):
+                command = f"python tools/sweep.py --table {table.name} LOG.PREFIX={self.root}"
+                parts += [formats.html_fragment(layout(filled, command)), self._links(filled)]
+        return "\n".join(parts)
+
+    def _links(self, filled: FilledTable):
+        lines = []
+        for cell in filled.cells.values():
+            if cell.runs:
+                links = ", ".join(self._link(run) for run in cell.runs)
+                lines.append(f"<li>{escape(cell.cell.row)}, {escape(cell.cell.column)}: {links}</li>")
+        return f"<p>The runs behind the numbers of this table:</p><ul>{''.join(lines)}</ul>"
+
+    def _link(self, run, words=None):
+        return f'<a href="#run-{self.number[run.path]}">{escape(words or f"seed {run.seed}")}</a>'
+
+    def curves(self) -> str:
+        """Test accuracy and sample weights over epochs, means over seeds."""
+        parts = ['<h2 id="curves">Curves</h2>']
+        pairs: dict[tuple, list[int]] = {}
+        for place, group in enumerate(self.groups):
+            config = group[0].config
+            pairs.setdefault((config["DATASET.TYPE"], config["DISTILLER.STUDENT"]), []).append(place)
+        for (data, student), places in pairs.items():
+            deviation = "the band is their standard deviation"
+            shown = ((["test_top1"], "Accuracy", "top-1 on the test images (%)", deviation),
+                     (["weight_mean", "weight_std"], "Sample weights", "mean weight (nats)",
+                      "the band is the spread of the weights within a batch"),
+                     (["entropy_student"], "Student entropy", "mean entropy of the student (nats)", deviation))
+            for keys, title, axis, note in shown:
+                series = [one for place in places if (one := self._series(place, *keys)) is not None]
+                if series:
+                    title = f"{title}: {escape(student)} on {escape(data)}"
+                    parts.append(f"<h3>{title}</h3>\n{line_chart(series, 'epoch', axis)}")
+                    parts.append(f'<p class="note">Means over seeds; {note}.</p>')
+        return "\n".join(parts) if len(parts) > 1 else ""
+
+    def _series(self, place, key, spread=None):
+        """Mean over seeds at each epoch; the band is `spread` (a mean, too) or the deviation over seeds."""
+        records: dict[int, list[dict]] = {}
+        for run in self.groups[place]:
+            for record in self.metrics[run.path]:
+                if key in record:
+                    records.setdefault(record["epoch"], []).append(record)
+        if not records:
+            return None
+        epochs = sorted(records)
+        means, bands = [], []
+        for epoch in epochs:
+            mean, deviation = mean_and_std(record[key] for record in records[epoch])
+            means.append(mean)
+            bands.append(mean_and_std(record[spread] for record in records[epoch])[0] if spread else deviation)
+        return Series(self.labels[place], epochs, means, bands)
+
+    def provenance(self) -> str:
+        """Configurations with the numbers of their seeds, then every run with config, command, commit and log."""
+        parts = ['<h2 id="configurations">Configurations</h2>']
+        for place, group in enumerate(self.groups, start=1):
+            config = group[0].config
+            networks = escape(f"{config['DISTILLER.TEACHER']} to {config['DISTILLER.STUDENT']}")
+            networks = escape(config["DISTILLER.STUDENT"]) if config["DISTILLER.TYPE"] == "NONE" else networks
+            lines = "".join(
+                f"<tr><td>{self._link(run)}</td>" + "".join(
+                    f"<td>{self._link(run, number)}</td>" for number in
+                    (_percent(run.summary.get("last_top1")), _percent(run.summary.get("best_top1")))
+                ) + f"<td>{escape(str(run.summary.get('best_epoch', '')))}</td></tr>" for run in group
+            )
+            parts.append(
+                f'<h3 id="group-{place}">{escape(self.labels[place - 1])}: {networks} on '
+                f"{escape(config['DATASET.TYPE'])}</h3>\n<div><table><thead><tr><th>run</th><th>top-1, last epoch</th>"
+                f"<th>top-1, best epoch</th><th>best epoch</th></tr></thead><tbody>{lines}</tbody></table></div>"
+            )
+        parts.append('<h2 id="runs">Runs</h2>')
+        return "\n".join([*parts, *(self._run(run) for run in self.runs)])
+
+    def _run(self, run):
+        anchor = f"run-{self.number[run.path]}"
+        summary, facts, config = run.summary, run.facts, _read(run.path / "config.yaml")
+        rows = {
+            "folder": f"<code>{escape(str(run.path))}</code>",
+            "status": escape(f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
+                             f"{run.config.get('SOLVER.EPOCHS')}"),
+            "top-1": escape(f"last {_percent(summary.get('last_top1'))}, best {_percent(summary.get('best_top1'))} "
+                            f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})"),
+            "command": f'<code id="{anchor}-command">{escape(str(facts.get("command", "unknown")))}</code>',
+            "commit": f'<code id="{anchor}-commit">{escape(str(facts.get("commit", "unknown")))}</code>',
+            "machine": escape(f"{facts.get('device')}, " + ", ".join(
+                f"{name} {version}" for name, version in facts.get("versions", {}).items())),
+        }
+        if run.config["DISTILLER.TYPE"] != "NONE":
+            rows["teacher"] = escape(f"{facts.get('teacher_checkpoint')}, SHA-256 {facts.get('teacher_sha256')}, "
+                                     f"top-1 {_percent(facts.get('teacher_top1'))}")
+        table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items())
+        links = " · ".join(f'<a href="#{anchor}-{name}">{name}</a>' for name in ("config", "command", "commit", "log"))
+        log = _end(_read(run.path / "train.log"))
+        title = escape(f"{run.method}, {run.config['DISTILLER.STUDENT']}, seed {run.seed}")
+        return (
+            f'<section id="{anchor}"><h3>{title}</h3>\n<p>{links} · <a href="#results">results</a></p>\n'
+            f'<div><table class="facts">{table}</table></div>\n'
+            f'<details><summary>config</summary><pre id="{anchor}-config">{escape(config)}</pre></details>\n'
+            f'<details><summary>log</summary><pre id="{anchor}-log">{escape(log)}</pre></details></section>'
+        )
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The records of metrics.jsonl, one an epoch; a line that is not whole is left out."""
+    records = []
+    for line in _read(folder / "metrics.jsonl").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _labels(groups):
+    """A name for each configuration: its method, and what it overrides where methods and networks are the same."""
+    labels = []
+    for group in groups:
+        rivals = [other for other in groups if other is not group and _kind(other) == _kind(group)]
+        name = "student alone" if group[0].method == "NONE" else group[0].method
+        own = group[0].config
+        keys = [key for key in own if any(other[0].config.get(key) != own[key] for other in rivals)
+                and not key.startswith(("EXPERIMENT.", "LOG."))]
+        words = ", ".join(f"{key} {own[key]}" for key in keys)
+        labels.append(f"{name} ({words})"[:LONGEST_LABEL] if words else name)
+    return labels
+
+
+def _order(group):
+    """Variants with weights after their hosts."""
+    config, method = group[0].config, group[0].method
+    return config["DATASET.TYPE"], config["DISTILLER.STUDENT"], method.removeprefix("EA-"), method.startswith("EA-")
+
+
+def _kind(group):
+    return tuple(group[0].config[key] for key in ("DATASET.TYPE", "DISTILLER.STUDENT")) + (group[0].method,)
+
+
+def _figures(folder):
+    """The PNG files of a folder, as data within the page."""
+    paths = sorted(Path(folder).glob("figure_*.png")) if folder else []
+    parts = []
+    for path in paths:
+        name, data = path.stem.removeprefix("figure_"), base64.b64encode(path.read_bytes()).decode()
+        title = f"Figure {escape(name)}"
+        parts.append(f'<figure id="figure-{escape(name)}"><figcaption>{title}, as in the paper</figcaption>'
+                     f'<img alt="{title}" src="data:image/png;base64,{data}"></figure>')
+    return "\n".join(['<h2 id="figures">Figures</h2>', *parts]) if parts else ""
+
+
+def _percent(value):
+    return f"{value:.2f}" if isinstance(value, int | float) and not math.isnan(value) else "–"
+
+
+def _read(path):
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _end(text):
+    if not text:
+        return "no log"
+    return text if len(text) <= LONGEST_LOG else f"(the last {LONGEST_LOG} characters)\n{text[-LONGEST_LOG:]}"
