@@ -140,7 +140,8 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
             for place in places:
                 if (root / folder / place).is_file():
                     return root / folder / place
-    how = f"train one (configs/{dataset}/vanilla/)"
+    recipes = f"configs/{dataset}/vanilla/"
+    how = f"train one ({recipes if (REPOSITORY / recipes).is_dir() else 'DISTILLER.TYPE NONE'})"
     if dataset == "cifar100":
         how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
     raise UserError(

@@ -402,3 +402,7 @@ def test_a_run_without_its_teacher_names_the_command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="python tools/fetch_teachers.py cifar100"):
         find_teacher("cifar100", "wrn_40_2", None)
+    with pytest.raises(UserError, match=r"train one \(configs/tiny_imagenet/vanilla/\)"):
+        find_teacher("tiny_imagenet", "vgg13", None)
+    with pytest.raises(UserError, match=r"imagefolder/timm-resnet18.pth.*train one \(DISTILLER.TYPE NONE\)"):
+        find_teacher("imagefolder", "timm:resnet18", None)
