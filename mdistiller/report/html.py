@@ -64,8 +64,8 @@ class Page:
         return (
             f"<h1>Runs below {escape(str(self.root))}</h1>\n<p>{done} finished runs of {len(self.groups)} "
             f"configurations.{left} Written {now} from the run folders alone. A number is a link to its runs, "
-            "and each run has its config, command, commit and log at the end of this page. Accuracies are top-1 on the test images in "
-            "percent, mean ± standard deviation over seeds (n - 1).</p>"
+            "and each run has its config, command, commit and log at the end of this page. Accuracies are top-1 on "
+            "the test images in percent, mean ± standard deviation over seeds (n - 1).</p>"
         )
 
     def summary(self) -> str:

@@ -1,0 +1,106 @@
+"""Figures are drawn from the files of an analysis alone, without torch; each as PNG and PDF."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdistiller.errors import UserError
+
+pytest.importorskip("matplotlib", reason="matplotlib draws the figures (pip install -e .[report])")
+
+from mdistiller.report import figures  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+METHODS = ("KD", "EA-KD")
+NAN = ""  # as CSV has it: a deviation of one seed
+
+
+def tsne(*keys):
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for key in keys:
+        top = np.zeros(30, bool)
+        top[:3] = True
+        values = {"points": draw.normal(size=(30, 2)), "target": np.arange(30) % 10, "top": top,
+                  "index": np.array([8.0, 5.0])}
+        arrays |= {f"{key}|{what}": array for what, array in values.items()}
+    return arrays
+
+
+def segments(*networks, method=None):
+    return [{"network": name, "method": method or name, "segment": number, "top1": 90 - number, "std": 0.5, "seeds": 2}
+            for name in networks for number in range(1, 11)]
+
+
+SURFACES = [{"network": name, "epoch": epoch, "mean": 2.0, "variance": 1.0, "area": 0.5, "level": 1.6, "images": 9,
+             "area_difference": 0.1} for name, epoch in (("Teacher", 0), ("KD", 40), ("KD", 80), ("EA-KD", 40))]
+GRIDS = {f"{row['network']}|{row['epoch']}": np.add.outer(np.arange(5.0), np.arange(5.0)) for row in SURFACES}
+CONTENT = {
+    "1": {"speed": [{"method": name, "ms_per_batch": ms, "top1": 70, "std": NAN, "seeds": 1, "device": "cpu"}
+                    for name, ms in (("KD", 10), ("EA-KD", 11), ("FITNET", 12))]},
+    "2": {"segments": segments("Teacher", *METHODS), "tsne": tsne("Teacher|0")},
+    "3": {"boxes": [{"method": name, "network": network, "epoch": epoch, "low": 0, "q1": 1, "median": 2, "q3": 3,
+                     "high": 4, "samples": 10}
+                    for name in METHODS for epoch in (1, 2) for network in (name, "Teacher")]},
+    "4": {"samples": [{"sample": n, "method": "EA-KD", "epoch": 1, "entropy_teacher": n, "entropy_student": 1,
+                       "loss_share": 25, "weighted_share": 10 * n} for n in (1, 2, 3, 4)]},
+    "5": {"shares": [{"method": name, "epoch": epoch, "quartile": q, "share": 10 * q, "std": NAN, "seeds": 1}
+                     for name in METHODS for epoch in (1, 2) for q in (1, 2, 3, 4)]},
+    "6": {"tsne": tsne("KD|0", "EA-KD|0", "Teacher|0")},
+    "7": {"surfaces": SURFACES, "surfaces_grid": GRIDS},
+    "8": {"values": [{"method": name, "key": "DKD.BETA", "value": value, "top1": 70 + value, "std": 0.2, "seeds": 3,
+                      "variance": 0.5} for name in METHODS for value in (1, 2)]},
+    "B1": {"segments": segments("KD", "Teacher", method="KD"), "tsne": tsne("KD|40", "KD|80")},
+    "B2": {"surfaces": SURFACES, "surfaces_grid": GRIDS},
+    "B3": {"tsne": tsne("KD|0", "EA-KD|0", "DKD|0", "EA-DKD|0", "Teacher|0")},
+}
+
+
+def write(folder, name):
+    for part, content in CONTENT[name].items():
+        path = folder / f"figure_{name}_{part}"
+        if isinstance(content, dict):
+            np.savez(path.with_suffix(".npz"), **content)
+        else:
+            with open(path.with_suffix(".csv"), "w", newline="") as file:
+                writer = csv.DictWriter(file, list(content[0]))
+                writer.writeheader()
+                writer.writerows(content)
+    (folder / f"figure_{name}.json").write_text(json.dumps({"figure": name}))
+
+
+@pytest.mark.parametrize("name", sorted(figures.FIGURES))
+def test_a_figure_becomes_a_png_and_a_pdf(name, tmp_path):
+    write(tmp_path, name)
+    png, pdf = figures.draw(name, tmp_path, tmp_path / "figures")
+    assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:4] == b"%PDF"
+
+
+def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
+    write(tmp_path, "8")
+    plt = figures._pyplot()
+    drawn = figures.accuracy_over(plt, figures.Source(tmp_path, "8"))
+    lines = drawn.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["KD (variance 0.50)", "EA-KD (variance 0.50)"]
+    assert lines[0].get_xdata().tolist() == [1, 2] and lines[0].get_ydata().tolist() == [71, 72]
+    assert lines[0].get_marker() != lines[1].get_marker() and lines[0].get_color() != lines[1].get_color()
+    assert drawn.axes[0].get_xlabel() == "DKD.BETA" and "%" in drawn.axes[0].get_ylabel()
+    plt.close(drawn)
+
+
+def test_what_is_not_measured_and_a_missing_matplotlib_are_said_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="tools/analyze.py --figure 5"):
+        figures.draw("5", tmp_path, tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="pip install"):
+        figures.draw("5", tmp_path, tmp_path)
+
+
+def test_figures_and_page_are_made_without_torch():
+    code = "import sys, mdistiller.report.figures, mdistiller.report.html; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=120)
