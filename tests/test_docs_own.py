@@ -29,10 +29,10 @@ def draw(folder, generator):
                 Image.fromarray(pixels).save(place / f"{index}.jpg")
 
 
-def run_line(words, monkeypatch):
+def run_line(words, monkeypatch, short=SHORT):
     """`python tools/x.py ...` in this process; trainings are shortened."""
     assert words[0] == "python", words
-    extra = SHORT if words[1] == "tools/train.py" else []
+    extra = short if words[1] == "tools/train.py" else []
     monkeypatch.setattr(sys, "argv", [*words[1:], *extra])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(REPOSITORY / words[1]), run_name="__main__")

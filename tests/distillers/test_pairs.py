@@ -1,0 +1,82 @@
+"""Every method, plain and entropy-adaptive, trains every pair of networks of the paper's Table 2."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller.config import load_cfg
+from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+from mdistiller.report.paper import load_tables
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAIRS = list(load_tables()["2"].columns)
+CLASSES, IMAGES, BATCH = 100, 400, 4
+DATA = {"name": "cifar100", "num_classes": CLASSES, "num_train": IMAGES, "image_size": 32,
+        "targets": torch.arange(IMAGES) % CLASSES}
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def pair(request):
+    """(name, config file, teacher, student): the networks are built once and copied for each method."""
+    path = REPOSITORY / "configs" / "cifar100" / "kd" / f"{request.param}.yaml"
+    torch.manual_seed(0)
+    names = load_cfg(path).DISTILLER
+    return request.param, path, build_model(names.TEACHER, CLASSES), build_model(names.STUDENT, CLASSES)
+
+
+def batch(epoch):
+    generator = torch.Generator().manual_seed(epoch)
+    images = torch.randn(2, BATCH, 3, 32, 32, generator=generator)
+    target = torch.randint(CLASSES, (BATCH,), generator=generator)
+    index = torch.arange(BATCH) * CLASSES + target  # as the targets above have it
+    return {"image": images[0], "image_strong": images[1], "target": target, "index": index % IMAGES, "epoch": epoch}
+
+
+def refused(method, pair):
+    """Whether docs/methods.md says that the method cannot use the pair."""
+    lines = (REPOSITORY / "docs" / "methods.md").read_text().splitlines()
+    return any(line.startswith(f"| {method} | {pair} |") for line in lines)
+
+
+def moved(before, after):
+    after = after.state_dict()
+    return {key for key, value in before.state_dict().items() if not torch.equal(value, after[key])}
+
+
+@pytest.mark.parametrize("name", sorted(DISTILLERS))
+def test_two_steps_on_every_pair(name, pair):
+    pair_name, path, teacher, student = pair
+    cfg = load_cfg(path, ["DISTILLER.TYPE", name, "CRD.NCE.K", 50])
+    method = DISTILLERS[name].method
+    try:
+        distiller = build_distiller(cfg, deepcopy(student), deepcopy(teacher), DATA)
+    except UserError as error:
+        assert refused(method, pair_name), error
+        return
+    assert not refused(method, pair_name)
+    if distiller.varying_modules:
+        distiller.extra_paths = len(distiller.paths)  # all of them, so that every module takes part
+    optimizer = torch.optim.SGD(distiller.learnable_parameters(), lr=0.01)
+    reached = set()
+    for epoch in (1, 25):  # in the warm-ups, and after them
+        torch.manual_seed(epoch)
+        logits, losses = distiller(**batch(epoch))
+        assert logits.shape == (BATCH, CLASSES) and all(torch.isfinite(loss) for loss in losses.values()), losses
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        reached |= {key for key, p in distiller.named_parameters() if p.grad is not None and p.grad.any()}
+        assert all(p.grad is None or p.grad.isfinite().all() for p in distiller.parameters())
+        optimizer.step()
+    trained = {key for key, parameter in distiller.named_parameters() if parameter.requires_grad}
+    assert not sorted(trained - reached), "without a gradient"
+    assert all(parameter.grad is None for parameter in distiller.teacher.parameters())
+    learned = {key: p for key, p in distiller.student.named_parameters() if p.requires_grad}
+    kernels = {key for key, p in learned.items() if p.dim() > 1}  # a scale that the next norm undoes may not change
+    assert kernels and not sorted(kernels - moved(student, distiller.student)), "not changed"
+    statistics = {key for key in teacher.state_dict() if "running_" in key or "num_batches" in key}
+    expected = statistics if distiller.teacher_mode == "train" else set()
+    assert sorted(moved(teacher, distiller.teacher)) == sorted(expected)

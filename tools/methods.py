@@ -1,0 +1,33 @@
+"""Write docs/methods.md: every registered method, what it needs, and the pairs of Table 2 it cannot run on."""
+
+import argparse
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
+
+from mdistiller.command import run_command  # noqa: E402
+from mdistiller.report.paper import load_tables  # noqa: E402
+
+
+def page() -> str:
+    """The text of docs/methods.md."""
+    from mdistiller.analysis.methods import methods_page
+
+    columns = load_tables()["2"].columns
+    return methods_page({name: (column["teacher"], column["student"]) for name, column in columns.items()})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "methods.md", help="the file to write")
+    parser.parse_args().output.write_text(page())
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
