@@ -116,7 +116,8 @@ class Trainer:
         self.updater.set_learning_rate(learning_rate(solver, self.epoch, self.step / total))
         group_start = self.step - self.step % solver.ACCUMULATE
         group = min(solver.ACCUMULATE, total - group_start)  # the last group of an epoch may be smaller
-        fraction = batch.pop("batch_fraction", 1.0) / group
+        images = sum(self._images(step) for step in range(group_start, group_start + group))
+        fraction = batch.pop("batch_fraction", 1.0) * self._images(self.step) / images
         with autocast(self.device, self.cfg.SOLVER.AMP):
             logits, losses = self.model(epoch=self.epoch, **batch)
         scaled = losses if fraction == 1.0 else {name: fraction * loss for name, loss in losses.items()}
@@ -125,6 +126,11 @@ class Trainer:
             self.average.update_parameters(self.distiller.deployed())
         self.meters.add(self.step, losses, logits, batch["target"], self.distiller.monitor)
         self.step += 1
+
+    def _images(self, step):
+        """How many images, over all ranks, a step of an epoch has."""
+        size = self.cfg.SOLVER.BATCH_SIZE
+        return min(size, self.data.info.num_train - step * size)
 
     def _poll(self, bar):
         """Read what the device has measured so far: the bar, TensorBoard, a loss that is not finite, a stop signal."""
