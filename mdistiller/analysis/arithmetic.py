@@ -28,6 +28,14 @@ def top_share(values: np.ndarray, share: float = TOP) -> np.ndarray:
     return chosen
 
 
+def first_of_classes(target: np.ndarray, classes: int, number: int) -> np.ndarray:
+    """(N,) bool: the first `number` samples of each of the first `classes` classes."""
+    chosen = np.zeros(len(target), bool)
+    for label in range(classes):
+        chosen[np.flatnonzero(target == label)[:number]] = True
+    return chosen
+
+
 def quartile_shares(entropy: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Percent of the summed loss (N,) in each quartile of entropy (N,), low to high: (4,), with a sum of 100."""
     sums = np.array([loss[part].sum() for part in segments_by(entropy, QUARTILES)])

@@ -14,6 +14,7 @@ from mdistiller.errors import UserError
 
 LEVEL = 1.6  # of Area@1.6
 BATCH = 64  # samples of Figure 4
+CLASSES, PER_CLASS = 10, 100  # of a t-SNE: more classes cannot be told apart; images of each, as CIFAR-100 has
 BOXES = 8  # epochs of Figure 3 that get a box, at most
 TEACHER = "Teacher"
 
@@ -237,10 +238,10 @@ def _students(methods, options, every_epoch=False):
 
 
 def _tsne(shown, options):
-    """Arrays `<name>|<epoch>|points`, `|target`, `|top` and `|index` of the test images of the first ten classes."""
+    """Arrays `<name>|<epoch>|points`, `|target`, `|top` and `|index` of the first test images of ten classes."""
     arrays = {}
     for name, epoch, outputs, ranked in shown:
-        kept = outputs.target < networks.CLASSES
+        kept = arithmetic.first_of_classes(outputs.target, CLASSES, PER_CLASS)
         points, index = networks.embed(outputs.feats[kept], outputs.target[kept], options.seed)
         values = {"points": points, "target": outputs.target[kept], "top": arithmetic.top_share(ranked[kept]),
                   "index": np.array([index["embedding"], index["features"]])}

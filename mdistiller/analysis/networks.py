@@ -15,8 +15,6 @@ from mdistiller.engine.setup import RANDOM_TEACHER, load_teacher
 from mdistiller.engine.trace import FOLDER
 from mdistiller.errors import UserError
 
-CLASSES = 10  # of a t-SNE: more cannot be told apart
-
 
 def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
     """(cfg, data, distiller in eval mode) of a run with the weights of its teacher.

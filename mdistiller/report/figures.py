@@ -173,7 +173,7 @@ def high_entropy_students(plt, source):
     rows, shown = source.table("segments"), source.arrays("tsne")
     methods = list(_groups(rows, "method"))
     epochs = {name: [key for key in shown if key.split("|")[0] == name] for name in methods}
-    wide = max(3, *(len(keys) for keys in epochs.values()))
+    wide = max(2, *(len(keys) for keys in epochs.values()))
     figure = plt.figure(figsize=(2 * COLUMN, COLUMN * (0.9 + 0.72 * len(methods))), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(0.9, 0.72 * len(methods)))
     axes = upper.subplots(1, len(methods), sharey=True, squeeze=False)[0]
@@ -284,9 +284,9 @@ def students(plt, source):
         panel.axis("on")
         scatter(panel, arrays)
         embedding, feats = arrays["index"]
-        panel.set_title(f"{key.split('|')[0]}\nCH {embedding:.1f} (of the features {feats:.1f})")
+        panel.set_title(f"{key.split('|')[0]}\nCH {embedding:.0f} (features {feats:.0f})")
     figure.suptitle("t-SNE; triangles: top 10 % in entropy (with EA: in weight); CH: Calinski-Harabasz index",
-                    fontsize=8)
+                    fontsize=8)  # of the points, and of the features that they stand for
     return figure
 
 
@@ -294,23 +294,24 @@ def surfaces(plt, source):
     """7 and B2: loss surfaces over epochs, and how far their area below a level is from the teacher's."""
     rows, grids = source.table("surfaces"), source.arrays("surfaces_grid")
     groups = {name: part for name, part in _groups(rows, "network").items() if name != TEACHER}
-    wide = max(len(part) for part in groups.values())
-    figure = plt.figure(figsize=(2 * COLUMN, COLUMN * (0.75 * len(groups) + 0.85)), layout="constrained")
-    places = figure.add_gridspec(len(groups) + 1, max(wide, 2), height_ratios=[1] * len(groups) + [1.1])
-    for line, (name, part) in enumerate(groups.items()):
+    wide = max(3, *(len(part) for part in groups.values()))
+    height = 2 * COLUMN / wide + 0.45
+    figure = plt.figure(figsize=(2 * COLUMN, height * (len(groups) + 1)), layout="constrained")
+    places = figure.add_gridspec(len(groups) + 1, wide)
+    levels = _levels([arrays["grid"] for arrays in grids.values()])
+    for line, part in enumerate([*groups.values(), rows[:1]]):
         for place, row in enumerate(part):
+            name, epoch = row["network"], int(row["epoch"])
             panel = figure.add_subplot(places[line, place])
-            _contours(panel, grids[f"{name}|{int(row['epoch'])}"]["grid"], row)
-            panel.set_title(f"{name}, epoch {int(row['epoch'])}\n{_surface_text(row)}", fontsize=7)
-    cut = max(1, max(wide, 2) // 2)
-    panel = figure.add_subplot(places[-1, :cut])
-    _contours(panel, grids[f"{TEACHER}|0"]["grid"], rows[0])
-    panel.set_title(f"{TEACHER}\n{_surface_text(rows[0])}", fontsize=7)
-    panel = figure.add_subplot(places[-1, cut:])
+            _contours(panel, grids[f"{name}|{epoch}"]["grid"], row["level"], levels)
+            title = TEACHER if name == TEACHER else f"{name}, epoch {epoch}"
+            numbers = f"mean {row['mean']:.2f}, variance {row['variance']:.2f}\narea@{row['level']:g} {row['area']:.2f}"
+            panel.set_title(f"{title}\n{numbers}", fontsize=7)
+    panel = figure.add_subplot(places[-1, 1:])
     for number, (name, part) in enumerate(groups.items()):
         panel.plot(_column(part, "epoch"), _column(part, "area_difference"), label=name, **_look(number))
     panel.axhline(0, color="#999999", linewidth=0.7)
-    panel.set(xlabel="epoch", ylabel=f"teacher's area@{rows[0]['level']:g} - student's")
+    panel.set(xlabel="epoch", ylabel=f"area@{rows[0]['level']:g} of the teacher\nminus the student's")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend()
     figure.suptitle(f"Cross-entropy (nats) on {int(rows[0]['images'])} training images, weights moved along two "
@@ -318,17 +319,18 @@ def surfaces(plt, source):
     return figure
 
 
-def _surface_text(row):
-    return f"mean {row['mean']:.2f}, var. {row['variance']:.2f}\narea@{row['level']:g} {row['area']:.2f}"
+def _levels(grids):
+    """Levels that all surfaces share, evenly spaced in their logarithm."""
+    low = max(0.1, min(grid.min() for grid in grids))  # below 0.1 nat a trained network is a point
+    return np.geomspace(low, 1.01 * max(low, *(grid.max() for grid in grids)), 24)
 
 
-def _contours(axes, grid, row):
+def _contours(axes, grid, level, levels):
     steps = np.linspace(-1, 1, len(grid))
-    low, high = math.log10(max(grid.min(), 1e-3)), math.log10(max(grid.max(), 1e-3))
-    levels = np.logspace(low, max(high, low + 0.01), 14)
-    axes.contour(steps, steps, grid.T, levels=levels, cmap="cividis", linewidths=0.6)
-    if grid.min() < row["level"] < grid.max():
-        axes.contour(steps, steps, grid.T, levels=[row["level"]], colors=VERMILION, linewidths=1.8)
+    lines = axes.contour(steps, steps, grid.T, levels=levels, norm="log", cmap="cividis", linewidths=0.8)
+    axes.clabel(lines, lines.levels[::3], fmt="%.2g", fontsize=5)
+    if grid.min() < level < grid.max():
+        axes.contour(steps, steps, grid.T, levels=[level], colors=VERMILION, linewidths=2)
     axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
     axes.tick_params(labelsize=6)
     axes.grid(False)

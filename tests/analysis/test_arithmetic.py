@@ -30,6 +30,11 @@ def test_the_top_tenth_is_one_sample_of_ten_and_never_none():
     assert np.flatnonzero(arithmetic.top_share(np.zeros(20))).tolist() == [0, 1]  # ties: the first ones
 
 
+def test_the_first_two_of_each_of_the_first_two_classes():
+    target = np.array([2, 1, 0, 1, 1, 0, 0, 3])
+    assert np.flatnonzero(arithmetic.first_of_classes(target, 2, 2)).tolist() == [1, 2, 3, 5]
+
+
 def test_quartile_shares_by_hand():
     entropy = np.array([4.0, 3.0, 2.0, 1.0, 4.5, 3.5, 2.5, 1.5])
     loss = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0])  # quartiles from low: 8, 6, 4, 2 of 20

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Every figure of the paper: train what they need, measure, draw, and put all of it on one page.
+#   scripts/reproduce_figures.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 3 --jobs 4] [-- KEY VALUE ...]
+# ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, 10 more over DKD's beta for figure 8, with
+# one seed each unless --seeds says more. Prints first what it will cost; stop it at any moment, the same command continues
+# (what was measured stays: delete output/figures/analysis after further runs). --dry-run: only what it will cost.
+# --smoke: KD, DKD and their EA- variants on digits, for two epochs: minutes. --install: an environment first.
+set -euo pipefail
+. "$(dirname "$0")/environment.sh"
+use_environment
+out=output/figures smoke= options=() overrides=() dry=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --smoke) smoke=1 out=output/smoke_figures ;;
+        --install) environment report ;;
+        --dry-run) dry=1 options+=(--dry-run) ;;
+        --) shift; overrides=("$@"); break ;;
+        *) options+=("$1") ;;
+    esac
+    shift
+done
+if [ -n "$smoke" ]; then
+    folder=configs/digits pair=res20_res8 betas="2.0 8.0" measure=(--points 5 --images 100)
+    names=(kd ea_kd dkd ea_dkd)
+    options=(--fork "${options[@]}")
+    overrides=(SOLVER.EPOCHS 2 SOLVER.LR_DECAY_STAGES "[1]" DATASET.TEST.BATCH_SIZE 500 LOG.ENTROPY_TRACE 200
+               LOG.SAVE_CHECKPOINT_FREQ 1 "${overrides[@]}")
+else
+    folder=configs/cifar100 pair=res32x4_res8x4 betas="1.0 2.0 4.0 6.0 8.0 10.0" measure=()
+    names=(kd ea_kd ctkd ea_ctkd dkd ea_dkd mld ea_mld mld_ls ea_mld_ls reviewkd ea_reviewkd fcfd ea_fcfd)
+    overrides=(LOG.ENTROPY_TRACE 5000 LOG.SAVE_CHECKPOINT_FREQ 40 "${overrides[@]}")
+fi
+files=("${names[@]/#/$folder/}")
+files=("${files[@]/%//$pair.yaml}")
+train() { python tools/sweep.py "${options[@]}" "$@" "${overrides[@]}" LOG.PREFIX "$out/runs"; }
+echo "training for figures 1 to 7 and B1 to B3"
+train --cfg "${files[@]}" EXPERIMENT.PROJECT pairs
+for beta in $betas; do  # one that the files state already is found among the runs above
+    echo "training for figure 8: DKD.BETA $beta"
+    train --cfg "$folder/dkd/$pair.yaml" "$folder/ea_dkd/$pair.yaml" DKD.BETA "$beta" EXPERIMENT.PROJECT beta
+done
+if [ -n "$dry" ]; then exit; fi
+analyze() { python tools/analyze.py --output "$out/analysis" "${measure[@]}" "$@"; }
+analyze --figure 1 2 3 4 5 6 7 B1 B2 B3 --runs "$out/runs/pairs"
+analyze --figure 8 --runs "$out/runs"
+python tools/figures.py --figure all --analysis "$out/analysis" --output "$out/figures"
+python tools/report.py --runs "$out/runs" --figures "$out/figures" --output "$out/report.html"

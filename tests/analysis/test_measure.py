@@ -1,0 +1,119 @@
+"""Runs of two epochs on digits, measured: what the files hold agrees with the runs."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import calinski_harabasz_score
+
+from mdistiller.analysis import measure, networks
+from mdistiller.engine.reopen import evaluate_run
+from mdistiller.errors import UserError
+from tests.engine.support import command, run
+
+SHORT = ["SOLVER.EPOCHS", 2, "SOLVER.LR_DECAY_STAGES", [1], "LOG.ENTROPY_TRACE", 40, "LOG.SAVE_CHECKPOINT_FREQ", 1,
+         "DISTILLER.TEACHER", "resnet20", "DISTILLER.TEACHER_CHECKPOINT", "checkpoints/digits/resnet20.pth"]
+OPTIONS = measure.Options(("DEVICE", "cpu"), points=3, images=20)
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory):
+    found = {}
+    for method in ("KD", "EA-KD"):
+        path = run(tmp_path_factory.mktemp(method), method, *SHORT)
+        summary = json.loads((path / "summary.json").read_text())
+        found[method] = [SimpleNamespace(path=path, method=method, summary=summary)]
+    return found
+
+
+def test_segments_average_to_the_accuracy_of_the_run(methods, monkeypatch):
+    nothing = np.zeros((2, 2)), {"embedding": 1.0, "features": 2.0}
+    monkeypatch.setattr(measure.networks, "embed", lambda *args: nothing)  # t-SNE takes seconds
+    rows = measure.high_entropy_teacher(methods, OPTIONS)["segments"]
+    sizes = [len(part) for part in np.array_split(np.arange(1497), 10)]  # test images of digits
+    for name, (one,) in methods.items():
+        accuracy = [row["top1"] for row in rows if row["network"] == name]
+        assert np.average(accuracy, weights=sizes) == pytest.approx(one.summary["last_top1"])
+    edges = [(row["from_entropy"], row["to_entropy"]) for row in rows if row["network"] == "Teacher"]
+    assert all(low <= high for low, high in edges) and edges == sorted(edges)
+
+
+def test_shares_sum_to_a_hundred_and_weights_move_the_loss_to_high_entropy(methods):
+    rows = measure.loss_shares(methods, OPTIONS)["shares"]
+    at = {(row["method"], row["epoch"], row["quartile"]): row["share"] for row in rows}
+    for name in methods:
+        for epoch in (1, 2):
+            assert sum(at[name, epoch, quartile] for quartile in (1, 2, 3, 4)) == pytest.approx(100)
+    assert at["EA-KD", 1, 4] > at["KD", 1, 4] and at["EA-KD", 1, 1] < at["KD", 1, 1]
+
+
+def test_boxes_are_of_a_tenth_of_the_traced_images(methods):
+    rows = measure.entropy_boxes(methods, OPTIONS)["boxes"]
+    assert len(rows) == 2 * 2 * 2 and {row["samples"] for row in rows} == {4}
+    assert all(row["low"] <= row["median"] <= row["high"] <= np.log(10) + 1e-6 for row in rows)
+
+
+def test_losses_of_a_batch_are_sorted_by_teacher_entropy_and_shared_by_weight_times_loss(methods):
+    rows = measure.sample_losses(methods, OPTIONS)["samples"]
+    assert len(rows) == measure.BATCH and rows == sorted(rows, key=lambda row: row["entropy_teacher"])
+    weighted = np.array([row["weight"] * row["kd_loss"] for row in rows])
+    np.testing.assert_allclose([row["weighted_share"] for row in rows], 100 * weighted / weighted.sum(), rtol=1e-5)
+
+
+def test_the_middle_of_a_surface_is_the_loss_of_the_saved_student(methods):
+    content = measure.surfaces(methods, OPTIONS)
+    rows, grids = content["surfaces"], content["surfaces_grid"]
+    assert [(row["network"], row["epoch"]) for row in rows] == [
+        ("Teacher", 0), ("KD", 1), ("KD", 2), ("EA-KD", 1), ("EA-KD", 2)]
+    assert grids["KD|2"].shape == (3, 3) and rows[2]["mean"] == pytest.approx(grids["KD|2"].mean())
+    assert rows[0]["area_difference"] == 0 and grids["Teacher|0"][1, 1] < 0.5 < grids["KD|1"][1, 1]
+
+
+def test_accuracy_over_a_key_has_the_variance_of_its_means():
+    def made_up(value, top1):
+        return SimpleNamespace(path="run", config={"DKD.BETA": value}, summary={"last_top1": top1})
+
+    runs = [made_up(1.0, 70.0), made_up(1.0, 72.0), made_up(4.0, 73.0), made_up(8.0, 75.0)]
+    rows = measure.accuracy_over({"DKD": runs}, OPTIONS)["values"]
+    assert [(row["value"], row["top1"], row["seeds"]) for row in rows] == [(1, 71, 2), (4, 73, 1), (8, 75, 1)]
+    assert rows[0]["variance"] == pytest.approx(4.0) and rows[0]["std"] == pytest.approx(2**0.5)
+
+
+def test_time_per_batch_comes_from_images_per_second():
+    runs = [SimpleNamespace(config={"SOLVER.BATCH_SIZE": 64}, facts={"device": "cpu"},
+                            summary={"last_top1": 70.0, "images_per_second": rate}) for rate in (320.0, 640.0, 3200.0)]
+    (row,) = measure.speed({"KD": runs}, OPTIONS)["speed"]
+    assert row["ms_per_batch"] == 100.0 and row["seeds"] == 3
+
+
+def test_the_index_is_of_the_points_that_are_shown():
+    draw = np.random.default_rng(0)
+    feats, target = draw.normal(size=(20, 5)), np.arange(20) % 2
+    points, index = networks.embed(feats, target)
+    assert points.shape == (20, 2) and index["embedding"] == pytest.approx(calinski_harabasz_score(points, target))
+    with pytest.raises(UserError, match="at least 8"):
+        networks.embed(feats[:4], target[:4])
+
+
+def test_a_run_opened_with_its_teacher_evaluates_as_it_did(methods):
+    path = methods["EA-KD"][0].path
+    _, data, distiller = networks.open_with_teacher(path, "latest", OPTIONS.opts)
+    out = networks.outputs_of(distiller.teacher, data.eval_batches("test"), 3.0)
+    assert 100 * out.correct.mean() == pytest.approx(96.79, abs=0.01)
+    assert evaluate_run(path, OPTIONS.opts)["last"]["top1"] == methods["EA-KD"][0].summary["last_top1"]
+
+
+def test_the_command_writes_once_and_says_what_it_lacks(methods, tmp_path):
+    folders = [one.path for (one,) in methods.values()]
+    words = ["tools/analyze.py", "--figure", "5", "--runs", *folders, "--output", tmp_path]
+    first = command(*words)
+    assert first.returncode == 0, first.stderr
+    with open(tmp_path / "figure_5_shares.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 16
+    facts = json.loads((tmp_path / "figure_5.json").read_text())
+    assert [one["method"] for one in facts["runs"]] == ["KD", "EA-KD"] and "tools/analyze.py" in facts["command"]
+    assert "measured already" in command(*words).stdout
+    lacking = command("tools/analyze.py", "--figure", "7", "--runs", *folders, "--output", tmp_path)
+    assert lacking.returncode == 2 and "no finished run of DKD, EA-DKD" in lacking.stderr
