@@ -19,6 +19,7 @@ from mdistiller.report.svg import Series, line_chart
 
 LONGEST_LOG = 60_000  # characters of a log that the page holds; its end, if it is longer
 LONGEST_LABEL = 48
+COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of HEAD: method and accuracies first, which a phone shows without scrolling
 STYLE = formats.STYLE + (
     "body{overflow-wrap:break-word}a{color:#0057a8}h2{margin-top:2.5rem;border-bottom:2px solid #ddd}"
     "h3{margin-top:1.8rem}svg{width:100%;max-width:44rem;height:auto;display:block}svg text{font-size:13px;fill:#333}"
@@ -72,7 +73,7 @@ class Page:
         """One line a configuration."""
         if not self.groups:
             return "<h2>Results</h2><p>No run is finished yet.</p>"
-        head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+        head = "".join(f"<th>{escape(HEAD[column])}</th>" for column in COLUMNS)
         lines = []
         for place, group in enumerate(self.groups, start=1):
             cells = [escape(text) for text in row(group)]
@@ -80,7 +81,7 @@ class Page:
                 cells[1] = escape(self.labels[place - 1])
             for column in (-3, -2, -1):  # seeds and the two accuracies
                 cells[column] = f'<a href="#group-{place}">{cells[column]}</a>'
-            lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+            lines.append("<tr>" + "".join(f"<td>{cells[column]}</td>" for column in COLUMNS) + "</tr>")
         table = f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
         return f'<h2 id="results">Results</h2>\n{table}\n{self._teachers()}'
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 52, 12, 12, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 330, 60, 12, 36, 46
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
         parts.append(f'<polyline class="grid" points="{at(left, value)} {at(right, value)}"/>')
         parts.append(text(at(left, value), f"{value:g}", "end", -6, 4))
     whole = [value for value in ticks(left, right) if value == int(value)]
-    parts += [text(at(value, low), f"{value:g}", "middle", 0, 16) for value in whole]
+    parts += [text(at(value, low), f"{value:g}", "middle", 0, 19) for value in whole]
     for number, (one, spread) in enumerate(zip(series, spreads, strict=True)):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         rows = list(zip(one.x, one.y, spread, strict=True))
@@ -65,9 +65,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
                      f'stroke-dasharray="{dash}"/>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    middle = (HEIGHT - BOTTOM) / 2
-    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
-                 f"{html.escape(y_label)}</text>")
+    parts.append(f'<text x="0" y="20">{html.escape(y_label)}</text>')  # above: it stays whole at the width of a phone
     chart = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)}">{"".join(parts)}</svg>'
     return chart + _legend(series)
 
