@@ -33,6 +33,9 @@ fi
 files=("${names[@]/#/$folder/}")
 files=("${files[@]/%//$pair.yaml}")
 train() { python tools/sweep.py "${options[@]}" "$@" "${overrides[@]}" LOG.PREFIX "$out/runs"; }
+if [ -z "$smoke" ]; then
+    echo "24 trainings of 240 epochs on CIFAR-100 for each seed; to measure and draw takes minutes on a GPU"
+fi
 echo "training for figures 1 to 7 and B1 to B3"
 train --cfg "${files[@]}" EXPERIMENT.PROJECT pairs
 for beta in $betas; do  # one that the files state already is found among the runs above
