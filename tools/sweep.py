@@ -67,15 +67,15 @@ def planned(args):
     """The runs that the command line asks for."""
     extra = as_overrides(args.opts)
     if args.table:
-        tables = covered_tables(args.table)
-        cells = plan.choose_cells(tables, args.methods, args.pairs)
-        trainings = [Training.of_cell(cell, extra, args.smoke) for cell in cells]
-        seeds = 1 if args.smoke else max(table.runs or 1 for table in tables)
+        tables = {table.name: table for table in covered_tables(args.table)}
+        cells = plan.choose_cells(tables.values(), args.methods, args.pairs)
+        seeds = {name: 1 if args.smoke else table.runs or 1 for name, table in tables.items()}
+        wanted = [(Training.of_cell(cell, extra, args.smoke), args.seeds or seeds[cell.table]) for cell in cells]
     else:
         if args.methods or args.pairs:
             raise UserError("--methods and --pairs choose cells of --table; they say nothing of --cfg")
-        trainings, seeds = [Training(config, (), extra, args.smoke) for config in args.cfg], 1
-    return plan.plan_runs(trainings, args.seeds or seeds)
+        wanted = [(Training(config, (), extra, args.smoke), args.seeds or 1) for config in args.cfg]
+    return plan.plan_runs(wanted)
 
 
 def main():

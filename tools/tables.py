@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
 from mdistiller.command import run_command  # noqa: E402
-from mdistiller.config.stated import as_overrides  # noqa: E402
+from mdistiller.config.stated import as_overrides, stated  # noqa: E402
 from mdistiller.report import formats  # noqa: E402
 from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
 from mdistiller.report.layout import WIDEST, layout  # noqa: E402
@@ -36,11 +36,12 @@ def main():
     args = parser.parse_intermixed_args()
 
     tables, extra = covered_tables(args.table), as_overrides(args.opts)
-    root = args.runs or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
+    prefix = stated(None, extra).get("LOG.PREFIX")
+    root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
     runs = find_runs(root)
     filled = [fill(table, runs, args.epoch, extra, args.smoke) for table in tables]
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
-    if args.runs and not any(word.startswith("LOG.PREFIX=") for word in extra):
+    if args.runs and prefix is None:
         words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
     commands = [" ".join(["python tools/sweep.py --table", table.name, *words]) for table in tables]
     print(_text(args, filled, commands), end="")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from mdistiller.report.fill import Filled, FilledTable
-from mdistiller.report.statistics import Gain
+from mdistiller.report.gains import Gain
 
 MISSING, NOTHING = "missing", "–"
 WIDEST = 4  # columns of an overview side by side

@@ -89,10 +89,16 @@ def _labels(cell):
     return {cell.row, cell.column, cell.run.method, Path(cell.run.config).stem}
 
 
-def plan_runs(trainings: Iterable[Training], seeds: int) -> list[PlannedRun]:
-    """Every training once with seeds 0 ... seeds - 1, all trainings of a seed before the next seed."""
-    distinct = list(dict.fromkeys(trainings))
-    return [PlannedRun(training, seed) for seed in range(seeds) for training in distinct]
+def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:
+    """Runs of (training, seeds) pairs with seeds 0 ... seeds - 1: all trainings of a seed before the next seed.
+
+    A training that is wanted twice is planned once, over the greater number of seeds.
+    """
+    seeds: dict[Training, int] = {}
+    for training, number in wanted:
+        seeds[training] = max(number, seeds.get(training, 0))
+    return [PlannedRun(training, seed) for seed in range(max(seeds.values(), default=0))
+            for training, number in seeds.items() if seed < number]
 
 
 class Progress:

@@ -87,7 +87,7 @@ class Training:
     def name(self) -> str:
         """A name made of the file and of the overrides that count; a smoke run's stand-ins are left out."""
         parts = Path(self.config).with_suffix("").parts
-        parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-3:]
+        parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-2:]
         method = self.settings.get("DISTILLER.TYPE", "NONE")
         shown = [text for text in (*self.overrides, *self.extra) if counts(text.split("=")[0], method)]
         name = re.sub(r"[^\w.+-]+", "-", "_".join([*parts, *(text.replace("=", "-") for text in shown)])).strip("-")
