@@ -130,8 +130,8 @@ class Reporter:
         """The exit code: 0, 3 when a run failed (now, or earlier and not tried again), 2 when all that is wrong can be
         put right by the user."""
         bad, left = len(self.bad), self.total - self.ended
-        words = [f"{self.ended - bad} of {self.total} as wanted", f"{bad} not" if bad else ""]
-        words += [f"{left} not tried: they would be refused as well" if left else ""]
+        words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
+        words += [f"{left} not tried, for they would be refused as well" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
         return 3 if sweep.FAILED in self.bad or failed_before else 2 if bad or left else 0
 

@@ -285,11 +285,11 @@ def run_submitted(tasks: Sequence, jobs: int, cluster: str, folder: Path, option
     """
     library = submitit()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
-    executor = library.AutoExecutor(folder=folder, cluster=cluster)
     try:
+        executor = library.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**({"slurm_array_parallelism": jobs} if cluster == "slurm" else {}), **options)
-    except (NameError, TypeError, ValueError) as error:
-        raise UserError(f"--option: {error}") from None
+    except (NameError, TypeError, ValueError, RuntimeError) as error:  # an unknown option; no srun on this machine
+        raise UserError(f"--launcher slurm: {error}") from None
     with executor.batch():
         submitted = [(executor.submit(SubmittedRun(), task), task) for task in tasks]
     with Signals() as signals:

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from mdistiller.config.stated import BASE
+from mdistiller.report.gains import Gain, paired_gain
 from mdistiller.report.matching import best_group, equal, fit
 from mdistiller.report.paper import Cell, Table
 from mdistiller.report.runs import RunRecord, mean_and_std
-from mdistiller.report.gains import Gain, paired_gain
 from mdistiller.report.training import Training
 
 EPOCHS = ("last", "best")

@@ -208,6 +208,15 @@ def test_without_submitit_the_error_says_what_to_install(monkeypatch):
         sweep.submitit()
 
 
+def test_a_machine_without_slurm_and_an_unknown_option_are_told(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="--launcher slurm: "):
+        sweep.run_submitted([], 1, "slurm", tmp_path, {}, print)
+    with pytest.raises(UserError, match="--launcher slurm: .*speed"):
+        sweep.run_submitted([], 1, "local", tmp_path, {"speed": 9}, print)
+
+
 def test_the_plan_is_printed_and_nothing_started(tmp_path):
     code, out, error = finish(start(tmp_path, 2, "--dry-run"))
     assert (code, error) == (0, "") and not (tmp_path / "out").exists()

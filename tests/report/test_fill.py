@@ -5,10 +5,10 @@ import math
 import pytest
 
 from mdistiller.report.fill import fill
+from mdistiller.report.gains import Gain, paired_gain
 from mdistiller.report.layout import gain_text
 from mdistiller.report.paper import load_tables
 from mdistiller.report.runs import find_runs
-from mdistiller.report.gains import Gain, paired_gain
 from tests.report.support import PAIR, make_run, make_runs
 
 

@@ -1,0 +1,53 @@
+"""What a run folder says of its run, as reports read it back."""
+
+import json
+
+import pytest
+
+from mdistiller.config import load_cfg
+from mdistiller.config.stated import stated
+from mdistiller.engine import run_folder
+from mdistiller.engine.run_folder import RunFolder, overridden
+from mdistiller.report.matching import fit
+from mdistiller.report.paper import load_runs
+from mdistiller.report.runs import read_run
+from mdistiller.report.training import REPOSITORY
+
+PAPER = {(run.config, run.overrides): run for run in load_runs() if run.config.endswith("/res32x4_res8x4.yaml")}
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "commit", lambda: None)
+
+    def describe(path, opts):
+        RunFolder(tmp_path).describe(load_cfg(path, opts))
+        return read_run(tmp_path)
+
+    return describe
+
+
+def test_what_is_not_at_its_default_is_recorded_for_the_nodes_that_the_run_reads():
+    cfg = load_cfg(None, ["DISTILLER.TYPE", "DKD", "DKD.BETA", 2, "DKD.ALPHA", 1, "OFD.CONNECTOR.KERNEL_SIZE", 3,
+                          "KD.LOSS.KD_WEIGHT", 2, "SOLVER.LR", 0.1])
+    assert overridden(cfg) == {"DISTILLER.TYPE": "DKD", "DKD.BETA": 2.0, "KD.LOSS.KD_WEIGHT": 2.0, "SOLVER.LR": 0.1}
+
+
+@pytest.mark.parametrize(("config", "overrides"), PAPER)
+def test_the_folder_of_a_run_fits_its_own_file_and_overrides_and_no_other_ones(described, config, overrides):
+    record = described(REPOSITORY / config, overrides)
+    fitting = [(file, own) for file, own in PAPER if fit(record, stated(REPOSITORY / file, own)) == ()]
+    assert fitting == [(config, overrides)]
+    recorded = json.loads((record.path / "run.json").read_text())["overridden"]
+    assert recorded["DISTILLER.TYPE"] == PAPER[config, overrides].settings["DISTILLER.TYPE"]
+
+
+@pytest.mark.parametrize(("opts", "expected"), [
+    (["SOLVER.EPOCHS=2", "DATASET.TRAIN_FRACTION=0.5"], ("DATASET.TRAIN_FRACTION", "SOLVER.EPOCHS")),
+    (["CTKD.T_END=30.0"], None),  # known to the method's class alone
+    (["KD.TEMPERATURE=9.0"], ()),  # of a node that the run does not read
+    (["DEVICE=cpu", "EXPERIMENT.SEED=7", "LOG.PREFIX=elsewhere", "DISTILLER.t=5"], ()),
+])
+def test_what_a_run_departs_in(described, opts, expected):
+    path = REPOSITORY / "configs/cifar100/ctkd/res32x4_res8x4.yaml"
+    assert fit(described(path, opts), stated(path)) == expected
