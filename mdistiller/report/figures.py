@@ -328,7 +328,7 @@ def _levels(grids):
 def _contours(axes, grid, level, levels):
     steps = np.linspace(-1, 1, len(grid))
     lines = axes.contour(steps, steps, grid.T, levels=levels, norm="log", cmap="cividis", linewidths=0.8)
-    axes.clabel(lines, lines.levels[::3], fmt="%.2g", fontsize=5)
+    axes.clabel(lines, lines.levels[::3], fmt="%.3g", fontsize=5)
     if grid.min() < level < grid.max():
         axes.contour(steps, steps, grid.T, levels=[level], colors=VERMILION, linewidths=2)
     axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")
