@@ -117,6 +117,7 @@ FORBIDDEN = {
     r"/(home|root|Users|mnt|work|tmp)/\w": "a path of some machine",
     r"https?://(?!arxiv\.org|github\.com|openreview\.net)[\w.]+": "a host",
     r"\b(TODO|FIXME|XXX)\b": "something unfinished",
+    r"import (wandb|comet|mlflow)": "a service",
 }
 TEXTS = sorted(
     path.relative_to(REPOSITORY)

@@ -1,0 +1,188 @@
+"""Files in the manner of mdistiller and its forks load unchanged and mean what they mean there."""
+
+import pytest
+import torch
+
+from mdistiller.config import load_cfg
+from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.engine.optim import DOTUpdater, build_updater
+from mdistiller.models import MODELS, build_model
+
+CIFAR = """\
+EXPERIMENT:
+  NAME: ""
+  TAG: "{tag},{teacher},{student}"
+  PROJECT: "cifar100_baselines"
+DISTILLER:
+  TYPE: "{type}"
+  TEACHER: "{teacher}"
+  STUDENT: "{student}"
+{more}SOLVER:
+  BATCH_SIZE: 64
+  EPOCHS: {epochs}
+  LR: {lr}
+  LR_DECAY_STAGES: [150, 180, 210]
+  LR_DECAY_RATE: 0.1
+  WEIGHT_DECAY: 0.0005
+  MOMENTUM: 0.9
+  TYPE: "SGD"
+"""
+IMAGENET = """\
+EXPERIMENT:
+  NAME: ""
+  TAG: "imagenet"
+  PROJECT: "imagenet_baselines"
+DATASET:
+  TYPE: "imagenet"
+  NUM_WORKERS: 32
+  TEST:
+    BATCH_SIZE: 128
+DISTILLER:
+  TYPE: "{type}"
+  TEACHER: "{teacher}"
+  STUDENT: "{student}"
+{more}SOLVER:
+  BATCH_SIZE: 512
+  EPOCHS: {epochs}
+  LR: 0.2
+  LR_DECAY_STAGES: [30, 60, 90]
+  LR_DECAY_RATE: 0.1
+  WEIGHT_DECAY: 0.0001
+  MOMENTUM: 0.9
+  TYPE: "SGD"
+LOG:
+  TENSORBOARD_FREQ: 50
+  SAVE_CHECKPOINT_FREQ: 10
+"""
+
+
+def cifar(type_, rest="", more="", teacher="resnet32x4", student="resnet8x4", epochs=240, lr=0.05):
+    names = {"type": type_, "tag": type_.lower(), "teacher": teacher, "student": student}
+    return CIFAR.format(**names, more=more, epochs=epochs, lr=lr) + rest
+
+
+def imagenet(type_, rest="", more="", teacher="ResNet34", student="ResNet18", epochs=100):
+    return IMAGENET.format(type=type_, teacher=teacher, student=student, more=more, epochs=epochs) + rest
+
+
+CRD = """CRD:
+  MODE: "exact"
+  FEAT:
+    DIM: 128
+    STUDENT_DIM: 512
+    TEACHER_DIM: 512
+  NCE: {K: 16384, MOMENTUM: 0.5, TEMPERATURE: 0.07}
+"""
+REVIEWKD = """REVIEWKD:
+  CE_WEIGHT: 1
+  REVIEWKD_WEIGHT: 5
+  WARMUP_EPOCHS: 20
+  SHAPES: [1,8,16,32]
+  OUT_SHAPES: [1,8,16,32]
+  IN_CHANNELS: [64,128,256,256]
+  OUT_CHANNELS: [64,128,256,256]
+  MAX_MID_CHANNEL: 512
+  STU_PREACT: False
+"""
+FILES = {  # code base and file: text, registered method, settings
+    "mdistiller vanilla": (cifar("NONE"), "NONE", {"SOLVER.WEIGHT_DECAY": 5e-4}),
+    "mdistiller kd": (cifar("KD"), "KD", {"KD.TEMPERATURE": 4.0, "KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 0.9}),
+    "mdistiller dkd": (cifar("DKD", "DKD:\n  CE_WEIGHT: 1.\n  ALPHA: 1.\n  BETA: 8.\n  T: 4.\n  WARMUP: 20\n"), "DKD",
+                       {"DKD.BETA": 8.0, "DKD.T": 4.0, "DKD.WARMUP": 20}),
+    "mdistiller fitnet": (cifar("FITNET", "FITNET:\n  HINT_LAYER: 2\n  INPUT_SIZE: (32, 32)\n"), "FITNET",
+                          {"FITNET.INPUT_SIZE": [32, 32], "FITNET.LOSS.FEAT_WEIGHT": 100.0}),
+    "mdistiller crd": (cifar("CRD", "  TRAINER: \"crd\"\n" + CRD), "CRD",
+                       {"CRD.NCE.K": 16384, "SOLVER.TRAINER": "crd", "CRD.LOSS.FEAT_WEIGHT": 0.8}),
+    "mdistiller reviewkd": (cifar("REVIEWKD", REVIEWKD), "REVIEWKD", {"REVIEWKD.REVIEWKD_WEIGHT": 5.0}),
+    "mdistiller rkd": (cifar("RKD", "RKD:\n  PDIST: {EPSILON: 1e-12, SQUARED: False}\n"), "RKD",
+                       {"RKD.PDIST.EPSILON": 1e-12, "RKD.ANGLE_WEIGHT": 50.0}),
+    "mdistiller dot": (cifar("KD", "  TRAINER: \"dot\"\n  DOT:\n    DELTA: 0.075\n"), "KD",
+                       {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075}),
+    "mdistiller imagenet ofd": (
+        imagenet("OFD", "OFD:\n  LOSS:\n    FEAT_WEIGHT: 0.0001\n", teacher="ResNet50", student="MobileNetV1"), "OFD",
+        {"OFD.LOSS.FEAT_WEIGHT": 1e-4, "LOG.SAVE_CHECKPOINT_FREQ": 10, "DATASET.TEST.BATCH_SIZE": 128}),
+    "mdistiller imagenet kd": (
+        imagenet("KD", "KD:\n  TEMPERATURE: 1\n  LOSS:\n    CE_WEIGHT: 0.5\n    KD_WEIGHT: 0.5\n"), "KD",
+        {"KD.TEMPERATURE": 1.0, "KD.LOSS.CE_WEIGHT": 0.5}),
+    "MLD": (cifar("KD_ours", "  TRAINER: \"ours\"\n", lr=0.025), "MLD", {"SOLVER.LR": 0.025, "KD.TEMPERATURE": 4.0}),
+    "MLD imagenet": (
+        imagenet("KD_ours", "KD:\n  TEMPERATURE: 1\n", teacher="ResNet50", student="MobileNetV2"), "MLD",
+        {"KD.TEMPERATURE": 1.0}),
+    "LS kd": (
+        cifar("KD", "KD:\n  TEMPERATURE: 2\n  LOSS:\n    KD_WEIGHT: 9\n").replace(
+            "  NAME: \"\"\n", "  NAME: \"\"\n  LOGIT_STAND: True\n"), "KD",
+        {"DISTILLER.LS": True, "KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 9.0}),
+    "LS mlkd": (cifar("MLKD", "  TRAINER: \"ours\"\n", teacher="vgg13", student="vgg8", epochs=480), "MLD",
+                {"SOLVER.EPOCHS": 480}),
+    "EA-KD kd": (cifar("KD", more="  EA: 1\n"), "EA-KD", {"EA.TEMPERATURE": 3.0, "EA.UPPER_BOUND": None}),
+    "EA-KD dkd": (cifar("DKD", more="  EA: True\n"), "EA-DKD", {"DKD.BETA": 8.0}),
+    "EA-KD reviewkd": (cifar("REVIEWKD", REVIEWKD, more="  EA: 1\n"), "EA-REVIEWKD", {"REVIEWKD.CE_WEIGHT": 1.0}),
+    "EA-KD mld+ls": (
+        cifar("KD_ours", "  TRAINER: \"ours\"\nKD:\n  TEMPERATURE: 2\n  LOSS:\n    KD_WEIGHT: 4.0\n\n\n\n",
+              more="  LS: True\n  EA: 1\n", epochs=480, lr=0.025), "EA-MLD",
+        {"DISTILLER.LS": True, "KD.LOSS.KD_WEIGHT": 4.0, "SOLVER.EPOCHS": 480}),
+    "EA-KD imagenet kd": (
+        imagenet("KD", "KD:\n  TEMPERATURE: 1\n  LOSS:\n    CE_WEIGHT: 1.0\n    KD_WEIGHT: 0.5\n",
+                 more="  EA: 1\n  t: 2.0\n"), "EA-KD", {"EA.TEMPERATURE": 2.0, "KD.LOSS.CE_WEIGHT": 1.0}),
+    "EA-KD imagenet dkd+ls": (
+        imagenet("DKD", "DKD:\n  BETA: 0.5\n  T: 1.0\n  WARMUP: 1\nKD:\n  LOSS:\n    KD_WEIGHT: 2.0\n",
+                 more="  EA: 1\n  t: 2\n  LS: 1\n", epochs=130), "EA-DKD",
+        {"DISTILLER.LS": True, "DKD.BETA": 0.5, "KD.LOSS.KD_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
+    "EA-KD without": (cifar("KD", more="  EA: 0\n  LS: False\n  t: 3.0\n"), "KD", {"DISTILLER.LS": False}),
+}
+
+
+def lookup(cfg, name):
+    for part in name.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """loaded(name, *overrides) -> the configuration of that file."""
+
+    def load(name, *opts):
+        path = tmp_path / "public.yaml"
+        path.write_text(FILES[name][0])
+        return load_cfg(path, opts)
+
+    return load
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_public_file_means_what_it_means_there(loaded, name):
+    _, method, settings = FILES[name]
+    cfg = loaded(name)
+    assert cfg.DISTILLER.TYPE == method and cfg.DISTILLER.EA == method.startswith("EA-")
+    assert {key: lookup(cfg, key) for key in settings} == settings
+    zoo = MODELS["imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar"]
+    assert cfg.DISTILLER.TEACHER in zoo and cfg.DISTILLER.STUDENT in zoo
+    assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.TYPE, cfg.SOLVER.NESTEROV) == (0.9, "SGD", False)
+    assert cfg.SOLVER.LR_DECAY_STAGES == ([30, 60, 90] if cfg.DATASET.TYPE == "imagenet" else [150, 180, 210])
+
+
+def test_every_method_that_public_files_name_is_among_them():
+    named = {method.removeprefix("EA-") for _, method, _ in FILES.values()}
+    assert named >= {"NONE", "KD", "DKD", "MLD", "REVIEWKD", "CRD", "OFD", "FITNET", "RKD"}
+    for name in ("KD_ours", "MLKD", "kd_OURS", "EA-mlkd", "cat_kd", "SDD_KD"):
+        assert DISTILLERS[name] is DISTILLERS[DISTILLERS.canonical(name)]
+
+
+def test_the_released_factor_of_dkd_with_standardized_logits_is_that_of_the_release(loaded):
+    """Its file holds the factor under KD; DKD.LS_WEIGHT is ours."""
+    networks = build_model("resnet8", 10), build_model("resnet8", 10)
+    for opts, factor in (((), 1.0), (("EA.COMPAT", "release"), 2.0), (("DKD.LS_WEIGHT", 2.0), 2.0)):
+        distiller = build_distiller(loaded("EA-KD imagenet dkd+ls", *opts), *networks)
+        assert (distiller.alpha, distiller.beta) == (factor, 0.5 * factor)
+
+
+@pytest.mark.parametrize("trainer", ["base", "crd", "dot", "crd_dot", "ours", "aug"])
+@pytest.mark.parametrize("method", ["KD", "MLD"])
+def test_trainers_of_public_files_change_nothing_but_the_optimiser_of_dot(method, trainer):
+    cfg = load_cfg(None, ["DISTILLER.TYPE", method, "SOLVER.TRAINER", trainer])
+    networks = build_model("resnet8", 10), build_model("resnet8", 10)
+    distiller = build_distiller(cfg, *networks)
+    assert len(distiller.views) == (2 if method == "MLD" else 1)
+    updater = build_updater(cfg, distiller, torch.device("cpu"))
+    assert isinstance(updater, DOTUpdater) == (trainer in ("dot", "crd_dot"))

@@ -1,0 +1,72 @@
+"""The pages of docs/ against the code: the method page executed, the table written anew, the evidence looked up."""
+
+import ast
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import torch
+
+from mdistiller.config import load_cfg
+from mdistiller.config.loading import keys_of
+from mdistiller.distillers import DISTILLERS
+from mdistiller.models import build_model
+from tests.engine.support import REPOSITORY
+from tests.test_docs_own import BLOCK, NAME, run_line
+
+DOCS = REPOSITORY / "docs"
+SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.LR_DECAY_STAGES", "[]", "DATASET.TRAIN_FRACTION", "0.3", "DEVICE", "cpu"]
+
+
+def test_a_method_is_added_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    teacher = tmp_path / "checkpoints" / "digits" / "resnet20.pth"  # found before the one that ships
+    teacher.parent.mkdir(parents=True)
+    torch.save({"model": build_model("resnet20", 10).state_dict()}, teacher)
+    before = set(DISTILLERS)
+    try:
+        for kind, text in BLOCK.findall((DOCS / "add_a_method.md").read_text()):
+            if kind == "bash":
+                for line in text.splitlines():
+                    run(shlex.split(line), monkeypatch)
+            else:
+                (tmp_path / NAME.match(text)[1]).write_text(text)
+    finally:
+        for name in set(DISTILLERS) - before:
+            del DISTILLERS[name]
+    runs = {path.name for path in (tmp_path / "output" / "distill").iterdir()}
+    assert runs == {f"digits_{name}_resnet20_resnet8_s0" for name in ("myl1", "ea-myl1", "ea-myhint")}
+    assert re.search(r"^\| digits \| EA-MYL1 +\| resnet20", capsys.readouterr().out, re.MULTILINE)  # compared
+
+
+def run(words, monkeypatch):
+    if words[:3] != ["python", "-m", "pytest"]:
+        return run_line(words, monkeypatch, SHORT)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_table_of_methods_is_what_its_command_writes():
+    page = runpy.run_path(str(REPOSITORY / "tools" / "methods.py"))["page"]()
+    assert (DOCS / "methods.md").read_text() == page, "run python tools/methods.py"
+
+
+def test_the_evidence_of_the_fidelity_page_exists():
+    """Tests are named as `<file below tests/>::<function>`, nothing else."""
+    text = (DOCS / "fidelity.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 60
+    for file, function in named:
+        tree = ast.parse((REPOSITORY / "tests" / file).read_text())
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{function}"
+    assert not re.findall(r"test_\w+", re.sub(r"`[\w/]+\.py::\w+`", "", text)), "a test without its file"
+
+
+def test_the_switches_of_the_fidelity_page_are_keys():
+    text = (DOCS / "fidelity.md").read_text()
+    named = set(re.findall(r"\b([A-Z_]{2,}(?:\.[A-Z_]+)+)\b", text))
+    assert len(named) > 25 and named <= set(keys_of(load_cfg()))
