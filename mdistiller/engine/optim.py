@@ -90,7 +90,8 @@ class DOT(torch.optim.Optimizer):
     v_task <- (momentum - delta) v_task + g_task + weight_decay * p
     v_soft <- (momentum + delta) v_soft + g_soft
     p      <- p - lr (v_task + v_soft)
-    With delta 0 this is SGD on the sum of both losses.
+    With delta 0 this is SGD on the sum of both losses. A parameter that one of them alone reaches, such as a method's
+    module, has the plain momentum, as in mdistiller.
     """
 
     def __init__(self, parameters, lr: float, momentum: float, delta: float, weight_decay: float):
@@ -102,18 +103,17 @@ class DOT(torch.optim.Optimizer):
         gradients = iter(zip(task, soft, strict=True))
         for group in self.param_groups:
             for parameter in group["params"]:
-                g_task, g_soft = next(gradients)
-                if g_task is None and g_soft is None:
-                    continue
-                zero = torch.zeros_like(parameter)
-                g_task = (zero if g_task is None else g_task).add(parameter, alpha=group["weight_decay"])
-                state = self.state[parameter]
+                shifted = zip(("task", "soft"), next(gradients), (-group["delta"], group["delta"]), strict=True)
+                terms = [term for term in shifted if term[1] is not None]
                 velocity = []
-                for name, gradient, delta in (("task", g_task, -group["delta"]), ("soft", g_soft, group["delta"])):
-                    gradient = zero if gradient is None else gradient
-                    buffer = state.setdefault(name, torch.zeros_like(parameter))
-                    velocity.append(buffer.mul_(group["momentum"] + delta).add_(gradient))
-                parameter.sub_(velocity[0] + velocity[1], alpha=group["lr"])
+                for name, gradient, delta in terms:
+                    if not velocity:  # it decays once
+                        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+                    momentum = group["momentum"] + (delta if len(terms) == 2 else 0.0)
+                    buffer = self.state[parameter].setdefault(name, torch.zeros_like(parameter))
+                    velocity.append(buffer.mul_(momentum).add_(gradient))
+                if velocity:
+                    parameter.sub_(sum(velocity), alpha=group["lr"])
 
 
 class DOTUpdater(Updater):

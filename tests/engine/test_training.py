@@ -173,6 +173,18 @@ def test_dot_by_hand():
     torch.testing.assert_close(parameter.detach(), torch.tensor([1.0 - 0.3 - 0.5775], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("gradients", [([2.0], None), (None, [2.0])])
+def test_what_one_loss_alone_reaches_has_the_plain_momentum_and_decays(gradients):
+    alone, sgd = (torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)) for _ in range(2))
+    optimizer = DOT([alone], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.5)
+    expected = torch.optim.SGD([sgd], lr=0.1, momentum=0.9, weight_decay=0.5)
+    for _ in range(3):
+        optimizer.step(*([gradient and torch.tensor(gradient)] for gradient in gradients))
+        sgd.grad = torch.tensor([2.0], dtype=torch.float64)
+        expected.step()
+    torch.testing.assert_close(alone, sgd)
+
+
 def test_cosine_with_warm_up_rises_linearly_and_ends_at_the_least_rate():
     solver = small_cfg(".").SOLVER
     solver.SCHEDULE, solver.LR, solver.WARMUP_EPOCHS, solver.EPOCHS, solver.MIN_LR = "cosine", 1.0, 2.0, 10, 0.1
