@@ -84,6 +84,8 @@ def main():
     devices = sweep.local_devices()
     fork = args.fork or args.smoke
     jobs = args.jobs or (min(os.cpu_count(), MOST_FORKS) if fork else max(1, len(devices)))
+    if args.runs and not Path(args.runs).is_dir():
+        raise UserError(f"--runs: no such folder: {args.runs}")
     progress = plan.Progress(find_runs(args.runs or runs[0].folder.parent.parent))
     states = {run: progress.state(run) for run in runs}
     wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))

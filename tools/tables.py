@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import run_command  # noqa: E402
 from mdistiller.config.stated import as_overrides, stated  # noqa: E402
+from mdistiller.errors import UserError  # noqa: E402
 from mdistiller.report import formats  # noqa: E402
 from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
 from mdistiller.report.layout import WIDEST, layout  # noqa: E402
@@ -38,6 +39,8 @@ def main():
     tables, extra = covered_tables(args.table), as_overrides(args.opts)
     prefix = stated(None, extra).get("LOG.PREFIX")
     root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
+    if args.runs and not Path(args.runs).is_dir():
+        raise UserError(f"--runs: no such folder: {args.runs}")
     runs = find_runs(root)
     filled = [fill(table, runs, args.epoch, extra, args.smoke) for table in tables]
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]

@@ -94,12 +94,16 @@ def last_line(task) -> str:
 
 
 class Signals:
-    """While in use, a SIGINT, SIGTERM or SIGHUP is noted in `number` and does not end the process."""
+    """While in use, a SIGINT, SIGTERM or SIGHUP is noted in `number` and does not end the process.
+
+    One that is ignored stays so, as `nohup` wants it.
+    """
 
     number: int | None = None
 
     def __enter__(self):
-        self.previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self.previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_):
@@ -231,7 +235,8 @@ def _run_here(task, device):
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     sys.argv = list(task.command)  # what the run's record shows is the command that repeats it

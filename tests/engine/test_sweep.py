@@ -181,6 +181,18 @@ def test_a_run_that_another_sweep_has_is_waited_for_and_not_repeated(tmp_path, m
     assert len(waits) >= 4 and looks == ["run"]
 
 
+def test_a_signal_that_is_ignored_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with sweep.Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.number is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.number == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
 def test_devices_are_given_in_turn(tmp_path, monkeypatch):
     code = "import os, time; time.sleep(0.2); print(os.environ['CUDA_VISIBLE_DEVICES'])"
     tasks = [python(tmp_path, name, code) for name in "abcd"]
