@@ -233,8 +233,8 @@ class Distiller(nn.Module):
         return tuple([tuple(f.shape) for f in output.features[key]] for output in self.dry_run(input_size))
 
     def _choose_weighting(self, cfg):
-        release = {}
-        if self.weighted and cfg.COMPAT == "release":
+        release, self.as_released = {}, cfg.COMPAT == "release"  # a method may have settings of its own in the release
+        if self.weighted and self.as_released:
             if not self.release_weighting:
                 raise UserError(f"EA.COMPAT: no released code weighs {self.method}; expected paper")
             release = self.release_weighting

@@ -43,7 +43,7 @@ class DKD(Distiller):
     """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679).
 
     With logit standardization the loss is multiplied by LS_WEIGHT (the repository of that paper multiplies alpha and
-    beta); EA.COMPAT release takes KD.LOSS.KD_WEIGHT for it instead.
+    beta); `as_released`, KD.LOSS.KD_WEIGHT stands in for it.
     """
 
     defaults = CN({"CE_WEIGHT": 1.0, "ALPHA": 1.0, "BETA": 8.0, "T": 4.0, "WARMUP": 20, "LS_WEIGHT": 1.0})
@@ -56,7 +56,7 @@ class DKD(Distiller):
         self.ce_weight, self.temperature, self.warmup = cfg.CE_WEIGHT, cfg.T, cfg.WARMUP
         factor = 1.0
         if self.logit_standardization:
-            factor = self.cfg.KD.LOSS.KD_WEIGHT if self.cfg.EA.COMPAT == "release" else cfg.LS_WEIGHT
+            factor = self.cfg.KD.LOSS.KD_WEIGHT if self.as_released else cfg.LS_WEIGHT
         self.alpha, self.beta = factor * cfg.ALPHA, factor * cfg.BETA
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
