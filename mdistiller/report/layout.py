@@ -60,7 +60,7 @@ def layout(filled: FilledTable, command: str, check: bool = False, widest: int =
     `command` is what the commands that fill cells have in common, such as "python tools/sweep.py --table 2".
     """
     marks = _marks(filled)
-    blocks = [Heading(f"Table {filled.table.name}: {filled.table.title}", 2), *_introduction(filled)]
+    blocks = [Heading(f"Table {filled.table.name}: {filled.table.title}", 2), *_introduction(filled, marks)]
     blocks += overview(filled, marks, widest)
     blocks += _average_gains(filled)
     blocks += [Items(tuple(f"({mark}) {text}" for text, mark in marks.items() if mark))] if any(marks.values()) else []
@@ -137,16 +137,17 @@ def _measure(filled):
     return f"{metric} in percent" if metric == "top-1" else metric
 
 
-def _introduction(filled):
+def _introduction(filled, marks):
     chosen = sorted({run.summary.get("selected_on", "test") for cell in filled.cells.values() for run in cell.runs})
     chosen_on = {"test": "the test images", "val": "validation images"}
     where = " and ".join(chosen_on.get(name, name) for name in chosen) or "the test images"
     text = (
         f"Headline: **{filled.epoch} epoch**. {_measure(filled).capitalize()} on the test images, mean ± standard "
         f"deviation (n - 1) over seeds; the best epoch is chosen on {where}. Bold: the highest mean of a pair among "
-        "cells of one protocol."
+        "cells of one protocol. Below, of the headline: diff., mean minus the paper's number; gain, over the host "
+        "method on the same seeds, with Student's paired interval and test."
     )
-    protocol = next((text for text, mark in _marks(filled).items() if not mark), None)
+    protocol = next((text for text, mark in marks.items() if not mark), None)
     blocks = [Paragraph(text)]
     if filled.smoke:
         blocks.append(Paragraph("**A smoke run**: digits, stand-ins for the networks. The numbers mean nothing."))
