@@ -29,10 +29,10 @@ for network in $networks; do files+=("configs/$dataset/vanilla/$network.yaml"); 
 python tools/sweep.py --cfg "${files[@]}" "${options[@]}" "${overrides[@]}"
 [ -z "$smoke" ] || exit 0  # stand-ins of two epochs teach nobody
 for network in $networks; do
-    student=output/sweep/${dataset}_vanilla_${network}_s0/student_latest.pth
+    run=output/sweep/${dataset}_vanilla_${network}_s0
     name=$(sed -n 's/.*STUDENT: *"\{0,1\}\([^",}]*\).*/\1/p' "configs/$dataset/vanilla/$network.yaml" | head -1)
     place=checkpoints/$dataset/${name//:/-}.pth
-    if [ -f "$student" ] && [ ! -e "$place" ]; then
-        mkdir -p "checkpoints/$dataset" && cp "$student" "$place" && echo "$place"
+    if [ ! -e "$place" ] && grep -qs '"status": "done"' "$run/summary.json"; then
+        mkdir -p "checkpoints/$dataset" && cp "$run/student_latest.pth" "$place" && echo "$place"
     fi
 done
