@@ -123,7 +123,7 @@ class Reporter:
 
     def report(self, run, outcome):
         self.ended += 1
-        if outcome.kind in (sweep.FAILED, sweep.REFUSED):
+        if outcome.error:
             self.bad.append(outcome.kind)
         result = outcome.error or result_line(run)
         print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)

@@ -31,7 +31,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended: DONE, FAILED (kept, retried on request), REFUSED (the user can fix it), STOPPED (continues),
-    ELSEWHERE (another sweep holds its lock)."""
+    ELSEWHERE (another sweep finished it, or with an error still holds it)."""
 
     kind: str
     error: str = ""
@@ -259,7 +259,7 @@ class SubmittedRun:
     def __call__(self, task) -> Outcome:
         lock = Lock.take(task.record)
         if lock is None:
-            return Outcome(ELSEWHERE)
+            return Outcome(ELSEWHERE, "another sweep, or a run that one has left behind, holds its lock")
         self.process = start(task, lock)
         try:
             return outcome(task, self.process.wait())

@@ -211,6 +211,9 @@ def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
     sweep.run_submitted(tasks, 2, "local", tmp_path / "jobs", {"timeout_min": 5},
                         lambda task, result: told.update({task.name: result.kind}))
     assert told == {"good": sweep.DONE, "bad": sweep.FAILED}
+    lock = sweep.Lock.take(tmp_path / "good")  # let go of at the end
+    assert sweep.SubmittedRun()(tasks[0]).kind == sweep.ELSEWHERE
+    lock.release()
     assert (tmp_path / "bad.failed").is_file()
 
 
