@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from mdistiller.engine.checkpoints import write_atomically
+from mdistiller.engine.device import keep_freed_memory
 from mdistiller.engine.run_folder import commit, device_name, versions
 from mdistiller.errors import UserError
 
@@ -47,6 +48,7 @@ class Contestant:
     lead: int = 1  # calls ahead of a turn that are not timed: batches that workers made meanwhile are used up
     settle: float = 0.0  # seconds to wait after a turn, until workers are idle again
     multiple: int = 1  # calls of a turn come in multiples of it: some do the work of several
+    plain: bool = False  # the process gives freed memory back, as it does unless it is told not to
 
 
 @dataclass
@@ -88,6 +90,8 @@ def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[st
 
 
 def _timed(one, calls, device):
+    if device.type == "cpu":
+        keep_freed_memory(not one.plain)
     for _ in range(one.lead):
         one.call()
     synchronize(device)

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.device import choose_device, place, set_determinism
+from mdistiller.engine.device import choose_device, keep_freed_memory, place, set_determinism
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.log import progress
 from mdistiller.engine.logit_store import LogitStore, read_facts
@@ -55,6 +55,8 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
         raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has")
     device = choose_device(cfg.DEVICE)
     set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
+    if device.type == "cpu":
+        keep_freed_memory()
     data = build_data(cfg, device)
     reason = why_live(method, data)
     if reason is not None:

@@ -1,13 +1,19 @@
 """Where a run computes, and in which precision."""
 
 import contextlib
+import ctypes
 import os
+import platform
 
 import torch
 from torch import nn
 
 from mdistiller.errors import UserError
 
+# glibc's malloc: options by number, the values that keep freed memory, and about those that glibc reaches by itself
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP = {M_TRIM_THRESHOLD: 1 << 30, M_MMAP_THRESHOLD: 1 << 30}
+LIKE_DEFAULT = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20}
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -25,6 +31,18 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
     return device
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Let the process keep the memory of freed tensors for the next ones; returns whether it could (glibc alone).
+
+    Every step frees maps of many megabytes and asks for the same again. glibc gives them back to the system, which
+    then clears each page anew: some tenth of a step on a CPU. With `keep` False they are given back again.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, value) for option, value in (KEEP if keep else LIKE_DEFAULT).items())
 
 
 def autocast(device: torch.device, amp: str):

@@ -11,7 +11,7 @@ import mdistiller
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints, distributed
-from mdistiller.engine.device import autocast, choose_device, place, set_determinism
+from mdistiller.engine.device import autocast, choose_device, keep_freed_memory, place, set_determinism
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.log import start_logging
@@ -94,6 +94,8 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         folder = RunFolder.open(cfg, resume)
         device = choose_device(cfg.DEVICE, local_rank)
         set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
+        if device.type == "cpu":
+            keep_freed_memory()
         start_logging()
         data = build_data(cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)
