@@ -129,13 +129,15 @@ class Reporter:
         print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)
 
     def end(self, failed_before):
-        """The exit code: 0, 3 when a run failed (now, or earlier and not tried again), 2 when all that is wrong can be
-        put right by the user."""
+        """The exit code: 0, 2 when the user has to put something right before any run can go, 3 when some runs failed
+        (now, or earlier and not tried again)."""
         bad, left = len(self.bad), self.total - self.ended
         words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
         words += [f"{left} not tried, for they would be refused as well" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
-        return 3 if sweep.FAILED in self.bad or failed_before else 2 if bad or left else 0
+        if sweep.FAILED in self.bad or failed_before or self.ended > bad > 0:
+            return 3
+        return 2 if bad or left else 0
 
 
 def result_line(run):
