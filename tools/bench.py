@@ -2,7 +2,7 @@
 
 data: augmented batches. step: training steps with the teacher live and from a cache. ea: what sample weights add.
 cache: what filling and reading a teacher cache costs. memory: the peak. scale: images, classes, batch, runs that share
-a cache. Contestants take turns in one process; tables are printed as Markdown, and written with all times as JSON.
+a cache. Contestants take turns; tables are printed as Markdown, and written with all times as JSON.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measuring side by side: contestants take turns within one process, several times; tables say medians and spread."""
+"""Measuring side by side: contestants take turns, several times; tables say medians and spread."""
 
 import datetime
 import json
@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from mdistiller.engine.checkpoints import write_atomically
-from mdistiller.engine.device import keep_freed_memory
 from mdistiller.engine.run_folder import commit, device_name, versions
 from mdistiller.errors import UserError
 
@@ -48,7 +47,7 @@ class Contestant:
     lead: int = 1  # calls ahead of a turn that are not timed: batches that workers made meanwhile are used up
     settle: float = 0.0  # seconds to wait after a turn, until workers are idle again
     multiple: int = 1  # calls of a turn come in multiples of it: some do the work of several
-    plain: bool = False  # the process gives freed memory back, as it does unless it is told not to
+    finish: Callable[[], object] = lambda: None  # called when all turns are over
 
 
 @dataclass
@@ -75,6 +74,14 @@ def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[st
 
     The first of a round is another one each time, so that no contestant always follows the same one.
     """
+    try:
+        return _take_turns(contestants, settings)
+    finally:
+        for one in contestants:
+            one.finish()
+
+
+def _take_turns(contestants, settings):
     calls = {}
     for one in contestants:
         _timed(one, 1, settings.device)  # first calls are slow
@@ -90,8 +97,6 @@ def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[st
 
 
 def _timed(one, calls, device):
-    if device.type == "cpu":
-        keep_freed_memory(not one.plain)
     for _ in range(one.lead):
         one.call()
     synchronize(device)

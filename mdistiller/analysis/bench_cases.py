@@ -1,6 +1,5 @@
 """What the bench compares. Each function takes settings and an image source, and returns tables."""
 
-import copy
 import dataclasses
 import statistics
 import tempfile
@@ -14,11 +13,10 @@ from torch import nn
 
 from mdistiller.analysis.bench import Contestant, Settings, Table, rates, ratios, spread, take_turns
 from mdistiller.analysis.bench_ours import OurStep, endless, make_data, make_teacher, shortened
-from mdistiller.analysis.bench_reference import PREFETCH, WORKERS, ReferenceStep, reference_batches
+from mdistiller.analysis.bench_reference import PREFETCH, WORKERS, StepApart, reference_batches
 from mdistiller.data.images import NUM_VIEWS
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.engine.teacher_cache import LOOK_AHEAD, in_bytes
-from mdistiller.models import build_model
 
 SETTLE = 0.3  # seconds in which the reference's workers make their batches ahead
 SHORT = 6  # times as many turns, each as much shorter
@@ -40,10 +38,7 @@ def bench_data(settings: Settings, source: ImageSource) -> list[Table]:
         ours, plain = endless(data, views), reference_batches(source, settings.batch, device, strong)
         contestants += [
             Contestant(f"ours{strong}", lambda stream=ours: next(stream)),
-            Contestant(
-                f"plain{strong}", lambda stream=plain: [part.to(device) for part in next(stream)], lead, SETTLE,
-                plain=True,
-            ),
+            Contestant(f"plain{strong}", lambda stream=plain: [part.to(device) for part in next(stream)], lead, SETTLE),
         ]
     seconds = take_turns(contestants, settings)
     table = Table(
@@ -70,17 +65,13 @@ class Case:
 
     def contestants(self, *kinds: str) -> list[Contestant]:
         """Steps of these kinds: "plain", "live", "folded", "cached", and of the student "alone"."""
-        made = {kind: self._plain() if kind == "plain" else self._ours(kind) for kind in kinds}
-        return [
-            Contestant(kind, step, settle=SETTLE, plain=True) if kind == "plain" else Contestant(kind, step)
-            for kind, step in made.items()
-        ]
+        return [self._plain() if kind == "plain" else Contestant(kind, self._ours(kind)) for kind in kinds]
 
     def _plain(self):
-        batches = reference_batches(self.source, self.settings.batch, self.settings.device)
-        student = build_model(self.pair[1], self.source.num_classes)
-        ea = self.method.startswith("EA-")
-        return ReferenceStep(batches, student, copy.deepcopy(self.teacher), self.settings.device, ea)
+        teacher = {key: value.cpu().contiguous() for key, value in self.teacher.state_dict().items()}
+        ea, settings = self.method.startswith("EA-"), self.settings
+        step = StepApart(self.source, self.pair, teacher, settings.batch, settings.device, ea)
+        return Contestant("plain", step, settle=SETTLE, finish=step.finish)
 
     def _ours(self, kind):
         method = "NONE" if kind == "alone" else self.method
@@ -95,9 +86,9 @@ def bench_step(settings: Settings, source: ImageSource) -> list[Table]:
         f"Step: times as fast as the plain path, batch {settings.batch}",
         ["teacher -> student", "method", "teacher live", "live, folded", "from the cache", "cached / student alone"],
         notes=[
-            "The plain path has its teacher in every step, and gives freed memory back to the system (glibc keeps at "
-            "most 64 MB for it, the most it comes to by itself). The last column is the time of a step with stored "
-            "logits over that of the student alone, trained by cross-entropy, which is the floor."
+            "The plain path has its teacher in every step, and a process of its own, whose allocator is as it comes. "
+            "The last column is the time of a step with stored logits over that of the student alone, trained by "
+            "cross-entropy, which is the floor."
         ],
     )
     columns = ["teacher -> student", "method", "plain", "live", "live, folded", "from the cache", "student alone"]

@@ -13,7 +13,6 @@ from mdistiller.analysis.bench_cases import cache_folder
 from mdistiller.analysis.bench_ours import OurStep, make_data, make_teacher, read_source
 from mdistiller.analysis.bench_reference import ReferenceStep, reference_batches
 from mdistiller.data.memory import ImageSource
-from mdistiller.engine.device import keep_freed_memory
 from mdistiller.models import build_model
 
 STEPS, QUICK_STEPS = 20, 3
@@ -70,8 +69,6 @@ def _run_steps(kind, source, settings, folder):
         student, teacher = (build_model(name, source.num_classes) for name in reversed(pair))
         step = ReferenceStep(reference_batches(source, settings.batch, device), student, teacher, device, ea=True)
     else:
-        if device.type == "cpu":
-            keep_freed_memory()
         data = make_data(source, settings)
         del source  # as in a run: the data set keeps its own copy
         teacher, cache = make_teacher(pair[0], data, settings), folder if kind == "cached" else None

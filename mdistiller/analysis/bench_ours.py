@@ -15,7 +15,7 @@ from mdistiller.config import load_cfg
 from mdistiller.data.cifar import CIFAR100, read_cifar
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.distillers import DISTILLERS, build_distiller
-from mdistiller.engine.device import place
+from mdistiller.engine.device import keep_freed_memory, place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.run_folder import RunFolder
@@ -90,6 +90,8 @@ class OurStep:
         self, data: InMemoryData, teacher: nn.Module, pair: tuple[str, str], method: str, settings: Settings, *,
         cache: Path | None = None, warm: bool = True, epochs: int | None = 1, **opts,
     ):
+        if settings.device.type == "cpu":
+            keep_freed_memory()
         words = {
             "DISTILLER.TYPE": method, "DISTILLER.TEACHER": pair[0], "DISTILLER.STUDENT": pair[1], "SOLVER.LR": 0.01,
             "SOLVER.BATCH_SIZE": settings.batch, "SOLVER.WEIGHT_DECAY": 5e-4, "EXPERIMENT.SEED": data.seed,

@@ -4,7 +4,9 @@ Images are cropped, flipped and normalised one by one in PIL and torchvision by 
 run in contiguous memory, the teacher in every step; losses and accuracies are read back after each step.
 """
 
+import contextlib
 import math
+import multiprocessing
 import random
 from collections.abc import Iterator
 
@@ -18,6 +20,7 @@ from torchvision import transforms
 
 from mdistiller.data.memory import ImageSource
 from mdistiller.data.strong import CUTOUT_COLOUR, OPERATIONS
+from mdistiller.models import build_model
 
 WORKERS = 2
 PREFETCH = 2  # batches that a worker makes ahead
@@ -136,6 +139,40 @@ class ReferenceStep:
         self.loss += loss.item() * len(target)
         self.hits += top5[:, 0].sum().item() + top5.sum().item()
         self.number += len(target)
+
+
+class StepApart:
+    """A `ReferenceStep` that is asked for here and done in a process of its own, of which nobody has tuned a thing."""
+
+    def __init__(self, source: ImageSource, pair: tuple[str, str], teacher: dict, batch: int, device, ea: bool):
+        """`teacher` is the state dict of pair[0], on the host."""
+        context = multiprocessing.get_context("spawn")
+        self.end, other = context.Pipe()
+        arrays = {key: value.numpy() for key, value in teacher.items()}
+        self.process = context.Process(target=_serve, args=(other, source, pair, arrays, batch, device, ea))
+        self.process.start()
+        other.close()
+        self.end.recv()  # it is ready
+
+    def __call__(self) -> None:
+        self.end.send(True)
+        self.end.recv()
+
+    def finish(self) -> None:
+        """End the process."""
+        self.end.close()
+        self.process.join()
+
+
+def _serve(end, source, pair, arrays, batch, device, ea):
+    teacher, student = (build_model(name, source.num_classes) for name in pair)
+    teacher.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
+    step = ReferenceStep(reference_batches(source, batch, device), student, teacher, device, ea)
+    with contextlib.suppress(EOFError):  # the other end is closed
+        end.send("ready")
+        while end.recv():
+            step()
+            end.send("done")
 
 
 def _ea_weight(logits_student, logits_teacher):

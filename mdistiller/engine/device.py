@@ -10,10 +10,8 @@ from torch import nn
 
 from mdistiller.errors import UserError
 
-# glibc's malloc: options by number, the values that keep freed memory, and about those that glibc reaches by itself
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEEP = {M_TRIM_THRESHOLD: 1 << 30, M_MMAP_THRESHOLD: 1 << 30}
-LIKE_DEFAULT = {M_TRIM_THRESHOLD: 64 << 20, M_MMAP_THRESHOLD: 32 << 20}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+KEPT_BYTES = 1 << 30
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,16 +31,16 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return device
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
+def keep_freed_memory() -> bool:
     """Let the process keep the memory of freed tensors for the next ones; returns whether it could (glibc alone).
 
     Every step frees maps of many megabytes and asks for the same again. glibc gives them back to the system, which
-    then clears each page anew: some tenth of a step on a CPU. With `keep` False they are given back again.
+    then clears each page anew: some tenth of a step on a CPU.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, value) for option, value in (KEEP if keep else LIKE_DEFAULT).items())
+    return all(mallopt(option, KEPT_BYTES) for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
 
 
 def autocast(device: torch.device, amp: str):

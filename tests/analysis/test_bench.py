@@ -105,6 +105,15 @@ def test_the_reference_and_ours_take_steps_and_a_warm_cache_spares_the_teacher(s
     assert step.number == 8 and np.isfinite(step.loss)
 
 
+def test_a_step_apart_is_done_in_another_process_that_ends_with_it(source):
+    teacher = bench_ours.build_model("resnet8", 100).state_dict()
+    step = bench_reference.StepApart(source, ("resnet8", "resnet8"), teacher, 4, TINY.device, ea=False)
+    step()
+    assert step.process.is_alive()
+    step.finish()
+    assert step.process.exitcode == 0
+
+
 def test_made_up_images_stand_in_and_are_called_so(source):
     text = bench_ours.read_source(TINY)[1]
     facts = bench.machine(TINY, text)
