@@ -114,7 +114,10 @@ def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
     table = Table(
         f"EA: time of a step with sample weights over one without, live teacher, batch {settings.batch}",
         ["method", "ms a step without", "step with / without", "weights and their record, ms", "of the step, %"],
-        notes=["The arithmetic alone is steadier: on a busy machine two equal steps differ by more than it takes."],
+        notes=[
+            f"{SHORT * settings.repeats} short turns each. The arithmetic alone is steadier: on a busy machine two "
+            "equal steps differ by more than it takes."
+        ],
     )
     source, pair = shortened(source, settings.images), settings.pairs[0]
     data = make_data(source, settings)
