@@ -4,6 +4,7 @@ import ast
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,10 @@ def test_no_file_says(pattern):
     assert {path: match[0] for path, match in found.items() if match} == {}
 
 
-@pytest.mark.parametrize("path", [path for path in PYTHON if room_of(path) == "tools"], ids=str)
+COMMANDS = [path for path in PYTHON if room_of(path) == "tools" and path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=str)
 def test_every_command_explains_itself(path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     tool = runpy.run_path(str(REPOSITORY / path))
@@ -141,3 +145,14 @@ def test_every_command_explains_itself(path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert ended.value.code == 0 and tool["__doc__"].split(":")[0].split("\n")[0] in text.replace("\n", " ")
     assert callable(tool["cli"])
+
+
+def test_console_scripts_are_commands_of_the_installed_package():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    folders = project["tool"]["setuptools"]["package-dir"]
+    for name, target in project["project"]["scripts"].items():
+        module, function = target.split(":")
+        package, command = module.split(".")
+        path = REPOSITORY / folders[package] / f"{command}.py"
+        assert path.is_file() and f"def {function}(" in path.read_text(), name
+        assert package in project["tool"]["setuptools"]["packages"] and (path.parent / "__init__.py").is_file()
