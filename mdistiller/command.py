@@ -29,7 +29,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except RunError as error:
         code = _say(error, 3)
     except Interrupted as stop:
-        code = _say(f"interrupted by {stop}: saved; continue with --resume", 128 + stop.number)
+        code = _say(f"interrupted by {stop}: saved; continue with --resume", 130 if stop.number == signal.SIGINT else 143)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does

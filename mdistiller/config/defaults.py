@@ -62,6 +62,7 @@ DEFAULTS = {
         "CLIP_NORM": 0.0,  # greatest norm of the gradient; 0 does not clip
         "ACCUMULATE": 1,  # batches whose gradients make one update: BATCH_SIZE * ACCUMULATE images
         "EMA": 0.0,  # decay of a moving average of the student, evaluated and saved beside it; 0 keeps none
+        "SKIP_NONFINITE": 0,  # steps without a finite loss that are left out before the run ends; > 0 waits every step
         "SYNC_BN": False,  # batch norm over all processes (CUDA)
         "AMP": "none",  # torch.autocast of the networks; losses stay in float32
         "CHANNELS_LAST": True,
@@ -79,6 +80,7 @@ DEFAULTS = {
         "PREFIX": "./output",
         "TENSORBOARD_FREQ": 500,  # steps between scalars within an epoch
         "SAVE_CHECKPOINT_FREQ": 40,  # epochs between epoch_<n>.pth and student_<n>.pth
+        "SAVE_CHECKPOINT_STEPS": 0,  # steps between saves of latest.pth within an epoch; 0 saves after epochs only
         "ENTROPY_TRACE": 0,  # training images whose entropies and losses are written after each epoch, for figures
         "WANDB": True,  # read for compatibility and without effect: runs are logged to files and TensorBoard
     },
@@ -127,6 +129,7 @@ RANGES = {
     "SOLVER.CLIP_NORM": (0, None, True),
     "SOLVER.ACCUMULATE": (1, None, True),
     "SOLVER.EMA": (0, 0.99999, True),
+    "SOLVER.SKIP_NONFINITE": (0, None, True),
     "SOLVER.WEIGHT_DECAY": (0, None, True),
     "SOLVER.DOT.DELTA": (-1, 1, True),
     "DATASET.TRAIN_FRACTION": (0, 1, False),
@@ -141,6 +144,7 @@ RANGES = {
     "EA.UPPER_BOUND": (0, None, False),
     "LOG.TENSORBOARD_FREQ": (1, None, True),
     "LOG.SAVE_CHECKPOINT_FREQ": (1, None, True),
+    "LOG.SAVE_CHECKPOINT_STEPS": (0, None, True),
     "LOG.ENTROPY_TRACE": (0, None, True),
 }
 METHOD_RANGES = {"TEMPERATURE": (0, None, False), "T": (0, None, False), "WARMUP": (0, None, True)}

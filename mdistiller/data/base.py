@@ -73,6 +73,11 @@ class Data:
                 batch["batch_fraction"] = fraction
             yield batch
 
+    def batch_index(self, epoch: int, step: int) -> np.ndarray:
+        """Positions (B,) in 0..num_train-1 of the global batch number `step` (from 0) of an epoch."""
+        order = permutation(self.seed, epoch, self.info.num_train)
+        return order[step * self.batch_size:(step + 1) * self.batch_size]
+
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, without augmentation: image, target, index (position in the split).
 

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -22,16 +23,17 @@ TEACHER_FILES = {
 }
 
 
-def save(content: dict, path: Path) -> None:
+def save(content: dict, path: Path, keep: Path | None = None) -> None:
     """Write a checkpoint so that the name always holds a whole file (temporary file, fsync, rename).
 
-    Raises RunError when the disk is full or read-only; what stood under the name is then untouched.
+    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only;
+    what stood under both names is then untouched.
     """
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_atomically(path, lambda file: torch.save(content, file), keep)
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path`."""
+def write_atomically(path: Path, write, keep: Path | None = None) -> None:
+    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path` (`keep`: see `save`)."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,12 +43,20 @@ def write_atomically(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; ours are ordinary
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as a RuntimeError
         raise RunError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed process has left of files that it was writing into `folder`."""
+    for path in folder.glob(".*.*.????????"):  # the names that `write_atomically` gives
+        path.unlink(missing_ok=True)
 
 
 def _umask():
@@ -60,6 +70,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        if zipfile.is_zipfile(path):  # all but very old files; torch.load does not look at their checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"the checksum of its record {damaged} is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
         reason = str(error).strip().splitlines() or [type(error).__name__]

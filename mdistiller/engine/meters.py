@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from mdistiller.engine.distributed import sum_over_ranks
-from mdistiller.errors import RunError
 
 WEIGHT_NAMES = ("weight_mean", "weight_std", "entropy_teacher", "entropy_student")
 
@@ -39,17 +38,21 @@ class Meters:
         self.rows[step] = torch.stack([row[name].float() for name in self.names])
         self.counts[step] = len(target)
 
-    def check(self, step: int, epoch: int, method: str) -> None:
-        """Raise RunError naming the term, epoch and step of the first non-finite loss up to `step` (waits)."""
-        rows = self.rows[: step + 1].cpu()
-        bad = ~torch.isfinite(rows)
-        if bad.any():
-            first = int(bad.any(dim=1).nonzero()[0, 0])
-            terms = [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
-            raise RunError(
-                f"{method}: loss {', '.join(terms)} is not finite at epoch {epoch}, step {first + 1}; "
-                "nothing of this epoch was saved (a lower SOLVER.LR or distillation weight may help)"
-            )
+    def first_nonfinite(self, step: int) -> tuple[int, list[str]] | None:
+        """(step from 0, names of the terms) where a rank's loss was first not finite, up to `step`; None (waits)."""
+        if self.rows is None:  # every step so far was left out
+            return None
+        bad = sum_over_ranks((~torch.isfinite(self.rows[: step + 1])).float()).cpu() > 0
+        if not bad.any():
+            return None
+        first = int(bad.any(dim=1).nonzero()[0, 0])
+        return first, [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
+
+    def zero_losses(self) -> list[str]:
+        """Names of the losses that were 0 in every step of the epoch on this rank (waits)."""
+        zero = (self.rows == 0).all(dim=0).tolist()
+        return [name for name, is_zero in zip(self.names, zero, strict=True)
+                if is_zero and name not in ("hits", *WEIGHT_NAMES)]
 
     def losses(self, step: int) -> dict[str, float]:
         """The losses of one step by name (waits)."""

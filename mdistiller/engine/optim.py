@@ -30,6 +30,8 @@ def learning_rate(solver: CfgNode, epoch: int, progress: float = 0.0) -> float:
 def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     """The optimiser that SOLVER names, over all learnable parameters in one group."""
     solver, parameters = cfg.SOLVER, distiller.learnable_parameters()
+    if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
+        raise UserError(f"SOLVER.SKIP_NONFINITE: needs SOLVER.ACCUMULATE 1; found {solver.ACCUMULATE}")
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
         for key, value in {"TYPE": "SGD", "NESTEROV": False, "CLIP_NORM": 0.0, "ACCUMULATE": 1}.items():

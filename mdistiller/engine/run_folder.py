@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
@@ -57,7 +57,7 @@ class RunFolder:
             changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
-        elif folder.path.exists() and any(folder.path.iterdir()):
+        elif folder.path.exists() and any(not path.name.startswith(".") for path in folder.path.iterdir()):
             raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
 
@@ -111,8 +111,12 @@ class RunFolder:
         return kept
 
     def append_metrics(self, record: dict) -> None:
-        with open(self / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line. Raises RunError when it cannot be written; a part of it is dropped when the run is resumed."""
+        try:
+            with open(self / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise RunError(f"{self / 'metrics.jsonl'}: cannot be written: {error.strerror}") from error
 
 
 def overridden(cfg: CfgNode) -> dict:
@@ -130,7 +134,7 @@ def overridden(cfg: CfgNode) -> dict:
 
 def _changed_keys(old, new, prefix=""):
     """Dotted names whose values differ, but for what may change between sessions of one run."""
-    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD",
+    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD",
             "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
     names = []
     for key in sorted(old.keys() | new.keys()):

@@ -22,11 +22,12 @@ from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.trace import EntropyTrace
-from mdistiller.errors import RunError
+from mdistiller.errors import RunError, UserError
 
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between looks at the device's numbers
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last two: clusters' warnings
+LATEST, PREVIOUS, DAMAGED = "latest.pth", "previous.pth", "damaged.pth"
 
 
 class Trainer:
@@ -49,13 +50,16 @@ class Trainer:
         self.wall_seconds = 0.0
         self.meters = Meters(data.num_batches, device)
         self.stop_signal: int | None = None
+        self.latest_is_good = True  # latest.pth, if there is one, can be read
+        self.skipped = 0  # steps that were left out, since their loss was not finite
+        self.warned: set[str] = set()
 
     # --- running ---------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
         """Train from where the run stands to SOLVER.EPOCHS; returns the summary.
 
-        Raises RunError for a non-finite loss, Interrupted after a SIGINT or SIGTERM whose state was saved.
+        Raises RunError for a non-finite loss, Interrupted after a signal of STOP_SIGNALS, the state saved.
         """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         steps_done = (self.epoch - 1) * self.data.num_batches + self.step
@@ -91,7 +95,11 @@ class Trainer:
                 bar.update()
                 if self.step % poll_steps == 0:
                     self._poll(bar)
-        self.meters.check(self.data.num_batches - 1, epoch, self.cfg.DISTILLER.TYPE)
+                if self._saves_within_the_epoch():
+                    self._check_losses()
+                    self.save(LATEST)
+        self._check_losses()
+        self._warn()
         seconds = time.perf_counter() - started
         images = min(self.data.info.num_train, (self.data.num_batches - resumed_at) * self.cfg.SOLVER.BATCH_SIZE)
         record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch), **self.meters.epoch_values()}
@@ -120,12 +128,61 @@ class Trainer:
         fraction = batch.pop("batch_fraction", 1.0) * self._images(self.step) / images
         with autocast(self.device, self.cfg.SOLVER.AMP):
             logits, losses = self.model(epoch=self.epoch, **batch)
+        if solver.SKIP_NONFINITE and self._leave_out(losses):
+            return
         scaled = losses if fraction == 1.0 else {name: fraction * loss for name, loss in losses.items()}
         self.updater.step(scaled, first=self.step == group_start, last=self.step == group_start + group - 1)
         if self.average is not None:
             self.average.update_parameters(self.distiller.deployed())
         self.meters.add(self.step, losses, logits, batch["target"], self.distiller.monitor)
         self.step += 1
+
+    def _leave_out(self, losses):
+        """Whether this step goes without an update, its loss not finite on some rank; SKIP_NONFINITE steps may."""
+        if self.meters.rows is None and self.step == self.data.num_batches - 1:
+            return False  # an epoch without a single step has nothing to report
+        bad = not bool(torch.isfinite(sum(loss.detach() for loss in losses.values())))
+        if self.skipped >= self.cfg.SOLVER.SKIP_NONFINITE or not distributed.any_rank(bad, self.device):
+            return False
+        self.skipped, self.step = self.skipped + 1, self.step + 1
+        log.warning("epoch %d, step %d: the loss is not finite: left out (%d of SOLVER.SKIP_NONFINITE %d)",
+                    self.epoch, self.step, self.skipped, self.cfg.SOLVER.SKIP_NONFINITE)
+        return True
+
+    def _check_losses(self):
+        """Raise RunError for the first loss that was not finite; its batch is named in nonfinite.pt."""
+        found = self.meters.first_nonfinite(self.step - 1)
+        if found is None:
+            return
+        step, terms = found
+        method, path = self.cfg.DISTILLER.TYPE, self.folder / "nonfinite.pt"
+        index = torch.from_numpy(self.data.batch_index(self.epoch, step))
+        facts = {"method": method, "terms": terms, "epoch": self.epoch, "step": step + 1, "index": index}
+        words = f"its training images are named in {path}"
+        try:
+            if self.first:
+                checkpoints.save(facts, path)
+        except RunError as error:
+            words = str(error)
+        raise RunError(
+            f"{method}: loss {', '.join(terms)} is not finite at epoch {self.epoch}, step {step + 1}; {words}; "
+            "what was saved before is intact (a lower SOLVER.LR or distillation weight may help)"
+        )
+
+    def _warn(self):
+        """Say once what a finished epoch shows to be idle: a loss that is always 0, a parameter without gradients."""
+        idle = [f"the loss {name} was 0 in every step: is its weight 0?" for name in self.meters.zero_losses()
+                if name != "ce" or self.distiller.ce_weight]
+        state = self.updater.optimizer.state
+        if state and not self.distiller.varying_modules:
+            unused = [name for name, parameter in self.distiller.named_parameters()
+                      if parameter.requires_grad and not state.get(parameter)]
+            if unused:
+                idle.append(f"{len(unused)} learnable parameters take part in no loss ({unused[0]}, ...)")
+        for words in idle:
+            if words not in self.warned:
+                log.warning("%s: %s", self.cfg.DISTILLER.TYPE, words)
+        self.warned.update(idle)
 
     def _images(self, step):
         """How many images, over all ranks, a step of an epoch has."""
@@ -135,19 +192,26 @@ class Trainer:
     def _poll(self, bar):
         """Read what the device has measured so far: the bar, TensorBoard, a loss that is not finite, a stop signal."""
         done = self.step - 1
-        self.meters.check(done, self.epoch, self.cfg.DISTILLER.TYPE)
+        self._check_losses()
         global_step = (self.epoch - 1) * self.data.num_batches + self.step
-        if not bar.disable:
+        if not bar.disable and self.meters.rows is not None:
             bar.set_postfix(loss=f"{sum(self.meters.losses(done).values()):.3f}")
-        if global_step % self.cfg.LOG.TENSORBOARD_FREQ == 0 and self.first:
+        if global_step % self.cfg.LOG.TENSORBOARD_FREQ == 0 and self.first and self.meters.rows is not None:
             losses = self.meters.losses(done)
             self.scalars.add({f"step/{name}": value for name, value in losses.items()}, global_step)
-        between_updates = self.step % self.cfg.SOLVER.ACCUMULATE == 0 and self.step < self.data.num_batches
-        if distributed.any_rank(self.stop_signal is not None, self.device) and between_updates:
+        if distributed.any_rank(self.stop_signal is not None, self.device) and self._between_updates():
             self._stop()
 
+    def _between_updates(self):
+        """Whether the state is one that a run can continue from, within the epoch."""
+        return self.step % self.cfg.SOLVER.ACCUMULATE == 0 and self.step < self.data.num_batches
+
+    def _saves_within_the_epoch(self):
+        steps = self.cfg.LOG.SAVE_CHECKPOINT_STEPS
+        return bool(steps) and self.step % steps == 0 and self._between_updates()
+
     def _stop(self):
-        self.save("latest.pth")
+        self.save(LATEST)
         raise Interrupted(self.stop_signal or signal.SIGTERM)
 
     def _evaluate(self):
@@ -203,7 +267,10 @@ class Trainer:
             checkpoints.save({"model": state}, self.folder / f"{name}.pth")
 
     def save(self, name: str) -> None:
-        """Write the whole state of the run, from which it continues to the same weights."""
+        """Write the whole state of the run, from which it continues to the same weights.
+
+        The latest.pth before becomes previous.pth; one that could not be read does not take a good one's place.
+        """
         if not self.first:
             return
         state = {
@@ -215,21 +282,57 @@ class Trainer:
             "metrics": self.metrics,
             "wall_seconds": self.wall_seconds,
             "meters": self.meters.state_dict(),
+            "skipped": self.skipped,
         }
         if self.distiller.teacher is not None and self.distiller.teacher_mode == "train":
             state["teacher"] = self.distiller.teacher.state_dict()  # its running statistics moved
         if self.average is not None:
             state["average"] = self.average.state_dict()
-        checkpoints.save(state, self.folder / name)
+        if name != LATEST:
+            return checkpoints.save(state, self.folder / name)
+        checkpoints.save(state, self.folder / name, keep=self.folder / (PREVIOUS if self.latest_is_good else DAMAGED))
+        self.latest_is_good = True
 
     def resume(self) -> None:
-        """Take up the state of latest.pth, if the run got as far as writing one."""
-        path = self.folder / "latest.pth"
-        if not path.is_file():
-            log.info("nothing to resume from: %s is not there yet", path)
-            self.folder.keep_metrics_before(1)
+        """Take up the state of latest.pth, or of previous.pth where that cannot be read or is not there.
+
+        Raises UserError when no state that is there can be read, or when it is not one of this run.
+        """
+        if self.first:
+            checkpoints.remove_unfinished(self.folder.path)
+        state = self._newest_state()
+        if state is None:
+            log.info("nothing to resume from: %s is not there yet", self.folder / LATEST)
+            if self.first:
+                self.folder.keep_metrics_before(1)
             return
-        state = checkpoints.load(path, self.device)
+        try:
+            self._take_up(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise UserError(f"{self.folder.path}: its checkpoint does not fit this run: {reason[:200]}") from None
+        if self.first:
+            self.folder.keep_metrics_before(self.epoch)
+        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
+
+    def _newest_state(self):
+        there = [path for path in (self.folder / LATEST, self.folder / PREVIOUS) if path.is_file()]
+        errors = []
+        for path in there:
+            try:
+                state = checkpoints.load(path, self.device)
+            except UserError as error:
+                errors.append(error)
+                continue
+            if errors:
+                self.latest_is_good = False
+                log.warning("%s; continuing from %s", errors[0], path)
+            return state
+        if errors:
+            raise errors[0]
+        return None
+
+    def _take_up(self, state):
         self.distiller.load_state_dict(state["model"])
         if "teacher" in state:
             self.distiller.teacher.load_state_dict(state["teacher"])
@@ -239,9 +342,7 @@ class Trainer:
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
         self.meters.load_state_dict(state["meters"])
-        if self.first:
-            self.folder.keep_metrics_before(self.epoch)
-        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
+        self.skipped = state.get("skipped", 0)
 
     def _summarize(self, status):
         if not self.first:

@@ -1,12 +1,17 @@
 """A run from its config to its folder, and the same run with interruptions."""
 
 import json
+import math
+import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
-from mdistiller.command import Interrupted
+from mdistiller.command import Interrupted, run_command
+from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import DOT, learning_rate
 from mdistiller.engine.setup import train
@@ -119,6 +124,109 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_keeps_what_was_saved
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     assert all(torch.isfinite(value).all() for value in weights(folder).values())
     assert torch.load(folder / "latest.pth", weights_only=True)["epoch"] == 2
+
+
+@pytest.fixture
+def unruly():
+    """A method with one bad step, a loss that is 0 and a module that nothing uses."""
+
+    @register("TOY-UNRULY")
+    class Unruly(Distiller):
+        """Infinite in the second step of the second epoch only."""
+
+        def build(self, cfg):
+            self.idle, self.calls = torch.nn.Linear(2, 2), 0
+
+        def sample_losses(self, student, teacher, epoch, **batch):
+            self.calls += 1
+            bad = float("inf") if self.calls == 5 else 0.01
+            return {"boom": student.logits.square().sum(dim=1) * bad, "nothing": student.logits.sum(dim=1) * 0}
+
+    yield "TOY-UNRULY"
+    del DISTILLERS["TOY-UNRULY"], DISTILLERS["EA-TOY-UNRULY"]
+
+
+def test_the_batch_of_a_loss_that_is_not_finite_is_kept_for_replay(unruly, tmp_path):
+    with pytest.raises(RunError, match="loss boom is not finite at epoch 2, step 2.*nonfinite.pt"):
+        run(tmp_path, unruly)
+    folder = next(tmp_path.glob("*/*"))
+    facts = torch.load(folder / "nonfinite.pt", weights_only=True)
+    assert (facts["method"], facts["terms"], facts["epoch"], facts["step"]) == (unruly, ["boom"], 2, 2)
+    data = build_data(small_cfg(tmp_path, unruly), torch.device("cpu"))
+    batch = list(data.train_batches(2))[1]
+    assert torch.equal(facts["index"], batch["index"])
+
+
+def test_as_many_steps_as_allowed_are_left_out_before_a_run_ends(unruly, tmp_path):
+    folder = run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1)
+    assert all(math.isfinite(record["train_loss"]) for record in metrics(folder)) and len(metrics(folder)) == 3
+    assert "epoch 2, step 2: the loss is not finite: left out" in (folder / "train.log").read_text()
+    assert torch.load(folder / "latest.pth", weights_only=True)["skipped"] == 1
+
+
+def test_idle_losses_and_parameters_are_said_once(unruly, tmp_path):
+    log = (run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1) / "train.log").read_text()
+    assert log.count("the loss nothing was 0 in every step") == 1
+    assert log.count("2 learnable parameters take part in no loss (idle.weight, ...)") == 1
+
+
+def test_a_long_epoch_is_saved_on_the_way_and_continues_from_there(unbroken, tmp_path, monkeypatch):
+    original = Trainer._step
+
+    def dying(self, batch):
+        if (self.epoch, self.step) == (2, 2):
+            raise KeyError("killed")
+        original(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", dying)
+    with pytest.raises(KeyError):
+        run(tmp_path, "EA-KD", "LOG.SAVE_CHECKPOINT_STEPS", 1)
+    monkeypatch.setattr(Trainer, "_step", original)
+    state = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)
+    assert (state["epoch"], state["step"]) == (2, 2)
+    assert_same_weights(run(tmp_path, resume=True), unbroken)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, damage):
+    folder = Path(shutil.copytree(unbroken, tmp_path / unbroken.parent.name / unbroken.name))
+    content = bytearray((folder / "latest.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "remove":
+        (folder / "latest.pth").unlink()
+    else:
+        (folder / "latest.pth").write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    run(tmp_path, resume=True)
+    assert_same_weights(folder, unbroken)
+    assert without_times(metrics(folder)) == without_times(metrics(unbroken))
+    if damage != "remove":
+        assert "continuing from" in (folder / "train.log").read_text() and (folder / "damaged.pth").is_file()
+
+
+def test_when_no_checkpoint_can_be_read_nothing_is_touched(unbroken, tmp_path):
+    folder = Path(shutil.copytree(unbroken, tmp_path / unbroken.parent.name / unbroken.name))
+    for name in ("latest.pth", "previous.pth"):
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="latest.pth: not a checkpoint"):
+        run(tmp_path, resume=True)
+    assert {(folder / name).read_bytes() for name in ("latest.pth", "previous.pth")} == {b"damaged"}
+    assert without_times(metrics(folder)) == without_times(metrics(unbroken))
+
+
+def test_the_warning_of_a_cluster_stops_a_run_like_sigterm(tmp_path, monkeypatch):
+    original = Trainer._step
+
+    def warned(self, batch):
+        original(self, batch)
+        if (self.epoch, self.step) == (2, 1):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Trainer, "_step", warned)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: run(tmp_path) and None)
+    assert end.value.code == 143
+    state = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)
+    assert (state["epoch"], state["step"]) == (2, 1)
 
 
 def test_a_new_method_is_one_class_and_one_yaml_file(tmp_path):
