@@ -1,0 +1,471 @@
+"""Kill runs at random moments, resume them, and compare what they leave, bit by bit, with a run that was left alone.
+
+python tests/chaos.py --minutes 20 --jobs 2
+
+A run is a process of tools/train.py on digits, forked from this one so that it trains at once. It is killed by the
+clock, or by itself: at the n-th step, batch of an evaluation, or access to a file of its folder, writes half done.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from mdistiller.engine import run_folder, setup, trainer  # noqa: E402
+from mdistiller.engine.log import progress  # noqa: E402
+from mdistiller.engine.sweep import preload  # noqa: E402
+from tools import train as tool  # noqa: E402
+
+EPOCHS = 4
+SHORT = ["SOLVER.EPOCHS", EPOCHS, "SOLVER.LR_DECAY_STAGES", [2, 3], "LOG.SAVE_CHECKPOINT_FREQ", 2,
+         "LOG.TENSORBOARD_FREQ", 2, "DATASET.TEST.BATCH_SIZE", 100, "DEVICE", "cpu"]
+METHODS = {  # row of the table: folder of configs/digits, and what else is set
+    "KD": ("kd", []),
+    "EA-KD": ("ea_kd", []),
+    "EA-DKD": ("ea_dkd", []),
+    "EA-MLD": ("ea_mld", []),
+    "CTKD": ("ctkd", []),
+    "CRD": ("crd", []),
+    "FCFD": ("fcfd", ["FCFD.WARMUP", 2]),
+    "KD, DOT": ("kd", ["SOLVER.TRAINER", "dot"]),
+    "KD, average": ("kd", ["SOLVER.EMA", 0.99]),
+    "EA-KD, accumulated": ("ea_kd", ["SOLVER.ACCUMULATE", 2, "SOLVER.BATCH_SIZE", 32]),
+    "EA-KD, cache": ("ea_kd", ["TEACHER_CACHE.ENABLED", True]),
+    "EA-KD, trace": ("ea_kd", ["LOG.ENTROPY_TRACE", 50]),
+}
+PHASES = ("starting", "training", "evaluating", "saving", "writing")  # writing: inside a write, which is left half done
+SAVING = ("saving", "writing")
+PHASE_OF = {"_epoch": "training", "_evaluate": "evaluating", "_finish_epoch": "saving", "save": "saving",
+            "_summarize": "saving"}  # of the trainer's functions
+WEIGHTS = {"starting": 2, "training": 2, "evaluating": 1, "saving": 4, "writing": 2, "clock": 2}  # of the draw
+FILE_EVENTS = {"open", "os.rename", "os.remove", "os.link", "os.chmod", "os.truncate", "os.mkdir"}  # of sys.audit
+TERM_SHARE, DAMAGE_SHARE, BOTH_SHARE = 0.15, 0.25, 0.2
+MOST_STOPS = 6
+EVAL_BATCHES = 2  # of the test set, teacher and student alike: evaluations would take most of the time
+HANGS_SECONDS, POLL_SECONDS = 120.0, 0.002
+TIMES = {"seconds", "images_per_second", "wall_seconds"}
+NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth"}  # places, sessions, and what a stop may shift
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a run is stopped and how: at point `number` of a phase, or after some seconds."""
+
+    phase: str | None = None
+    number: int = 0
+    seconds: float = HANGS_SECONDS
+    signal: int = signal.SIGKILL
+
+
+LEFT_ALONE = Moment()
+
+
+class Watch:
+    """What a run's process is doing, in memory that it shares with this one: its phase, and the points it has passed.
+
+    A point is a moment at which the run can be stopped. What is on the disk differs between any two of them only by
+    parts of one write, which the point inside that write takes care of.
+    """
+
+    def __init__(self):
+        self.memory = mmap.mmap(-1, 4 * (1 + len(PHASES)))
+
+    @property
+    def phase(self) -> str:
+        return PHASES[struct.unpack_from("i", self.memory)[0]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(zip(PHASES, struct.unpack_from(f"{len(PHASES)}i", self.memory, 4), strict=True))
+
+    def enter(self, phase: str) -> None:
+        struct.pack_into("i", self.memory, 0, PHASES.index(phase))
+
+    # --- in the process of the run ---------------------------------------------------------------------------------
+
+    def install(self, folder: Path, moment: Moment) -> None:
+        """Put points into this process, whose run writes below `folder`; for a process that ends with the run."""
+        self.moment, folder = moment, str(folder)
+        for name, phase in PHASE_OF.items():
+            self._mark(name, phase)
+        step, evaluate = trainer.Trainer._step, trainer.evaluate
+        trainer.Trainer._step = lambda *args: (self.point(), step(*args))[1]
+        for module in (trainer, setup):
+            module.evaluate = lambda network, batches, device: evaluate(network, self._each(batches), device)
+
+        def audit(event, args):
+            if event in FILE_EVENTS and isinstance(args[0], str | os.PathLike) and str(args[0]).startswith(folder):
+                self.point()
+
+        sys.addaudithook(audit)
+        fsync, pwrite, temporary = os.fsync, os.pwrite, tempfile.NamedTemporaryFile
+        os.fsync = lambda *args: (self.point(), fsync(*args))[1]
+        os.pwrite = lambda file, data, offset: self._write(lambda part: pwrite(file, part, offset), data)
+        tempfile.NamedTemporaryFile = lambda *args, **options: self._tearing(temporary(*args, **options))
+        run_folder.open = lambda *args, **options: self._tearing(open(*args, **options))
+
+    def point(self, half=lambda: None) -> None:
+        """Count; at the chosen moment send the signal, with `half` of a write done if it kills."""
+        place = 4 + 4 * PHASES.index(self.phase)
+        number = struct.unpack_from("i", self.memory, place)[0] + 1
+        struct.pack_into("i", self.memory, place, number)
+        if (self.phase, number) == (self.moment.phase, self.moment.number):
+            if self.moment.signal == signal.SIGKILL:
+                half()
+            os.kill(os.getpid(), self.moment.signal)
+
+    def _mark(self, name, phase):
+        function = getattr(trainer.Trainer, name)
+
+        def marked(*args, **options):
+            before = self.phase
+            self.enter(phase)
+            result = function(*args, **options)
+            self.enter(before)
+            return result
+
+        setattr(trainer.Trainer, name, marked)
+
+    def _each(self, batches):
+        for batch in itertools.islice(batches, EVAL_BATCHES):
+            self.point()
+            yield batch
+
+    def _tearing(self, file):
+        write = file.write
+        file.write = lambda data: self._write(write, data, file.flush)
+        return file
+
+    def _write(self, write, data, flush=lambda: None):
+        before = self.phase
+        if before != "starting":
+            self.enter("writing")
+        self.point(lambda: (write(data[: len(data) // 2]), flush()))
+        written = write(data)
+        self.enter(before)
+        return written
+
+
+class Run:
+    """A run of a method below a folder of its own, one process after the other."""
+
+    def __init__(self, method: str, folder: Path):
+        self.method, self.folder, self.pid = method, folder, None
+        folder.mkdir(parents=True)
+
+    @property
+    def path(self) -> Path:
+        """The run's own folder."""
+        return self.folder / "output" / "chaos" / "run"
+
+    def session(self, moment: Moment) -> Iterator[None]:
+        """Start or continue the run until it ends or is stopped; yields while it goes. Returns (exit code, Watch)."""
+        watch, started = Watch(), time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(watch, moment)
+        try:
+            told = False
+            while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+                if not told and time.monotonic() - started > moment.seconds:
+                    os.kill(self.pid, moment.signal)
+                    told = True
+                if time.monotonic() - started > HANGS_SECONDS:
+                    os.kill(self.pid, signal.SIGKILL)
+                yield
+            self.pid = None
+        finally:
+            if self.pid:  # the harness is being left
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(ended[1]), watch
+
+    def _child(self, watch, moment):
+        code = 1
+        try:
+            for stream, name, mode in ((1, "stdout", "a"), (2, "stderr", "w")):
+                with open(self.folder / name, mode) as file:
+                    os.dup2(file.fileno(), stream)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            config, opts = METHODS[self.method]
+            opts = [*SHORT, *opts, "LOG.PREFIX", self.folder / "output", "EXPERIMENT.PROJECT", "chaos",
+                    "EXPERIMENT.NAME", "run", "TEACHER_CACHE.DIR", self.folder / "output" / "cache"]
+            sys.argv = ["tools/train.py", "--cfg", f"{REPOSITORY}/configs/digits/{config}/res20_res8.yaml", "--resume",
+                        *map(str, opts)]
+            watch.install(self.folder / "output", moment)
+            tool.cli()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+def differences(path: Path, reference: Path) -> list[str]:
+    """What differs between two run folders, time and place aside: the file, and where in it."""
+    one, other = _files(path), _files(reference)
+    found = [f"{name}: not there" for name in sorted(other - one)]
+    found += [f"{name}: unexpected" for name in sorted(one - other)]
+    for name in sorted(one & other):
+        try:
+            found += [f"{name}: {place}" for place in _unequal(_content(path / name), _content(reference / name))]
+        except Exception as error:  # not whole: any error
+            found.append(f"{name}: {type(error).__name__}: {error}")
+    return found
+
+
+def _files(path):
+    names = (str(entry.relative_to(path)) for entry in path.rglob("*") if entry.is_file())
+    return {name for name in names if not name.startswith((".", "tb/", "entropy_trace/.")) and name not in NOT_COMPARED}
+
+
+def _content(path):
+    if path.suffix == ".pth":
+        return torch.load(path, weights_only=True)
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return dict(arrays)
+    text = path.read_text()
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+
+
+def _unequal(one, other, place=""):
+    """Where two contents differ in type, shape or any bit."""
+    if type(one) is not type(other):
+        yield f"{place} {type(one).__name__}, {type(other).__name__} in the reference"
+    elif isinstance(one, dict):
+        for key in {**one, **other}:
+            if key not in TIMES:
+                missing = f"{place}.{key}" if (key in one) != (key in other) else ""
+                yield from [missing] if missing else _unequal(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        if len(one) != len(other):
+            yield f"{place} has {len(one)} entries, {len(other)} in the reference"
+        for number, pair in enumerate(zip(one, other, strict=False)):
+            yield from _unequal(*pair, f"{place}[{number}]")
+    elif isinstance(one, torch.Tensor | np.ndarray):
+        a, b = np.asarray(one), np.asarray(other)
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            yield f"{place} {a.dtype} {a.shape}, {b.dtype} {b.shape} in the reference"
+        elif a.tobytes() != b.tobytes():
+            yield f"{place} ({int((a != b).sum())} of {a.size} numbers)"
+    elif repr(one) != repr(other):
+        yield f"{place} {one!r}, {other!r} in the reference"
+
+
+# --- trials ---------------------------------------------------------------------------------------------------------
+
+
+class Chaos:
+    """Trials of some methods; `tally[method]` counts what happened, `found` says what went wrong."""
+
+    def __init__(self, methods: list[str], folder: Path, seed: int = 0, damage_share: float = DAMAGE_SHARE):
+        self.methods, self.folder, self.seed, self.damage_share = methods, folder, seed, damage_share
+        self.references: dict[str, tuple[Path, dict, float]] = {}
+        self.tally = {method: Counter() for method in methods}
+        self.phases = Counter()
+        self.found: list[str] = []
+
+    def reference(self, method: str) -> Iterator[None]:
+        """The run that is left alone, the points it passed, and the seconds it took."""
+        run, started = Run(method, self.folder / f"{_slug(method)}_reference"), time.monotonic()
+        code, watch = yield from run.session(LEFT_ALONE)
+        if code:
+            raise RuntimeError(f"{method}: the reference ended with {code}: {(run.folder / 'stderr').read_text()}")
+        self.references[method] = run.path, watch.counts, time.monotonic() - started
+
+    def trial(self, method: str, number: int) -> Iterator[None]:
+        """One run, stopped a few times, compared with the reference; its folder is kept when something is wrong."""
+        chance = random.Random(f"{self.seed} {method} {number}")
+        run, tally = Run(method, self.folder / f"{_slug(method)}_{number}"), self.tally[method]
+        wrong, history = [], []
+        for _ in range(chance.randint(1, MOST_STOPS)):
+            moment = self._moment(method, chance)
+            code, watch = yield from run.session(moment)
+            history.append(f"{moment.phase or 'clock'} {moment.number or round(moment.seconds, 2)}: exit {code}")
+            tally["kills"] += code == -signal.SIGKILL
+            tally["saving"] += code == -signal.SIGKILL and watch.phase in SAVING
+            tally["stops"] += code in (143, -signal.SIGTERM)
+            self.phases[watch.phase] += code == -signal.SIGKILL
+            wrong += _misbehaviour(run, code, watch, moment)
+            if code == 0 or wrong:
+                break
+            if (run.path / "latest.pth").is_file() and chance.random() < self.damage_share:
+                tally["damaged"] += 1
+                history.append("damaged")
+                wrong += yield from self._damage(run, chance)
+        if code and not wrong:
+            code, _ = yield from run.session(LEFT_ALONE)
+            wrong += [f"the last session ended with {code}"] if code else []
+        wrong += [] if wrong else differences(run.path, self.references[method][0])
+        tally["trials"] += 1
+        tally["left over"] += sum(1 for _ in run.path.glob(".*"))
+        tally["differences"] += bool(wrong)
+        if wrong:
+            self.found.append(f"{method}, trial {number} ({'; '.join(history)}), {run.folder}: {'; '.join(wrong[:8])}")
+        else:
+            shutil.rmtree(run.folder)
+
+    def _moment(self, method, chance):
+        """Within about two epochs from the start of a process, so that kills meet all epochs of a run."""
+        _, counts, seconds = self.references[method]
+        phase = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        number = signal.SIGTERM if chance.random() < TERM_SHARE else signal.SIGKILL
+        if phase == "clock":
+            return Moment(seconds=chance.uniform(0, seconds * 0.75), signal=number)
+        points = counts[phase] if phase == "starting" else 2 * counts[phase] // EPOCHS
+        return Moment(phase, chance.randint(1, points), signal=number)
+
+    def _damage(self, run, chance):
+        """Spoil latest.pth, sometimes previous.pth too; a run that cannot continue has to say so and keep all."""
+        latest, previous = run.path / "latest.pth", run.path / "previous.pth"
+        spoilt = [latest] + ([previous] if previous.is_file() and chance.random() < BOTH_SHARE else [])
+        sound = {path: path.read_bytes() for path in spoilt}
+        flipped = chance.random() < 0.5
+        for path, content in sound.items():
+            path.write_bytes(_flipped(content, chance) if flipped else content[: chance.randrange(len(content))])
+        if previous.is_file() and previous not in spoilt:
+            return []  # the next session continues from there
+        before = {path: path.read_bytes() for path in run.path.glob("*.pth")}
+        code, _ = yield from run.session(LEFT_ALONE)
+        if code == 0 and flipped:
+            return []  # the byte may be one that nobody reads: the comparison tells
+        said, wrong = (run.folder / "stderr").read_text(), []
+        if code != 2 or said.count("\n") != 1 or not said.startswith("error: "):
+            wrong.append(f"damaged {' and '.join(path.name for path in spoilt)}: exit {code}, {said!r}")
+        if any(not path.is_file() or path.read_bytes() != content for path, content in before.items()):
+            wrong.append("a refused checkpoint was changed or deleted")
+        for path, content in sound.items():
+            path.write_bytes(content)
+        return wrong
+
+
+def _misbehaviour(run, code, watch, moment):
+    """What is wrong with how a session ended."""
+    term = moment.signal == signal.SIGTERM
+    if code in (0, -moment.signal) and not (term and code and watch.phase != "starting"):
+        return []
+    if code == 143 and term:
+        status = json.loads((run.path / "summary.json").read_text())["status"]
+        return [] if status == "interrupted" else [f"stopped by SIGTERM, summary.json says {status}"]
+    return [f"a session ended with {code}: {(run.folder / 'stderr').read_text()[-300:]}"]
+
+
+def _flipped(content, chance):
+    place = chance.randrange(len(content) // 4, 3 * len(content) // 4)
+    return content[:place] + bytes([content[place] ^ (1 << chance.randrange(8))]) + content[place + 1 :]
+
+
+def _slug(method):
+    return method.lower().replace(", ", "_")
+
+
+def work(chaos: Chaos, jobs: int, seconds: float, trials: int | None = None) -> None:
+    """References first, then trials of the methods in turn, `jobs` at a time, until the time or `trials` are over."""
+    deadline = time.monotonic() + seconds
+
+    def plan():
+        number = 0
+        while trials is None or number < trials:
+            for method in chaos.methods:
+                if time.monotonic() > deadline:
+                    return
+                yield chaos.trial(method, number)
+            number += 1
+
+    with progress(None, "chaos", unit=" trials") as bar:
+        for tasks in (map(chaos.reference, chaos.methods), plan()):
+            for _ in _side_by_side(tasks, jobs):
+                bar.n = sum(tally["trials"] for tally in chaos.tally.values())
+                bar.set_postfix(kills=chaos.phases.total(), wrong=len(chaos.found))
+                time.sleep(POLL_SECONDS)
+
+
+def _side_by_side(tasks: Iterator[Iterator[None]], jobs: int) -> Iterator[None]:
+    """Go through the tasks, `jobs` of them at a time."""
+    going = []
+    try:
+        while True:
+            while len(going) < jobs and (task := next(tasks, None)):
+                going.append(task)
+            if not going:
+                return
+            going = [task for task in going if next(task, task) is None]
+            yield
+    finally:
+        for task in going:
+            task.close()
+
+
+def table(chaos: Chaos) -> str:
+    """The summary in Markdown."""
+    columns = {"trials": "trials", "kills": "kills", "of them while saving": "saving", "stops by SIGTERM": "stops",
+               "damaged checkpoints": "damaged", "differences": "differences"}
+    rows = {**chaos.tally, "total": sum(chaos.tally.values(), Counter())}
+    lines = [f"| method | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(str(row[key]) for key in columns.values())} |" for name, row in rows.items()]
+    kills = ", ".join(f"{chaos.phases[phase]} {phase}" for phase in PHASES)
+    left = rows["total"]["left over"]
+    return "\n".join([*lines, "", f"Kills while: {kills}. Temporary files that killed runs left: {left}."])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20, help="no trial starts later (default: %(default)s)")
+    parser.add_argument("--trials", type=int, help="of each method at most")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD",
+                        help=", ".join(f'"{name}"' if " " in name else name for name in METHODS))
+    parser.add_argument("--folder", type=Path, help="where runs go (default: a temporary folder)")
+    parser.add_argument("--damage", type=float, default=DAMAGE_SHARE, metavar="SHARE",
+                        help="of the stops after which the newest checkpoint is damaged (default: %(default)s)")
+    args = parser.parse_args()
+    tqdm.monitor_interval = 0  # no thread
+    torch.set_num_threads(1)
+    preload()
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=args.folder)).resolve()
+    chaos = Chaos(args.methods, folder, args.seed, args.damage)
+    work(chaos, args.jobs, 60 * args.minutes, args.trials)
+    print(table(chaos))
+    for line in chaos.found:
+        print(f"\n{line}")
+    if not chaos.found:
+        shutil.rmtree(folder)
+    return 1 if chaos.found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
