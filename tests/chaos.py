@@ -7,7 +7,9 @@ clock, or by itself: at the n-th step, batch of an evaluation, or access to a fi
 """
 
 import argparse
+import builtins
 import dataclasses
+import io
 import itertools
 import json
 import mmap
@@ -32,7 +34,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mdistiller.engine import run_folder, setup, trainer  # noqa: E402
+from mdistiller.engine import setup, trainer  # noqa: E402
 from mdistiller.engine.log import progress  # noqa: E402
 from mdistiller.engine.sweep import preload  # noqa: E402
 from tools import train as tool  # noqa: E402
@@ -58,9 +60,12 @@ PHASES = ("starting", "training", "evaluating", "saving", "writing")  # writing:
 SAVING = ("saving", "writing")
 PHASE_OF = {"_epoch": "training", "_evaluate": "evaluating", "_finish_epoch": "saving", "save": "saving",
             "_summarize": "saving"}  # of the trainer's functions
-WEIGHTS = {"starting": 2, "training": 2, "evaluating": 1, "saving": 4, "writing": 2, "clock": 2}  # of the draw
+WEIGHTS = {  # of the draw of a moment; what SIGTERM saves in the midst of an epoch is saved between two steps
+    signal.SIGKILL: {"starting": 2, "training": 2, "evaluating": 1, "saving": 4, "writing": 3, "clock": 2},
+    signal.SIGTERM: {"starting": 1, "training": 8, "evaluating": 1, "saving": 1, "writing": 1, "clock": 2},
+}
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.link", "os.chmod", "os.truncate", "os.mkdir"}  # of sys.audit
-TERM_SHARE, DAMAGE_SHARE, BOTH_SHARE = 0.15, 0.25, 0.2
+TERM_SHARE, DAMAGE_SHARE, BOTH_SHARE = 0.2, 0.25, 0.2
 MOST_STOPS = 6
 EVAL_BATCHES = 2  # of the test set, teacher and student alike: evaluations would take most of the time
 HANGS_SECONDS, POLL_SECONDS = 120.0, 0.002
@@ -106,7 +111,7 @@ class Watch:
 
     def install(self, folder: Path, moment: Moment) -> None:
         """Put points into this process, whose run writes below `folder`; for a process that ends with the run."""
-        self.moment, folder = moment, str(folder)
+        self.moment = moment
         for name, phase in PHASE_OF.items():
             self._mark(name, phase)
         step, evaluate = trainer.Trainer._step, trainer.evaluate
@@ -114,16 +119,18 @@ class Watch:
         for module in (trainer, setup):
             module.evaluate = lambda network, batches, device: evaluate(network, self._each(batches), device)
 
-        def audit(event, args):
-            if event in FILE_EVENTS and isinstance(args[0], str | os.PathLike) and str(args[0]).startswith(folder):
-                self.point()
+        def ours(path):  # TensorBoard writes in a thread, and what it writes is not compared
+            return isinstance(path, str | os.PathLike) and str(path).startswith(str(folder)) and "/tb" not in str(path)
 
-        sys.addaudithook(audit)
-        fsync, pwrite, temporary = os.fsync, os.pwrite, tempfile.NamedTemporaryFile
+        def open_torn(file, mode="r", *args, **options):
+            opened = plain(file, mode, *args, **options)
+            return self._tearing(opened) if ours(file) and mode not in ("r", "rb") else opened
+
+        sys.addaudithook(lambda event, args: self.point() if event in FILE_EVENTS and ours(args[0]) else None)
+        plain, fsync, pwrite = open, os.fsync, os.pwrite
+        builtins.open = io.open = open_torn  # the latter for temporary files and pathlib
         os.fsync = lambda *args: (self.point(), fsync(*args))[1]
         os.pwrite = lambda file, data, offset: self._write(lambda part: pwrite(file, part, offset), data)
-        tempfile.NamedTemporaryFile = lambda *args, **options: self._tearing(temporary(*args, **options))
-        run_folder.open = lambda *args, **options: self._tearing(open(*args, **options))
 
     def point(self, half=lambda: None) -> None:
         """Count; at the chosen moment send the signal, with `half` of a write done if it kills."""
@@ -306,7 +313,7 @@ class Chaos:
 
     def trial(self, method: str, number: int) -> Iterator[None]:
         """One run, stopped a few times, compared with the reference; its folder is kept when something is wrong."""
-        chance = random.Random(f"{self.seed} {method} {number}")
+        chance, harm = (random.Random(f"{self.seed} {method} {number} {what}") for what in ("stops", "damage"))
         run, tally = Run(method, self.folder / f"{_slug(method)}_{number}"), self.tally[method]
         wrong, history = [], []
         for _ in range(chance.randint(1, MOST_STOPS)):
@@ -320,10 +327,10 @@ class Chaos:
             wrong += _misbehaviour(run, code, watch, moment)
             if code == 0 or wrong:
                 break
-            if (run.path / "latest.pth").is_file() and chance.random() < self.damage_share:
+            if (run.path / "latest.pth").is_file() and harm.random() < self.damage_share:
                 tally["damaged"] += 1
                 history.append("damaged")
-                wrong += yield from self._damage(run, chance)
+                wrong += yield from self._damage(run, harm)
         if code and not wrong:
             code, _ = yield from run.session(LEFT_ALONE)
             wrong += [f"the last session ended with {code}"] if code else []
@@ -339,12 +346,12 @@ class Chaos:
     def _moment(self, method, chance):
         """Within about two epochs from the start of a process, so that kills meet all epochs of a run."""
         _, counts, seconds = self.references[method]
-        phase = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         number = signal.SIGTERM if chance.random() < TERM_SHARE else signal.SIGKILL
+        phase = chance.choices(list(WEIGHTS[number]), list(WEIGHTS[number].values()))[0]
         if phase == "clock":
             return Moment(seconds=chance.uniform(0, seconds * 0.75), signal=number)
         points = counts[phase] if phase == "starting" else 2 * counts[phase] // EPOCHS
-        return Moment(phase, chance.randint(1, points), signal=number)
+        return Moment(phase, 1 + int(chance.random() * points), signal=number)
 
     def _damage(self, run, chance):
         """Spoil latest.pth, sometimes previous.pth too; a run that cannot continue has to say so and keep all."""
