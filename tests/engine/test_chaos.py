@@ -16,7 +16,7 @@ from tests.engine.support import command
 
 def test_runs_killed_at_random_moments_and_resumed_end_in_the_same_bits(tmp_path):
     done = command("tests/chaos.py", "--trials", 1, "--jobs", 1, "--methods", "EA-KD", "CRD", "--seed", 466,
-                   "--damage", 0, "--folder", tmp_path)
+                   "--folder", tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     total = re.search(r"\| total \|(.*)\|\n", done.stdout)[1].split("|")
     trials, kills, saving, stops, damaged, different = map(int, total)
