@@ -70,7 +70,7 @@ MOST_STOPS = 6
 EVAL_BATCHES = 2  # of the test set, teacher and student alike: evaluations would take most of the time
 HANGS_SECONDS, POLL_SECONDS = 120.0, 0.002
 TIMES = {"seconds", "images_per_second", "wall_seconds"}
-NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth"}  # places, sessions, and what a stop may shift
+NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth", "damaged.pth"}  # what a stop may shift
 
 
 @dataclasses.dataclass(frozen=True)
