@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, writing
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
@@ -57,7 +57,7 @@ class RunFolder:
             changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
-        elif folder.path.exists() and any(folder.path.iterdir()):
+        elif folder.path.is_file() or (folder.path.exists() and any(folder.path.iterdir())):
             raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
 
@@ -90,11 +90,14 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def read_json(self, name: str) -> dict:
-        """The content of a JSON file, or {} when it is not there or not whole."""
+        """The content of a JSON file, or {} when it is not there or not whole. Raises UserError for another content."""
         try:
-            return json.loads((self / name).read_text())
+            content = json.loads((self / name).read_text())
         except (OSError, ValueError):
             return {}
+        if not isinstance(content, dict) or not isinstance(content.get("sessions", []), list):
+            raise UserError(f"{self / name}: not the record of a run; restore it, or delete it")
+        return content
 
     def keep_metrics_before(self, epoch: int) -> list[dict]:
         """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
@@ -105,13 +108,15 @@ class RunFolder:
                     record = json.loads(line)
                 except ValueError:
                     continue  # the line that was being written when the run was killed
+                if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                    raise UserError(f"{self / 'metrics.jsonl'}: expected an epoch in every line, found {line[:50]!r}")
                 if record["epoch"] < epoch:
                     kept.append(record)
             self.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
     def append_metrics(self, record: dict) -> None:
-        with open(self / "metrics.jsonl", "a") as file:
+        with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
 
 
