@@ -22,7 +22,7 @@ from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.trace import EntropyTrace
-from mdistiller.errors import RunError
+from mdistiller.errors import RunError, UserError
 
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between looks at the device's numbers
@@ -68,7 +68,7 @@ class Trainer:
             self._summarize("interrupted")
             raise
         except BaseException:
-            with contextlib.suppress(RunError):  # a full disk must not hide what failed
+            with contextlib.suppress(RunError, UserError):  # a full disk must not hide what failed
                 self._summarize("failed")
             raise
         finally:
@@ -229,7 +229,21 @@ class Trainer:
             log.info("nothing to resume from: %s is not there yet", path)
             self.folder.keep_metrics_before(1)
             return
-        state = checkpoints.load(path, self.device)
+        try:
+            self._restore(checkpoints.load(path, self.device))
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path}: does not hold the state of this run ({type(error).__name__}); put a copy of "
+                            "best.pth or epoch_<n>.pth in its place, or delete it to begin anew") from error
+        if self.first:
+            self.folder.keep_metrics_before(self.epoch)
+        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
+
+    def _restore(self, state):
+        for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():
+            if not isinstance(state[key], kind):
+                raise TypeError(f"{key} is {type(state[key]).__name__}")
+        if not (1 <= state["epoch"] <= self.cfg.SOLVER.EPOCHS + 1 and 0 <= state["step"] < self.data.num_batches):
+            raise IndexError(f"epoch {state['epoch']}, step {state['step']}")
         self.distiller.load_state_dict(state["model"])
         if "teacher" in state:
             self.distiller.teacher.load_state_dict(state["teacher"])
@@ -239,9 +253,6 @@ class Trainer:
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
         self.meters.load_state_dict(state["meters"])
-        if self.first:
-            self.folder.keep_metrics_before(self.epoch)
-        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
 
     def _summarize(self, status):
         if not self.first:
