@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -63,6 +64,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     if not os.path.isfile(path):  # unlike Path.is_file, False for names that are too long
         raise UserError(f"{path}: no such checkpoint")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -70,6 +72,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict or a state dict, found {type(content).__name__}")
     return content
+
+
+def _check_sums(path):
+    """Raise BadZipFile where bytes of a checkpoint have changed: a zip file, whose CRC-32 PyTorch does not check."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"damaged: the CRC-32 of {damaged} is another")
 
 
 def sha256(path: str | Path) -> str:
