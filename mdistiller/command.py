@@ -1,11 +1,23 @@
 """How a command ends: exit codes and errors of one line. Needs no torch."""
 
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import DISK_FAILS, RunError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Words of a command line; a wrong one is an error of one line like any other, without the page of usage."""
+
+    def __init__(self, description: str | None = None, **options):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; see {self.prog} --help")
 
 
 class Interrupted(Exception):
@@ -14,6 +26,7 @@ class Interrupted(Exception):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
+        self.exit_code = 130 if number == signal.SIGINT else 143  # a cluster's warning (SIGUSR1, SIGUSR2) as SIGTERM
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -29,13 +42,23 @@ def run_command(main: Callable[[], int | None]) -> None:
     except RunError as error:
         code = _say(error, 3)
     except Interrupted as stop:
-        code = _say(f"interrupted by {stop}: saved; continue with --resume", 130 if stop.number == signal.SIGINT else 143)
+        code = _say(f"interrupted by {stop}: saved; continue with --resume", stop.exit_code)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         code = 0
+    except OSError as error:
+        if error.errno not in DISK_FAILS:
+            raise
+        _give_up_stdout()
+        code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
     sys.exit(code)
+
+
+def _give_up_stdout():
+    """What is still to be written to stdout goes nowhere, so that the interpreter does not fail over it as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(error, code):

@@ -27,7 +27,7 @@ def _import(path):
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pickle looks classes up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else path
         reason = (str(error).strip().splitlines() or [""])[0][:200]

@@ -5,7 +5,6 @@ draws them. What has been measured is not measured again, unless --again is give
 configs that change no result, such as DATASET.ROOT /data or DEVICE cpu.
 """
 
-import argparse
 import json
 import shlex
 import sys
@@ -13,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.errors import UserError  # noqa: E402
 
 NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, "all"], metavar="NAME",
                         help="2, B1, ...; or all")
     parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")

@@ -6,12 +6,14 @@ a cache. Contestants take turns; tables are printed as Markdown, and written wit
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.errors import writing  # noqa: E402
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale")
 
@@ -31,6 +33,10 @@ def main():
     settings = bench.Settings(device=choose_device(args.device), quick=args.quick, **changes)
     source, text = bench_ours.read_source(settings)
     facts, tables = bench.machine(settings, text), []
+    with writing(args.output):  # before the work
+        Path(args.output).mkdir(parents=True, exist_ok=True)
+    if args.write:
+        bench.parts_of(Path(args.write))
     for case in CASES if "all" in args.cases else args.cases:
         print(f"measuring {case} ...", file=sys.stderr)
         module = {"memory": bench_memory, "scale": bench_scale}.get(case, bench_cases)
@@ -42,13 +48,13 @@ def main():
 
 
 def _parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("cases", nargs="+", choices=[*CASES, "all"], metavar="CASE", help=f"{', '.join(CASES)}, or all")
     parser.add_argument("--root", help="the folder that holds CIFAR-100 (without it: made-up images of its size)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     parser.add_argument("--quick", action="store_true", help="few turns of few calls: to see that it works")
     parser.add_argument("--repeats", type=_positive, help="turns of each contestant (default: 7)")
-    parser.add_argument("--seconds", type=float, help="the least length of a turn (default: 1.5)")
+    parser.add_argument("--seconds", type=_seconds, help="the least length of a turn (default: 1.5)")
     parser.add_argument("--batch", type=_positive, help="images a batch (default: 64)")
     parser.add_argument("--images", type=_positive, help="training images that steps are measured on (default: 2048)")
     parser.add_argument("--pairs", nargs="+", type=_pair, metavar="TEACHER:STUDENT", help="such as resnet56:resnet20")
@@ -58,15 +64,25 @@ def _parse():
 
 
 def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _seconds(text):
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, found {text!r}")
     return number
 
 
 def _pair(text):
-    if text.count(":") != 1:
-        raise ValueError(text)
+    teacher, _, student = text.partition(":")
+    if not (teacher and student) or ":" in student:
+        raise argparse.ArgumentTypeError(f"expected TEACHER:STUDENT, found {text!r}")
     return text
 
 

@@ -3,13 +3,12 @@
 Runs fill their cache by themselves when TEACHER_CACHE.ENABLED is True; nothing here is needed for that.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 
 
 def main():
@@ -37,7 +36,7 @@ def main():
 
 
 def _parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     inspect = actions.add_parser("inspect", help="what is stored, and how much room it takes")
     inspect.add_argument("folder", nargs="?", default="teacher_cache", help="a cache, or where several lie")
@@ -56,6 +55,8 @@ def _parse():
         verify.error("name the folders of caches (see inspect), or give --cfg")
     if args.action == "prefill" and args.epochs is not None and args.epochs < 1:
         prefill.error("--epochs: expected at least 1")
+    if args.action == "verify" and args.rows < 1:
+        verify.error("--rows: expected at least 1")
     return args
 
 

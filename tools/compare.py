@@ -4,18 +4,17 @@ One line a configuration: mean and standard deviation over its seeds, of the las
 images. The best epoch is chosen on the test images unless the run set validation images aside.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.report.compare import comparison  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("runs", help="a folder that holds run folders, at any depth")
     print(comparison(parser.parse_args().runs))
 

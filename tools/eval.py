@@ -4,17 +4,16 @@ Prints top-1, top-5, cross-entropy loss and mean output entropy on the test imag
 of mdistiller and of the public teacher archives.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("-m", "--model", help="name of the network, such as resnet8x4")
     parser.add_argument("-c", "--checkpoint", help="its checkpoint")
     parser.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")

@@ -3,17 +3,16 @@
 Writes student.pth (a plain state dict), student.safetensors, student.onnx (compared with PyTorch) and student.json.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best, latest, epoch_<n> or ema (default: best)")
     parser.add_argument("--formats", nargs="+", default=["pth", "safetensors", "onnx"], metavar="FORMAT",

@@ -3,17 +3,16 @@
 --list shows what there is, --check what is in the folder and whether it is good (with --data also its accuracy).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("name", nargs="?", help="a set of teachers, such as cifar100")
     parser.add_argument("--list", action="store_true", help="show the sets, their teachers and accuracies")
     parser.add_argument("--check", action="store_true", help="verify what is in the folder, fetch nothing")

@@ -3,19 +3,18 @@
 Reads the files of tools/analyze.py and writes figure_<n>.png and .pdf below --output. Needs matplotlib, not torch.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.errors import UserError  # noqa: E402
 from mdistiller.report.figures import FIGURES, draw  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--figure", nargs="+", required=True, choices=[*FIGURES, "all"], metavar="NAME",
                         help="2, B1, ...; or all, those that were measured")
     parser.add_argument("--analysis", default="analysis", help="the --output of tools/analyze.py")

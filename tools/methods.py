@@ -1,13 +1,13 @@
 """Write docs/methods.md: every registered method, what it needs, and the pairs of Table 2 it cannot run on."""
 
-import argparse
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.errors import writing  # noqa: E402
 from mdistiller.report.paper import load_tables  # noqa: E402
 
 
@@ -20,9 +20,12 @@ def page() -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "methods.md", help="the file to write")
-    parser.parse_args().output.write_text(page())
+    output = parser.parse_args().output
+    with writing(output), open(output, "a"):  # before the work
+        pass
+    output.write_text(page())
 
 
 def cli():

@@ -4,25 +4,26 @@ Tables, learning curves, sample weights over epochs, the figures of tools/figure
 command, commit and log. The page is one file that needs no network.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.errors import writing  # noqa: E402
 from mdistiller.report.html import report  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--runs", required=True, help="a folder that holds run folders, at any depth")
     parser.add_argument("--figures", default="figures", help="a folder of PNG figures, if there is one")
     parser.add_argument("--output", default="report.html")
     args = parser.parse_args()
     page, output = report(args.runs, args.figures), Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page, encoding="utf-8")
     print(f"{output}: {len(page.encode()) / 1e6:.1f} MB")
 
 

@@ -18,7 +18,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, run_command  # noqa: E402
+from mdistiller.command import Interrupted, Parser, run_command  # noqa: E402
 from mdistiller.config.stated import as_overrides  # noqa: E402
 from mdistiller.engine import sweep  # noqa: E402
 from mdistiller.errors import UserError  # noqa: E402
@@ -33,7 +33,7 @@ MOST_FORKS = 8  # at a time, unless --jobs says otherwise
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
     what.add_argument("--cfg", nargs="+", metavar="FILE")
@@ -108,11 +108,21 @@ def launch(args, todo, jobs, devices, fork, reporter):
         return plan.current_state(run) == plan.DONE
 
     if args.launcher == "slurm" and todo:
-        options = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.option)}
+        options = dict(map(submission_option, args.option))
         folder = todo[0].record.parent / "jobs"
         sweep.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
     elif todo:
         sweep.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork).run()
+
+
+def submission_option(text):
+    name, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"--option: expected NAME=VALUE, such as timeout_min=60; found {text!r}") from None
 
 
 class Reporter:

@@ -5,14 +5,13 @@ and best epoch, the paper's number and the gain over the host method with a pair
 missing, with the command that fills it. KEY VALUE: the overrides that the runs were made with, as for tools/sweep.py.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.config.stated import as_overrides, stated  # noqa: E402
 from mdistiller.errors import UserError  # noqa: E402
 from mdistiller.report import formats  # noqa: E402
@@ -26,7 +25,7 @@ DEFAULT_RUNS = "output"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--table", nargs="+", required=True, metavar="NAME", help="2, A1, ...; or all")
     parser.add_argument("--runs", help=f"a folder that holds run folders, at any depth (default: {DEFAULT_RUNS})")
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown")

@@ -1,16 +1,15 @@
 """Train a student (or a teacher) from a config: python tools/train.py --cfg FILE [--resume] [KEY VALUE ...]."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import run_command  # noqa: E402
+from mdistiller.command import Parser, run_command  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--cfg", required=True, help="a YAML file, such as configs/cifar100/ea_kd/res32x4_res8x4.yaml")
     parser.add_argument("--resume", action="store_true", help="continue the run in its folder, if there is one")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as SOLVER.EPOCHS 10")

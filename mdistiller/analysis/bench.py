@@ -182,10 +182,15 @@ def save(folder: Path, facts: dict, tables: Sequence[Table]) -> tuple[Path, Path
     return folder / "bench.md", folder / "bench.json"
 
 
-def write_into(document: Path, text: str) -> None:
-    """Replace what stands between the two marks of a document. Raises UserError when it has none."""
+def parts_of(document: Path) -> tuple[str, str]:
+    """What stands before the first mark of a document, and from the second one on. Raises UserError without marks."""
     old = document.read_text() if document.is_file() else ""
     if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
         raise UserError(f"{document}: expected one line {BEGIN} and, below it, one line {END}")
-    before, after = old[: old.index(BEGIN)], old[old.index(END) :]
+    return old[: old.index(BEGIN)], old[old.index(END) :]
+
+
+def write_into(document: Path, text: str) -> None:
+    """Replace what stands between the two marks of a document. Raises UserError when it has none."""
+    before, after = parts_of(document)
     write_atomically(document, lambda file: file.write(f"{before}{BEGIN}\n\n{text}\n{after}".encode()))

@@ -37,7 +37,9 @@ def speed(methods: Methods, options: Options) -> Content:
     """Figure 1: time per batch (ms, the median over seeds of the last epoch's mean) and accuracy of every method."""
     rows = []
     for name, runs in methods.items():
-        rates = [run.summary["images_per_second"] for run in runs]
+        rates = [run.summary.get("images_per_second") for run in runs]
+        if not all(rates):
+            raise UserError(f"{runs[rates.index(None)].path}/summary.json: images_per_second: expected a number")
         accuracy, deviation = _accuracy(runs)
         milliseconds = 1000 * runs[0].config["SOLVER.BATCH_SIZE"] / median(rates)
         rows.append({"method": name, "ms_per_batch": milliseconds, "top1": accuracy, "std": deviation,
@@ -161,7 +163,10 @@ def accuracy_over(methods: Methods, options: Options) -> Content:
         for run in runs:
             if options.key not in run.config:
                 raise UserError(f"{run.path}/config.yaml: {options.key} is not among its settings")
-            by_value.setdefault(float(run.config[options.key]), []).append(run)
+            value = run.config[options.key]
+            if not isinstance(value, int | float):
+                raise UserError(f"{run.path}/config.yaml: {options.key}: Figure 8 varies a number, found {value!r}")
+            by_value.setdefault(float(value), []).append(run)
         accuracy = {value: _accuracy(same) for value, same in sorted(by_value.items())}
         means = [mean for mean, _ in accuracy.values()]
         variance = float(np.var(means, ddof=1)) if len(means) > 1 else float("nan")

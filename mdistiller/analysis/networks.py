@@ -15,6 +15,8 @@ from mdistiller.engine.setup import RANDOM_TEACHER, load_teacher
 from mdistiller.engine.trace import FOLDER
 from mdistiller.errors import UserError
 
+MEASURED = ("entropy_student", "entropy_teacher", "kd_loss", "weight")  # what a trace holds of each sample
+
 
 def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
     """(cfg, data, distiller in eval mode) of a run with the weights of its teacher.
@@ -82,16 +84,35 @@ def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndar
 
 
 def read_trace(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when the run has none."""
-    files = sorted((folder / FOLDER).glob("epoch_*.npz"), key=lambda path: int(path.stem.split("_")[1]))
+    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when the run has none, or has a damaged one."""
+    files = _by_epoch(folder / FOLDER, ".npz")
     if not files:
         raise UserError(f"{folder}: no {FOLDER}; train with LOG.ENTROPY_TRACE 5000 (a number of images)")
-    return {int(path.stem.split("_")[1]): dict(np.load(path)) for path in files}
+    return {epoch: _read_arrays(path) for epoch, path in files.items()}
+
+
+def _read_arrays(path):
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except Exception as error:  # damaged files end in a dozen kinds of exceptions
+        raise UserError(f"{path}: not a file of arrays ({type(error).__name__}); train again, or delete it") from error
+    missing = [name for name in MEASURED if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: holds no {missing[0]}; train again, or delete it")
+    return arrays
 
 
 def saved_epochs(folder: Path) -> list[int]:
     """The epochs n whose epoch_<n>.pth was kept. Raises UserError when there is none."""
-    epochs = sorted(int(path.stem.split("_")[1]) for path in folder.glob("epoch_*.pth"))
+    epochs = list(_by_epoch(folder, ".pth"))
     if not epochs:
         raise UserError(f"{folder}: no epoch_<n>.pth; train with a lower LOG.SAVE_CHECKPOINT_FREQ")
     return epochs
+
+
+def _by_epoch(folder, suffix):
+    """{n: path of epoch_<n><suffix>}, ascending."""
+    numbers = {path: path.stem.removeprefix("epoch_") for path in folder.glob(f"epoch_*{suffix}")}
+    return {int(number): path for path, number in sorted(numbers.items(), key=lambda entry: entry[1].zfill(9))
+            if number.isdecimal()}

@@ -114,10 +114,12 @@ CHOICES = {
     "TEACHER_CACHE.DTYPE": ("float16", "float32"),
 }
 
+MOST_PIXELS = 4096  # a side: a slip of the finger then meets an error before it meets the memory
+
 # Bounds: (least, greatest, whether the least itself is allowed). Method keys are bounded by their last word.
 RANGES = {
-    "DISTILLER.TEACHER_INPUT_SIZE": (1, None, True),
-    "DISTILLER.STUDENT_INPUT_SIZE": (1, None, True),
+    "DISTILLER.TEACHER_INPUT_SIZE": (1, MOST_PIXELS, True),
+    "DISTILLER.STUDENT_INPUT_SIZE": (1, MOST_PIXELS, True),
     "SOLVER.BATCH_SIZE": (1, None, True),
     "SOLVER.EPOCHS": (1, None, True),
     "SOLVER.LR": (0, None, False),
@@ -135,7 +137,7 @@ RANGES = {
     "DATASET.TRAIN_FRACTION": (0, 1, False),
     "DATASET.VAL_FRACTION": (0, 0.9, True),
     "DATASET.NUM_WORKERS": (0, None, True),
-    "DATASET.IMAGE_SIZE": (8, None, True),
+    "DATASET.IMAGE_SIZE": (8, MOST_PIXELS, True),
     "DATASET.TEST.BATCH_SIZE": (1, None, True),
     "EXPERIMENT.SEED": (0, 2**32 - 1, True),
     "TEACHER_CACHE.CHECK": (0, None, True),

@@ -82,7 +82,7 @@ def _import_plugins(files, pairs):
             import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError as error:
             raise UserError(f"{source}: {PLUGINS}: {error}") from None
-        except Exception as error:  # of the module's own code, and of names that no module can have
+        except (Exception, SystemExit) as error:  # of the module's own code, and of names that no module can have
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{source}: {PLUGINS}: {plugin!r}: {type(error).__name__}: {reason}") from error
 
@@ -184,7 +184,7 @@ def _coerce(value, default, name, source):
             return float(value)
     elif isinstance(default, str):
         if isinstance(value, str) or number:
-            return str(value)
+            return _text(str(value), name, source)
     elif isinstance(default, list | tuple):
         if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, as yacs reads it
             value = _parse(f"[{value[1:-1]}]")
@@ -192,6 +192,17 @@ def _coerce(value, default, name, source):
             return type(default)(_coerce(item, default[0], name, source) if default else item for item in value)
     expected = "list" if isinstance(default, list | tuple) else type(default).__name__
     raise UserError(f"{source}: {name}: expected {expected}, found {value!r}")
+
+
+def _text(value, name, source):
+    """The text, if a file can hold it and be named by it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{source}: {name}: expected UTF-8, found {value!r}") from None
+    if "\0" in value:
+        raise UserError(f"{source}: {name}: expected a text without NUL, found {value!r}")
+    return value
 
 
 def _finite(number):

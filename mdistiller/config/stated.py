@@ -48,6 +48,18 @@ def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     return said
 
 
+def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
+    """`flatten` of a run's config: keys that are no method's must hold their type, and keys that are not known any more
+    may stand there. Raises UserError that names `source` and the key."""
+    flat = flatten(tree)
+    for key, value in flat.items():
+        if key in BASE:
+            flat[key] = _coerce(value, BASE[key], key, source)
+        elif key in DEFAULTS:
+            raise UserError(f"{source}: {key}: expected keys below it, found {value!r}")
+    return flat
+
+
 def _say(said, key, value, source):
     if key not in BASE:
         if key.split(".")[0] in DEFAULTS:

@@ -140,5 +140,5 @@ def _read_binary(layout, folder, files):
 
 def _read_names(layout, path):
     """Class names, one a line, or None without a complete list."""
-    names = tuple(path.read_text().split()) if path.is_file() else ()
+    names = tuple(path.read_text(errors="replace").split()) if path.is_file() else ()
     return names if len(names) == layout.num_classes else None

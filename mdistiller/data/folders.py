@@ -12,6 +12,7 @@ from mdistiller.data.build import DATASETS
 from mdistiller.data.files import class_names, decode_all, find_folder, scan_classes
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.data.streamed import StreamedData
+from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
 STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of ImageNet
@@ -60,4 +61,6 @@ def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
 
 def _scan(folder: Path):
     classes = class_names(folder / "train")
+    if len(classes) < 2:
+        raise UserError(f"{folder / 'train'}: 1 class ({classes[0]}); expected two or more to tell apart")
     return scan_classes(folder / "train", classes), scan_classes(folder / "val", classes), classes

@@ -1,5 +1,6 @@
 """Data sets of large images: decoded and cropped in worker processes, augmented and normalised on the device."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -84,14 +85,11 @@ class StreamedData(Data):
         queue, loader = self._idle.pop() if self._idle else self._new_loader()
         queue[:] = requests
         try:
-            for images in _begin(loader):
-                if isinstance(images, str):
-                    raise UserError(f"{images}: found broken while training; restore it and continue with --resume")
-                yield images
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RunError(f"{error} (fewer DATASET.NUM_WORKERS need less memory)") from error
+            with _dead_workers_fail_the_run():
+                for images in _begin(loader):
+                    if isinstance(images, str):
+                        raise UserError(f"{images}: found broken while training; restore it and continue with --resume")
+                    yield images
         finally:
             self._idle.append((queue, loader))
 
@@ -166,6 +164,19 @@ class Reader(Dataset):
         return batch
 
 
+@contextlib.contextmanager
+def _dead_workers_fail_the_run():
+    """PyTorch's RuntimeError about a worker that the system has killed becomes a RunError."""
+    try:
+        yield
+    except RunError:
+        raise
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(f"{error} (fewer DATASET.NUM_WORKERS need less memory)") from error
+
+
 def _begin(loader):
     """iter(loader), whose workers are born with stop signals blocked, so that none comes before they are ready."""
     if not CAN_WAIT_FOR_SIGNALS:
@@ -175,6 +186,33 @@ def _begin(loader):
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _report_dead_workers()
+
+
+def _report_dead_workers():
+    """Let PyTorch's handler of SIGCHLD, which raises wherever the run is when a worker is killed, raise a RunError."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if isinstance(handler, _ChildHandler):
+        handler.told = False
+    elif callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, _ChildHandler(handler))
+
+
+class _ChildHandler:
+    """PyTorch's handler, once: a second exception would come while the run ends in an orderly way."""
+
+    def __init__(self, handler):
+        self.handler, self.told = handler, False
+
+    def __call__(self, number, frame):
+        if self.told:
+            return
+        try:
+            with _dead_workers_fail_the_run():
+                self.handler(number, frame)
+        except RunError:
+            self.told = True
+            raise
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

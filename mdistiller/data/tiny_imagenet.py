@@ -56,7 +56,7 @@ def read_annotations(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
             return scan_classes(folder, classes)
         raise UserError(f"{path} is missing: unpack the official tiny-imagenet-200.zip again")
     names, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(errors="surrogateescape").splitlines(), start=1):
         name, wnid, *_ = [*line.split("\t"), "", ""]
         if wnid not in label:
             raise UserError(f"{path}, line {number}: class {wnid!r}, expected one of the folders in train/")

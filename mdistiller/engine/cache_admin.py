@@ -32,17 +32,22 @@ def find_stores(directory: str | Path) -> list[Path]:
 
 def inspect(directory: str | Path) -> str:
     """A line for each store: teacher, data, rows stored, room on the disk."""
-    lines = []
-    for folder in find_stores(directory):
-        store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-        key, held = store.facts["key"], len(store.held())
-        lines.append(
-            f"{folder}: {key['teacher']} ({key['teacher_sha256'][:12]}) on {key['data']} ({key['fingerprint'][:12]}), "
-            f"{key['num_classes']} classes, {key['views']}, {key['dtype']}, computed on {key['device']}: {held} of "
-            f"{store.num_records} rows ({100 * held / store.num_records:.1f} %), {in_bytes(used)} used, "
-            f"{in_bytes(store.num_records * store.bytes)} when full"
-        )
+    lines = [_line(folder) for folder in find_stores(directory)]
     return "\n".join(lines) or f"{directory}: no teacher caches"
+
+
+def _line(folder):
+    store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    key, held = store.facts["key"], len(store.held())
+    try:
+        made_of = (f"{key['teacher']} ({key['teacher_sha256'][:12]}) on {key['data']} ({key['fingerprint'][:12]}), "
+                   f"{key['num_classes']} classes, {key['views']}, {key['dtype']}, computed on {key['device']}")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/facts.json: damaged ({error}); {store.remedy}") from None
+    return (
+        f"{folder}: {made_of}: {held} of {store.num_records} rows ({100 * held / store.num_records:.1f} %), "
+        f"{in_bytes(used)} used, {in_bytes(store.num_records * store.bytes)} when full"
+    )
 
 
 def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:

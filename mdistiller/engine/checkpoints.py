@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import RunError, UserError, cannot_write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Teacher files of the public archives hold their training options; reading a Namespace runs no code.
@@ -26,14 +26,14 @@ TEACHER_FILES = {
 def save(content: dict, path: Path, keep: Path | None = None) -> None:
     """Write a checkpoint so that the name always holds a whole file (temporary file, fsync, rename).
 
-    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only;
-    what stood under both names is then untouched.
+    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only,
+    UserError where no file can be; what stood under both names is then untouched.
     """
     write_atomically(path, lambda file: torch.save(content, file), keep)
 
 
 def write_atomically(path: Path, write, keep: Path | None = None) -> None:
-    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path` (`keep`: see `save`)."""
+    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path`; otherwise as `save`."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +46,10 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as a RuntimeError
-        raise RunError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    except RuntimeError as error:  # so PyTorch's zip writer reports a full disk
+        raise RunError(f"{path}: cannot be written: {error}") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -67,14 +69,10 @@ def _umask():
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """The content of a checkpoint, read with `weights_only`. Raises UserError when it is missing, damaged or unsafe."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for names that are too long
         raise UserError(f"{path}: no such checkpoint")
     try:
-        if zipfile.is_zipfile(path):  # all but very old files; torch.load does not look at their checksums
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"the checksum of its record {damaged} is wrong")
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -82,6 +80,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict or a state dict, found {type(content).__name__}")
     return content
+
+
+def _check_sums(path):
+    """Raise BadZipFile where bytes of a checkpoint have changed: a zip file, whose CRC-32 PyTorch does not check."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"damaged: the CRC-32 of {damaged} is another")
 
 
 def sha256(path: str | Path) -> str:
@@ -105,7 +112,7 @@ def network_state(content: dict) -> dict:
     A checkpoint of a whole run holds the network under `student.`; data-parallel wrappers add `module.`.
     """
     state = content.get("model", content)
-    state = {key.removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
+    state = {str(key).removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
     prefix = "student."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -137,14 +144,19 @@ def load_network(network: nn.Module, path: str | Path, name: str) -> dict:
 
 
 def _shape(value):
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    """Of a tensor of ordinary numbers; anything else is what it is called."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
+        return f"a tensor on {value.device} of {value.dtype}, {value.layout}"
+    return tuple(value.shape)
 
 
 def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
     """The teacher's checkpoint: the configured file, or the first of the usual places. Raises UserError if none is."""
     if configured:
         for root in (Path(), REPOSITORY):
-            if (root / configured).is_file():
+            if os.path.isfile(root / configured):
                 return root / configured
         raise UserError(f"DISTILLER.TEACHER_CHECKPOINT: no such file: {configured}")
     places = [f"{dataset}/{name.replace('/', '-').replace(':', '-')}.pth"]

@@ -23,7 +23,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # it has memory, and gives numbers back
         if device.type == "cuda":
             torch.cuda.set_device(device)  # collectives go through the current device
     except (RuntimeError, AssertionError, NotImplementedError) as error:

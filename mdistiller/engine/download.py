@@ -41,7 +41,11 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 def _check_scheme(url, allow_http):
     allowed = ("https", "http") if allow_http else ("https",)
-    if urlparse(url).scheme not in allowed:
+    try:
+        scheme = urlparse(url).scheme
+    except ValueError as error:
+        raise UserError(f"{url}: no address: {error}") from None
+    if scheme not in allowed:
         raise UserError(f"{url}: only {' and '.join(allowed)} addresses are fetched; --allow-http admits http")
 
 

@@ -1,5 +1,6 @@
 """What a run says while it goes: lines, a progress bar on terminals, TensorBoard scalars."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -20,14 +21,26 @@ def start_logging(file: Path | None = None) -> logging.Logger:
         handler.close()
     handlers = [_BarSafeHandler(sys.stdout)]
     if file is not None:
-        handlers.append(logging.FileHandler(file))
+        handlers.append(_LogFile(file))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S" if handler is handlers[0] else None))
         logger.addHandler(handler)
     return logger
 
 
-class _BarSafeHandler(logging.StreamHandler):
+class _QuietOnFullDisks:
+    """A line that cannot be written is lost: the run goes on, and fails where it cannot keep its state."""
+
+    def handleError(self, record):  # noqa: N802  (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+class _LogFile(_QuietOnFullDisks, logging.FileHandler):
+    pass
+
+
+class _BarSafeHandler(_QuietOnFullDisks, logging.StreamHandler):
     """Prints above a running progress bar instead of through it."""
 
     def emit(self, record):
@@ -44,16 +57,31 @@ def progress(total: int | None, description: str, enabled: bool = True, **option
 
 
 class Scalars:
-    """TensorBoard scalars below one folder; nothing at all on ranks other than the first."""
+    """TensorBoard scalars below one folder; nothing at all on ranks other than the first.
+
+    Where they cannot be written, on a full disk, they end with a warning and the run goes on.
+    """
 
     def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step) if enabled else None
+        self.writer = None
+        if enabled:
+            with self._ending():
+                self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def add(self, values: dict[str, float], step: int) -> None:
-        if self.writer:
-            for name, value in values.items():
+        with self._ending():
+            for name, value in values.items() if self.writer else ():
                 self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self.writer:
-            self.writer.close()
+        with self._ending():
+            if self.writer:
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _ending(self):
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            logging.getLogger("mdistiller").warning("no more TensorBoard scalars: %s", error)

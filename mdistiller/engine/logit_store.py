@@ -55,6 +55,17 @@ def read_facts(folder: Path) -> dict | None:
     return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
 
 
+def _check_facts(folder, facts):
+    """Raise UserError for facts that no store can have."""
+    wrong = [name for name in ("num_entries", "num_records", "num_classes")
+             if not (isinstance(facts.get(name), int) and facts[name] > 0)]
+    wrong += [] if facts.get("dtype") in WORDS else ["dtype"]
+    wrong += [] if isinstance(facts.get("key"), dict) else ["key"]
+    if wrong:
+        found = facts.get(wrong[0])
+        raise UserError(f"{folder}/facts.json: {wrong[0]}: damaged, found {found!r}; delete {folder}")
+
+
 class LogitStore:
     """Rows of C values, float16 or float32, by entry number 0..num_entries-1; see the module's text."""
 
@@ -67,6 +78,7 @@ class LogitStore:
         if fcntl is None:
             raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
         self.folder = Path(folder)
+        _check_facts(self.folder, facts)
         self.word, self.value = WORDS[facts["dtype"]], np.dtype(facts["dtype"]).newbyteorder("<")
         self.num_classes, self.num_records = facts["num_classes"], facts["num_records"]
         self.bytes = record_bytes(self.num_classes, facts["dtype"])
@@ -96,6 +108,7 @@ class LogitStore:
         return facts
 
     def _check(self, facts):
+        _check_facts(self.folder, self.facts)
         other = [name for name in facts["key"] if self.facts.get("key", {}).get(name) != facts["key"][name]]
         size = (self.folder / "logits.bin").stat().st_size
         if other:

@@ -31,7 +31,7 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()):
     path = folder / f"{checkpoint}.pth"
     try:
         distiller.load_state_dict(checkpoints.load(path)["model"])
-    except (KeyError, RuntimeError):
+    except (KeyError, RuntimeError, TypeError, AttributeError):
         raise UserError(f"{path}: does not hold the state of the run that {folder}/config.yaml describes") from None
     return cfg, data, place(distiller, device, cfg.SOLVER.CHANNELS_LAST).eval()
 

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import UserError, writing
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
@@ -57,7 +57,7 @@ class RunFolder:
             changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
-        elif folder.path.exists() and any(not path.name.startswith(".") for path in folder.path.iterdir()):
+        elif folder.path.is_file() or (folder.path.exists() and any(_visible(folder.path))):
             raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
 
@@ -90,11 +90,14 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def read_json(self, name: str) -> dict:
-        """The content of a JSON file, or {} when it is not there or not whole."""
+        """The content of a JSON file, or {} when it is not there or not whole. Raises UserError for another content."""
         try:
-            return json.loads((self / name).read_text())
+            content = json.loads((self / name).read_text())
         except (OSError, ValueError):
             return {}
+        if not isinstance(content, dict) or not isinstance(content.get("sessions", []), list):
+            raise UserError(f"{self / name}: not the record of a run; restore it, or delete it")
+        return content
 
     def keep_metrics_before(self, epoch: int) -> list[dict]:
         """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
@@ -105,6 +108,8 @@ class RunFolder:
                     record = json.loads(line)
                 except ValueError:
                     continue  # the line that was being written when the run was killed
+                if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                    raise UserError(f"{self / 'metrics.jsonl'}: expected an epoch in every line, found {line[:50]!r}")
                 if record["epoch"] < epoch:
                     kept.append(record)
             self.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
@@ -112,11 +117,13 @@ class RunFolder:
 
     def append_metrics(self, record: dict) -> None:
         """Add a line. Raises RunError when it cannot be written; a part of it is dropped when the run is resumed."""
-        try:
-            with open(self / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise RunError(f"{self / 'metrics.jsonl'}: cannot be written: {error.strerror}") from error
+        with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _visible(folder):
+    """What lies in a folder but for files that a killed run was writing."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def overridden(cfg: CfgNode) -> dict:
@@ -134,8 +141,8 @@ def overridden(cfg: CfgNode) -> dict:
 
 def _changed_keys(old, new, prefix=""):
     """Dotted names whose values differ, but for what may change between sessions of one run."""
-    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD",
-            "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
+    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT",
+            "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
     names = []
     for key in sorted(old.keys() | new.keys()):
         name, a, b = f"{prefix}{key}", old.get(key), new.get(key)

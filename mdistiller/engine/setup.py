@@ -19,7 +19,7 @@ from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.teacher_cache import open_cache, why_live
 from mdistiller.engine.trainer import Trainer, set_seed, summary_line
 from mdistiller.errors import UserError
-from mdistiller.models import AtInputSize, build_model
+from mdistiller.models import AtInputSize, build_model, try_out
 
 log = logging.getLogger("mdistiller")
 NEAR_CHANCE = 2.0  # times the accuracy of guessing
@@ -43,7 +43,13 @@ def build_network(cfg: CfgNode, role: str, info, pretrained: bool = False) -> to
     if pixels == "data" or own is None:
         own = data
     size = size or getattr(network, "input_size", None)
-    return network if size in (None, info.image_size) and own == data else AtInputSize(network, size, data, own)
+    if size not in (None, info.image_size) or own != data:
+        network = AtInputSize(network, size, data, own)
+    try:
+        try_out(network, info.num_classes, info.image_size)
+    except UserError as error:
+        raise UserError(f"DISTILLER.{role}: {name}: {error}") from None
+    return network
 
 
 def load_student(cfg: CfgNode, info) -> torch.nn.Module:

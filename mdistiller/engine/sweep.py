@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdistiller.command import Interrupted, run_command
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, writing
 
 DONE, FAILED, REFUSED, STOPPED, ELSEWHERE = "done", "failed", "refused", "stopped", "elsewhere"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -45,9 +45,10 @@ class Lock:
 
     @classmethod
     def take(cls, record: Path) -> "Lock | None":
-        """The lock, or None when another sweep, or a run that one left behind, has it."""
-        record.parent.mkdir(parents=True, exist_ok=True)
-        file = open(f"{record}.lock", "a")  # open for as long as the lock is held
+        """The lock, or None when another sweep, or a run that one left behind, has it; UserError in a wrong place."""
+        with writing(record.parent):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            file = open(f"{record}.lock", "a")  # open for as long as the lock is held
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -63,6 +63,11 @@ def _read_set(name, entry):
     for file in (archive["file"], *(teacher.file for teacher in teachers)):
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise ValueError(f"{file} leads outside the folder")
+    if not (isinstance(entry["num_classes"], int) and entry["num_classes"] > 0):
+        raise ValueError(f"num_classes: expected a number of classes, found {entry['num_classes']!r}")
+    for teacher in teachers:
+        if not isinstance(teacher.top1, int | float):
+            raise ValueError(f"{teacher.name}: top1: expected percent, found {teacher.top1!r}")
     return TeacherSet(
         name, entry["about"], entry["family"], entry["num_classes"], archive["file"], tuple(archive["urls"]),
         archive["megabytes"], archive["sha256"], teachers,

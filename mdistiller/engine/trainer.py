@@ -72,7 +72,7 @@ class Trainer:
             self._summarize("interrupted")
             raise
         except BaseException:
-            with contextlib.suppress(RunError):  # a full disk must not hide what failed
+            with contextlib.suppress(RunError, UserError):  # a full disk must not hide what failed
                 self._summarize("failed")
             raise
         finally:
@@ -308,9 +308,11 @@ class Trainer:
             return
         try:
             self._take_up(state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-            raise UserError(f"{self.folder.path}: its checkpoint does not fit this run: {reason[:200]}") from None
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self.folder / LATEST}: does not hold the state of this run ({type(error).__name__}); put a copy of "
+                "best.pth or epoch_<n>.pth in its place, or delete it to begin anew"
+            ) from error
         if self.first:
             self.folder.keep_metrics_before(self.epoch)
         log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
@@ -333,6 +335,11 @@ class Trainer:
         return None
 
     def _take_up(self, state):
+        for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():
+            if not isinstance(state[key], kind):
+                raise TypeError(f"{key} is {type(state[key]).__name__}")
+        if not (1 <= state["epoch"] <= self.cfg.SOLVER.EPOCHS + 1 and 0 <= state["step"] < self.data.num_batches):
+            raise IndexError(f"epoch {state['epoch']}, step {state['step']}")
         self.distiller.load_state_dict(state["model"])
         if "teacher" in state:
             self.distiller.teacher.load_state_dict(state["teacher"])

@@ -4,11 +4,11 @@ from torch import nn
 
 from mdistiller.errors import UserError
 from mdistiller.models import cifar, imagenet, tiny_imagenet  # noqa: F401  (fill the registries)
-from mdistiller.models.base import MODELS, Network, Output, give_output, register_model
+from mdistiller.models.base import MODELS, Network, Output, give_output, register_model, try_out
 from mdistiller.models.transparent import AtInputSize, Transparent
 from mdistiller.models.wrappers import build_wrapped
 
-__all__ = ["MODELS", "AtInputSize", "Network", "Output", "build_model", "register_model"]
+__all__ = ["MODELS", "AtInputSize", "Network", "Output", "build_model", "register_model", "try_out"]
 
 
 def build_model(name: str, num_classes: int, family: str = "cifar", pretrained: bool = False, **kwargs) -> nn.Module:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,6 +62,27 @@ def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
         f"{type(network).__name__} returns {type(output).__name__}; expected logits (B, C), or a pair of logits and a "
         "dict with feats, preact_feats and pooled_feat"
     )
+
+
+@torch.no_grad()
+def try_out(network: nn.Module, num_classes: int, image_size: int) -> None:
+    """Raise UserError unless a network in eval mode makes logits (1, num_classes) of an image (1, 3, S, S)."""
+    training = network.training
+    try:
+        logits = network.eval()(torch.zeros(1, 3, image_size, image_size)).logits
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a network of the user's own, or one that needs larger images
+        raise UserError(f"fails on an image of {image_size}x{image_size} pixels: {reason_of(error)}") from error
+    finally:
+        network.train(training)
+    if tuple(logits.shape) != (1, num_classes):
+        raise UserError(f"gives logits {tuple(logits.shape)} of an image; expected (1, {num_classes})")
+
+
+def reason_of(error: Exception) -> str:
+    """Kind and first line of an exception of somebody else's code."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 class Network(nn.Module):

@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError
-from mdistiller.models.base import Features, Output
+from mdistiller.models.base import Features, Output, reason_of
 from mdistiller.models.transparent import Normalisation, Transparent
 from mdistiller.plugins import import_file
 
@@ -41,7 +41,15 @@ def build_wrapped(
         return LIBRARIES[library](rest, num_classes, pretrained, image_size, kwargs)
     if pretrained:
         raise UserError(f"{name}: no pretrained weights for a network of one's own; name its checkpoint")
-    return own_class(library, rest)(num_classes=num_classes, **kwargs)
+    try:
+        network = own_class(library, rest)(num_classes=num_classes, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, from the user's code
+        raise UserError(f"{name}: cannot be built: {reason_of(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{name}: expected a class of networks (torch.nn.Module), found {type(network).__name__}")
+    return network
 
 
 class Wrapped(Transparent):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, writing
 
 TEACHER = "Teacher"
+TEXTS = ("method", "network", "device", "key")  # columns of words
 # Okabe and Ito's colours, told apart by the colour-blind and, by lightness, in print.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -28,18 +29,27 @@ STYLE = {
 def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
     """Draw a figure as PNG and PDF below `output`; returns their paths.
 
-    Raises UserError when the figure has not been measured, or matplotlib is not installed.
+    Raises UserError when the figure has not been measured, its files are damaged, or matplotlib is not installed.
     """
     plt = _pyplot()
     if not (analysis / f"figure_{figure}.json").is_file():
         raise UserError(f"{analysis}: figure {figure} is not measured yet; python tools/analyze.py --figure {figure} "
                         f"--runs FOLDER --output {analysis}")
     with plt.rc_context(STYLE):
-        drawn = FIGURES[figure](plt, Source(analysis, figure))
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            drawn = FIGURES[figure](plt, Source(analysis, figure))
+        except UserError:
+            raise
+        except Exception as error:  # of any kind, from files that lack something or hold something else
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            raise UserError(f"{analysis / f'figure_{figure}'}*: not what tools/analyze.py writes ({reason}); measure "
+                            "again with --again") from error
         paths = [output / f"figure_{figure}.{kind}" for kind in ("png", "pdf")]
         for path in paths:
-            drawn.savefig(path, bbox_inches="tight", metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+            with writing(path):
+                output.mkdir(parents=True, exist_ok=True)
+                dated = {"CreationDate": None} if path.suffix == ".pdf" else None
+                drawn.savefig(path, bbox_inches="tight", metadata=dated)
         plt.close(drawn)
     return paths
 
@@ -63,9 +73,14 @@ class Source:
         self.facts = json.loads((folder / f"figure_{figure}.json").read_text())
 
     def table(self, name: str) -> list[dict]:
-        """Rows of figure_<n>_<name>.csv; what looks like a number is one, an empty field is NaN."""
-        with open(self.folder / f"figure_{self.figure}_{name}.csv", newline="") as file:
-            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        """Rows of figure_<n>_<name>.csv, numbers but for the columns of `TEXTS`; an empty field is NaN.
+
+        Raises UserError naming line and column of a field that is no number.
+        """
+        path = self.folder / f"figure_{self.figure}_{name}.csv"
+        with open(path, newline="") as file:
+            return [{key: _value(key, text, f"{path}, line {number}") for key, text in row.items()}
+                    for number, row in enumerate(csv.DictReader(file), start=2)]
 
     def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
         """figure_<n>_<name>.npz, keys "<network>|<epoch>|<what>" as {"<network>|<epoch>": {what: array}}."""
@@ -76,11 +91,13 @@ class Source:
         return found
 
 
-def _value(text):
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
+def _value(column, text, place):
+    if column in TEXTS and text is not None:
         return text
+    try:
+        return float(text) if text != "" else math.nan
+    except (TypeError, ValueError):
+        raise UserError(f"{place}: {column}: expected a number, found {text!r}") from None
 
 
 def _groups(rows, *keys):

@@ -207,13 +207,20 @@ class Page:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The records of metrics.jsonl, one an epoch; a line that is not whole is left out."""
+    """The records of metrics.jsonl, one an epoch; a line that is not whole is left out.
+
+    Raises UserError for a line of something else.
+    """
     records = []
-    for line in _read(folder / "metrics.jsonl").splitlines():
+    for number, line in enumerate(_read(folder / "metrics.jsonl").splitlines(), start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
+        if not numbers or "epoch" not in record:
+            raise UserError(f"{folder / 'metrics.jsonl'}, line {number}: expected numbers by name, epoch among them")
+        records.append(record)
     return records
 
 
@@ -243,7 +250,7 @@ def _kind(group):
 
 def _figures(folder):
     """The PNG files of a folder, as data within the page."""
-    paths = sorted(Path(folder).glob("figure_*.png")) if folder else []
+    paths = sorted(path for path in Path(folder).glob("figure_*.png") if path.is_file()) if folder else []
     parts = []
     for path in paths:
         name, data = path.stem.removeprefix("figure_"), base64.b64encode(path.read_bytes()).decode()

@@ -11,7 +11,8 @@ from typing import Any
 
 from mdistiller.config.defaults import OTHER_SPELLINGS
 from mdistiller.config.files import read_yaml
-from mdistiller.config.stated import BASE, flatten
+from mdistiller.config.stated import BASE, flatten_checked
+from mdistiller.errors import UserError
 
 # What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
 # than rounding, and spellings of what another key holds. The teacher counts by its weights instead of its path.
@@ -19,6 +20,15 @@ NOT_IDENTITY = {
     "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "EXPERIMENT.DETERMINISTIC",
     "DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE",
     "DISTILLER.TEACHER_CHECKPOINT", "DISTILLER.EA", "SOLVER.CHANNELS_LAST", "COMPILE", "DEVICE", *OTHER_SPELLINGS,
+}
+
+
+READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
+NUMBERS = ("epoch", "last_top1", "last_top5", "best_top1", "best_top5", "wall_seconds", "images_per_second",
+           "teacher_top1", "teacher_loss")
+KINDS = {  # of what summary.json and run.json hold, where a reader counts on it
+    **dict.fromkeys(NUMBERS, (int | float, "a number")),
+    **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
 }
 
 
@@ -64,10 +74,19 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of one run folder; what is missing or not whole is empty."""
-    return RunRecord(
-        folder, flatten(read_yaml(folder / "config.yaml")), _json(folder / "summary.json"), _json(folder / "run.json")
-    )
+    """The record of one run folder; what is missing or not whole is empty.
+
+    Raises UserError, naming file and key, for a record that is whole and holds something else than a run's.
+    """
+    config = flatten_checked(read_yaml(folder / "config.yaml"), folder / "config.yaml")
+    missing = [key for key in READ if "DISTILLER.TYPE" in config and key not in config]
+    if missing:
+        raise UserError(f"{folder / 'config.yaml'}: {missing[0]} is missing; a run's config holds every key")
+    run = RunRecord(folder, config, _json(folder / "summary.json"), _json(folder / "run.json"))
+    for key in ("last_top1", "best_top1"):
+        if run.done and run.summary.get(key) is None:
+            raise UserError(f"{folder / 'summary.json'}: {key}: expected a number in the summary of a finished run")
+    return run
 
 
 def find_runs(root: str | Path) -> list[RunRecord]:
@@ -94,6 +113,13 @@ def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
 
 def _json(path):
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, found {type(content).__name__}")
+    for key, value in content.items():
+        kind, words = KINDS.get(key, (object, ""))
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"{path}: {key}: expected {words}, found {value!r}")
+    return content

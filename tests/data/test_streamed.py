@@ -258,6 +258,20 @@ def test_a_worker_that_the_system_ends_fails_the_run(root, text, kind):
         epoch_of(data)
 
 
+@pytest.mark.parametrize("where", ["in the step", "while waiting"])
+def test_a_killed_worker_fails_the_run_wherever_the_run_is(root, where):
+    before = set(multiprocessing.active_children())
+    data = build(root, batch_size=2, workers=1)
+    passed = data.train_batches(1)
+    next(passed)
+    (worker,) = set(multiprocessing.active_children()) - before
+    with pytest.raises(RunError, match=r"^DataLoader worker.*\(fewer DATASET.NUM_WORKERS need less memory\)$"):
+        worker.kill()
+        if where == "in the step":
+            time.sleep(10)  # SIGCHLD comes while the step computes
+        list(passed)
+
+
 @needs("imagenet-sample")
 def test_real_images_of_different_sizes():
     opts = ("DATASET.TYPE", "imagenet", "DATASET.NUM_WORKERS", 2)

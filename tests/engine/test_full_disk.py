@@ -1,0 +1,133 @@
+"""A disk that fills up or fails while a run saves: what was saved is whole, and the run continues."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from mdistiller.engine import checkpoints
+from mdistiller.engine.trainer import Trainer
+from tests.engine.support import assert_same_weights, run, train_command
+from tests.wrong_inputs.case import run as run_tool
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unbroken"))
+
+
+def train(folder, before=lambda: None, resume=False):
+    """The small run in a forked process, in which `before` is called first: (exit code, stdout, stderr)."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        work = Path(elsewhere) / "work"
+        work.mkdir()
+        return run_tool("train", train_command(folder, resume=resume)[1:], work, before)
+
+
+def failed_and_continues(folder, code, err, unbroken):
+    """The run ended with one line; what it had saved is whole, and it continues to the bits of an unbroken run."""
+    assert code == 3 and err.startswith("error: ") and err.count("\n") == 1, (code, err)
+    (path,) = folder.glob("*/*")
+    assert checkpoints.load(path / "latest.pth")["epoch"] == 2
+    for name in ("best.pth", "student_latest.pth", "student_best.pth"):
+        checkpoints.load(path / name)
+    assert not list(path.glob(".*")), "a half-written file is left"
+    code, _, err = train(folder, resume=True)
+    assert code == 0, err
+    assert_same_weights(path, unbroken)
+    assert len((path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def write_fails(name, number, monkeypatch):
+    """Let the second writing of a file fail half way."""
+    original, times = tempfile.NamedTemporaryFile, []
+
+    def full(*args, **options):
+        file = original(*args, **options)
+        times.append(options["prefix"] == f".{name}.")
+        if times[-1] and sum(times) == 2:
+            write = file.write
+
+            def half(content):
+                write(content[: len(content) // 2])
+                raise OSError(number, os.strerror(number))
+
+            file.write = half
+        return file
+
+    return lambda: monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+
+
+@pytest.mark.parametrize("name, number", [("latest.pth", errno.ENOSPC), ("student_latest.pth", errno.EROFS)])
+def test_a_disk_that_fails_while_a_checkpoint_is_written(name, number, tmp_path, monkeypatch, unbroken):
+    code, _, err = train(tmp_path / "run", write_fails(name, number, monkeypatch))
+    assert f"{name}: cannot be written" in err
+    failed_and_continues(tmp_path / "run", code, err, unbroken)
+
+
+def from_the_second_epoch_on(action, monkeypatch):
+    epoch = Trainer._epoch
+
+    def changed(self):
+        if self.epoch == 2:
+            action()
+        epoch(self)
+
+    return lambda: monkeypatch.setattr(Trainer, "_epoch", changed)
+
+
+def test_the_line_of_an_epoch_that_cannot_be_appended(tmp_path, monkeypatch, unbroken):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, resource.RLIM_INFINITY))  # more than the line of an error
+
+    code, _, err = train(tmp_path / "run", from_the_second_epoch_on(limit, monkeypatch))
+    assert "cannot be written: File too large" in err
+    failed_and_continues(tmp_path / "run", code, err, unbroken)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_file_system(small_disk, monkeypatch, unbroken):
+    """Filled to the last byte after the first epoch: metrics, log and TensorBoard cannot be written either."""
+    filler = small_disk / "filler"
+
+    def fill():
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    code, _, err = train(small_disk / "run", from_the_second_epoch_on(fill, monkeypatch))
+    filler.unlink()
+    failed_and_continues(small_disk / "run", code, err, unbroken)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_command_whose_output_cannot_be_written(unbroken, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def full():
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+    code, _, err = run_tool("compare", [str(unbroken.parent)], work, full)
+    assert (code, err) == (3, "error: the output: cannot be written: No space left on device\n")
+    code, _, err = train(tmp_path / "run", full)
+    assert code == 3 and err.count("\n") == 1 and err.startswith("error: the output"), err  # the run itself is done
+    assert_same_weights(next((tmp_path / "run").glob("*/*")), unbroken)

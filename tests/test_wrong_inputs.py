@@ -1,0 +1,87 @@
+"""Whatever a user gets wrong ends with exit code 2 and a line that says what, and nothing saved is harmed by it.
+
+The inputs themselves are data, in wrong_inputs/.
+"""
+
+import gc
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.wrong_inputs import CASES, settings
+from tests.wrong_inputs.case import run, run_here
+from tests.wrong_inputs.saved import make_saved, snapshot, stamps
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TOOLS = sorted(path.stem for path in (REPOSITORY / "tools").glob("*.py") if path.stem != "__init__")
+MOST_LINES = 4
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(its folder, the stamps of its files); commands are forked from this process, which has loaded what they need."""
+    from mdistiller.analysis import bench_cases, measure  # noqa: F401
+    from mdistiller.engine import export, sweep, teachers  # noqa: F401
+    from mdistiller.report import paper
+
+    sweep.preload()
+    paper.load_tables()
+    for module in (*(f"tools.{tool}" for tool in TOOLS), "matplotlib.backends.backend_pdf", "matplotlib.pyplot"):
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy all of this one's memory
+    folder = tmp_path_factory.mktemp("wrong") / "saved"
+    make_saved(folder)
+    before = snapshot(folder)
+    yield folder, stamps(folder)
+    gc.unfreeze()
+    assert snapshot(folder) == before, "saved files have changed"
+
+
+def name_of_folder(case):
+    return re.sub(r"[^\w.-]+", "-", case.name)[:80]
+
+
+def check(case, folder, code, err, saved):
+    lines = err.splitlines()
+    assert "Traceback" not in err and code == 2, f"exit code {code}: {err}"
+    assert lines and lines[-1].startswith("error: ") and len(lines) <= MOST_LINES, err
+    assert case.says in lines[-1], err
+    assert not list(folder.rglob("harmed")), "code from a file has run"
+    assert stamps(saved[0]) == saved[1]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_wrong_input_is_one_line_and_exit_2_and_harms_nothing(case, saved):
+    folder = saved[0].parent / f"{CASES.index(case)}-{name_of_folder(case)}"
+    case.prepare(folder, saved[0])
+    started = run_here if case in settings.CASES else run
+    code, _, err = started(case.tool, case.words, folder)
+    check(case, folder, code, err, saved)
+    shutil.rmtree(folder)
+
+
+def test_the_catalogue_holds_three_hundred_different_inputs_for_every_command():
+    assert len({case.name for case in CASES}) == len(CASES) >= 300
+    different = {(case.tool, case.words, tuple(case.files.items())) for case in CASES}
+    assert len(different) == len(CASES)
+    assert {case.tool for case in CASES} == set(TOOLS)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_wrong_input_as_a_user_types_it(tool, saved):
+    """The first of each tool, and for the tools that read checkpoints the last, in an interpreter of its own."""
+    case = [case for case in CASES if case.tool == tool][-1 if tool in ("train", "eval", "fetch_teachers") else 0]
+    folder = saved[0].parent / f"typed-{tool}"
+    case.prepare(folder, saved[0])
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools" / f"{tool}.py", *case.words], cwd=folder, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    check(case, folder, done.returncode, done.stderr, saved)

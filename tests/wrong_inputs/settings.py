@@ -1,0 +1,145 @@
+"""Wrong settings: YAML files, overrides, and values of every key."""
+
+from mdistiller.config.defaults import CHOICES, OPTIONAL, RANGES
+from mdistiller.config.stated import BASE as DEFAULTS
+from tests.wrong_inputs.case import config, folder, train, typed
+
+FILES = [
+    typed("train", "--cfg none.yaml", "none.yaml: cannot be read: No such file"),
+    typed("train", "--cfg a.yaml", "a.yaml: cannot be read: Is a directory", {"a.yaml": folder}, "config: a folder"),
+    typed("train", f"--cfg {'x' * 300}.yaml", "cannot be read: File name too long", name="config: a name too long"),
+    config("binary", b"\xff\xfe\x00\x01", "a.yaml: cannot be read"),
+    config("a NUL", b"SOLVER: {LR: 0.1}\0", "a.yaml:"),
+    config("Latin-1", "EXPERIMENT: {TAG: é}".encode("latin-1"), "a.yaml: cannot be read"),
+    config("UTF-16", "SOLVER: {LR: 0.1}".encode("utf-16"), "a.yaml: cannot be read"),
+    config("a list", "- SOLVER\n- DATASET\n", "expected a mapping of keys, found list"),
+    config("an empty list", "[]", "expected a mapping of keys, found list"),
+    config("a word", "SOLVER", "expected a mapping of keys, found str"),
+    config("a number", "3", "expected a mapping of keys, found int"),
+    config("false", "false", "expected a mapping of keys, found bool"),
+    config("a tab", "SOLVER:\n\tLR: 0.1\n", "a.yaml:2: not valid YAML"),
+    config("wrong indentation", "SOLVER:\n  LR: 0.1\n EPOCHS: 3\n", "a.yaml:3: not valid YAML"),
+    config("a child without indentation", "SOLVER:\nLR: 0.1\n", "SOLVER: expected keys below it"),
+    config("a brace left open", "SOLVER: {LR: 0.1\n", "not valid YAML"),
+    config("a quote left open", "EXPERIMENT: {NAME: 'a}\n", "not valid YAML"),
+    config("a key twice", "SOLVER: {LR: 0.1}\nSOLVER: {LR: 0.2}\n", "'SOLVER' is written twice"),
+    config("two documents", "SOLVER: {LR: 0.1}\n---\nSOLVER: {LR: 0.2}\n", "not valid YAML"),
+    config("an unknown alias", "SOLVER: *solver\n", "not valid YAML"),
+    config("a list as key", "? [a, b]\n: 1\n", "not valid YAML"),
+    config("a number as key", "1: 2\n", "1 is no key"),
+    config("null as key", "~: 2\n", "None is no key"),
+    config("deep brackets", "a: " + "[" * 3000, "not valid YAML"),
+    config("!!python/object/apply", "SOLVER: !!python/object/apply:os.system ['touch harmed']\n", "not valid YAML"),
+    config("!!python/object/new", "SOLVER: !!python/object/new:os.system ['touch harmed']\n", "not valid YAML"),
+    config("!!python/name", "SOLVER: !!python/name:os.system\n", "not valid YAML"),
+    config("!!python/module", "SOLVER: !!python/module:os\n", "not valid YAML"),
+    config("!!python/tuple", "SOLVER: {LR_DECAY_STAGES: !!python/tuple [1, 2]}\n", "not valid YAML"),
+    config("!unknown", "SOLVER: !mine {LR: 0.1}\n", "not valid YAML"),
+    config("!!bool", "SOLVER: {NESTEROV: !!bool maybe}\n", "not valid YAML"),
+    config("!!timestamp", "SOLVER: {LR: !!timestamp x}\n", "not valid YAML"),
+    config("!!binary", "SOLVER: {LR: !!binary '='}\n", "SOLVER.LR: expected float, found b''"),
+    config("a set", "DATASET: !!set {TYPE, ROOT}\n", "DATASET: expected keys below it"),
+    config("its own _BASE_", "_BASE_: a.yaml\n", "leads back to itself"),
+    config("a circle of _BASE_", "_BASE_: b.yaml\n", "leads back to itself", b="_BASE_: c.yaml", c="_BASE_: a.yaml"),
+    config("a missing _BASE_", "_BASE_: ../none.yaml\n", "_BASE_: no such file"),
+    config("a folder as _BASE_", "_BASE_: .\n", "_BASE_: no such file"),
+    config("an empty _BASE_", "_BASE_: ''\n", "_BASE_: no such file"),
+    config("two _BASE_", "_BASE_: [b.yaml, c.yaml]\n", "_BASE_: expected the path of one YAML file"),
+    config("a _BASE_ that is a mapping", "_BASE_: {b: c}\n", "_BASE_: expected the path of one YAML file"),
+    config("a _BASE_ with a NUL", '_BASE_: "b\\0.yaml"\n', "_BASE_: no such file"),
+    config("an endless _BASE_", f"_BASE_: {'b' * 400}\n", "_BASE_: no such file"),
+    config("a wrong _BASE_", "_BASE_: b.yaml\n", "b.yaml: DKD.BTEA is no key; nearest: DKD.BETA", b="DKD: {BTEA: 6.0}"),
+    config("a binary _BASE_", "_BASE_: b.yaml\n", "b.yaml: cannot be read", b=b"\xff\x00"),
+    config("_BASE_ below a key", "SOLVER: {_BASE_: b.yaml}\n", "SOLVER._BASE_ is no key"),
+    config("an unknown node", "SOLVR: {LR: 0.1}\n", "SOLVR is no key"),
+    config("an unknown key", "SOLVER: {LRR: 0.1}\n", "SOLVER.LRR is no key; nearest: SOLVER.LR"),
+    config("an unknown key below a node", "DATASET: {TEST: {BATCHSIZE: 4}}\n", "nearest: DATASET.TEST.BATCH_SIZE"),
+    config("an unknown key of a method", "KD: {LOSS: {KD_WEIHGT: 1}}\n", "nearest: KD.LOSS.KD_WEIGHT"),
+    config("a key in small letters", "solver: {lr: 0.1}\n", "solver is no key"),
+    config("Chinese", "求解: {学习率: 0.1}\n", "求解 is no key"),
+    config("an emoji as value", "SOLVER: {LR: 🔥}\n", "SOLVER.LR: expected float"),
+    config("a look-alike of SGD", "SOLVER: {TYPE: ЅGD}\n", "SOLVER.TYPE: expected one of"),
+    config("not a number", "SOLVER: {LR: .nan}\n", "SOLVER.LR: expected float, found nan"),
+    config("infinite", "SOLVER: {LR: .inf}\n", "SOLVER.LR: expected float, found inf"),
+    config("minus infinite", "SOLVER: {LR: -.inf}\n", "SOLVER.LR: expected float, found -inf"),
+    config("a float beyond floats", "SOLVER: {LR: 1e999}\n", "SOLVER.LR: expected float"),
+    config("an int beyond floats", f"SOLVER: {{LR: 1{'0' * 400}}}\n", "SOLVER.LR: expected float"),
+    config("an int beyond Python's texts", f"SOLVER: {{EPOCHS: 1{'0' * 5000}}}\n", "a.yaml"),
+    config("a huge size", "DATASET: {TYPE: digits, IMAGE_SIZE: 1000000000}\n", "DATASET.IMAGE_SIZE"),
+    config("a list with a hole", "SOLVER: {LR_DECAY_STAGES: [1, , 2]}\n", "not valid YAML"),
+    config("stages of floats", "SOLVER: {LR_DECAY_STAGES: [1.5]}\n", "SOLVER.LR_DECAY_STAGES: expected int"),
+    config("stages that fall", "SOLVER: {LR_DECAY_STAGES: [5, 3]}\n", "SOLVER.LR_DECAY_STAGES: expected epochs"),
+    config("stages within stages", "SOLVER: {LR_DECAY_STAGES: [[5]]}\n", "SOLVER.LR_DECAY_STAGES: expected int"),
+    config("a NUL in a text", 'EXPERIMENT: {NAME: "a\\0b"}\nDATASET: {TYPE: digits}\n', "EXPERIMENT.NAME"),
+    config("a NUL in a path", 'DATASET: {TYPE: tiny_imagenet, ROOT: "a\\0b"}\n', "DATASET.ROOT"),
+    config("half a character", 'EXPERIMENT: {NAME: "\\ud800"}\nDATASET: {TYPE: digits}\n', "EXPERIMENT.NAME"),
+]
+
+OVERRIDES = [
+    train("a key alone", "SOLVER.LR", says="SOLVER.LR: a value must follow the key"),
+    train("three words", "SOLVER.LR", 0.1, "SOLVER.EPOCHS", says="SOLVER.EPOCHS: a value must follow"),
+    train("an unknown node", "SOLVR.LR", 0.1, says="SOLVR is no key"),
+    train("an unknown key", "SOLVER.EPOCH", 3, says="nearest: SOLVER.EPOCHS"),
+    train("a key without its node", "BATCH_SIZE", 3, says="SOLVER.BATCH_SIZE"),
+    train("a key too deep", "SOLVER.LR.X", 3, says="SOLVER.LR: expected float"),
+    train("an empty key", "", 3, says=" is no key"),
+    train("dots alone", "..", 3, says=" is no key"),
+    train("an equals sign alone", "=", says=" is no key"),
+    train("a value for a node", "SOLVER", 3, says="SOLVER: expected keys below it"),
+    train("a list for a node", "SOLVER", "[1]", says="SOLVER: expected keys below it"),
+    train("a key within a node", "SOLVER", "{LRR: 1}", says="SOLVER.LRR is no key"),
+    train("an empty value", "SOLVER.LR=", says="SOLVER.LR: expected float, found ''"),
+    train("1,5 for 1.5", "SOLVER.LR", "1,5", says="SOLVER.LR: expected float, found '1,5'"),
+    train("a tag", "SOLVER.LR", "!!python/name:os.system", says="SOLVER.LR: expected float"),
+    train("YAML left open", "SOLVER.LR_DECAY_STAGES", "[1, 2", says="SOLVER.LR_DECAY_STAGES: expected list"),
+    train("a parenthesis of texts", "SOLVER.LR_DECAY_STAGES", "(a, b)", says="SOLVER.LR_DECAY_STAGES: expected int"),
+    train("bytes that are no UTF-8", "EXPERIMENT.NAME", "caf\udce9", says="EXPERIMENT.NAME"),
+    train("a name too long for a folder", "EXPERIMENT.NAME", "n" * 300, says="File name too long"),
+    train("_BASE_", "_BASE_", "b.yaml", says="_BASE_ is no key"),
+    train("a method near one", "DISTILLER.TYPE", "EA-KDD", says="nearest: EA-KD"),
+    train("a method far from any", "DISTILLER.TYPE", "zzz", says="DISTILLER.TYPE: unknown method 'zzz'"),
+    train("EA twice", "DISTILLER.TYPE", "EA-EA-KD", says="DISTILLER.TYPE: unknown method"),
+    train("a method of spaces", "DISTILLER.TYPE", " ", says="DISTILLER.TYPE: unknown method"),
+    train("a dataset near one", "DATASET.TYPE", "cifar1000", says="nearest: cifar100"),
+    train("a dataset far from any", "DATASET.TYPE", "mnist", says="unknown DATASET.TYPE 'mnist'"),
+    train("an empty dataset", "DATASET.TYPE", "", says="unknown DATASET.TYPE ''"),
+    train("a device near one", "DEVICE", "gpu", says="DEVICE: 'gpu' cannot be used here"),
+    train("a device not there", "DEVICE", "cuda:99", says="DEVICE: 'cuda:99' cannot be used here"),
+    train("a device without numbers", "DEVICE", "meta", says="DEVICE: 'meta' cannot be used here"),
+    train("an empty device", "DEVICE", "", says="DEVICE: '' cannot be used here"),
+    train("crops of a dataset in memory", "DATASET.AUGMENTATION", "flip_crop", says="expected one of crop_flip"),
+]
+
+
+def _wrong_type(key, default):
+    """A value of a type that the key does not take, and what the error says."""
+    if key in OPTIONAL:
+        return ("[1]", f"{key}: expected {' or '.join(kind.__name__ for kind in OPTIONAL[key])}")
+    if isinstance(default, bool):
+        return ("perhaps", f"{key}: expected bool, found 'perhaps'")
+    if isinstance(default, int):
+        return ("2.5", f"{key}: expected int, found 2.5")
+    if isinstance(default, float):
+        return ("fast", f"{key}: expected float, found 'fast'")
+    if isinstance(default, list):
+        return ("7", f"{key}: expected list, found 7")
+    return None  # texts take every word of a command line; see TEXTS
+
+
+def _outside(key):
+    least, greatest, closed = RANGES[key]
+    below = least - 1 if closed else least
+    found = [(below, "below")] if key != "EA.UPPER_BOUND" else [(-1, "below")]
+    return found + ([(greatest + 1, "above")] if greatest is not None else [])
+
+
+TYPES = [train(f"{key} of a wrong type", key, wrong[0], says=wrong[1])
+         for key, default in DEFAULTS.items() if (wrong := _wrong_type(key, default))]
+TEXTS = [config(f"{key} is a list", f"{key.replace('.', ': {')}: [a]{'}' * key.count('.')}\n", f"{key}: expected str")
+         for key, default in DEFAULTS.items() if isinstance(default, str) and key not in OPTIONAL]
+OUTSIDE = [train(f"{key} {where} its range", key, value, says=f"{key}: expected a number")
+           for key in RANGES for value, where in _outside(key)]
+CHOSEN = [train(f"{key} of no choice", key, "zzz", says=f"{key}: expected one of {words[0]}")
+          for key, words in CHOICES.items()]
+
+CASES = [*FILES, *OVERRIDES, *TYPES, *TEXTS, *OUTSIDE, *CHOSEN]
