@@ -70,3 +70,10 @@ def test_the_switches_of_the_fidelity_page_are_keys():
     text = (DOCS / "fidelity.md").read_text()
     named = set(re.findall(r"\b([A-Z_]{2,}(?:\.[A-Z_]+)+)\b", text))
     assert len(named) > 25 and named <= set(keys_of(load_cfg()))
+
+
+def test_every_test_that_the_page_on_reliability_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / "reliability.md").read_text())
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}" in (REPOSITORY / file).read_text(), (file, test)
