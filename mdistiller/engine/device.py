@@ -8,7 +8,7 @@ import platform
 import torch
 from torch import nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT_BYTES = 1 << 30
@@ -29,6 +29,20 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
     return device
+
+
+@contextlib.contextmanager
+def out_of_memory_fails_the_run():
+    """What PyTorch and Python raise when memory runs out becomes a RunError that says what needs less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        wanting = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not wanting:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(f"out of memory ({reason}); smaller batches need less (SOLVER.BATCH_SIZE with "
+                       "SOLVER.ACCUMULATE, DATASET.TEST.BATCH_SIZE)") from error
 
 
 def keep_freed_memory() -> bool:

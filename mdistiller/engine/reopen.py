@@ -7,7 +7,7 @@ from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints
-from mdistiller.engine.device import choose_device, place
+from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.setup import build_network
 from mdistiller.errors import UserError
@@ -36,6 +36,7 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()):
     return cfg, data, place(distiller, device, cfg.SOLVER.CHANNELS_LAST).eval()
 
 
+@out_of_memory_fails_the_run()
 def evaluate_run(folder: str | Path, opts: Sequence = ()) -> dict[str, dict]:
     """Test results of a run's last and best epoch."""
     results = {}
@@ -45,6 +46,7 @@ def evaluate_run(folder: str | Path, opts: Sequence = ()) -> dict[str, dict]:
     return results
 
 
+@out_of_memory_fails_the_run()
 def evaluate_checkpoint(model: str, path: str | Path, dataset: str, opts: Sequence = ()) -> dict:
     """Test results of a network's checkpoint file on a data set."""
     cfg = load_cfg(None, ["DATASET.TYPE", dataset, "DISTILLER.STUDENT", model, *opts])

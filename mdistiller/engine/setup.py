@@ -11,7 +11,14 @@ import mdistiller
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints, distributed
-from mdistiller.engine.device import autocast, choose_device, keep_freed_memory, place, set_determinism
+from mdistiller.engine.device import (
+    autocast,
+    choose_device,
+    keep_freed_memory,
+    out_of_memory_fails_the_run,
+    place,
+    set_determinism,
+)
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.log import start_logging
@@ -90,6 +97,7 @@ def load_teacher(cfg: CfgNode, info) -> tuple[torch.nn.Module, dict]:
     return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}
 
 
+@out_of_memory_fails_the_run()
 def train(cfg: CfgNode, resume: bool = False) -> dict:
     """Run one training from its config to its summary; everything is kept in the run's folder.
 

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from tests.engine.support import REPOSITORY
+from mdistiller.engine.device import out_of_memory_fails_the_run
+from mdistiller.errors import RunError
+from tests.engine.support import REPOSITORY, run
 
 COUNT = """
 import resource
@@ -32,3 +35,19 @@ def test_freed_memory_is_used_again():
     counted = subprocess.run([sys.executable, "-c", COUNT], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     by_itself, kept = map(int, counted.stdout.split())
     assert kept < 0.01 * by_itself
+
+
+def test_a_run_without_memory_enough_fails_in_words(tmp_path):
+    with pytest.raises(RunError, match=r"^out of memory \(.*allocate.*SOLVER.BATCH_SIZE"):
+        run(tmp_path, "CATKD", "CAT_KD.LOSS.CAM_RESOLUTION", 99999)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMuch more text")])
+def test_what_means_that_memory_has_run_out(error):
+    with pytest.raises(RunError, match="^out of memory"), out_of_memory_fails_the_run():
+        raise error
+
+
+def test_another_error_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="^a bug$"), out_of_memory_fails_the_run():
+        raise RuntimeError("a bug")
