@@ -160,7 +160,7 @@ def test_a_config(damage, tmp_path):
     reads_or_says_why(lambda: load_cfg(tmp_path / "a.yaml"))
 
 
-@fuzz(60)
+@fuzz(30)
 @given(damage=DAMAGE, name=st.sampled_from(["config.yaml", "run.json", "summary.json", "metrics.jsonl", "train.log"]))
 def test_the_records_of_a_run(damage, name, saved, tmp_path):
     run = tmp_path / "any" / "run"
