@@ -166,22 +166,26 @@ class Reader(Dataset):
 
 @contextlib.contextmanager
 def _dead_workers_fail_the_run():
-    """PyTorch's RuntimeError about a worker that the system has killed becomes a RunError."""
+    """What comes of a worker that the system has killed becomes a RunError, once: PyTorch's RuntimeError, or a torn
+    connection where it was about to hand over a batch."""
     try:
         yield
     except RunError:
         raise
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise RunError(f"{error} (fewer DATASET.NUM_WORKERS need less memory)") from error
+        handler = signal.getsignal(signal.SIGCHLD)
+        if isinstance(handler, _ChildHandler):
+            handler.told = True
+        said = str(error) if isinstance(error, RuntimeError) else f"DataLoader worker ended: {error!r}"
+        raise RunError(f"{said} (fewer DATASET.NUM_WORKERS need less memory)") from error
 
 
 def _begin(loader):
     """iter(loader), whose workers are born with stop signals blocked, so that none comes before they are ready."""
-    if not CAN_WAIT_FOR_SIGNALS:
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         return iter(loader)
     finally:
@@ -205,14 +209,9 @@ class _ChildHandler:
         self.handler, self.told = handler, False
 
     def __call__(self, number, frame):
-        if self.told:
-            return
-        try:
+        if not self.told:
             with _dead_workers_fail_the_run():
                 self.handler(number, frame)
-        except RunError:
-            self.told = True
-            raise
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
