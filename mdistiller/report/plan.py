@@ -48,7 +48,7 @@ class PlannedRun:
     def command(self) -> list[str]:
         """The words after the interpreter that start the run, or continue it."""
         script = REPOSITORY / "tools" / "train.py"
-        program = [_short(script)] if script.is_file() else ["-m", "mdistiller.tools.train"]
+        program = [_short(script)] if script.is_file() else ["-m", "mdistiller_tools.train"]
         return [*program, "--cfg", _short(self.training.path), "--resume", *self.opts]
 
     def failure(self) -> str | None:
