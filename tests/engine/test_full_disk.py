@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,28 @@ def test_a_disk_that_fails_while_a_checkpoint_is_written(name, number, tmp_path,
     code, _, err = train(tmp_path / "run", write_fails(name, number, monkeypatch))
     assert f"{name}: cannot be written" in err
     failed_and_continues(tmp_path / "run", code, err, unbroken)
+
+
+def test_a_stop_while_a_slow_disk_writes_waits_for_the_file(tmp_path, monkeypatch, unbroken):
+    sync, calls = os.fsync, []
+
+    def slow(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 6:  # one of the files of the first epoch
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            time.sleep(0.5)
+        sync(descriptor)
+
+    def stop_when_it_rings():
+        monkeypatch.setattr(os, "fsync", slow)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    code, _, err = train(tmp_path / "run", stop_when_it_rings)
+    assert code == 143 and "saved; continue with --resume" in err
+    (path,) = (tmp_path / "run").glob("*/*")
+    assert checkpoints.load(path / "latest.pth")["epoch"] == 2 and not list(path.glob(".*"))
+    assert train(tmp_path / "run", resume=True)[0] == 0
+    assert_same_weights(path, unbroken)
 
 
 def from_the_second_epoch_on(action, monkeypatch):
