@@ -11,12 +11,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.report.compare import comparison  # noqa: E402
+from mdistiller.report.runs import find_runs  # noqa: E402
+from mdistiller.report.study import keep_records  # noqa: E402
 
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("runs", help="a folder that holds run folders, at any depth")
-    print(comparison(parser.parse_args().runs))
+    parser.add_argument("--keep", metavar="FOLDER", help="copy the records of finished runs there, without weights")
+    args = parser.parse_args()
+    print(comparison(args.runs))
+    if args.keep:
+        print(f"{keep_records(find_runs(args.runs), Path(args.keep))} records in {args.keep}")
 
 
 def cli():

@@ -25,6 +25,7 @@ from mdistiller.errors import UserError  # noqa: E402
 from mdistiller.report import plan  # noqa: E402
 from mdistiller.report.paper import covered_tables  # noqa: E402
 from mdistiller.report.runs import find_runs, read_run  # noqa: E402
+from mdistiller.report.study import load_studies  # noqa: E402
 from mdistiller.report.training import Training  # noqa: E402
 
 OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
@@ -37,6 +38,7 @@ def parse():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
     what.add_argument("--cfg", nargs="+", metavar="FILE")
+    what.add_argument("--study", metavar="NAME", help="one of the project's own: small; --methods are its lines")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows or columns of the table")
     parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="columns or rows: res32x4_res8x4, ...")
     parser.add_argument("--seeds", type=int, metavar="N", help="0 ... N-1 (default: as many as the paper; 1 of --cfg)")
@@ -66,7 +68,14 @@ def parse():
 def planned(args):
     """The runs that the command line asks for."""
     extra = as_overrides(args.opts)
-    if args.table:
+    if args.study:
+        lines = load_studies(extra)[args.study].lines
+        for name in args.methods:
+            if name not in lines:
+                raise UserError(f"--methods: {name}: no line of this study; expected one of {', '.join(lines)}")
+        wanted = [(line.training, min(line.seeds, args.seeds or line.seeds)) for name, line in lines.items()
+                  if name in (args.methods or lines)]
+    elif args.table:
         tables = {table.name: table for table in covered_tables(args.table)}
         cells = plan.choose_cells(tables.values(), args.methods, args.pairs)
         seeds = {name: 1 if args.smoke else table.runs or 1 for name, table in tables.items()}

@@ -19,6 +19,7 @@ from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
 from mdistiller.report.layout import WIDEST, layout  # noqa: E402
 from mdistiller.report.paper import covered_tables  # noqa: E402
 from mdistiller.report.runs import find_runs  # noqa: E402
+from mdistiller.report.study import load_studies, table  # noqa: E402
 from mdistiller.report.training import SMOKE  # noqa: E402
 
 DEFAULT_RUNS = "output"
@@ -26,7 +27,9 @@ DEFAULT_RUNS = "output"
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--table", nargs="+", required=True, metavar="NAME", help="2, A1, ...; or all")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
+    what.add_argument("--study", metavar="NAME", help="one of the project's own: small")
     parser.add_argument("--runs", help=f"a folder that holds run folders, at any depth (default: {DEFAULT_RUNS})")
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="the headline (default: last)")
@@ -35,17 +38,21 @@ def main():
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
     args = parser.parse_intermixed_args()
 
-    tables, extra = covered_tables(args.table), as_overrides(args.opts)
-    prefix = stated(None, extra).get("LOG.PREFIX")
-    root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
     if args.runs and not Path(args.runs).is_dir():
         raise UserError(f"--runs: no such folder: {args.runs}")
+    extra = as_overrides(args.opts)
+    if args.study:
+        print(table(load_studies(extra)[args.study], find_runs(args.runs or DEFAULT_RUNS)), end="")
+        return
+    tables = covered_tables(args.table)
+    prefix = stated(None, extra).get("LOG.PREFIX")
+    root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
     runs = find_runs(root)
-    filled = [fill(table, runs, args.epoch, extra, args.smoke) for table in tables]
+    filled = [fill(each, runs, args.epoch, extra, args.smoke) for each in tables]
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
     if args.runs and prefix is None:
         words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
-    commands = [" ".join(["python tools/sweep.py --table", table.name, *words]) for table in tables]
+    commands = [" ".join(["python tools/sweep.py --table", each.name, *words]) for each in tables]
     print(_text(args, filled, commands), end="")
 
 

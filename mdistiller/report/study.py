@@ -1,0 +1,149 @@
+"""The project's own experiments as data (studies.yaml): what they train, and their tables. Needs no torch."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdistiller.config.files import read_yaml
+from mdistiller.config.stated import as_overrides
+from mdistiller.errors import UserError
+from mdistiller.registry import Registry
+from mdistiller.report.compare import percent
+from mdistiller.report.gains import Gain, paired_gain
+from mdistiller.report.matching import fit
+from mdistiller.report.runs import RunRecord, group_runs
+from mdistiller.report.training import Training
+
+RECORDS = ("config.yaml", "metrics.jsonl", "summary.json", "run.json")
+OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
+HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with", "gain, last epoch", "95 % interval", "p")
+
+
+@dataclass(frozen=True)
+class LineTraining(Training):
+    """The training of a line, its run folders named after the line."""
+
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"[^A-Za-z0-9.+]+", "_", self.label).strip("_").lower()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One configuration of a study. `host`: the name of the line that it is compared with, or None."""
+
+    name: str
+    training: Training
+    seeds: int
+    host: str | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Lines in sections, by title and name; `words` describe the protocol."""
+
+    name: str
+    title: str
+    words: str
+    sections: Mapping[str, Mapping[str, Line]]
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        return {name: line for section in self.sections.values() for name, line in section.items()}
+
+
+def load_studies(extra: tuple[str, ...] = ()) -> Registry:
+    """All studies by name; lookup ignores case, an unknown name raises UserError. `extra`: overrides of all runs."""
+    studies = Registry("study")
+    for name, spec in read_yaml(Path(__file__).parent / "studies.yaml").items():
+        sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
+        studies[name] = Study(name, spec["title"], spec["words"], sections)
+    return studies
+
+
+def _section(study, spec, section, extra):
+    lines = dict(section.get("lines", {}))
+    for method, folder in section.get("pairs", {}).items():
+        config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
+        lines[method] = {"config": config}
+        lines[f"EA-{method}"] = {"config": config, "host": method, "set": {"DISTILLER.TYPE": f"EA-{kind}"}}
+    return {name: _line(study, spec, section["seeds"], name, of, extra) for name, of in lines.items()}
+
+
+def _line(study, spec, seeds, name, of, extra):
+    keys = {**spec["protocol"], **({} if of.get("alone") else spec["teaching"]), **of.get("set", {})}
+    words = (f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in keys.items())
+    training = LineTraining(of["config"], as_overrides(words), (f"EXPERIMENT.PROJECT={study}", *extra), label=name)
+    return Line(name, training, seeds, of.get("host"))
+
+
+def table(study: Study, runs: Iterable[RunRecord]) -> str:
+    """Markdown: a table for each section; every number from finished runs, gains paired by seed (Student's t)."""
+    runs = list(runs)
+    groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
+    blocks = [f"## {study.title}", study.words.strip()]
+    for title, lines in study.sections.items():
+        rows = [_row(line, groups) for line in lines.values()]
+        grid = [HEAD, tuple("---" for _ in HEAD), *rows]
+        blocks += [f"### {title}", "\n".join("| " + " | ".join(row) + " |" for row in grid)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
+    """Seed -> finished run of just this configuration."""
+    same = [run for run in runs if run.done and fit(run, line.training.settings) == ()]
+    groups = sorted(group_runs(same), key=len, reverse=True)  # another teacher makes another group
+    return {run.seed: run for run in groups[0]} if groups else {}
+
+
+def _row(line: Line, groups) -> tuple[str, ...]:
+    runs = groups[line.name]
+    if not runs:
+        return (line.name, f"0 of {line.seeds}", "missing", *[""] * (len(HEAD) - 3))
+    shown = [percent([run.summary[f"{epoch}_top1"] for run in runs.values()]) for epoch in ("last", "best")]
+    host = groups.get(line.host) if line.host else None
+    start = (line.name, f"{len(runs)} of {line.seeds}", *shown)
+    if not host:
+        return (*start, *[""] * 4)
+    gain = paired_gain(_last(runs), _last(host))
+    return (*start, line.host, f"{gain.mean:+.2f}", *_certainty(gain))
+
+
+def _last(runs: Mapping[int, RunRecord]) -> dict[int, Any]:
+    return {seed: run.summary["last_top1"] for seed, run in runs.items()}
+
+
+def _certainty(gain: Gain) -> tuple[str, str]:
+    if math.isnan(gain.p):
+        return "", ""
+    return f"{gain.low:+.2f} to {gain.high:+.2f}", "< 0.001" if gain.p < 0.001 else f"{gain.p:.3f}"
+
+
+def keep_records(runs: Iterable[RunRecord], folder: Path) -> int:
+    """Copy what says what a finished run was and gave to `folder`/<run>, a few KB each; returns how many there are.
+
+    Weights stay where they are; of run.json, what names the machine is left out. Raises UserError when it cannot write.
+    """
+    kept = 0
+    for run in runs:
+        if not run.done:
+            continue
+        target = folder / run.path.name
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name in RECORDS:
+                content = (run.path / name).read_text()
+                if name == "run.json":
+                    facts = {key: value for key, value in json.loads(content).items() if key not in OF_THE_MACHINE}
+                    content = json.dumps(facts, indent=1) + "\n"
+                (target / name).write_text(content)
+        except OSError as error:
+            raise UserError(f"{target}: the record cannot be kept: {error.strerror}") from None
+        kept += 1
+    return kept

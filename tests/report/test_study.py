@@ -1,0 +1,70 @@
+"""The project's own studies: which runs they plan, and tables worked out by hand from made-up folders."""
+
+import json
+
+import pytest
+import yaml
+
+from mdistiller.config import load_cfg
+from mdistiller.config.stated import BASE
+from mdistiller.report.runs import find_runs
+from mdistiller.report.study import keep_records, load_studies, table
+from tests.report.support import REPOSITORY, nested
+
+STUDY = load_studies()["small"]
+
+
+def made(root, line, seed, last, **facts):
+    folder = root / f"{line.training.name}_s{seed}"
+    folder.mkdir(parents=True)
+    config = {**BASE, **line.training.settings, "EXPERIMENT.SEED": seed}
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested(config)))
+    (folder / "run.json").write_text(json.dumps({"overridden": {}, "teacher_sha256": "a" * 64, **facts}))
+    summary = {"status": "done", "last_top1": last, "best_top1": last + 1, "wall_seconds": 1.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    return folder
+
+
+def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
+    lines = STUDY.lines.values()
+    for line in lines:
+        cfg = load_cfg(line.training.path, line.training.all_overrides)
+        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.DISTILLER.STUDENT) == (30, 0.2, "resnet8")
+        assert line.host is None or line.host in STUDY.lines
+    assert len({line.training.name for line in lines}) == len(lines)
+    assert len({json.dumps(sorted(line.training.settings.items()), default=str) for line in lines}) == len(lines)
+
+
+def test_gains_are_paired_by_seed(tmp_path):
+    for seed, (host, variant) in enumerate([(20.0, 21.0), (22.0, 24.0), (24.0, 27.0)]):
+        made(tmp_path, STUDY.lines["KD"], seed, host)
+        made(tmp_path, STUDY.lines["EA-KD"], seed, variant)
+    text = table(STUDY, find_runs(tmp_path))
+    assert "| KD | 3 of 5 | 22.00 ± 2.00 | 23.00 ± 2.00 |" in text
+    # differences 1, 2, 3: mean 2, deviation 1, error 0.5774; t(2, 0.975) = 4.3027; two-sided p of t = 3.4641 is 0.0742
+    assert "| EA-KD | 3 of 5 | 24.00 ± 3.00 | 25.00 ± 3.00 | KD | +2.00 | -0.48 to +4.48 | 0.074 |" in text
+    assert "| EA-DKD | 0 of 3 | missing |" in text
+
+
+def test_runs_of_another_protocol_do_not_count(tmp_path):
+    folder = made(tmp_path, STUDY.lines["KD"], 0, 20.0)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("EPOCHS: 30", "EPOCHS: 31"))
+    assert "EPOCHS: 31" in (folder / "config.yaml").read_text()
+    assert "| KD | 0 of 5 | missing |" in table(STUDY, find_runs(tmp_path))
+
+
+def test_records_say_nothing_of_the_machine_and_give_the_same_table(tmp_path):
+    made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", package="/a/place", commit="c0ffee")
+    assert keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept") == 1
+    facts = json.loads((tmp_path / "kept" / "kd_s0" / "run.json").read_text())
+    assert facts["commit"] == "c0ffee" and not {"host", "package"} & facts.keys()
+    assert table(STUDY, find_runs(tmp_path / "kept")) == table(STUDY, find_runs(tmp_path / "runs"))
+
+
+def test_the_page_of_results_is_the_table_of_the_records():
+    page = REPOSITORY / "docs" / "results.md"
+    if not page.is_file():
+        pytest.skip("no results are recorded yet")
+    assert table(STUDY, find_runs(REPOSITORY / "results")) in page.read_text()
