@@ -15,3 +15,16 @@ environment() {
 use_environment() {  # installs nothing: the active environment, else .venv when it is there, else python as it is found
     if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then . .venv/bin/activate; fi
 }
+arguments() {  # of the scripts that train: sets smoke, dry, options (of tools/sweep.py) and overrides (after --)
+    smoke= dry= options=() overrides=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --smoke) smoke=1 ;;
+            --install) environment report ;;
+            --dry-run) dry=1 options+=(--dry-run) ;;
+            --) shift; overrides=("$@"); break ;;
+            *) options+=("$1") ;;
+        esac
+        shift
+    done
+}

@@ -9,22 +9,13 @@ table=$1
 shift
 . "$(dirname "$0")/environment.sh"
 use_environment
-out=output smoke=() options=() overrides=() dry=
-while [ $# -gt 0 ]; do
-    case $1 in
-        --smoke) out=output/smoke smoke=(--smoke) ;;
-        --install) environment report ;;
-        --dry-run) dry=1 options+=(--dry-run) ;;
-        --) shift; overrides=("$@"); break ;;
-        *) options+=("$1") ;;
-    esac
-    shift
-done
+arguments "$@"
+out=output${smoke:+/smoke}
 code=0
-python tools/sweep.py --table "$table" "${smoke[@]}" "${options[@]}" "${overrides[@]}" || code=$?
+python tools/sweep.py --table "$table" ${smoke:+--smoke} "${options[@]}" "${overrides[@]}" || code=$?
 if [ -n "$dry" ] || [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
 mkdir -p "$out"  # a table of what is there, also when a run has failed (3)
-python tools/tables.py --table "$table" "${smoke[@]}" --check "${overrides[@]}" > "$out/table$table.md"
+python tools/tables.py --table "$table" ${smoke:+--smoke} --check "${overrides[@]}" > "$out/table$table.md"
 cat "$out/table$table.md"
 echo "kept in $out/table$table.md"
 exit "$code"

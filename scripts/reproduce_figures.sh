@@ -8,17 +8,8 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
-out=output/figures smoke= options=() overrides=() dry=
-while [ $# -gt 0 ]; do
-    case $1 in
-        --smoke) smoke=1 out=output/smoke_figures ;;
-        --install) environment report ;;
-        --dry-run) dry=1 options+=(--dry-run) ;;
-        --) shift; overrides=("$@"); break ;;
-        *) options+=("$1") ;;
-    esac
-    shift
-done
+arguments "$@"
+out=output/${smoke:+smoke_}figures
 if [ -n "$smoke" ]; then
     folder=configs/digits pair=res20_res8 betas="2.0 8.0" measure=(--points 5 --images 100)
     names=(kd ea_kd dkd ea_dkd)

@@ -14,19 +14,10 @@ case ${1:-} in
 esac
 dataset=$1
 shift
-smoke= options=() overrides=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        --smoke) smoke=1 options+=(--smoke) ;;
-        --install) environment ;;
-        --) shift; overrides=("$@"); break ;;
-        *) options+=("$1") ;;
-    esac
-    shift
-done
+arguments "$@"
 files=()
 for network in $networks; do files+=("configs/$dataset/vanilla/$network.yaml"); done
-python tools/sweep.py --cfg "${files[@]}" "${options[@]}" "${overrides[@]}"
+python tools/sweep.py --cfg "${files[@]}" ${smoke:+--smoke} "${options[@]}" "${overrides[@]}"
 [ -z "$smoke" ] || exit 0  # stand-ins of two epochs teach nobody
 for network in $networks; do
     run=output/sweep/${dataset}_vanilla_${network}_s0
