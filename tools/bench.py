@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import Parser, run_command  # noqa: E402
 from mdistiller.errors import writing  # noqa: E402
+from mdistiller.report import pages  # noqa: E402
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale")
 
@@ -36,7 +37,7 @@ def main():
     with writing(args.output):  # before the work
         Path(args.output).mkdir(parents=True, exist_ok=True)
     if args.write:
-        bench.parts_of(Path(args.write))
+        pages.parts_of(Path(args.write), "bench")
     for case in CASES if "all" in args.cases else args.cases:
         print(f"measuring {case} ...", file=sys.stderr)
         module = {"memory": bench_memory, "scale": bench_scale}.get(case, bench_cases)
@@ -44,7 +45,7 @@ def main():
         bench.save(Path(args.output), facts, tables)  # what is there if the rest is interrupted
     print(bench.markdown(facts, tables))
     if args.write:
-        bench.write_into(Path(args.write), bench.markdown(facts, tables))
+        pages.write_into(Path(args.write), "bench", bench.markdown(facts, tables))
 
 
 def _parse():

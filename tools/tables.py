@@ -17,6 +17,7 @@ from mdistiller.errors import UserError  # noqa: E402
 from mdistiller.report import formats  # noqa: E402
 from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
 from mdistiller.report.layout import WIDEST, layout  # noqa: E402
+from mdistiller.report.pages import write_into  # noqa: E402
 from mdistiller.report.paper import covered_tables  # noqa: E402
 from mdistiller.report.runs import find_runs  # noqa: E402
 from mdistiller.report.study import load_studies, table  # noqa: E402
@@ -34,6 +35,7 @@ def main():
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="the headline (default: last)")
     parser.add_argument("--check", action="store_true", help="which cells lie within two standard deviations?")
+    parser.add_argument("--write", metavar="PAGE", help="also put the tables of a study between its marks in a page")
     parser.add_argument("--smoke", action="store_true", help="the runs of a smoke sweep, on digits")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
     args = parser.parse_intermixed_args()
@@ -41,8 +43,13 @@ def main():
     if args.runs and not Path(args.runs).is_dir():
         raise UserError(f"--runs: no such folder: {args.runs}")
     extra = as_overrides(args.opts)
+    if args.write and not args.study:
+        raise UserError("--write: tables of a study go into a page; print those of --table, or take --format html")
     if args.study:
-        print(table(load_studies(extra)[args.study], find_runs(args.runs or DEFAULT_RUNS)), end="")
+        text = table(load_studies(extra)[args.study], find_runs(args.runs or DEFAULT_RUNS))
+        if args.write:
+            write_into(Path(args.write), args.study, text)
+        print(text, end="")
         return
     tables = covered_tables(args.table)
     prefix = stated(None, extra).get("LOG.PREFIX")

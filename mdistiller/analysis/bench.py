@@ -17,9 +17,7 @@ import torch
 
 from mdistiller.engine.checkpoints import write_atomically
 from mdistiller.engine.run_folder import commit, device_name, versions
-from mdistiller.errors import UserError
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 MOST_CALLS = 2000  # of one contestant in one turn
 PAIRS = (("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("resnet32x4", "resnet8x4"))
 
@@ -180,17 +178,3 @@ def save(folder: Path, facts: dict, tables: Sequence[Table]) -> tuple[Path, Path
     for name, content in (("bench.md", markdown(facts, tables)), ("bench.json", text + "\n")):
         write_atomically(folder / name, lambda file, content=content: file.write(content.encode()))
     return folder / "bench.md", folder / "bench.json"
-
-
-def parts_of(document: Path) -> tuple[str, str]:
-    """What stands before the first mark of a document, and from the second one on. Raises UserError without marks."""
-    old = document.read_text() if document.is_file() else ""
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise UserError(f"{document}: expected one line {BEGIN} and, below it, one line {END}")
-    return old[: old.index(BEGIN)], old[old.index(END) :]
-
-
-def write_into(document: Path, text: str) -> None:
-    """Replace what stands between the two marks of a document. Raises UserError when it has none."""
-    before, after = parts_of(document)
-    write_atomically(document, lambda file: file.write(f"{before}{BEGIN}\n\n{text}\n{after}".encode()))

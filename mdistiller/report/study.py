@@ -21,6 +21,7 @@ from mdistiller.report.training import Training
 RECORDS = ("config.yaml", "metrics.jsonl", "summary.json", "run.json")
 OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
 HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with", "gain, last epoch", "95 % interval", "p")
+COMPARISON = ("method", "compared with", "seeds of both", "gain, last epoch", "95 % interval", "p")
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Study:
-    """Lines in sections, by title and name; `words` describe the protocol."""
+    """Lines in sections, by title and name; `words` describe the protocol.
+
+    `comparisons`: title -> pairs of names of lines, the second one being what the first is compared with.
+    """
 
     name: str
     title: str
     words: str
     sections: Mapping[str, Mapping[str, Line]]
+    comparisons: Mapping[str, Iterable[tuple[str, str]]]
 
     @property
     def lines(self) -> dict[str, Line]:
@@ -63,7 +68,7 @@ def load_studies(extra: tuple[str, ...] = ()) -> Registry:
     studies = Registry("study")
     for name, spec in read_yaml(Path(__file__).parent / "studies.yaml").items():
         sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
-        studies[name] = Study(name, spec["title"], spec["words"], sections)
+        studies[name] = Study(name, spec["title"], spec["words"], sections, spec.get("comparisons", {}))
     return studies
 
 
@@ -89,10 +94,15 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
     blocks = [f"## {study.title}", study.words.strip()]
     for title, lines in study.sections.items():
-        rows = [_row(line, groups) for line in lines.values()]
-        grid = [HEAD, tuple("---" for _ in HEAD), *rows]
-        blocks += [f"### {title}", "\n".join("| " + " | ".join(row) + " |" for row in grid)]
+        blocks += [f"### {title}", _grid(HEAD, [_row(line, groups) for line in lines.values()])]
+    for title, pairs in study.comparisons.items():
+        rows = [_compared(name, host, groups) for name, host in pairs if groups[name] and groups[host]]
+        blocks += [f"### {title}", _grid(COMPARISON, rows)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _grid(head, rows):
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
@@ -111,18 +121,23 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     start = (line.name, f"{len(runs)} of {line.seeds}", *shown)
     if not host:
         return (*start, *[""] * 4)
-    gain = paired_gain(_last(runs), _last(host))
-    return (*start, line.host, f"{gain.mean:+.2f}", *_certainty(gain))
+    return (*start, line.host, *_gained(paired_gain(_last(runs), _last(host))))
+
+
+def _compared(name, host, groups):
+    gain = paired_gain(_last(groups[name]), _last(groups[host]))
+    return (name, host, str(gain.seeds), *_gained(gain))
 
 
 def _last(runs: Mapping[int, RunRecord]) -> dict[int, Any]:
     return {seed: run.summary["last_top1"] for seed, run in runs.items()}
 
 
-def _certainty(gain: Gain) -> tuple[str, str]:
+def _gained(gain: Gain) -> tuple[str, str, str]:
     if math.isnan(gain.p):
-        return "", ""
-    return f"{gain.low:+.2f} to {gain.high:+.2f}", "< 0.001" if gain.p < 0.001 else f"{gain.p:.3f}"
+        return f"{gain.mean:+.2f}", "", ""
+    interval = f"{gain.low:+.2f} to {gain.high:+.2f}"
+    return f"{gain.mean:+.2f}", interval, "< 0.001" if gain.p < 0.001 else f"{gain.p:.3f}"
 
 
 def keep_records(runs: Iterable[RunRecord], folder: Path) -> int:

@@ -16,7 +16,7 @@ from mdistiller.analysis import bench, bench_cases, bench_memory, bench_ours, be
 from mdistiller.analysis.bench import Contestant, Settings, Table
 from mdistiller.data.strong import OPERATIONS
 from mdistiller.distillers.ea import ea_weight
-from mdistiller.errors import UserError
+from mdistiller.report.pages import marks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = Settings(repeats=2, seconds=0.0, batch=8, images=16, pairs=(("resnet8", "resnet8"),), quick=True)
@@ -49,22 +49,6 @@ def test_cells_hold_the_median_and_the_extremes():
     assert bench.spread([3.0, 1.0, 2.0]) == "2.00 [1.00, 3.00]"
     assert bench.rates([0.1, 0.2, 0.4], images=64) == "320 [160, 640]"
     assert bench.ratios([1.0, 2.0], [2.0, 2.0]) == "1.50 [1.00, 2.00]"  # of the same turn
-
-
-def test_tables_go_between_the_marks_of_a_document_and_nowhere_else(tmp_path):
-    document = tmp_path / "page.md"
-    document.write_text(f"above\n{bench.BEGIN}\nold\n{bench.END}\nbelow\n")
-    bench.write_into(document, "new")
-    assert document.read_text() == f"above\n{bench.BEGIN}\n\nnew\n{bench.END}\nbelow\n"
-    document.write_text("no marks")
-    with pytest.raises(UserError, match="page.md: expected one line"):
-        bench.write_into(document, "new")
-    assert document.read_text() == "no marks"
-
-
-def test_the_page_has_the_marks():
-    text = (REPOSITORY / "docs" / "performance.md").read_text()
-    assert text.count(bench.BEGIN) == text.count(bench.END) == 1
 
 
 def test_the_reference_normalises_and_augments_every_image_in_pil(source):
@@ -137,7 +121,7 @@ def test_passes_saved_are_the_expected_numbers():
 
 def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"{bench.BEGIN}\n{bench.END}\n")
+    page.write_text("\n".join(marks("bench")))
     words = ["cache", "--quick", "--repeats", "1", "--seconds", "0", "--images", "16", "--batch", "8", "--device"]
     words += ["cpu", "--pairs", "resnet8:resnet8", "--output", str(tmp_path / "out"), "--write", str(page)]
     monkeypatch.setattr(sys, "argv", ["bench.py", *words])

@@ -1,15 +1,17 @@
 """The project's own studies: which runs they plan, and tables worked out by hand from made-up folders."""
 
+import dataclasses
 import json
 
-import pytest
 import yaml
 
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import BASE
+from mdistiller.report.pages import marks, parts_of
 from mdistiller.report.runs import find_runs
 from mdistiller.report.study import keep_records, load_studies, table
 from tests.report.support import REPOSITORY, nested
+from tools import tables
 
 STUDY = load_studies()["small"]
 
@@ -30,7 +32,7 @@ def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
     lines = STUDY.lines.values()
     for line in lines:
         cfg = load_cfg(line.training.path, line.training.all_overrides)
-        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.DISTILLER.STUDENT) == (30, 0.2, "resnet8")
+        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.DISTILLER.STUDENT) == (15, 0.2, "resnet8")
         assert line.host is None or line.host in STUDY.lines
     assert len({line.training.name for line in lines}) == len(lines)
     assert len({json.dumps(sorted(line.training.settings.items()), default=str) for line in lines}) == len(lines)
@@ -50,8 +52,8 @@ def test_gains_are_paired_by_seed(tmp_path):
 def test_runs_of_another_protocol_do_not_count(tmp_path):
     folder = made(tmp_path, STUDY.lines["KD"], 0, 20.0)
     config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("EPOCHS: 30", "EPOCHS: 31"))
-    assert "EPOCHS: 31" in (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("EPOCHS: 15", "EPOCHS: 16"))
+    assert "EPOCHS: 16" in (folder / "config.yaml").read_text()
     assert "| KD | 0 of 5 | missing |" in table(STUDY, find_runs(tmp_path))
 
 
@@ -63,8 +65,39 @@ def test_records_say_nothing_of_the_machine_and_give_the_same_table(tmp_path):
     assert table(STUDY, find_runs(tmp_path / "kept")) == table(STUDY, find_runs(tmp_path / "runs"))
 
 
+def test_further_comparisons_are_paired_by_the_seeds_of_both(tmp_path):
+    for seed, last in enumerate([20.0, 22.0]):
+        made(tmp_path, STUDY.lines["KD"], seed, last)
+    for seed, last in enumerate([21.0, 25.0, 90.0]):
+        made(tmp_path, STUDY.lines["EA-KD"], seed, last)
+    pairs = [("EA-KD", "KD"), ("EA-DKD", "DKD")]  # no run of the second: no row
+    text = table(dataclasses.replace(STUDY, comparisons={"Further": pairs}), find_runs(tmp_path))
+    # differences 1, 3: mean 2, deviation 1.4142, error 1; t(1, 0.975) = 12.706; p of t = 2: 1 - 2 arctan(2) / pi = 0.295
+    assert text.endswith("### Further\n\n| method | compared with | seeds of both | gain, last epoch | 95 % interval | p |\n"
+                         "| --- | --- | --- | --- | --- | --- |\n| EA-KD | KD | 2 | +2.00 | -10.71 to +14.71 | 0.295 |\n")
+
+
+def test_comparisons_are_of_lines_that_there_are():
+    assert {name for pairs in STUDY.comparisons.values() for pair in pairs for name in pair} <= STUDY.lines.keys()
+
+
 def test_the_page_of_results_is_the_table_of_the_records():
-    page = REPOSITORY / "docs" / "results.md"
-    if not page.is_file():
-        pytest.skip("no results are recorded yet")
-    assert table(STUDY, find_runs(REPOSITORY / "results")) in page.read_text()
+    page = (REPOSITORY / "docs" / "results.md").read_text()
+    before, after = parts_of(REPOSITORY / "docs" / "results.md", "small")
+    text = table(STUDY, find_runs(REPOSITORY / "results"))
+    assert page[len(before):-len(after)].partition("-->")[2].strip() == text.strip()
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_page():
+    rows = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith("| ") and " of 5 |" in line]
+    assert len(rows) >= 5 and set(rows) <= set((REPOSITORY / "docs" / "results.md").read_text().splitlines())
+
+
+def test_the_command_writes_the_page(tmp_path, capsys, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(marks("small")))
+    made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0)
+    command = ["tables.py", "--study", "small", "--runs", str(tmp_path / "runs"), "--write", str(page)]
+    monkeypatch.setattr("sys.argv", command)
+    tables.main()
+    assert capsys.readouterr().out.strip() in page.read_text() and "| KD | 1 of 5 | 20.00 |" in page.read_text()

@@ -1,0 +1,29 @@
+"""Pages whose tables a command makes anew, between two marks. Needs no torch."""
+
+import os
+from pathlib import Path
+
+from mdistiller.errors import UserError, writing
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines around the part of a page that is called `name`."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def parts_of(page: Path, name: str) -> tuple[str, str]:
+    """What stands before the first mark of a page, and from the second one on. Raises UserError without marks."""
+    begin, end = marks(name)
+    old = page.read_text() if page.is_file() else ""
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
+        raise UserError(f"{page}: expected one line {begin} and, below it, one line {end}")
+    return old[: old.index(begin)], old[old.index(end) :]
+
+
+def write_into(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks. Raises UserError when the page has none or cannot be written."""
+    before, after = parts_of(page, name)
+    unfinished = page.with_name(f".{page.name}.new")
+    with writing(page):
+        unfinished.write_text(f"{before}{marks(name)[0]}\n\n{text}\n{after}")
+        os.replace(unfinished, page)

@@ -1,0 +1,29 @@
+"""Tables go between the marks of a page, and nowhere else."""
+
+import pytest
+
+from mdistiller.errors import UserError
+from mdistiller.report.pages import marks, parts_of, write_into
+from tests.report.support import REPOSITORY
+
+
+def test_only_what_is_between_the_marks_is_replaced(tmp_path):
+    page, (begin, end) = tmp_path / "page.md", marks("numbers")
+    page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
+    write_into(page, "numbers", "new")
+    assert page.read_text() == f"above\n{begin}\n\nnew\n{end}\nbelow\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.md"]
+
+
+@pytest.mark.parametrize("text", ["no marks", "{end}\n{begin}", "{begin}\n{begin}\n{end}", "{begin}"])
+def test_a_page_without_marks_stays_as_it_is(tmp_path, text):
+    page, (begin, end) = tmp_path / "page.md", marks("numbers")
+    page.write_text(text.format(begin=begin, end=end))
+    with pytest.raises(UserError, match="page.md: expected one line <!-- numbers: begin -->"):
+        write_into(page, "numbers", "new")
+    assert page.read_text() == text.format(begin=begin, end=end)
+
+
+@pytest.mark.parametrize("page, name", [("performance.md", "bench"), ("results.md", "small")])
+def test_the_pages_of_this_project_have_their_marks(page, name):
+    parts_of(REPOSITORY / "docs" / page, name)
