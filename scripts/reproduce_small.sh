@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The small replica on CIFAR-100 (docs/results.md): all its runs, their records in results/small, the tables.
+# The small replica on CIFAR-100 (docs/results.md): all its runs, their records in results/small, tables and figures.
 #   scripts/reproduce_small.sh [--install] [--dry-run] [options of tools/sweep.py: --jobs 2 --methods KD EA-KD] [-- KEY VALUE ...]
-# Needs CIFAR-100 in data/. Some hours on two cores; stop it at any moment, the same command continues. The teacher is
-# checkpoints/cifar100/wrn_16_2.pth.
+# Needs CIFAR-100 in data/. Four hours on two cores (OMP_NUM_THREADS=1 with --jobs 2 on a CPU); stop it at any moment, the
+# same command continues. The teacher is checkpoints/cifar100/wrn_16_2.pth.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
@@ -12,7 +12,16 @@ code=0
 python tools/sweep.py --study small --fork "${options[@]}" "${overrides[@]}" || code=$?
 if [ -n "$dry" ]; then exit "$code"; fi
 if [ "$code" -eq 0 ] || [ "$code" -eq 3 ]; then
-    python tools/compare.py output/small --keep results/small
-    python tools/tables.py --study small --runs results
+    python tools/compare.py output/small --keep results/small > output/small/all_runs.md
+    python tools/tables.py --study small --runs results --write docs/results.md
+fi
+if [ "$code" -eq 0 ]; then
+    runs=output/small out=output/small_figures
+    analyze() { python tools/analyze.py --again --output "$out/analysis" "$@"; }
+    analyze --figure 2 3 5 6 --runs "$runs"/{kd,ea_kd}_s[0-9]
+    analyze --figure 7 --runs "$runs"/{dkd,ea_dkd}_s0
+    analyze --figure 8 --runs "$runs"/{dkd,ea_dkd}_s[0-9] "$runs"/{dkd,ea_dkd}_beta_*_s[0-9]
+    python tools/figures.py --figure 2 3 5 6 7 8 --analysis "$out/analysis" --output "$out"
+    cp "$out"/*.png docs/figures/
 fi
 exit "$code"
