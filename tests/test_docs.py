@@ -77,3 +77,11 @@ def test_every_test_that_the_page_on_reliability_names_is_there():
     assert len(named) > 15
     for file, test in named:
         assert f"def {test}" in (REPOSITORY / file).read_text(), (file, test)
+
+
+def test_options_in_the_pages_are_those_of_their_commands():
+    pages = [REPOSITORY / "README.md", *DOCS.glob("*.md")]
+    lines = re.findall(r"^ +python (tools/\w+\.py) (.*)$", "\n".join(page.read_text() for page in pages), re.MULTILINE)
+    used = {(tool, option) for tool, words in lines for option in re.findall(r"(?<!\S)--[a-z-]+", words.split("#")[0])}
+    assert len(used) > 20
+    assert not {(tool, option) for tool, option in used if f'"{option}"' not in (REPOSITORY / tool).read_text()}
