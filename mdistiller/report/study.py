@@ -78,14 +78,15 @@ def _section(study, spec, section, extra):
         config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
         lines[method] = {"config": config}
         lines[f"EA-{method}"] = {"config": config, "host": method, "set": {"DISTILLER.TYPE": f"EA-{kind}"}}
-    return {name: _line(study, spec, section["seeds"], name, of, extra) for name, of in lines.items()}
+    return {name: _line(study, spec, section, name, of, extra) for name, of in lines.items()}
 
 
-def _line(study, spec, seeds, name, of, extra):
-    keys = {**spec["protocol"], **({} if of.get("alone") else spec["teaching"]), **of.get("set", {})}
+def _line(study, spec, section, name, of, extra):
+    teaching = {} if of.get("alone") else spec["teaching"]
+    keys = {**spec["protocol"], **teaching, **section.get("set", {}), **of.get("set", {})}
     words = (f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in keys.items())
     training = LineTraining(of["config"], as_overrides(words), (f"EXPERIMENT.PROJECT={study}", *extra), label=name)
-    return Line(name, training, seeds, of.get("host"))
+    return Line(name, training, section["seeds"], of.get("host"))
 
 
 def table(study: Study, runs: Iterable[RunRecord]) -> str:

@@ -32,10 +32,19 @@ def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
     lines = STUDY.lines.values()
     for line in lines:
         cfg = load_cfg(line.training.path, line.training.all_overrides)
-        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.DISTILLER.STUDENT) == (15, 0.2, "resnet8")
+        assert (cfg.DATASET.TRAIN_FRACTION, cfg.SOLVER.AMP) == (0.2, "bf16")
         assert line.host is None or line.host in STUDY.lines
     assert len({line.training.name for line in lines}) == len(lines)
     assert len({json.dumps(sorted(line.training.settings.items()), default=str) for line in lines}) == len(lines)
+
+
+def test_a_line_states_more_than_its_section_and_that_more_than_the_protocol():
+    def stated(name):
+        settings = STUDY.lines[name].training.settings
+        return [settings.get(key) for key in ("SOLVER.EPOCHS", "DISTILLER.STUDENT", "KD.LOSS.KD_WEIGHT")]
+
+    assert stated("KD, 1.8") == [15, "resnet8", 1.8] and stated("KD, 3, long") == [45, "resnet8", 3.0]
+    assert stated("KD, resnet20") == [15, "resnet20", None]
 
 
 def test_gains_are_paired_by_seed(tmp_path):
