@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The small replica on CIFAR-100 (docs/results.md): all its runs, their records in results/small, tables and figures.
+# The small replica on CIFAR-100 (docs/results.md): all its runs, their records in results/, tables and figures.
 #   scripts/reproduce_small.sh [--install] [--dry-run] [options of tools/sweep.py: --jobs 2 --methods KD EA-KD] [-- KEY VALUE ...]
 # Needs CIFAR-100 in data/. Four hours on two cores (OMP_NUM_THREADS=1 with --jobs 2 on a CPU); stop it at any moment, the
 # same command continues. The teacher is checkpoints/cifar100/wrn_16_2.pth.
@@ -23,5 +23,6 @@ if [ "$code" -eq 0 ]; then
     analyze --figure 8 --runs "$runs"/{dkd,ea_dkd}_s[0-9] "$runs"/{dkd,ea_dkd}_beta_*_s[0-9]
     python tools/figures.py --figure 2 3 5 6 7 8 --analysis "$out/analysis" --output "$out"
     cp "$out"/*.png docs/figures/
+    cp "$out"/analysis/*.{csv,json} results/small_figures/
 fi
 exit "$code"
