@@ -14,7 +14,10 @@ def marks(name: str) -> tuple[str, str]:
 def parts_of(page: Path, name: str) -> tuple[str, str]:
     """What stands before the first mark of a page, and from the second one on. Raises UserError without marks."""
     begin, end = marks(name)
-    old = page.read_text() if page.is_file() else ""
+    try:
+        old = page.read_text() if page.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{page}: cannot be read as text ({type(error).__name__})") from None
     if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
         raise UserError(f"{page}: expected one line {begin} and, below it, one line {end}")
     return old[: old.index(begin)], old[old.index(end) :]

@@ -24,6 +24,12 @@ def test_a_page_without_marks_stays_as_it_is(tmp_path, text):
     assert page.read_text() == text.format(begin=begin, end=end)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "page.md").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="page.md: cannot be read as text"):
+        write_into(tmp_path / "page.md", "numbers", "new")
+
+
 @pytest.mark.parametrize("page, name", [("performance.md", "bench"), ("results.md", "small")])
 def test_the_pages_of_this_project_have_their_marks(page, name):
     parts_of(REPOSITORY / "docs" / page, name)
