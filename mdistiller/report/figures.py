@@ -127,8 +127,10 @@ def _curve(axes, x, rows, label, look, key="top1"):
 
 
 def _seeds(rows):
-    number = int(rows[0]["seeds"])
-    return f"mean and standard deviation over {number} seeds" if number > 1 else "one seed"
+    least, most = (int(choose(_column(rows, "seeds"))) for choose in (min, max))
+    if most == 1:
+        return "one seed"
+    return f"mean and standard deviation over {most if least == most else f'{least} to {most}'} seeds"
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------

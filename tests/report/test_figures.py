@@ -104,3 +104,12 @@ def test_what_is_not_measured_and_a_missing_matplotlib_are_said_in_one_line(tmp_
 def test_figures_and_page_are_made_without_torch():
     code = "import sys, mdistiller.report.figures, mdistiller.report.html; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(("seeds", "words"), [
+    ([1, 1], "one seed"),
+    ([3, 3], "mean and standard deviation over 3 seeds"),
+    ([3, 2], "mean and standard deviation over 2 to 3 seeds"),
+])
+def test_titles_say_how_many_seeds_every_point_has(seeds, words):
+    assert figures._seeds([{"seeds": number} for number in seeds]) == words
