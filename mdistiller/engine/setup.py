@@ -112,18 +112,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
             keep_freed_memory()
         start_logging()
         data = build_data(cfg, device)
-        set_seed(cfg.EXPERIMENT.SEED)
-        student = load_student(cfg, data.info)
-        method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE], None, {}
-        if method.needs_teacher:
-            teacher, facts = load_teacher(cfg, data.info)
-            teacher = fold_teacher(teacher, method) if cfg.DISTILLER.FOLD_TEACHER else teacher
-        for network in filter(None, (student, teacher)):
-            place(network, device, cfg.SOLVER.CHANNELS_LAST)
-            if cfg.COMPILE:
-                network.compile()
-        set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
-        distiller = place(build_distiller(cfg, student, teacher, data.info), device, cfg.SOLVER.CHANNELS_LAST)
+        distiller, facts = _distiller(cfg, data.info, device)
         cache = _teacher_cache(cfg, data, distiller, facts, device) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(cfg, data, distiller, device, folder, cache)
         distributed.barrier()  # no rank looks for the folder after another has made it
@@ -133,7 +122,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
             _announce(cfg, data, distiller, device, folder)
         else:
             logging.getLogger("mdistiller").setLevel(logging.WARNING)
-        if teacher is not None:
+        if distiller.teacher is not None:
             _measure_teacher(cfg, data, distiller, device, folder)
         if resume:
             trainer.resume()
@@ -145,6 +134,22 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         return summary
     finally:
         distributed.stop()
+
+
+def _distiller(cfg, info, device):
+    """The method with its networks, on the device, and what the record of the run says of the teacher."""
+    set_seed(cfg.EXPERIMENT.SEED)
+    student = load_student(cfg, info)
+    method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE], None, {}
+    if method.needs_teacher:
+        teacher, facts = load_teacher(cfg, info)
+        teacher = fold_teacher(teacher, method) if cfg.DISTILLER.FOLD_TEACHER else teacher
+    for network in filter(None, (student, teacher)):
+        place(network, device, cfg.SOLVER.CHANNELS_LAST)
+        if cfg.COMPILE:
+            network.compile()
+    set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
+    return place(build_distiller(cfg, student, teacher, info), device, cfg.SOLVER.CHANNELS_LAST), facts
 
 
 def _teacher_cache(cfg, data, distiller, facts, device):
