@@ -2,8 +2,8 @@
 # The small replica on CIFAR-100 (docs/results.md): all its runs, their records in results/, tables and figures.
 #   scripts/reproduce_small.sh [--install] [--dry-run] [options of tools/sweep.py: --jobs 2 --methods KD EA-KD] [-- KEY VALUE ...]
 # Needs CIFAR-100 in data/. Hours on two cores (OMP_NUM_THREADS=1 with --jobs 2 on a CPU); stop it at any moment, the
-# same command continues. --runs results: train only what has no record there. The teacher is
-# checkpoints/cifar100/wrn_16_2.pth.
+# same command continues. --runs results: train only what has no record there. The teachers are
+# in checkpoints/cifar100/.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
