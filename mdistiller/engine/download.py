@@ -24,6 +24,8 @@ TIMEOUT = 30  # seconds
 CHUNK = 1 << 20
 MAX_BYTES = 4 << 30  # of a download, and of what an archive unpacks to
 MAX_MEMBERS = 10_000
+# Python before 3.11.4, Debian 12's for one, has no filters: `_check_member` has refused all else that "data" refuses.
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
 
 
 class _Interrupted(OSError):
@@ -157,8 +159,8 @@ def extract(archive: Path, folder: Path, max_bytes: int = MAX_BYTES) -> None:
                 total += member.size
                 if total > max_bytes or count > MAX_MEMBERS:
                     raise UserError(f"{archive}: more than {max_bytes} bytes or {MAX_MEMBERS} files: refused")
-                tar.extract(member, folder, filter="data")
-    except tarfile.FilterError as error:
+                tar.extract(member, folder, **SAFELY)
+    except getattr(tarfile, "FilterError", ()) as error:
         raise UserError(f"{archive}: refused: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise UserError(f"{archive}: not a whole tar archive ({error}): fetch it again") from None
