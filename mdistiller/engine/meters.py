@@ -46,7 +46,8 @@ class Meters:
         if not bad.any():
             return None
         first = int(bad.any(dim=1).nonzero()[0, 0])
-        return first, [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
+        names = [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
+        return first, [name for name in names if name not in WEIGHT_NAMES] or names
 
     def zero_losses(self) -> list[str]:
         """Names of the losses that were 0 in every step of the epoch on this rank (waits)."""

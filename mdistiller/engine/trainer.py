@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import random
 import signal
 import time
@@ -226,6 +227,12 @@ class Trainer:
                     batches = self.data.eval_batches(split, self.rank, self.world_size)
                     result = evaluate(network, batches, self.device)
                 record |= {f"{split}_{name}{suffix}": result[name] for name in ("top1", "top5", "loss")}
+        bad = [name for name, value in record.items() if not math.isfinite(value)]
+        if bad:  # the last update diverged: what the steps measured came before it
+            raise RunError(
+                f"{self.cfg.DISTILLER.TYPE}: {', '.join(bad)} is not finite after epoch {self.epoch}; what was saved "
+                "before is intact (a lower SOLVER.LR or distillation weight may help)"
+            )
         return record
 
     # --- keeping ---------------------------------------------------------------------------------------------------

@@ -333,3 +333,18 @@ def test_two_accumulated_halves_are_one_batch(tmp_path):
         del DISTILLERS["TOY-FROZEN"], DISTILLERS["EA-TOY-FROZEN"]
     for key, value in weights(whole).items():
         torch.testing.assert_close(weights(halves)[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_last_update_that_diverges_fails_the_run_and_saves_nothing_of_it(tmp_path, epochs):
+    with pytest.raises(RunError, match="test_loss is not finite after epoch 1"):
+        run(tmp_path, "EA-KD", "SOLVER.BATCH_SIZE", 300, "SOLVER.LR", 1e30, "SOLVER.EPOCHS", epochs)
+    folder = next(tmp_path.glob("*/*"))
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    assert not list(folder.glob("*.pth")) and not (folder / "metrics.jsonl").exists()
+
+
+def test_the_record_of_a_finished_run_stays_as_it_is(tmp_path):
+    folder = run(tmp_path)
+    before = (folder / "run.json").read_text()
+    assert run(tmp_path, resume=True) == folder and (folder / "run.json").read_text() == before
