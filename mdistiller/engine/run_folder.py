@@ -62,22 +62,31 @@ class RunFolder:
         return folder
 
     def describe(self, cfg: CfgNode, **facts) -> None:
-        """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept)."""
+        """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept).
+
+        The record of a finished run stays. Raises UserError when the run was begun with another teacher's weights.
+        """
         self.write_text("config.yaml", dump_cfg(active_cfg(cfg)))
-        earlier = self.read_json("run.json").get("sessions", [])
+        before = self.read_json("run.json")
+        earlier, teachers = before.get("sessions", []), [record.get("teacher_sha256") for record in (before, facts)]
+        if all(teachers) and teachers[0] != teachers[1]:
+            raise UserError(f"{self / 'run.json'}: the run to resume has another teacher: teacher_sha256 "
+                            f"{teachers[0]} there, {teachers[1]} now")
+        if self.read_json("summary.json").get("status") == "done":
+            return  # looking at a finished run again made nothing of it
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
             "host": socket.gethostname(),
+            "commit": commit(),
+            "python": platform.python_version(),
+            "versions": versions(),
             **facts,
         }
         record = {
             "seed": cfg.EXPERIMENT.SEED,
             "overridden": overridden(cfg),
             "package": str(Path(mdistiller.__file__).parent),
-            "commit": commit(),
-            "python": platform.python_version(),
-            "versions": versions(),
             **session,
             "sessions": [*earlier, session],
         }
@@ -157,6 +166,9 @@ def commit() -> str | None:
     """The git commit of the package's checkout, "+changes" added when its files differ; None outside a checkout."""
     try:
         git = ["git", "-C", str(checkpoints.REPOSITORY)]
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
+        if Path(top.stdout.strip()).resolve() != checkpoints.REPOSITORY.resolve():
+            return None  # an installed copy, perhaps inside the checkout of something else
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

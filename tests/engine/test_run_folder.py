@@ -1,13 +1,15 @@
 """What a run folder says of its run, as reports read it back."""
 
 import json
+import subprocess
 
 import pytest
 
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import stated
-from mdistiller.engine import run_folder
-from mdistiller.engine.run_folder import RunFolder, overridden
+from mdistiller.engine import checkpoints, run_folder
+from mdistiller.engine.run_folder import RunFolder, commit, overridden
+from mdistiller.errors import UserError
 from mdistiller.report.matching import fit
 from mdistiller.report.paper import load_runs
 from mdistiller.report.runs import read_run
@@ -51,3 +53,25 @@ def test_the_folder_of_a_run_fits_its_own_file_and_overrides_and_no_other_ones(d
 def test_what_a_run_departs_in(described, opts, expected):
     path = REPOSITORY / "configs/cifar100/ctkd/res32x4_res8x4.yaml"
     assert fit(described(path, opts), stated(path)) == expected
+
+
+def test_every_session_says_with_what_it_ran_and_another_teacher_is_refused(tmp_path):
+    cfg, folder = load_cfg(None), RunFolder(tmp_path)
+    for _ in range(2):
+        folder.describe(cfg, teacher_sha256="a" * 64)
+    sessions = folder.read_json("run.json")["sessions"]
+    assert len(sessions) == 2 and all({"commit", "versions", "python"} <= session.keys() for session in sessions)
+    with pytest.raises(UserError, match="another teacher"):
+        folder.describe(cfg, teacher_sha256="b" * 64)
+
+
+def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr(checkpoints, "REPOSITORY", tmp_path)
+    assert len(commit()) == 40
+    inside = tmp_path / "site-packages"
+    inside.mkdir()
+    monkeypatch.setattr(checkpoints, "REPOSITORY", inside)
+    assert commit() is None
