@@ -1,4 +1,4 @@
-"""Batch norm for the vectors that small heads of a method work on; not a method."""
+"""Batch norm for what small heads of a method work on, where a batch may hold one value a channel; not a method."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +11,15 @@ class VectorBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps)
+        return super().forward(x) if len(x) > 1 else _by_running_statistics(self, x)
+
+
+class MapBatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` of (B, C, H, W) that uses its running statistics for a single map of one position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.numel() > x.shape[1] else _by_running_statistics(self, x)
+
+
+def _by_running_statistics(norm, x):
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, eps=norm.eps)

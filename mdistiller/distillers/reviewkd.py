@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit
+from mdistiller.distillers.norm import MapBatchNorm
 
 LOG_100 = math.log(100)  # the released code's weight bound, whatever the number of classes
 POOLED_SIZES = (4, 2, 1)  # the context loss also compares the maps averaged to these sizes
@@ -45,7 +46,7 @@ def _mean_square(x):
 def _conv_bn(in_channels, out_channels, kernel):
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(conv, MapBatchNorm(out_channels))
 
 
 class ABF(nn.Module):

@@ -148,3 +148,10 @@ def test_networks_without_preactivations_are_refused_in_one_line(student, teache
     with pytest.raises(UserError, match=f"REVIEWKD.*{problem}") as error:
         tiny_distiller("REVIEWKD", *opts, student=student, teacher=teacher)
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_of_one_which_has_no_variance_at_the_pooled_level():
+    distiller = tiny_distiller("EA-REVIEWKD").train()
+    _, losses = distiller(**tiny_batch(size=1))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
