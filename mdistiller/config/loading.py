@@ -134,9 +134,9 @@ class _Draft:
             if key not in node:
                 raise UserError(f"{source}: {name} is no key; {self._hint(name, key, node)}")
             if name in self.defaults:
-                node[key] = _coerce(value, self.defaults[name], name, source)
+                before, node[key] = node[key], _coerce(value, self.defaults[name], name, source)
                 self.sources[name] = source
-                if name in OTHER_SPELLINGS and node[key] not in (None, False):
+                if name in OTHER_SPELLINGS and (node[key] not in (None, False) or before is True):
                     self.merge(_nest(OTHER_SPELLINGS[name], node[key]), source)
             elif isinstance(value, dict):
                 self.merge(value, source, f"{name}.")
@@ -226,6 +226,7 @@ def _settle(cfg, sources):
     if cfg.DISTILLER.EA and not name.startswith(EA_PREFIX):
         name = EA_PREFIX + name
     cfg.DISTILLER.TYPE, cfg.DISTILLER.EA = name, name.startswith(EA_PREFIX)
+    cfg.EXPERIMENT.LOGIT_STAND &= cfg.DISTILLER.LS  # switched off under its other name
     _check_values(cfg, fail, {method.config_key: method for method in methods.values() if method.defaults})
 
 

@@ -67,6 +67,6 @@ def _say(said, key, value, source):
             raise UserError(f"{source}: {key} is no key" + (f"; nearest: {', '.join(near)}" if near else ""))
         said[key] = value
         return
-    said[key] = _coerce(value, BASE[key], key, source)
-    if key in OTHER_SPELLINGS and said[key] not in (None, False):
+    before, said[key] = said.get(key), _coerce(value, BASE[key], key, source)
+    if key in OTHER_SPELLINGS and (said[key] not in (None, False) or before is True):
         _say(said, OTHER_SPELLINGS[key], said[key], source)

@@ -340,3 +340,12 @@ def test_any_text_loads_or_is_a_users_error(write, text):
 @given(opts=st.lists(st.one_of(KEYS, LEAVES, VALUES, st.builds("{}={}".format, KEYS, LEAVES)), max_size=6))
 def test_any_overrides_load_or_are_a_users_error(opts):
     loads_or_says_why(None, opts)
+
+
+def test_false_switches_off_what_an_earlier_file_switched_on_under_either_name(write):
+    write("base.yaml", "EXPERIMENT: {LOGIT_STAND: True}\n")
+    child = write("child.yaml", "_BASE_: base.yaml\nEXPERIMENT: {LOGIT_STAND: False}\n")
+    assert load_cfg(child).DISTILLER.LS is False
+    for cfg in (load_cfg(child), load_cfg(child, ["DISTILLER.LS", "True"]),
+                load_cfg(write("own.yaml", "EXPERIMENT: {LOGIT_STAND: True}\n"), ["DISTILLER.LS", "False"])):
+        assert load_cfg(write("dumped.yaml", dump_cfg(cfg))) == cfg
