@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mdistiller.data.splits import ranks_in_class, train_val_positions
+from mdistiller.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 50))
 UNEVEN = np.array([0] * 40 + [1] * 7 + [2])  # one image of class 2
@@ -49,3 +50,13 @@ def test_validation_is_set_aside_first_and_does_not_depend_on_the_training_fract
 def test_a_class_of_one_image_stays_in_training():
     train, val = train_val_positions(UNEVEN, 0.1, 0.9)
     assert 47 in train and 47 not in val
+
+
+def test_a_small_validation_fraction_still_takes_an_image_of_every_class_that_has_two():
+    _, val = train_val_positions(UNEVEN, 1.0, 0.001)
+    assert UNEVEN[val].tolist() == [0, 1]
+
+
+def test_a_validation_part_without_an_image_is_refused():
+    with pytest.raises(UserError, match="DATASET.VAL_FRACTION"):
+        train_val_positions(np.arange(3), 1.0, 0.5)
