@@ -6,7 +6,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, misfit, pairs_of_one_size, stages
+from mdistiller.distillers.features import feat_shapes, misfit, stages
 from mdistiller.errors import UserError
 
 SPARE = 3  # how many more of the student's vectors the teacher's may choose from
@@ -65,16 +65,23 @@ def relation_loss(levels: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     return total
 
 
+def _of_width(feat, width):
+    return feat if feat.shape[3] == width else F.adaptive_avg_pool2d(feat, width)
+
+
 def kdsvd_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], k: int = 1, sign: str = "library") -> Tensor:
     """How the main singular vectors of one stage relate to those of the next (Lee et al., arXiv:1807.06819), squared.
 
-    Lists of (B, C, H, W), paired in order -> (B,), a sum over entries. Radial basis functions of the differences of the
-    first `k` vectors, weighed by their singular values. No gradient reaches the teacher. A vector's sign is arbitrary:
-    the student's follow the teacher's, whose are the linear algebra library's choice, as in the reference, or with
-    "canonical" make the entry of largest magnitude positive, so that devices and versions agree.
+    Lists of (B, C, H, W), paired in order, the wider of a pair averaged to W x W -> (B,), a sum over entries. Radial
+    basis functions of the differences of the first `k` vectors, weighed by their singular values. No gradient reaches
+    the teacher. A vector's sign is arbitrary: the student's follow the teacher's, whose are the linear algebra
+    library's choice, as in the reference, or with "canonical" make the entry of largest magnitude positive, so that
+    devices and versions agree.
     """
     levels = []
-    for student, teacher in pairs_of_one_size(student_feats, teacher_feats):
+    for student, teacher in zip(student_feats, teacher_feats, strict=False):
+        width = min(student.shape[3], teacher.shape[3])
+        student, teacher = _of_width(student, width), _of_width(teacher, width)
         values, vectors = right_singular_vectors(teacher.detach(), k)
         if sign == "canonical":
             vectors = _largest_positive(vectors)

@@ -21,8 +21,11 @@ def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
     (B, Ds), (B, Dt) -> (B,): the mean over j of row i, the anchor; pairs (i, i) take part. eps is added to the norms
     and inside the logarithm. Values shrink like 1/B.
     """
-    p_student, p_teacher = _affinities(student, eps), _affinities(teacher, eps)
-    return (p_teacher * ((p_teacher + eps) / (p_student + eps)).log()).mean(dim=1)
+    p_student, p_teacher = _affinities(student, eps) + eps, _affinities(teacher, eps) + eps
+    # p log(p / q) - (p - q), whose second part sums to 0: without it nearly equal rows cancel badly in float32
+    ratio = (p_teacher - p_student) / p_student
+    log_ratio = ratio.log1p()
+    return (p_student * ((1 + ratio) * log_ratio - ratio) - eps * log_ratio).mean(dim=1)
 
 
 @register("PKT")

@@ -365,3 +365,19 @@ def test_large_images_two_classes_and_a_batch_of_one(name, num_classes, size, ba
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in distiller.learnable_parameters() if p.grad is not None)
+
+
+def test_affinity_is_exact_in_float32_where_student_and_teacher_are_close():
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        student, teacher = (0.3 + torch.rand(5, width, generator=draw) for width in (24, 40))
+        exact = pkt_loss(student.double(), teacher.double()).mean().item()
+        assert pkt_loss(student, teacher).mean().item() == pytest.approx(exact, rel=1e-4)
+
+
+def test_singular_loss_takes_maps_of_one_width_as_they_are():
+    square, teacher = random_maps(4, 4), random_maps(4, 4, seed=1)
+    tall = [torch.cat([square[0], square[0]], dim=2), square[1]]  # the same right singular vectors
+    torch.testing.assert_close(kdsvd_loss(tall, teacher), kdsvd_loss(square, teacher))
+    wide = [square[0].repeat_interleave(2, dim=3), square[1]]  # averages to what it was made of
+    torch.testing.assert_close(kdsvd_loss(wide, teacher), kdsvd_loss(square, teacher))
