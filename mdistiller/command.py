@@ -29,11 +29,22 @@ class Interrupted(Exception):
         self.exit_code = 130 if number == signal.SIGINT else 143  # a cluster's warning (SIGUSR1, SIGUSR2) as SIGTERM
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nobody else listens: before the training, say, or after it."""
+
+
+def _terminate(number, frame):
+    raise Terminated
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Call `main` and leave with 0, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
 
     Errors that belong to the user are one line on stderr, without a traceback; a bug keeps its traceback.
     """
+    listens = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if listens:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -43,6 +54,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         code = _say(error, 3)
     except Interrupted as stop:
         code = _say(f"interrupted by {stop}: saved; continue with --resume", stop.exit_code)
+    except Terminated:
+        code = _say("terminated", 143)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
@@ -53,6 +66,9 @@ def run_command(main: Callable[[], int | None]) -> None:
             raise
         _give_up_stdout()
         code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(code)
 
 

@@ -137,3 +137,9 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
     resumed = command(*train_command(tmp_path, resume=True))
     assert resumed.returncode == 0, resumed.stderr
     assert_same_weights(next(tmp_path.glob("*/*")), folder)
+
+
+def test_sigterm_where_nothing_is_to_be_saved_is_said_too():
+    code = "import os; from mdistiller.command import run_command; run_command(lambda: os.kill(os.getpid(), 15))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "error: terminated\n")
