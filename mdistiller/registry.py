@@ -44,6 +44,9 @@ class Registry(dict):
     def __missing__(self, name):
         return super().__getitem__(self.canonical(name))
 
+    def get(self, name, default=None):
+        return self[name] if name in self else default
+
     def __contains__(self, name):
         return str(name).lower() in {key.lower() for key in self.keys()} | self.aliases.keys()
 

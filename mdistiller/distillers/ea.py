@@ -65,7 +65,8 @@ def ea_weight(
 
     `temperature` is the paper's T', independent of the distillation temperature; `upper_bound` is H_ub, log C when
     None (the release divides by the number 100 in places). The other kinds are the paper's ablations (Tables 1 and 9)
-    and two controls: `constant` gives every sample the batch mean of w, `normalized` divides w by that mean.
+    and two controls: `constant` gives every sample the batch mean of w, `normalized` divides w by that mean; with
+    several processes the batch is the process's own, as for every method that relates the samples of a batch.
     """
     bound = upper_bound_of(logits_teacher, upper_bound)
     return weigh(entropy(logits_student, temperature), entropy(logits_teacher, temperature), bound, kind)

@@ -16,7 +16,7 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float |
     log_p_student = F.log_softmax(logits_student / temperature, dim=1)
     log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
     divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
-    return (temperature**2 if isinstance(temperature, int | float) else temperature.flatten() ** 2) * divergence
+    return (temperature.flatten() if isinstance(temperature, Tensor) else float(temperature)) ** 2 * divergence
 
 
 @register("KD")
