@@ -12,10 +12,10 @@ use_environment
 arguments "$@"
 out=output${smoke:+/smoke}
 code=0
-python tools/sweep.py --table "$table" ${smoke:+--smoke} "${options[@]}" "${overrides[@]}" || code=$?
+python tools/sweep.py --table "$table" ${smoke:+--smoke} ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"} || code=$?
 if [ -n "$dry" ] || [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
 mkdir -p "$out"  # a table of what is there, also when a run has failed (3)
-python tools/tables.py --table "$table" ${smoke:+--smoke} --check "${overrides[@]}" > "$out/table$table.md"
+python tools/tables.py --table "$table" ${smoke:+--smoke} --check ${overrides[@]+"${overrides[@]}"} > "$out/table$table.md"
 cat "$out/table$table.md"
 echo "kept in $out/table$table.md"
 exit "$code"

@@ -13,17 +13,17 @@ out=output/${smoke:+smoke_}figures
 if [ -n "$smoke" ]; then
     folder=configs/digits pair=res20_res8 betas="2.0 8.0" measure=(--points 5 --images 100)
     names=(kd ea_kd dkd ea_dkd)
-    options=(--fork "${options[@]}")
+    options=(--fork ${options[@]+"${options[@]}"})
     overrides=(SOLVER.EPOCHS 2 SOLVER.LR_DECAY_STAGES "[1]" DATASET.TEST.BATCH_SIZE 500 LOG.ENTROPY_TRACE 200
-               LOG.SAVE_CHECKPOINT_FREQ 1 "${overrides[@]}")
+               LOG.SAVE_CHECKPOINT_FREQ 1 ${overrides[@]+"${overrides[@]}"})
 else
     folder=configs/cifar100 pair=res32x4_res8x4 betas="1.0 2.0 4.0 6.0 8.0 10.0" measure=()
     names=(kd ea_kd ctkd ea_ctkd dkd ea_dkd mld ea_mld mld_ls ea_mld_ls reviewkd ea_reviewkd fcfd ea_fcfd)
-    overrides=(LOG.ENTROPY_TRACE 5000 LOG.SAVE_CHECKPOINT_FREQ 40 "${overrides[@]}")
+    overrides=(LOG.ENTROPY_TRACE 5000 LOG.SAVE_CHECKPOINT_FREQ 40 ${overrides[@]+"${overrides[@]}"})
 fi
 files=("${names[@]/#/$folder/}")
 files=("${files[@]/%//$pair.yaml}")
-train() { python tools/sweep.py "${options[@]}" "$@" "${overrides[@]}" LOG.PREFIX "$out/runs"; }
+train() { python tools/sweep.py ${options[@]+"${options[@]}"} "$@" ${overrides[@]+"${overrides[@]}"} LOG.PREFIX "$out/runs"; }
 if [ -z "$smoke" ]; then
     echo "24 trainings of 240 epochs on CIFAR-100 for each seed; to measure and draw takes minutes on a GPU"
 fi
@@ -34,7 +34,7 @@ for beta in $betas; do  # one that the files state already is found among the ru
     train --cfg "$folder/dkd/$pair.yaml" "$folder/ea_dkd/$pair.yaml" DKD.BETA "$beta" EXPERIMENT.PROJECT beta
 done
 if [ -n "$dry" ]; then exit; fi
-analyze() { python tools/analyze.py --output "$out/analysis" "${measure[@]}" "$@"; }
+analyze() { python tools/analyze.py --output "$out/analysis" ${measure[@]+"${measure[@]}"} "$@"; }
 analyze --figure 1 2 3 4 5 6 7 B1 B2 B3 --runs "$out/runs/pairs"
 analyze --figure 8 --runs "$out/runs"
 python tools/figures.py --figure all --analysis "$out/analysis" --output "$out/figures"

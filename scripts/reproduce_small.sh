@@ -10,7 +10,7 @@ use_environment
 arguments "$@"
 if [ -n "$smoke" ]; then echo "error: --smoke: not for this script; expected --dry-run or nothing" >&2; exit 2; fi
 code=0
-python tools/sweep.py --study small --fork "${options[@]}" "${overrides[@]}" || code=$?
+python tools/sweep.py --study small --fork ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"} || code=$?
 if [ -n "$dry" ] || { [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; }; then exit "$code"; fi
 if [ -d output/small ]; then
     python tools/compare.py output/small --keep results/small > output/small/all_runs.md

@@ -17,7 +17,7 @@ shift
 arguments "$@"
 files=()
 for network in $networks; do files+=("configs/$dataset/vanilla/$network.yaml"); done
-python tools/sweep.py --cfg "${files[@]}" ${smoke:+--smoke} "${options[@]}" "${overrides[@]}"
+python tools/sweep.py --cfg "${files[@]}" ${smoke:+--smoke} ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
 [ -z "$smoke" ] || exit 0  # stand-ins of two epochs teach nobody
 for network in $networks; do
     run=output/sweep/${dataset}_vanilla_${network}_s0
