@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from mdistiller.errors import DISK_FAILS, RunError, UserError
+from mdistiller.errors import DISK_FAILS, PLACE_FAILS, RunError, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,10 +62,13 @@ def run_command(main: Callable[[], int | None]) -> None:
         _give_up_stdout()
         code = 0
     except OSError as error:
-        if error.errno not in DISK_FAILS:
+        if error.errno in PLACE_FAILS and error.filename is not None:
+            code = _say(f"{error.filename}: {error.strerror}", 2)
+        elif error.errno not in DISK_FAILS:
             raise
-        _give_up_stdout()
-        code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
+        else:
+            _give_up_stdout()
+            code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
     finally:
         if listens:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
