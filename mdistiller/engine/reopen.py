@@ -7,7 +7,7 @@ from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import checkpoints
-from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
+from mdistiller.engine.device import autocast, choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.setup import build_network
 from mdistiller.errors import UserError
@@ -38,11 +38,13 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()):
 
 @out_of_memory_fails_the_run()
 def evaluate_run(folder: str | Path, opts: Sequence = ()) -> dict[str, dict]:
-    """Test results of a run's last and best epoch."""
+    """Test results of a run's last and best epoch, in the precision (SOLVER.AMP) that it was measured in."""
     results = {}
     for name, checkpoint in (("last", "latest"), ("best", "best")):
         cfg, data, distiller = open_run(folder, checkpoint, opts)
-        results[name] = evaluate(distiller, data.eval_batches("test"), choose_device(cfg.DEVICE))
+        device = choose_device(cfg.DEVICE)
+        with autocast(device, cfg.SOLVER.AMP):
+            results[name] = evaluate(distiller, data.eval_batches("test"), device)
     return results
 
 
@@ -55,4 +57,5 @@ def evaluate_checkpoint(model: str, path: str | Path, dataset: str, opts: Sequen
     network = build_network(cfg, "STUDENT", data.info)
     checkpoints.load_network(network, path, f"{model} with {data.info.num_classes} classes")
     network = place(network, device, cfg.SOLVER.CHANNELS_LAST).eval()
-    return evaluate(lambda image: network(image).logits, data.eval_batches("test"), device)
+    with autocast(device, cfg.SOLVER.AMP):
+        return evaluate(lambda image: network(image).logits, data.eval_batches("test"), device)

@@ -143,3 +143,16 @@ def test_sigterm_where_nothing_is_to_be_saved_is_said_too():
     code = "import os; from mdistiller.command import run_command; run_command(lambda: os.kill(os.getpid(), 15))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "error: terminated\n")
+
+
+def test_a_place_that_cannot_be_is_one_line_and_exit_2(tmp_path):
+    done = command(*train_command(tmp_path, "EXPERIMENT.NAME", "n" * 300))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "File name too long" in done.stderr
+
+
+def test_eval_measures_in_the_precision_of_the_run(tmp_path):
+    assert command(*train_command(tmp_path, "SOLVER.AMP", "bf16")).returncode == 0
+    folder = next(tmp_path.glob("*/*"))
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    printed = command("tools/eval.py", "--run", folder).stdout
+    assert f"last: top-1 {last['test_top1']:.2f}" in printed and f"loss {last['test_loss']:.4f}" in printed
