@@ -144,13 +144,19 @@ def _gained(gain: Gain) -> tuple[str, str, str]:
 def keep_records(runs: Iterable[RunRecord], folder: Path) -> int:
     """Copy what says what a finished run was and gave to `folder`/<run>, a few KB each; returns how many there are.
 
-    Weights stay where they are; of run.json, what names the machine is left out. Raises UserError when it cannot write.
+    Weights stay where they are; of run.json, what names the machine is left out. Raises UserError when it
+    cannot write, for two runs of one name, and for a folder that already holds the runs themselves.
     """
-    kept = 0
+    kept, taken = 0, {}
     for run in runs:
         if not run.done:
             continue
         target = folder / run.path.name
+        if target.resolve() == run.path.resolve():
+            raise UserError(f"{run.path}: would be kept as itself; name another folder for the records")
+        if target in taken:
+            raise UserError(f"{run.path}: {taken[target]} has the same name, and records are kept by name")
+        taken[target] = run.path
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name in RECORDS:
@@ -159,7 +165,7 @@ def keep_records(runs: Iterable[RunRecord], folder: Path) -> int:
                     facts = {key: value for key, value in json.loads(content).items() if key not in OF_THE_MACHINE}
                     content = json.dumps(facts, indent=1) + "\n"
                 (target / name).write_text(content)
-        except OSError as error:
-            raise UserError(f"{target}: the record cannot be kept: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{target}: the record of {run.path} cannot be kept: {error}") from None
         kept += 1
     return kept

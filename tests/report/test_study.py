@@ -3,10 +3,12 @@
 import dataclasses
 import json
 
+import pytest
 import yaml
 
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import BASE
+from mdistiller.errors import UserError
 from mdistiller.report.pages import marks, parts_of
 from mdistiller.report.runs import find_runs
 from mdistiller.report.study import keep_records, load_studies, table
@@ -112,3 +114,12 @@ def test_the_command_writes_the_page(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", command)
     tables.main()
     assert capsys.readouterr().out.strip() in page.read_text() and "| KD | 1 of 5 | 20.00 |" in page.read_text()
+
+
+def test_records_of_one_name_and_in_the_place_of_the_runs_are_refused(tmp_path):
+    for root in ("a", "b"):
+        made(tmp_path / "runs" / root, STUDY.lines["KD"], 0, 20.0)
+    with pytest.raises(UserError, match="same name"):
+        keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept")
+    with pytest.raises(UserError, match="as itself"):
+        keep_records(find_runs(tmp_path / "runs" / "a"), tmp_path / "runs" / "a")
