@@ -78,7 +78,7 @@ def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
     for name in classes:
         found = sorted(
             os.path.relpath(os.path.join(place, file), folder)
-            for place, _, files in os.walk(folder / name, followlinks=True)
+            for place, files in _walk(folder / name)
             for file in files
             if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
         )
@@ -87,6 +87,20 @@ def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
         names += found
         counts.append(len(found))
     return image_files(folder, names, np.repeat(np.arange(len(classes)), counts))
+
+
+def _walk(folder):
+    seen = set()
+    for place, _, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            raise UserError(f"{place}: a link to a folder of the same class, whose images would count again")
+        seen.add(real)
+        yield place, files
+
+
+def _unreadable(error):
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def image_files(root: Path, names: Sequence[str], labels: np.ndarray) -> ImageFiles:

@@ -184,3 +184,10 @@ def test_a_set_that_is_whole_is_not_copied(tmp_path):
     files = image_files(tmp_path, ["a.png"], np.zeros(1))
     ((images, _),) = decode_all([files], 8, lambda image: image, False)
     assert images.base is None
+
+
+def test_folders_that_cannot_be_walked_through_are_an_error(tmp_path):
+    train = write_folders(tmp_path) / "train"
+    (train / "ant" / "itself").symlink_to(".")
+    with pytest.raises(UserError, match="ant/itself: a link to a folder of the same class"):
+        scan_classes(train, CLASSES)
