@@ -145,6 +145,8 @@ class Distiller(nn.Module):
         if len(self.views) == 1:
             (students,), (teachers,) = students, teachers
         terms = self.sample_losses(students, teachers, target=target, epoch=epoch, **batch)
+        if "ce" in terms:
+            raise ValueError(f"{self.method}: sample_losses: 'ce' is the cross-entropy's name; call the loss otherwise")
         for name, loss in terms.items():
             if name in self.batch_terms:
                 losses[name] = loss

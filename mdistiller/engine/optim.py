@@ -43,6 +43,8 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     if solver.TYPE == "AdamW":
         optimizer = torch.optim.AdamW(parameters, lr=solver.LR, weight_decay=solver.WEIGHT_DECAY)
     else:
+        if solver.NESTEROV and not solver.MOMENTUM:
+            raise UserError("SOLVER.NESTEROV: True needs a SOLVER.MOMENTUM above 0; found 0")
         optimizer = torch.optim.SGD(
             parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
         )

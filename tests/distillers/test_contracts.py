@@ -167,3 +167,10 @@ def test_a_missing_view_is_asked_for_by_name():
     del batch["image_strong"]
     with pytest.raises(ValueError, match="MLD needs 'image_strong' in the batch"):
         tiny_distiller("MLD")(**batch)
+
+
+def test_a_loss_that_takes_the_name_of_the_cross_entropy_is_refused(monkeypatch):
+    distiller = tiny_distiller("EA-KD")
+    monkeypatch.setattr(distiller, "sample_losses", lambda *outputs, **batch: {"ce": torch.zeros(4)})
+    with pytest.raises(ValueError, match="'ce' is the cross-entropy's name"):
+        distiller(**tiny_batch())

@@ -348,3 +348,8 @@ def test_the_record_of_a_finished_run_stays_as_it_is(tmp_path):
     folder = run(tmp_path)
     before = (folder / "run.json").read_text()
     assert run(tmp_path, resume=True) == folder and (folder / "run.json").read_text() == before
+
+
+def test_nesterov_without_momentum_is_refused(tmp_path):
+    with pytest.raises(UserError, match="SOLVER.NESTEROV"):
+        run(tmp_path, "EA-KD", "SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0.0)
