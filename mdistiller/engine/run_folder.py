@@ -61,19 +61,29 @@ class RunFolder:
             raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
 
+    @property
+    def finished(self) -> bool:
+        """Whether a session of the run has come to its end."""
+        return self.read_json("summary.json").get("status") == "done"
+
+    def check_teacher(self, digest: str | None) -> None:
+        """Raise UserError when the run that is there was begun with a teacher of another SHA-256."""
+        there = self.read_json("run.json").get("teacher_sha256")
+        if there and digest and there != digest:
+            raise UserError(
+                f"{self / 'run.json'}: the run to resume has another teacher: "
+                f"teacher_sha256 {there} there, {digest} now"
+            )
+
     def describe(self, cfg: CfgNode, **facts) -> None:
         """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept).
 
-        The record of a finished run stays. Raises UserError when the run was begun with another teacher's weights.
+        The record of a finished run stays: looking at it again made nothing of it.
         """
+        if self.finished:
+            return
         self.write_text("config.yaml", dump_cfg(active_cfg(cfg)))
-        before = self.read_json("run.json")
-        earlier, teachers = before.get("sessions", []), [record.get("teacher_sha256") for record in (before, facts)]
-        if all(teachers) and teachers[0] != teachers[1]:
-            raise UserError(f"{self / 'run.json'}: the run to resume has another teacher: teacher_sha256 "
-                            f"{teachers[0]} there, {teachers[1]} now")
-        if self.read_json("summary.json").get("status") == "done":
-            return  # looking at a finished run again made nothing of it
+        earlier = self.read_json("run.json").get("sessions", [])
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
@@ -112,10 +122,10 @@ class RunFolder:
         """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
         kept = []
         if (self / "metrics.jsonl").is_file():
-            for line in (self / "metrics.jsonl").read_text().splitlines():
+            for line in (self / "metrics.jsonl").read_text(errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue  # the line that was being written when the run was killed
                 if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
                     raise UserError(f"{self / 'metrics.jsonl'}: expected an epoch in every line, found {line[:50]!r}")

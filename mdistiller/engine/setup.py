@@ -115,6 +115,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         distiller, facts = _distiller(cfg, data.info, device)
         cache = _teacher_cache(cfg, data, distiller, facts, device) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(cfg, data, distiller, device, folder, cache)
+        folder.check_teacher(facts.get("teacher_sha256"))
         distributed.barrier()  # no rank looks for the folder after another has made it
         if distributed.rank() == 0:
             folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **facts)
@@ -122,7 +123,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
             _announce(cfg, data, distiller, device, folder)
         else:
             logging.getLogger("mdistiller").setLevel(logging.WARNING)
-        if distiller.teacher is not None:
+        if distiller.teacher is not None and not folder.finished:
             _measure_teacher(cfg, data, distiller, device, folder)
         if resume:
             trainer.resume()

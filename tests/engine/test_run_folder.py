@@ -62,7 +62,8 @@ def test_every_session_says_with_what_it_ran_and_another_teacher_is_refused(tmp_
     sessions = folder.read_json("run.json")["sessions"]
     assert len(sessions) == 2 and all({"commit", "versions", "python"} <= session.keys() for session in sessions)
     with pytest.raises(UserError, match="another teacher"):
-        folder.describe(cfg, teacher_sha256="b" * 64)
+        folder.check_teacher("b" * 64)
+    folder.check_teacher("a" * 64)
 
 
 def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
@@ -75,3 +76,9 @@ def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
     inside.mkdir()
     monkeypatch.setattr(checkpoints, "REPOSITORY", inside)
     assert commit() is None
+
+
+def test_lines_that_are_no_record_are_dropped_whatever_they_hold(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"epoch": 2}\n')
+    assert RunFolder(tmp_path).keep_metrics_before(2) == [{"epoch": 1}]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
