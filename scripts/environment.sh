@@ -20,6 +20,7 @@ arguments() {  # of the scripts that train: sets smoke, dry, options (of tools/s
     while [ $# -gt 0 ]; do
         case $1 in
             --smoke) smoke=1 ;;
+            -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
             --install) environment report ;;
             --dry-run) dry=1 options+=(--dry-run) ;;
             --) shift; overrides=("$@"); break ;;
