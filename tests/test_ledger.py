@@ -17,7 +17,7 @@ def test_a_run_that_an_earlier_version_was_stopped_in_continues_to_its_end(tmp_p
 
 def test_differences_name_the_entry_and_ignore_what_is_new():
     expected = {"methods/KD": {"losses0": {"ce": "0x1p+0"}}, "runs/x": {"metrics": [{"epoch": 1}]}}
-    found = {"methods/KD": {"losses0": {"ce": "0x1p+1", "new": "0x0p+0"}}, "runs/x": {"metrics": [{"epoch": 1, "b": 2}]}}
+    found = {"methods/KD": {"losses0": {"ce": "0x1p+1", "new": 0}}, "runs/x": {"metrics": [{"epoch": 1, "x": 2}]}}
     assert ledger.differences(expected, found) == [
         "methods/KD: losses0: ce: expected '0x1p+0', found '0x1p+1'"
     ]

@@ -13,10 +13,12 @@ from mdistiller.distillers import DISTILLERS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [  # a room imports from those above it, and from itself
-    {"errors"},
-    {"registry", "plugins", "command"},
+    {"errors", "functional", "distributed"},
+    {"files", "registry", "plugins", "command"},
     {"config"},
-    {"models", "data", "distillers", "report"},
+    {"models", "data", "report"},
+    {"tasks"},
+    {"distillers"},
     {"engine"},
     {"analysis"},
     {"tools"},

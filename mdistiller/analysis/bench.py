@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from mdistiller.engine.checkpoints import write_atomically
 from mdistiller.engine.run_folder import commit, device_name, versions
+from mdistiller.files import write_atomically
 
 MOST_CALLS = 2000  # of one contestant in one turn
 PAIRS = (("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("resnet32x4", "resnet8x4"))

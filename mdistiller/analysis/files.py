@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistiller.engine.checkpoints import write_atomically
+from mdistiller.files import write_atomically
 
 
 def write(folder: Path, figure: str, content: dict, facts: dict) -> list[Path]:

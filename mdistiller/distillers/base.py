@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from mdistiller.distillers.ea import entropy, upper_bound_of, weigh
-from mdistiller.distillers.ls import standardize
+from mdistiller.distillers.ea import upper_bound_of, weigh
 from mdistiller.errors import UserError
+from mdistiller.functional import entropy, standardize
+from mdistiller.models.base import Output
 from mdistiller.registry import DISTILLERS
 
 EA_PREFIX = "EA-"
@@ -122,7 +123,7 @@ class Distiller(nn.Module):
         images = [image if view == "image" else self._view(batch, view) for view in self.views]
         students = [self.run_student(view) for view in images]
         if logits_teacher is not None:
-            teachers = [SimpleNamespace(logits=logits_teacher, features={})]
+            teachers = [Output(logits_teacher, {})]
         else:
             teachers = [self.run_teacher(view) for view in images] if self.needs_teacher else [None] * len(images)
         with torch.autocast(image.device.type, enabled=False):
@@ -256,7 +257,7 @@ class Distiller(nn.Module):
         if output is None or (output.logits.dtype in (torch.float32, torch.float64) and self.inputs == "logits"):
             return output
         features = _map(_wide, output.features) if self.inputs == "features" else output.features
-        return SimpleNamespace(logits=_wide(output.logits), features=features)
+        return Output(_wide(output.logits), features)
 
 
 class Vanilla(Distiller):
@@ -278,7 +279,7 @@ _FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
 
 
 def _standardized(output):
-    return SimpleNamespace(logits=standardize(output.logits), features=output.features)
+    return Output(standardize(output.logits), output.features)
 
 
 def _map(fn, value):

@@ -10,6 +10,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.norm import VectorBatchNorm
+from mdistiller.functional import kl_divergence
 
 INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
 VARIANTS = ("global", "instance")
@@ -33,8 +34,7 @@ def ctkd_loss(
     log_p_student = F.log_softmax(logits_student / temperature, dim=1)
     log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
     log_p_teacher = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
-    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
-    return (temperature**2 * divergence[:, None]).squeeze(1)
+    return (temperature**2 * kl_divergence(log_p_student, log_p_teacher)[:, None]).squeeze(1)
 
 
 class _GradientReversal(torch.autograd.Function):

@@ -1,11 +1,11 @@
 """Decoupled knowledge distillation (Zhao et al., CVPR 2022)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import LOG_1000, Distiller, register
+from mdistiller.functional import kl_divergence, warm_up
 
 
 def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -16,11 +16,6 @@ def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Te
     on_target = logits.gather(1, target[:, None])
     binary = torch.cat([on_target, others.logsumexp(dim=1, keepdim=True)], dim=1)
     return binary.log_softmax(dim=1), others.log_softmax(dim=1)
-
-
-def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """KL divergence from teacher to student of log-probabilities (B, C): (B,), in nats."""
-    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
 
 
 def dkd_loss(
@@ -61,4 +56,4 @@ class DKD(Distiller):
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
         loss = dkd_loss(student.logits, teacher.logits, target, self.alpha, self.beta, self.temperature)
-        return {"dkd": min(epoch / max(self.warmup, 1), 1.0) * loss}
+        return {"dkd": warm_up(epoch, self.warmup) * loss}

@@ -8,8 +8,9 @@ pair of logits (an image, a box proposal, a token): everything here takes (n, C)
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mdistiller.functional import entropy
 
 
 def _ea(student, teacher, bound):
@@ -32,18 +33,6 @@ KINDS = {  # of the entropies of student and teacher, (n,), and their upper boun
 
 def _normalized(weight):
     return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
-
-
-def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Shannon entropy of softmax(logits / temperature), in nats (EA-KD, Eq. 8): (n, C) -> (n,).
-
-    Exactly 0 for a one-hot row, log C for a uniform one; infinite logits are taken as the largest finite ones, so the
-    result is finite for every row without NaN. At least float32; float64 stays float64.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    limit = torch.finfo(logits.dtype)
-    log_p = F.log_softmax((logits / temperature).clamp(limit.min / 4, limit.max / 4), dim=-1)
-    return (log_p.exp() * log_p).sum(dim=-1).clamp_max(0.0).abs()
 
 
 def weigh(entropy_student: Tensor, entropy_teacher: Tensor, bound: float, kind: str = "ea") -> Tensor:

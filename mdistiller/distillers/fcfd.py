@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,8 @@ from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.errors import UserError
+from mdistiller.functional import warm_up
+from mdistiller.models.base import Output
 
 DIRECTIONS = {"bi": ("s2t", "t2s"), "s2t": ("s2t",), "t2s": ("t2s",), "nomix": ()}  # student to teacher, or back
 TEACHER_MODES = ("train", "eval")
@@ -99,7 +100,7 @@ def _run(network, x, first=0):
     for stage in network.stages()[first:]:
         x = stage(x)
         feats.append(x)
-    return SimpleNamespace(logits=network.head(x), features={"stages": feats})
+    return Output(network.head(x), {"stages": feats})
 
 
 @register("FCFD")
@@ -192,7 +193,7 @@ class FCFD(Distiller):
         feats_student, feats_teacher = student.features["stages"], teacher.features["stages"]
         with torch.autocast(student.logits.device.type, **self.precision), still_statistics(self.student, self.teacher):
             feats = [module(feat) for module, feat in zip(self.to_teacher, feats_student[1:], strict=True)]
-            bridged = SimpleNamespace(logits=student.logits, features={"stages": feats})
+            bridged = Output(student.logits, {"stages": feats})
             into_teacher = [_run(self.teacher, feats[k - 1], k + 1) for direction, k in paths if direction == "s2t"]
             into_student = [
                 _run(self.student, self.to_student[k - 1](feats_teacher[k]), k + 1)
@@ -209,6 +210,6 @@ class FCFD(Distiller):
             [output.logits for output in mixed],
             self.temperature,
         )
-        feat_weight = self.feat_weight * min(epoch / max(self.warmup, 1), 1.0)
+        feat_weight = self.feat_weight * warm_up(epoch, self.warmup)
         weights = {"appearance": feat_weight, "functional": feat_weight, "kd": self.kd_weight, "mixed": self.mix_weight}
         return {name: weights[name] * loss for name, loss in losses.items()}

@@ -1,10 +1,10 @@
 """Knowledge distillation (Hinton et al., 2015)."""
 
-import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import LOG_1000, Distiller, register
+from mdistiller.functional import softened_kl
 
 
 def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
@@ -13,9 +13,7 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float |
     Shapes: (B, C), (B, C) -> (B,), in nats, times temperature**2 so that the size of the gradient does not depend on
     the temperature (a number, or a tensor that broadcasts with (B, 1)). Gradient reaches whichever inputs require it.
     """
-    log_p_student = F.log_softmax(logits_student / temperature, dim=1)
-    log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
-    divergence = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
+    divergence = softened_kl(logits_student, logits_teacher, temperature)
     return (temperature.flatten() if isinstance(temperature, Tensor) else float(temperature)) ** 2 * divergence
 
 

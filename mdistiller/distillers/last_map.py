@@ -1,16 +1,15 @@
 """The map whose mean over space a network classifies, for methods that classify before that mean. Not a method."""
 
-from types import SimpleNamespace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller.distillers.base import STANDARD_IMAGE_SIZE, Distiller
 from mdistiller.distillers.features import misfit
+from mdistiller.models.base import Output
 
 
-def run_to_map(network: nn.Module, image: Tensor) -> SimpleNamespace:
+def run_to_map(network: nn.Module, image: Tensor) -> Output:
     """`logits` (B, C) and `features` {"map": (B, D, H, W)}, the map that is averaged and classified; one pass.
 
     A network that is cut into stages is run stage by stage, since a norm or a convolution may follow its last `feats`;
@@ -19,11 +18,11 @@ def run_to_map(network: nn.Module, image: Tensor) -> SimpleNamespace:
     stages = _stages(network)
     if stages is None:
         output = network(image)
-        return SimpleNamespace(logits=output.logits, features={"map": output.features["feats"][-1]})
+        return Output(output.logits, {"map": output.features["feats"][-1]})
     x = image
     for stage in stages:
         x = stage(x)
-    return SimpleNamespace(logits=network.head(x), features={"map": F.relu(x)})
+    return Output(network.head(x), {"map": F.relu(x)})
 
 
 def classifier_of(network: nn.Module) -> nn.Linear | None:

@@ -4,12 +4,12 @@ import math
 from collections import Counter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.ls import standardize as standardized
+from mdistiller.functional import kl_divergence
+from mdistiller.functional import standardize as standardized
 
 COMMON = (3.0, 5.0)  # temperatures of both views, beside the configured one
 WEAK_ONLY = (2.0, 6.0)  # also meant for the strong view; the release gives its terms the weak view's logits
@@ -87,7 +87,7 @@ def _log_p(logits, temperatures):
 
 def _divergences(log_p_student, log_p_teacher, temperatures):
     """Temperature -> T**2 * KL divergence (B,)."""
-    kl = F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=2)
+    kl = kl_divergence(log_p_student, log_p_teacher)
     return {temperature: temperature**2 * row for temperature, row in zip(temperatures, kl, strict=True)}
 
 

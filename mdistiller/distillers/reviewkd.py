@@ -11,6 +11,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit
 from mdistiller.distillers.norm import MapBatchNorm
+from mdistiller.functional import warm_up
 
 LOG_100 = math.log(100)  # the released code's weight bound, whatever the number of classes
 POOLED_SIZES = (4, 2, 1)  # the context loss also compares the maps averaged to these sizes
@@ -144,4 +145,4 @@ class ReviewKD(Distiller):
             result, fused = abf(feat_student, feat_teacher.shape[2:], fused)
             results.append(result)
         loss = hcl_loss(results[::-1], teacher_feats)
-        return {"review": self.review_weight * min(epoch / max(self.warmup, 1), 1.0) * loss}
+        return {"review": self.review_weight * warm_up(epoch, self.warmup) * loss}

@@ -4,7 +4,8 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.dkd import kl_divergence, split_target
+from mdistiller.distillers.dkd import split_target
+from mdistiller.functional import kl_divergence, warm_up
 
 MASKED = -1e9  # as released; finite, so that a row whose classes are all masked is uniform on both sides
 
@@ -59,4 +60,4 @@ class RLD(Distiller):
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
         loss = rld_loss(student.logits, teacher.logits, target, *self.settings)
-        return {"rld": min(epoch / max(self.warmup, 1), 1.0) * loss}
+        return {"rld": warm_up(epoch, self.warmup) * loss}

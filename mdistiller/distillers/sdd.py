@@ -11,7 +11,7 @@ from mdistiller.distillers.base import register
 from mdistiller.distillers.dkd import dkd_loss
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.last_map import LastMapDistiller
-from mdistiller.distillers.ls import standardize
+from mdistiller.functional import standardize, warm_up
 
 LOSSES = ("kd", "dkd")
 
@@ -89,4 +89,4 @@ class SDD(LastMapDistiller):
         if self.logit_standardization:
             logits = [standardize(cells.flatten(0, 1)).view_as(cells) for cells in logits]
         loss = sdd_loss(*logits, target, self.divergence, self.complementary_weight)
-        return {"sdd": self.weight * min(epoch / max(self.warmup, 1), 1.0) * loss}
+        return {"sdd": self.weight * warm_up(epoch, self.warmup) * loss}

@@ -1,7 +1,6 @@
 """Distillation with the reused teacher classifier (Chen et al., CVPR 2022)."""
 
 from copy import deepcopy
-from types import SimpleNamespace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.distillers.base import register
 from mdistiller.distillers.features import pool_to_smaller
 from mdistiller.distillers.last_map import LastMapDistiller, run_to_map
+from mdistiller.models.base import Output
 
 
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
@@ -39,14 +39,14 @@ class ReusedClassifier(nn.Module):
         super().__init__()
         self.encoder, self.projector, self.classifier, self.sizes = encoder, projector, classifier, sizes
 
-    def forward(self, image: Tensor) -> SimpleNamespace:
+    def forward(self, image: Tensor) -> Output:
         source = run_to_map(self.encoder, image).features["map"]
         own, teacher = self.sizes
         if own > teacher:
             size = [max(now * b // a, 1) for now, a, b in zip(source.shape[2:], own, teacher, strict=True)]
             source = F.adaptive_avg_pool2d(source, size)
         projected = self.projector(source)
-        return SimpleNamespace(logits=self.classifier(projected.mean((2, 3))), features={"map": projected})
+        return Output(self.classifier(projected.mean((2, 3))), {"map": projected})
 
 
 @register("SIMKD")

@@ -5,6 +5,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.functional import kl_divergence
 
 
 def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:
@@ -16,7 +17,7 @@ def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Te
     """
     log_p_student = F.log_softmax(logits_student, dim=1)
     log_p_teacher = F.log_softmax(gamma * logits_teacher, dim=1)
-    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=1)
+    return kl_divergence(log_p_student, log_p_teacher)
 
 
 def wttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:

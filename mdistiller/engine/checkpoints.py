@@ -3,14 +3,14 @@
 import argparse
 import hashlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mdistiller.errors import RunError, UserError, cannot_write
+from mdistiller.errors import UserError
+from mdistiller.files import write_atomically
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Teacher files of the public archives hold their training options; reading a Namespace runs no code.
@@ -30,41 +30,6 @@ def save(content: dict, path: Path, keep: Path | None = None) -> None:
     UserError where no file can be; what stood under both names is then untouched.
     """
     write_atomically(path, lambda file: torch.save(content, file), keep)
-
-
-def write_atomically(path: Path, write, keep: Path | None = None) -> None:
-    """Call `write(binary file)` on a temporary file beside `path`, then rename it over `path`; otherwise as `save`."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; ours are ordinary
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    except RuntimeError as error:  # so PyTorch's zip writer reports a full disk
-        raise RunError(f"{path}: cannot be written: {error}") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process has left of files that it was writing into `folder`."""
-    for path in folder.glob(".*.*.????????"):  # the names that `write_atomically` gives
-        path.unlink(missing_ok=True)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
@@ -89,12 +54,6 @@ def _check_sums(path):
             damaged = file.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"damaged: the CRC-32 of {damaged} is another")
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_sha256(state: dict[str, torch.Tensor]) -> str:

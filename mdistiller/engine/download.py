@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-from mdistiller.engine import checkpoints
+from mdistiller import files
 from mdistiller.engine.log import progress
 from mdistiller.errors import UserError
 
@@ -70,7 +70,7 @@ def download(urls: Sequence[str], path: Path, sha256: str | None = None, allow_h
 
 def check_sha256(path: Path, sha256: str | None) -> None:
     """Raises UserError, and removes the file, when its SHA-256 is another one; None is not known and not checked."""
-    if sha256 is not None and (found := checkpoints.sha256(path)) != sha256:
+    if sha256 is not None and (found := files.sha256(path)) != sha256:
         path.unlink()
         raise UserError(f"{path.name} has the SHA-256 {found}, expected {sha256}: damaged, or not the file; removed")
 

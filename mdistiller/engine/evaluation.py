@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdistiller.distillers.ea import entropy
-from mdistiller.engine.distributed import sum_over_ranks
+from mdistiller.distributed import sum_over_ranks
 
 TOP_K = 5
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
@@ -84,7 +85,7 @@ def export_run(
             facts["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
         written.append(path)
     text = json.dumps(facts, indent=1) + "\n"
-    checkpoints.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
+    files.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
     return [*written, output / "student.json"]
 
 
@@ -109,7 +110,7 @@ def save_safetensors(state: dict[str, Tensor], path: Path, facts: dict[str, str]
     from safetensors.torch import save
 
     content = save(state, metadata={"format": "pt", **facts})
-    checkpoints.write_atomically(path, lambda file: file.write(content))
+    files.write_atomically(path, lambda file: file.write(content))
 
 
 def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
@@ -138,7 +139,7 @@ def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
         if not difference <= TOLERANCE:
             raise RunError(f"{path}: ONNX differs from PyTorch by {difference:.2g}, more than {TOLERANCE}: not written")
         content = draft.read_bytes()
-    checkpoints.write_atomically(path, lambda file: file.write(content))
+    files.write_atomically(path, lambda file: file.write(content))
     return difference
 
 

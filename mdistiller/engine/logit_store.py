@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from mdistiller.data.hashing import random_bits
-from mdistiller.engine.checkpoints import write_atomically
 from mdistiller.errors import RunError, UserError
+from mdistiller.files import write_atomically
 
 try:
     import fcntl

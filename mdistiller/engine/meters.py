@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mdistiller.engine.distributed import sum_over_ranks
+from mdistiller.distributed import sum_over_ranks
 
 WEIGHT_NAMES = ("weight_mean", "weight_std", "entropy_teacher", "entropy_student")
 

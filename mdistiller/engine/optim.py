@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from mdistiller.engine.distributed import sum_over_ranks, world_size
+from mdistiller.distributed import sum_over_ranks, world_size
 from mdistiller.errors import UserError
 
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files

@@ -15,6 +15,7 @@ import torch
 from yacs.config import CfgNode
 
 import mdistiller
+from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError, writing
@@ -103,7 +104,7 @@ class RunFolder:
         self.write_json("run.json", record)
 
     def write_text(self, name: str, text: str) -> None:
-        checkpoints.write_atomically(self / name, lambda file: file.write(text.encode()))
+        files.write_atomically(self / name, lambda file: file.write(text.encode()))
 
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=1) + "\n")

@@ -8,9 +8,10 @@ import torch
 from yacs.config import CfgNode
 
 import mdistiller
+from mdistiller import distributed, files
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, build_distiller
-from mdistiller.engine import checkpoints, distributed
+from mdistiller.engine import checkpoints
 from mdistiller.engine.device import (
     autocast,
     choose_device,
@@ -92,7 +93,7 @@ def load_teacher(cfg: CfgNode, info) -> tuple[torch.nn.Module, dict]:
         return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
     path = checkpoints.find_teacher(info.name, name, configured)
     checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes")
-    digest = checkpoints.sha256(path)
+    digest = files.sha256(path)
     log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])
     return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from mdistiller import distributed
 from mdistiller.data.images import NUM_VIEWS, upload
-from mdistiller.engine import distributed
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.logit_store import ENTRY, FORMAT, LogitStore, read_facts, record_bytes

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.download import download, extract
 from mdistiller.engine.reopen import evaluate_checkpoint
@@ -118,7 +119,7 @@ def fetch(
 def _unpack(wanted, source, unpacked, ours):
     """[(teacher, its verified file)] of an archive; one that we downloaded and that is no good is removed."""
     try:
-        if not ours and wanted.sha256 is not None and checkpoints.sha256(source) != wanted.sha256:
+        if not ours and wanted.sha256 is not None and files.sha256(source) != wanted.sha256:
             raise UserError(f"{source}: its SHA-256 is not {wanted.sha256}, that of {wanted.archive}")
         extract(source, unpacked)
         found = []
@@ -146,7 +147,7 @@ def _place_of(teacher, unpacked):
 
 def verify(wanted: TeacherSet, teacher: Teacher, path: Path) -> None:
     """Raises UserError unless the file has its SHA-256, reads without running code, and fits its network strictly."""
-    if teacher.sha256 is not None and (found := checkpoints.sha256(path)) != teacher.sha256:
+    if teacher.sha256 is not None and (found := files.sha256(path)) != teacher.sha256:
         raise UserError(f"{path}: the SHA-256 of {teacher.name} is {found}, expected {teacher.sha256}")
     network = build_model(teacher.name, wanted.num_classes, family=wanted.family)
     checkpoints.load_network(network, path, f"{teacher.name} with {wanted.num_classes} classes")

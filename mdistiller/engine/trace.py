@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from mdistiller import files
 from mdistiller.data.splits import ranks_in_class
 from mdistiller.distillers import plain_kd_loss
 from mdistiller.distillers.ea import entropy
-from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast
 
 FOLDER = "entropy_trace"
@@ -42,7 +42,7 @@ class EntropyTrace:
         rows = measure(self.cfg, self.distiller, self.data.plain_batches(self.index))
         arrays = {"index": self.index, "target": self.data.labels[self.index], **rows}
         path = self.folder / FOLDER / f"epoch_{epoch}.npz"
-        checkpoints.write_atomically(path, lambda file: np.savez(file, **arrays))
+        files.write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
+from mdistiller import distributed, files
 from mdistiller.command import Interrupted
-from mdistiller.engine import checkpoints, distributed
+from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast
 from mdistiller.engine.evaluation import evaluate
 from mdistiller.engine.log import Scalars, progress
@@ -306,7 +307,7 @@ class Trainer:
         Raises UserError when no state that is there can be read, or when it is not one of this run.
         """
         if self.first:
-            checkpoints.remove_unfinished(self.folder.path)
+            files.remove_unfinished(self.folder.path)
         state = self._newest_state()
         if state is None:
             log.info("nothing to resume from: %s is not there yet", self.folder / LATEST)

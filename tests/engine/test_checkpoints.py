@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 
+from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
@@ -76,7 +77,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match="latest.pth: cannot be written: No space left on device"):
-        checkpoints.write_atomically(path, full)
+        files.write_atomically(path, full)
     assert checkpoints.load(path) == {"epoch": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["latest.pth"]
 

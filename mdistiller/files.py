@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all, and their hashes. Imports no library but Python's own."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from mdistiller.errors import RunError, cannot_write
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8; otherwise as `write_atomically`."""
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+def write_atomically(path: Path, write, keep: Path | None = None) -> None:
+    """Call `write(binary file)` on a temporary file, then rename it: `path` always holds a whole file.
+
+    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only,
+    UserError where no file can be; what stood under both names is then untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; ours are ordinary
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    except RuntimeError as error:  # so PyTorch's zip writer reports a full disk
+        raise RunError(f"{path}: cannot be written: {error}") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed process has left of files that it was writing into `folder`."""
+    for path in folder.glob(".*.*.????????"):  # the names that `write_atomically` gives
+        path.unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,57 @@
+"""Mathematics that several rooms share, as pure functions of tensors. Imports PyTorch alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Shannon entropy of softmax(logits / temperature), in nats (EA-KD, Eq. 8): (n, C) -> (n,).
+
+    Exactly 0 for a one-hot row, log C for a uniform one; infinite logits are taken as the largest finite ones, so the
+    result is finite for every row without NaN. At least float32; float64 stays float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    limit = torch.finfo(logits.dtype)
+    log_p = F.log_softmax((logits / temperature).clamp(limit.min / 4, limit.max / 4), dim=-1)
+    return (log_p.exp() * log_p).sum(dim=-1).clamp_max(0.0).abs()
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Each row minus its mean, over its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
+
+    The deviation is the unbiased one (divisor C - 1), with 1e-7 added outside the root, as released.
+    """
+    return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
+
+
+def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """KL divergence from teacher to student of log-probabilities (..., C), in nats: (...)."""
+    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=-1)
+
+
+def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
+    """KL divergence from teacher to student at a temperature, without its square, in nats: (n, C), (n, C) -> (n,).
+
+    `temperature` is a number, or a tensor that broadcasts with (n, 1).
+    """
+    return kl_divergence(
+        F.log_softmax(logits_student / temperature, dim=1), F.log_softmax(logits_teacher / temperature, dim=1)
+    )
+
+
+def warm_up(epoch: int, epochs: float) -> float:
+    """Factor of a loss that grows linearly over its first `epochs` (0: at once): min(epoch / epochs, 1), epoch from 1.
+    """
+    return min(epoch / max(epochs, 1), 1.0)
+
+
+def group_mean(values: Tensor, group: Tensor, num_groups: int | None = None, empty: float = 0.0) -> Tensor:
+    """Mean of the values (n,) with the same group number (n,): (n,), or (num_groups,) by group number if that is given.
+
+    A group without a value gets `empty`.
+    """
+    rows = len(values) if num_groups is None else num_groups  # group numbers are smaller than either
+    sums, counts = (values.new_zeros(rows).index_add(0, group, one) for one in (values, torch.ones_like(values)))
+    means = torch.where(counts > 0, sums / counts.clamp_min(1), empty)
+    return means[group] if num_groups is None else means
