@@ -13,6 +13,8 @@ import torch
 from tests.engine.support import REPOSITORY, command, train_command, weights
 
 METHODS = ("KD", "EA-DKD", "CTKD", "REVIEWKD", "CRD", "FCFD")
+# CRD's scores are exp(similarity / 0.07): on some processors rounding grows to 2e-4 within the twenty steps.
+TOLERANCES = {"CRD": 1e-3}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
@@ -31,12 +33,14 @@ def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained,
     one, two = (next((trained / number / method).glob("*/*")) for number in ("one", "two"))
     expected, found = weights(one), weights(two)
     assert expected.keys() == found.keys()
+    tolerance = TOLERANCES.get(method, 1e-5)
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=f"{method}: {key}")
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=tolerance, msg=f"{method}: {key}")
     records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
     for a, b in zip(*records, strict=True):
         same = a.keys() - {"seconds", "images_per_second", "weight_std"}  # the spread is within each process's part
-        assert {key: a[key] for key in same} == pytest.approx({key: b[key] for key in same}, rel=1e-5, abs=1e-5)
+        expected = pytest.approx({key: b[key] for key in same}, rel=tolerance, abs=tolerance)
+        assert {key: a[key] for key in same} == expected
 
 
 def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
