@@ -46,12 +46,17 @@ def warm_up(epoch: int, epochs: float) -> float:
     return min(epoch / max(epochs, 1), 1.0)
 
 
-def group_mean(values: Tensor, group: Tensor, num_groups: int | None = None, empty: float = 0.0) -> Tensor:
-    """Mean of the values (n,) with the same group number (n,): (n,), or (num_groups,) by group number if that is given.
+def group_mean(values: Tensor, group: Tensor) -> Tensor:
+    """Each value replaced by the mean of its group: (n,), (n,) int64 of any numbers -> (n,)."""
+    order = group.argsort()  # groups are numbered from 0 without waiting for the device
+    ordered = group[order]
+    number = torch.empty_like(group)
+    number[order] = torch.cat([ordered[:1] * 0, (ordered[1:] != ordered[:-1]).long()]).cumsum(0)
+    return mean_by_group(values, number, len(values))[number]
 
-    A group without a value gets `empty`.
+
+def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float = 0.0) -> Tensor:
+    """Mean of the values of each group 0..num_groups-1, `empty` for a group without any: (n,), (n,) -> (num_groups,).
     """
-    rows = len(values) if num_groups is None else num_groups  # group numbers are smaller than either
-    sums, counts = (values.new_zeros(rows).index_add(0, group, one) for one in (values, torch.ones_like(values)))
-    means = torch.where(counts > 0, sums / counts.clamp_min(1), empty)
-    return means[group] if num_groups is None else means
+    sums, counts = (values.new_zeros(num_groups).index_add(0, group, one) for one in (values, torch.ones_like(values)))
+    return torch.where(counts > 0, sums / counts.clamp_min(1), empty)

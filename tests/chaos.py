@@ -34,9 +34,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mdistiller.engine import setup, trainer  # noqa: E402
+from mdistiller.engine import run_state, trainer  # noqa: E402
 from mdistiller.engine.log import progress  # noqa: E402
 from mdistiller.engine.sweep import preload  # noqa: E402
+from mdistiller.tasks import classification  # noqa: E402
 from tools import train as tool  # noqa: E402
 
 EPOCHS = 4
@@ -59,7 +60,7 @@ METHODS = {  # row of the table: folder of configs/digits, and what else is set
 PHASES = ("starting", "training", "evaluating", "saving", "writing")  # writing: inside a write, which is left half done
 SAVING = ("saving", "writing")
 PHASE_OF = {"_epoch": "training", "_evaluate": "evaluating", "_finish_epoch": "saving", "save": "saving",
-            "_summarize": "saving"}  # of the trainer's functions
+            "summarize": "saving"}  # of the functions of the trainer and of the run's state
 WEIGHTS = {  # of the draw of a moment; what SIGTERM saves in the midst of an epoch is saved between two steps
     signal.SIGKILL: {"starting": 2, "training": 2, "evaluating": 1, "saving": 4, "writing": 3, "clock": 2},
     signal.SIGTERM: {"starting": 1, "training": 8, "evaluating": 1, "saving": 1, "writing": 1, "clock": 2},
@@ -114,10 +115,9 @@ class Watch:
         self.moment = moment
         for name, phase in PHASE_OF.items():
             self._mark(name, phase)
-        step, evaluate = trainer.Trainer._step, trainer.evaluate
+        step, evaluate = trainer.Trainer._step, classification.evaluate
         trainer.Trainer._step = lambda *args: (self.point(), step(*args))[1]
-        for module in (trainer, setup):
-            module.evaluate = lambda network, batches, device: evaluate(network, self._each(batches), device)
+        classification.evaluate = lambda network, batches, device: evaluate(network, self._each(batches), device)
 
         def ours(path):  # TensorBoard writes in a thread, and what it writes is not compared
             return isinstance(path, str | os.PathLike) and str(path).startswith(str(folder)) and "/tb" not in str(path)
@@ -143,7 +143,8 @@ class Watch:
             os.kill(os.getpid(), self.moment.signal)
 
     def _mark(self, name, phase):
-        function = getattr(trainer.Trainer, name)
+        owner = trainer.Trainer if hasattr(trainer.Trainer, name) else run_state.RunState
+        function = getattr(owner, name)
 
         def marked(*args, **options):
             before = self.phase
@@ -152,7 +153,7 @@ class Watch:
             self.enter(before)
             return result
 
-        setattr(trainer.Trainer, name, marked)
+        setattr(owner, name, marked)
 
     def _each(self, batches):
         for batch in itertools.islice(batches, EVAL_BATCHES):

@@ -109,7 +109,7 @@ def trainer(tmp_path_factory):
         if number == 2:
             break
         ready._step(batch)
-    ready.save("latest.pth")
+    ready.state.save("latest.pth")
     return ready, (ready.folder / "latest.pth").read_bytes()
 
 
@@ -118,7 +118,7 @@ def trainer(tmp_path_factory):
 def test_the_state_of_a_run_that_is_resumed(damage, trainer):
     ready, content = trainer
     (ready.folder / "latest.pth").write_bytes(damaged(content, damage))
-    reads_or_says_why(ready.resume)
+    reads_or_says_why(ready.state.resume)
 
 
 @fuzz(60)

@@ -151,9 +151,12 @@ def _weighing(step, settings):
     losses = {"ce": logits.mean()}
     distiller, meters = trainer.distiller, type(trainer.meters)(1, settings.device)
 
+    progress = distiller.task.progress(logits[0], target)
+
     def call():
+        distiller.monitor = {}
         distiller.sample_weight(*logits)
-        meters.add(0, losses, logits[0], target, distiller.monitor)
+        meters.add(0, losses, len(target), progress, distiller.monitor)
 
     return call
 

@@ -17,10 +17,10 @@ from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.device import keep_freed_memory, place
 from mdistiller.engine.folding import fold_teacher
-from mdistiller.engine.meters import Meters
 from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.setup import Run, set_seed
 from mdistiller.engine.teacher_cache import open_cache
-from mdistiller.engine.trainer import Trainer, set_seed
+from mdistiller.engine.trainer import Trainer
 from mdistiller.models import build_model
 
 SIZE, CLASSES, TRAIN_IMAGES, TEST_IMAGES = 32, 100, 50000, 512
@@ -107,7 +107,8 @@ class OurStep:
         self.cache = None if cache is None else open_cache(cfg, data, teacher, None, device, lookups=0)
         if self.cache is not None and warm:
             collections.deque(self.cache.fill([1]), maxlen=0)
-        self.trainer, self.epochs = Trainer(cfg, data, distiller, device, RunFolder("unused"), self.cache), epochs
+        run = Run(cfg, device, data, distiller.task, distiller, {})
+        self.trainer, self.epochs = Trainer(run, RunFolder("unused"), self.cache), epochs
         distiller.train()
         self._batches = self._endless()
 
@@ -119,8 +120,7 @@ class OurStep:
 
     def _begin(self, epoch):
         trainer = self.trainer
-        trainer.epoch, trainer.step = epoch, 0
-        trainer.meters = Meters(trainer.data.num_batches, trainer.device)
+        trainer.state.begin(epoch)
         return trainer.batches()
 
     def __call__(self) -> None:

@@ -9,9 +9,9 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import calinski_harabasz_score
 
 from mdistiller.distillers.ea import entropy
+from mdistiller.engine.networks import RANDOM_TEACHER, load_teacher
 from mdistiller.engine.reopen import open_run
 from mdistiller.engine.run_folder import RunFolder
-from mdistiller.engine.setup import RANDOM_TEACHER, load_teacher
 from mdistiller.engine.trace import FOLDER
 from mdistiller.errors import UserError
 
@@ -23,12 +23,13 @@ def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
 
     Raises UserError when the teacher's file is not the one of the run, or the run had none.
     """
-    cfg, data, distiller = open_run(folder, checkpoint, opts)
+    run = open_run(folder, checkpoint, opts)
+    cfg, data, distiller = run.cfg, run.data, run.distiller
     if not distiller.needs_teacher:
         raise UserError(f"{folder}: trained without a teacher; this figure compares student and teacher")
     if cfg.DISTILLER.TEACHER_CHECKPOINT == RANDOM_TEACHER:
         raise UserError(f"{folder}: its teacher had random weights, which are not kept")
-    teacher, facts = load_teacher(cfg, data.info)
+    teacher, facts = load_teacher(cfg, run.task)
     was = RunFolder(folder).read_json("run.json").get("teacher_sha256")
     if was not in (None, facts["teacher_sha256"]):
         raise UserError(f"{facts['teacher_checkpoint']}: not the teacher that {folder} was trained with (SHA-256)")

@@ -37,8 +37,10 @@ DEFAULTS = {
         "LS": False,  # standardize logits inside logit losses
         "t": None,  # another spelling of EA.TEMPERATURE
     },
+    "TASK": {"TYPE": None},  # None: what the data set is for; classification, detection, language
     "EA": {
         "KIND": "ea",
+        "LEVEL": "sample",  # "group": a sample has the weight of its group's mean entropies (an image's, a sequence's)
         "TEMPERATURE": 3.0,  # T' of the paper: 3 on CIFAR-100, 2 on ImageNet and for transformer teachers
         "UPPER_BOUND": None,  # None (or "log_c") is log C; a number is itself
         "LOGITS": "raw",  # which logits the weights come from
@@ -53,6 +55,14 @@ DEFAULTS = {
         "SCHEDULE": "step",  # "step": LR_DECAY_*, constant within an epoch; "cosine": down to MIN_LR, step by step
         "LR_DECAY_STAGES": [150, 180, 210],
         "LR_DECAY_RATE": 0.1,
+        "MAX_ITER": 0,  # updates of the whole run, in place of EPOCHS; 0 counts epochs
+        "EVAL_PERIOD": 0,  # with MAX_ITER: updates between evaluations, which an "epoch" is then; 0: all of them
+        "STEPS": [],  # updates after which the rate falls by LR_DECAY_RATE, in place of LR_DECAY_STAGES
+        "WARMUP_ITERS": 0,  # updates of a linear rise to the rate, from WARMUP_FACTOR of it
+        "WARMUP_FACTOR": 0.0,
+        "NO_DECAY": "none",  # parameters without weight decay: "norm", "norm_and_bias"
+        "BETAS": [0.9, 0.999],  # of AdamW
+        "EPS": 1e-8,  # of AdamW
         "WARMUP_EPOCHS": 0.0,  # of a linear rise to LR, before the cosine
         "MIN_LR": 0.0,
         "MOMENTUM": 0.9,
@@ -94,6 +104,7 @@ OPTIONAL = {
     **{f"DISTILLER.{role}_{key}": (kind,) for role in ("TEACHER", "STUDENT")
        for key, kind in (("CHECKPOINT", str), ("INPUT_SIZE", int), ("NORMALIZATION", str))},
     "DISTILLER.t": (float,),
+    "TASK.TYPE": (str,),
     "EA.UPPER_BOUND": (float, str),
 }
 
@@ -105,10 +116,12 @@ CHOICES = {
         "none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student", "constant", "normalized",
     ),
     "EA.LOGITS": ("raw", "standardized"),
+    "EA.LEVEL": ("sample", "group"),
     "EA.COMPAT": ("paper", "release"),
     "EA.UPPER_BOUND": ("log_c",),
     "SOLVER.TYPE": ("SGD", "AdamW"),
     "SOLVER.SCHEDULE": ("step", "cosine"),
+    "SOLVER.NO_DECAY": ("none", "norm", "norm_and_bias"),
     "SOLVER.TRAINER": ("base", "crd", "dot", "crd_dot", "ours", "aug"),
     "SOLVER.AMP": ("none", "bf16", "fp16"),
     "TEACHER_CACHE.DTYPE": ("float16", "float32"),

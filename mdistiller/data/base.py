@@ -21,6 +21,7 @@ class Data:
     do not matter. A subclass makes the images: `_train_images` and `_eval_images`.
     """
 
+    items = "images"  # what a batch holds
     views_are_finite = False  # whether `augmentation_views` and `image_at` name and give every view there can be
 
     def __init__(self, cfg: CfgNode, device: torch.device | str, labels: np.ndarray, held_out: dict, **facts):
@@ -31,6 +32,7 @@ class Data:
         self.home = self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
         self.seed = cfg.EXPERIMENT.SEED
         self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
+        self.accumulate = cfg.SOLVER.ACCUMULATE
         self.labels = labels
         self._targets = {split: upload(targets, self.device) for split, targets in held_out.items()}
         self.info = DataInfo(num_train=len(labels), targets=torch.from_numpy(labels), **facts)
@@ -56,9 +58,10 @@ class Data:
         """Batches of an epoch from number `start` on; with several ranks, this one's piece of each global batch.
 
         `index` is the position 0..num_train-1 of each sample, "image_strong" in `views` adds the strong view.
-        With world_size > 1, `batch_fraction` (a float) is the piece's size over the mean piece's, so that the mean
-        over ranks of batch_fraction * (mean loss of the piece) is the mean loss of the global batch; a rank left
-        without a sample gets one, with a fraction of 0. Raises ValueError for an unknown view.
+        `share` (a float) is the piece's part of its update (SOLVER.ACCUMULATE batches of all ranks), times the number
+        of ranks: the mean over ranks of the sums of share * (mean loss of the piece) is the mean loss of the update's
+        images; a batch without it is all of its update. A rank left without a sample gets one, with a share of 0.
+        Raises ValueError for an unknown view.
         """
         if not set(views) <= set(VIEWS):
             raise ValueError(f"views {tuple(views)}: known are {', '.join(VIEWS)}")
@@ -67,11 +70,9 @@ class Data:
         index, target = upload(np.stack([order, self.labels[order]]), self.device)  # in batch order: a batch is a slice
         pieces = [self._piece(number, rank, world_size) for number in range(start, self.num_batches)]
         images = self._train_images(epoch, order, [slice(low, high) for low, high, _ in pieces], views)
-        for (low, high, fraction), batch in zip(pieces, images, strict=True):
+        for (low, high, share), batch in zip(pieces, images, strict=True):
             batch |= {"target": target[low:high], "index": index[low:high]}
-            if world_size > 1:
-                batch["batch_fraction"] = fraction
-            yield batch
+            yield batch if world_size == self.accumulate == 1 else batch | {"share": share}
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
         """Positions (B,) in 0..num_train-1 of the global batch number `step` (from 0) of an epoch."""
@@ -98,15 +99,20 @@ class Data:
             yield {"image": image, "target": target, "index": positions}
 
     def _piece(self, number, rank, world_size):
-        """[low, high) of the epoch's order for this rank, as np.array_split divides, and the batch_fraction."""
-        first = number * self.batch_size
-        size = min(self.batch_size, self.info.num_train - first)
-        share, larger = divmod(size, world_size)
-        low = first + rank * share + min(rank, larger)
-        length = share + (rank < larger)
+        """[low, high) of the epoch's order for this rank, as np.array_split divides, and the share."""
+        first, size = number * self.batch_size, self._size(number)
+        least, larger = divmod(size, world_size)
+        low = first + rank * least + min(rank, larger)
+        length = least + (rank < larger)
         if not length:
             return first, first + 1, 0.0
-        return low, low + length, length * world_size / size
+        start = number - number % self.accumulate
+        update = sum(self._size(other) for other in range(start, min(start + self.accumulate, self.num_batches)))
+        return low, low + length, length * world_size / size * size / update
+
+    def _size(self, number):
+        """Images, over all ranks, of an epoch's batch; the last one may be smaller."""
+        return min(self.batch_size, self.info.num_train - number * self.batch_size)
 
     def _finish(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) at home -> normalised (B, 3, H, W) on the device."""

@@ -22,6 +22,8 @@ class DataInfo:
     classes: tuple[str, ...] | None = field(repr=False)
     hasher: Callable[[], str] = field(repr=False)  # computes the fingerprint when it is first asked for
 
+    task: str = "classification"  # what the data are for, see `mdistiller.tasks`
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the training images and labels in use, in the order of `index`.

@@ -13,16 +13,17 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def build_distiller(cfg, student, teacher, data_info=None) -> Distiller:
+def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distiller:
     """The distiller that `cfg.DISTILLER.TYPE` names (or its EA- variant, when `cfg.DISTILLER.EA` is set).
 
     `data_info` tells the training set's num_classes, num_train, image_size and targets (an object or a mapping; what
-    a method does not need may be missing). Raises UserError for an unknown method or networks that do not fit it.
+    a method does not need may be missing); `task` says what a sample is, None is classification. Raises UserError for
+    an unknown method or networks that do not fit it.
     """
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
     if cfg.DISTILLER.EA and not name.startswith("EA-"):
         name = f"EA-{name}"
-    return DISTILLERS[name](cfg, student, teacher, data_info)
+    return DISTILLERS[name](cfg, student, teacher, data_info, task)
 
 
 def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:

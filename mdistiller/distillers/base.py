@@ -6,20 +6,20 @@ A method is one file: a pure function, and a class that declares what it needs a
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from mdistiller.distillers.ea import upper_bound_of, weigh
+from mdistiller.distillers.ea import weigh_samples
 from mdistiller.errors import UserError
-from mdistiller.functional import entropy, standardize
-from mdistiller.models.base import Output
+from mdistiller.functional import mean_by_group, standardize
 from mdistiller.registry import DISTILLERS
+from mdistiller.tasks import Task, TaskOutput
+from mdistiller.tasks.classification import Classification
 
 EA_PREFIX = "EA-"
-STANDARD_IMAGE_SIZE = 32
 LOG_1000 = math.log(1000)  # the greatest weight bound of ImageNet's 1,000 classes
 
 
@@ -43,13 +43,16 @@ def register(name: str, *aliases: str):
 
 
 def weighted_mean(loss: Tensor, weight: Tensor, name: str) -> Tensor:
-    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14 as a mean). Raises ValueError for another shape of loss."""
+    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14 as a mean); 0, with a gradient of 0, for no sample.
+
+    Raises ValueError for another shape of loss.
+    """
     if loss.shape != weight.shape:
         raise ValueError(
             f"loss {name!r} has shape {tuple(loss.shape)}, expected {tuple(weight.shape)}: "
             "reduce over every dimension except the batch"
         )
-    return (weight * loss).mean()
+    return (weight * loss).mean() if len(loss) else (weight * loss).sum()
 
 
 class Distiller(nn.Module):
@@ -69,6 +72,7 @@ class Distiller(nn.Module):
     views: tuple = ("image",)  # images of the batch that pass through both networks
     term_views: Mapping = {}  # loss name -> the view whose logits weigh it, where that is not "image"
     inputs = "logits"  # or "features": what the losses read of the networks' outputs
+    sample_axis = "sample"  # or "image": one loss an image; an image of several samples gets their mean weight
     standardizes = True  # DISTILLER.LS: standardized logits reach `sample_losses` (logit methods)
     needs_teacher = True
     teacher_mode = "eval"  # or "train": batch statistics, and running statistics that move
@@ -76,19 +80,25 @@ class Distiller(nn.Module):
     varying_modules = False  # some parameters take no part in some steps (DDP must look for them)
     release_weighting: Mapping = {}  # EA.COMPAT release: what the published code uses in place of the paper's
 
-    def __init__(self, cfg: CfgNode, student: nn.Module, teacher: nn.Module | None, data_info=None):
+    def __init__(
+        self, cfg: CfgNode, student: nn.Module, teacher: nn.Module | None, data_info=None, task: Task | None = None
+    ):
         super().__init__()
         if self.needs_teacher and teacher is None:
             raise UserError(f"DISTILLER.TYPE: {self.method} needs a teacher (DISTILLER.TEACHER)")
         self.cfg = cfg
         self.data_info = as_data_info(data_info)
+        self.task = task or Classification(cfg, self.data_info)
         self.student = student
         object.__setattr__(self, "teacher", teacher)  # not a submodule: outside state_dict and DDP
         if teacher is not None:
             teacher.requires_grad_(False)
         self.logit_standardization = bool(cfg.DISTILLER.LS)
         self.ce_weight, self.label_smoothing = 1.0, cfg.SOLVER.LABEL_SMOOTHING
-        self.monitor: dict[str, Tensor] = {}  # what the sample weights were: on the device, for the log
+        # Of the last step, on the device, for the log: what its sample weights were (of the first view), and what the
+        # task says of its samples.
+        self.monitor: dict[str, Tensor] = {}
+        self.progress: dict[str, Tensor] = {}
         self._choose_weighting(cfg.EA)
         self.build(cfg[self.config_key] if self.config_key in cfg else cfg)
         self.train()
@@ -113,81 +123,101 @@ class Distiller(nn.Module):
 
     # --- the step --------------------------------------------------------------------------------------------------
 
-    def forward(self, image: Tensor, target: Tensor | None = None, epoch: int = 1, logits_teacher=None, **batch):
-        """Train mode: (logits_student (B, C), {name: scalar}). Eval mode: logits (B, C) of the deployed student.
+    def forward(self, image: Any = None, target: Tensor | None = None, epoch: int = 1,
+                logits_teacher: Tensor | None = None, **batch):
+        """Train mode: (logits_student (n, C), {name: scalar}) of a batch. Eval mode: `predict(image)`.
 
-        `logits_teacher` (B, C) stands in for the teacher's forward pass where a method reads logits only.
+        What else the batch holds goes to the task and to the method by name; `logits_teacher` (n, C) stands in for the
+        teacher's forward pass where a method reads logits only.
         """
+        batch |= {"image": image, "target": target}
         if not self.training:
-            return self.predict(image)
-        images = [image if view == "image" else self._view(batch, view) for view in self.views]
-        students = [self.run_student(view) for view in images]
+            return self.predict(self.task.inputs(batch, "image"))
+        views = [self._inputs(batch, view) for view in self.views]
+        students = [self.run_student(view) for view in views]
         if logits_teacher is not None:
-            teachers = [Output(logits_teacher, {})]
+            teachers = [TaskOutput(logits_teacher)]
+        elif self.needs_teacher:
+            teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
         else:
-            teachers = [self.run_teacher(view) for view in images] if self.needs_teacher else [None] * len(images)
-        with torch.autocast(image.device.type, enabled=False):
-            losses = self._losses(students, teachers, target, epoch, batch)
-        return students[0].logits, losses
+            teachers = []
+        logits = students[0].logits
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = self._losses(students, teachers, epoch, batch)
+        return logits, losses
 
-    def _losses(self, students, teachers, target, epoch, batch):
-        students = [self._full_precision(output) for output in students]
-        teachers = [self._full_precision(output) for output in teachers]
-        ce = sum(F.cross_entropy(out.logits, target, label_smoothing=self.label_smoothing) for out in students)
-        losses = {"ce": self.ce_weight * ce}
+    def _losses(self, students, teachers, epoch, batch):
+        students, teachers = ([self._full_precision(out) for out in outputs] for outputs in (students, teachers))
+        target = self.task.target(batch, students[0])
+        losses = self.task.supervised(students, target, self.label_smoothing)
+        losses = {name: self.ce_weight * loss if name == "ce" else loss for name, loss in losses.items()}
+        self.progress = self.task.progress(students[0].logits.detach(), target)
+        self.monitor = {}
         if not self.needs_teacher:
             return losses
-        weights = {}
-        for view, student, teacher in reversed(list(zip(self.views, students, teachers, strict=True))):
-            weights[view] = self.sample_weight(student.logits.detach(), teacher.logits.detach())
-        # the first view was weighed last: `monitor` is of its weights
+        weights = {view: self._weigh(*pair) for view, *pair in zip(self.views, students, teachers, strict=True)}
         if self.logit_standardization and self.standardizes and self.inputs == "logits":
             students, teachers = ([_standardized(output) for output in outputs] for outputs in (students, teachers))
+        group = students[0].group
         if len(self.views) == 1:
             (students,), (teachers,) = students, teachers
-        terms = self.sample_losses(students, teachers, target=target, epoch=epoch, **batch)
-        if "ce" in terms:
-            raise ValueError(f"{self.method}: sample_losses: 'ce' is the cross-entropy's name; call the loss otherwise")
+        terms = self.sample_losses(students, teachers, **batch | {"target": target, "epoch": epoch})
         for name, loss in terms.items():
-            if name in self.batch_terms:
-                losses[name] = loss
-            else:
-                losses[name] = weighted_mean(loss, weights[self.term_views.get(name, "image")], name)
+            if name in losses:
+                raise ValueError(f"{self.method}: sample_losses: {name!r} is a loss of the task; choose another name")
+            if name not in self.batch_terms:
+                weight = weights[self.term_views.get(name, "image")]
+                if self.sample_axis == "image" and group is not None:
+                    weight = mean_by_group(weight, group, len(loss), empty=1.0)
+                loss = weighted_mean(loss, weight, name)
+            losses[name] = loss
         return losses
 
-    def _view(self, batch, view):
-        if view not in batch:
-            raise ValueError(f"{self.method} needs {view!r} in the batch, beside 'image': another view of the images")
-        return batch[view]
+    def _inputs(self, batch, view):
+        try:
+            return self.task.inputs(batch, view)
+        except ValueError as error:
+            raise ValueError(f"{self.method} {error}") from None
 
-    def run_student(self, image: Tensor):
-        """The student's `Output` for one view."""
-        return self.student(image)
+    def run_student(self, inputs: Any) -> TaskOutput:
+        """The student's output for one view."""
+        return self.task.run_student(self.student, inputs)
 
-    def run_teacher(self, image: Tensor):
-        """The teacher's `Output` for one view, without gradient (not inference mode: targets of an MSE are saved)."""
+    def run_teacher(self, inputs: Any, student: TaskOutput | None = None) -> TaskOutput:
+        """The teacher's output for one view, on the samples of the student's, without gradient.
+
+        Not in inference mode: the targets of a mean squared error are saved for the backward pass.
+        """
         with torch.no_grad():
-            return self.teacher(image)
+            return self.task.run_teacher(self.teacher, inputs, student)
 
-    def predict(self, image: Tensor) -> Tensor:
-        """Logits (B, C) of what is deployed: the student, unless a method says otherwise."""
-        return self.student(image).logits
+    def predict(self, inputs: Any):
+        """What the deployed network says in eval mode: for an image (B, 3, H, W), its logits (B, C)."""
+        output = self.deployed()(inputs)
+        return getattr(output, "logits", output)
 
     def deployed(self) -> nn.Module:
-        """The network, image -> `Output`, that is averaged, and kept apart from the run: what `predict` uses."""
+        """The network that is evaluated, averaged, and kept apart from the run."""
         return self.student
 
-    def sample_weight(self, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
-        """Weight of each sample's losses, (B,): EA for the weighted variant of a method, else ones."""
+    def sample_weight(self, logits_student: Tensor, logits_teacher: Tensor, group: Tensor | None = None) -> Tensor:
+        """Weight of each sample's losses, (n,): EA for the weighted variant of a method, else ones.
+
+        `group` (n,): which samples belong together, where EA.LEVEL is group.
+        """
         if not self.weighted:
             return torch.ones(len(logits_teacher), device=logits_teacher.device, dtype=logits_teacher.dtype)
         if self.weigh_standardized:
             logits_student, logits_teacher = standardize(logits_student), standardize(logits_teacher)
-        h_student = entropy(logits_student, self.weight_temperature)
-        h_teacher = entropy(logits_teacher, self.weight_temperature)
-        weight = weigh(h_student, h_teacher, upper_bound_of(logits_teacher, self.weight_bound), self.weight_kind)
-        self.monitor = {"weight": weight, "entropy_student": h_student, "entropy_teacher": h_teacher}
-        return weight
+        weights = weigh_samples(
+            logits_student, logits_teacher, self.weight_temperature, self.weight_kind, self.weight_bound, group
+        )
+        self.monitor = self.monitor or weights._asdict()  # the first view's
+        return weights.weight
+
+    def _weigh(self, student, teacher):
+        group = {"group": student.group} if self.weigh_groups and student.group is not None else {}
+        return self.sample_weight(student.logits.detach(), teacher.logits.detach(), **group)
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
 
@@ -214,19 +244,16 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def dry_run(self, input_size: int | tuple[int, int] | None = None):
-        """(student's `Output`, teacher's `Output`) of one blank image, in eval mode so that no statistic moves.
+        """(student's output, teacher's output) of one blank example, in eval mode so that no statistic moves.
 
         Departs from mdistiller, whose dry run in train mode shifts the running statistics of the loaded teacher.
         """
-        size = input_size or self.data_info.image_size or STANDARD_IMAGE_SIZE
-        height, width = (size, size) if isinstance(size, int) else size
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
-            reference = next(network.parameters())
-            image = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
+            inputs = self.task.blank_inputs(input_size, next(network.parameters()))
             modes = [(module, module.training) for module in network.modules()]
             network.eval()
-            outputs.append(run(image))
+            outputs.append(run(inputs, *outputs))
             for module, mode in modes:
                 module.training = mode
         return tuple(outputs)
@@ -248,16 +275,16 @@ class Distiller(nn.Module):
         self.weight_bound = bound
         self.weight_kind = cfg.KIND
         self.weight_temperature = release.get("temperature", cfg.TEMPERATURE)
+        self.weigh_groups = cfg.LEVEL == "group"
         self.weigh_standardized = cfg.LOGITS == "standardized"
         if release:  # the release weighs from the logits that it distils
             self.weigh_standardized = self.logit_standardization and release.get("logits") == "standardized"
 
-    def _full_precision(self, output):
+    def _full_precision(self, output) -> TaskOutput:
         """The output with everything the losses read in float32 (wider stays as it is)."""
-        if output is None or (output.logits.dtype in (torch.float32, torch.float64) and self.inputs == "logits"):
-            return output
+        output = output if isinstance(output, TaskOutput) else TaskOutput(output.logits, output.features)
         features = _map(_wide, output.features) if self.inputs == "features" else output.features
-        return Output(_wide(output.logits), features)
+        return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses))
 
 
 class Vanilla(Distiller):
@@ -279,7 +306,7 @@ _FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
 
 
 def _standardized(output):
-    return Output(standardize(output.logits), output.features)
+    return output._replace(logits=standardize(output.logits))
 
 
 def _map(fn, value):

@@ -6,11 +6,12 @@ pair of logits (an image, a box proposal, a token): everything here takes (n, C)
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mdistiller.functional import entropy
+from mdistiller.functional import entropy, group_mean
 
 
 def _ea(student, teacher, bound):
@@ -35,32 +36,53 @@ def _normalized(weight):
     return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
-def weigh(entropy_student: Tensor, entropy_teacher: Tensor, bound: float, kind: str = "ea") -> Tensor:
-    """Sample weights (n,) of the entropies (n,) of student and teacher. Raises ValueError for an unknown `kind`."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
-    return KINDS[kind](entropy_student, entropy_teacher, bound)
+class SampleWeights(NamedTuple):
+    """Weights and the entropies they come from (nats, at the weight temperature, before groups are averaged), (n,)."""
+
+    weight: Tensor
+    entropy_student: Tensor
+    entropy_teacher: Tensor
 
 
 @torch.no_grad()
+def weigh_samples(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    temperature: float = 3.0,
+    kind: str = "ea",
+    upper_bound: float | None = None,
+    group: Tensor | None = None,
+) -> SampleWeights:
+    """`ea_weight` together with the entropies of both networks: (n, C), (n, C) -> three tensors (n,), detached.
+
+    Raises ValueError for an unknown `kind`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
+    bound = math.log(logits_teacher.shape[-1]) if upper_bound is None else float(upper_bound)
+    entropies = entropy(logits_student, temperature), entropy(logits_teacher, temperature)
+    used = entropies if group is None else [group_mean(one, group) for one in entropies]
+    return SampleWeights(KINDS[kind](*used, bound), *entropies)
+
+
 def ea_weight(
     logits_student: Tensor,
     logits_teacher: Tensor,
     temperature: float = 3.0,
     kind: str = "ea",
     upper_bound: float | None = None,
+    group: Tensor | None = None,
 ) -> Tensor:
     """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 11), detached: (n, C), (n, C) -> (n,).
 
     `temperature` is the paper's T', independent of the distillation temperature; `upper_bound` is H_ub, log C when
-    None (the release divides by the number 100 in places). The other kinds are the paper's ablations (Tables 1 and 9)
-    and two controls: `constant` gives every sample the batch mean of w, `normalized` divides w by that mean; with
-    several processes the batch is the process's own, as for every method that relates the samples of a batch.
+    None (the release divides by the number 100 in places). `group` (n,) int64: samples with the same number get the
+    weight of their group's mean entropies (the tokens of a sequence, the proposals of an image). The other kinds are
+    the paper's ablations (Tables 1 and 9) and two controls: `constant` gives every sample the batch mean of w,
+    `normalized` divides w by that mean; with several processes the batch is the process's own, as for every method
+    that relates the samples of a batch.
     """
-    bound = upper_bound_of(logits_teacher, upper_bound)
-    return weigh(entropy(logits_student, temperature), entropy(logits_teacher, temperature), bound, kind)
+    return weigh_samples(logits_student, logits_teacher, temperature, kind, upper_bound, group).weight
 
 
-def upper_bound_of(logits: Tensor, upper_bound: float | None = None) -> float:
-    """`upper_bound`, or the greatest entropy that C classes allow: log C."""
-    return math.log(logits.shape[-1]) if upper_bound is None else float(upper_bound)
+__all__ = ["KINDS", "SampleWeights", "ea_weight", "entropy", "weigh_samples"]

@@ -176,7 +176,7 @@ class FCFD(Distiller):
         self.precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         return _run(self.student, image)
 
-    def run_teacher(self, image):
+    def run_teacher(self, image, student=None):
         with torch.no_grad():
             return _run(self.teacher, image)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdistiller.distillers.base import STANDARD_IMAGE_SIZE, Distiller
+from mdistiller.distillers.base import Distiller
 from mdistiller.distillers.features import misfit
 from mdistiller.models.base import Output
 
@@ -36,10 +36,10 @@ class LastMapDistiller(Distiller):
 
     inputs = "features"
 
-    def run_student(self, image: Tensor):
+    def run_student(self, image: Tensor) -> Output:
         return run_to_map(self.student, image)
 
-    def run_teacher(self, image: Tensor):
+    def run_teacher(self, image: Tensor, student: Output | None = None) -> Output:
         with torch.no_grad():
             return run_to_map(self.teacher, image)
 
@@ -50,8 +50,10 @@ class LastMapDistiller(Distiller):
         Sets `classifiers`, those of student and teacher, and leaves the networks in eval mode. Raises UserError unless
         each network's logits are its classifier's output for the mean of its map, tried on one image.
         """
-        size = self.data_info.image_size or STANDARD_IMAGE_SIZE
-        (student, student_fits), (teacher, teacher_fits) = _try(self.student, size), _try(self.teacher, size)
+        (student, student_fits), (teacher, teacher_fits) = (
+            _try(network, self.task.blank_inputs(None, next(network.parameters())))
+            for network in (self.student, self.teacher)
+        )
         if not (student_fits and teacher_fits):
             reason = "it needs networks that average their last map and classify it by one linear layer"
             raise misfit(self, [student], [teacher], reason)
@@ -59,13 +61,13 @@ class LastMapDistiller(Distiller):
         return student, teacher
 
 
-def _try(network, size):
-    reference, classifier = next(network.parameters()), classifier_of(network)
-    image = torch.linspace(-2, 2, 3 * size * size, device=reference.device, dtype=reference.dtype)  # no random state
+def _try(network, blank):
+    classifier = classifier_of(network)
+    image = torch.linspace(-2, 2, blank.numel(), device=blank.device, dtype=blank.dtype).view_as(blank)  # not random
     network.eval()
-    if _stages(network) is None and not network(image.view(1, 3, size, size)).features.get("feats"):
+    if _stages(network) is None and not network(image).features.get("feats"):
         return (), False
-    output = run_to_map(network, image.view(1, 3, size, size))
+    output = run_to_map(network, image)
     last = output.features["map"]
     if classifier is None or last.dim() != 4 or last.shape[1] != classifier.in_features:
         return tuple(last.shape), False

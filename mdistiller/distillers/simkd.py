@@ -83,8 +83,5 @@ class SimKD(LastMapDistiller):
     def run_student(self, image):
         return self.deployed()(image)
 
-    def predict(self, image):
-        return self.deployed()(image).logits
-
     def sample_losses(self, student, teacher, **batch):
         return {"simkd": self.feat_weight * simkd_loss(student.features["map"], teacher.features["map"])}

@@ -10,14 +10,13 @@ from yacs.config import CfgNode
 
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.device import choose_device, keep_freed_memory, place, set_determinism
-from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.log import progress
 from mdistiller.engine.logit_store import LogitStore, read_facts
-from mdistiller.engine.setup import load_teacher
+from mdistiller.engine.networks import ready_teacher
+from mdistiller.engine.setup import prepare_device, set_seed
 from mdistiller.engine.teacher_cache import TeacherCache, in_bytes, open_cache, why_live
-from mdistiller.engine.trainer import set_seed
 from mdistiller.errors import UserError
+from mdistiller.tasks import build_task
 
 SECONDS_BETWEEN_LINES = 60
 log = logging.getLogger("mdistiller")
@@ -58,21 +57,14 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     if not method.needs_teacher:
         raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has")
-    device = choose_device(cfg.DEVICE)
-    set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = prepare_device(cfg)
     data = build_data(cfg, device)
     reason = why_live(method, data)
     if reason is not None:
         raise UserError(f"DISTILLER.TYPE: {reason}: its runs have no teacher cache")
     set_seed(cfg.EXPERIMENT.SEED)
-    teacher, facts = load_teacher(cfg, data.info)
-    if cfg.DISTILLER.FOLD_TEACHER:
-        teacher = fold_teacher(teacher, method)
-    teacher = place(teacher, device, cfg.SOLVER.CHANNELS_LAST).eval()
-    if cfg.COMPILE:
-        teacher.compile()
+    teacher, facts = ready_teacher(cfg, build_task(cfg, data.info), method, device)
+    teacher.eval()
     images, views = data.info.num_train, len(data.view_numbers)
     passes = views if epochs is None else min(epochs, views)
     return open_cache(cfg, data, teacher, facts["teacher_sha256"], device, images * passes)

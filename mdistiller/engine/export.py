@@ -54,8 +54,8 @@ def export_run(
     _check_formats(formats)
     folder = Path(folder)
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
-    cfg, data, distiller = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
-    network, info = distiller.deployed().eval(), data.info
+    run = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
+    cfg, network, info = run.cfg, run.distiller.deployed().eval(), run.data.info
     size, (mean, std) = info.image_size, (info.mean, info.std)
     if checkpoint == "ema":
         checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
@@ -70,7 +70,7 @@ def export_run(
         "num_classes": info.num_classes,
         "classes": info.classes,
         "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
-        "state_dict_input": _bare_input(distiller.student, size, mean, std),
+        "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
     }
     output = Path(output) if output else folder / "export"
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}

@@ -9,7 +9,7 @@ WEIGHT_NAMES = ("weight_mean", "weight_std", "entropy_teacher", "entropy_student
 
 
 class Meters:
-    """One row of numbers a step: each loss, the number of hits, and how the samples were weighted.
+    """One row of numbers a step: each loss, what the task says of its samples, and how these were weighted.
 
     A row is written without reading anything back, so that the step never waits for the device.
     """
@@ -18,13 +18,15 @@ class Meters:
         self.num_batches, self.device = num_batches, device
         self.names: list[str] | None = None
         self.rows: Tensor | None = None
+        self.progress: dict[str, float] = {}  # name of what the task says -> 100 where it is a part in percent, else 1
         self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, known on the host
 
-    def add(self, step: int, losses: dict[str, Tensor], logits: Tensor, target: Tensor, monitor: dict) -> None:
-        """Record step number `step` (from 0): losses are scalars, logits (B, C), target (B,)."""
+    def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict) -> None:
+        """Record step number `step` (from 0) of `samples` samples: losses are scalars; `progress` and `monitor` hold
+        what the task and the sample weights were, (samples,) by name, see `Distiller`."""
         row = {name: loss.detach() for name, loss in losses.items()}
-        row["hits"] = (logits.detach().argmax(dim=1) == target).sum()
-        if monitor:
+        row |= {name: values.sum() for name, values in progress.items()}
+        if monitor and samples:
             weight = monitor["weight"]
             row |= {
                 "weight_mean": weight.mean(),
@@ -34,9 +36,15 @@ class Meters:
             }
         if self.rows is None:
             self.names = list(row)
+            self.progress = {name: 100.0 if values.dtype == torch.bool else 1.0 for name, values in progress.items()}
             self.rows = torch.zeros(self.num_batches, len(row), device=self.device)
-        self.rows[step] = torch.stack([row[name].float() for name in self.names])
-        self.counts[step] = len(target)
+        zero = self.rows.new_zeros(())
+        self.rows[step] = torch.stack([row.get(name, zero).float() for name in self.names])
+        self.counts[step] = samples
+
+    def samples(self) -> int:
+        """How many samples the steps so far had, over all ranks."""
+        return int(sum_over_ranks(self.counts.sum().to(self.device, torch.float32)).item())
 
     def first_nonfinite(self, step: int) -> tuple[int, list[str]] | None:
         """(step from 0, names of the terms) where a rank's loss was first not finite, up to `step`; None (waits)."""
@@ -49,33 +57,41 @@ class Meters:
         names = [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
         return first, [name for name in names if name not in WEIGHT_NAMES] or names
 
+    def _is_loss(self, name):
+        return name not in self.progress and name not in WEIGHT_NAMES
+
     def zero_losses(self) -> list[str]:
         """Names of the losses that were 0 in every step of the epoch on this rank (waits)."""
         zero = (self.rows == 0).all(dim=0).tolist()
-        return [name for name, is_zero in zip(self.names, zero, strict=True)
-                if is_zero and name not in ("hits", *WEIGHT_NAMES)]
+        return [name for name, is_zero in zip(self.names, zero, strict=True) if is_zero and self._is_loss(name)]
 
     def losses(self, step: int) -> dict[str, float]:
         """The losses of one step by name (waits)."""
         values = dict(zip(self.names, self.rows[step].tolist(), strict=True))
-        return {name: value for name, value in values.items() if name not in ("hits", *WEIGHT_NAMES)}
+        return {name: value for name, value in values.items() if self._is_loss(name)}
 
     def epoch_values(self) -> dict[str, float]:
-        """Means over the samples of all ranks: `train_loss`, `train_<term>`, `train_top1` (percent), weights."""
+        """Means over the samples of all ranks: `train_<name>` of what the task says, `train_loss`, `train_<term>`,
+        weights."""
         counts = self.counts.to(self.device, torch.float32)
-        hits = self.names.index("hits")
         sums = (self.rows * counts[:, None]).sum(dim=0)
-        sums[hits] = self.rows[:, hits].sum()
+        for name in self.progress:  # is a sum already
+            sums[self.names.index(name)] = self.rows[:, self.names.index(name)].sum()
         sums = sum_over_ranks(torch.cat([sums, counts.sum()[None]])).cpu()
         means = dict(zip(self.names, (sums[:-1] / sums[-1]).tolist(), strict=True))
-        values = {"train_top1": 100 * means.pop("hits")}
+        values = {f"train_{name}": factor * means.pop(name) for name, factor in self.progress.items()}
         weights = {name: means.pop(name) for name in WEIGHT_NAMES if name in means}
         values["train_loss"] = sum(means.values())
         return values | {f"train_{name}": value for name, value in means.items()} | weights
 
     def state_dict(self) -> dict:
-        return {"names": self.names, "rows": None if self.rows is None else self.rows.cpu(), "counts": self.counts}
+        rows = None if self.rows is None else self.rows.cpu()
+        return {"names": self.names, "rows": rows, "counts": self.counts, "progress": self.progress}
 
     def load_state_dict(self, state: dict) -> None:
         self.names, self.counts = state["names"], state["counts"]
+        self.progress = state.get("progress", {})
+        if "progress" not in state and self.names:  # as it was saved when images were all there was
+            self.names = ["top1" if name == "hits" else name for name in self.names]
+            self.progress = {"top1": 100.0}
         self.rows = None if state["rows"] is None else state["rows"].to(self.device)

@@ -3,52 +3,100 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller.distributed import sum_over_ranks, world_size
 from mdistiller.errors import UserError
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 
 
-def learning_rate(solver: CfgNode, epoch: int, progress: float = 0.0) -> float:
-    """The rate at an epoch, counted from 1, of which the part `progress` (0 to 1) is done.
+def num_epochs(solver: CfgNode) -> int:
+    """How many epochs a run has. With SOLVER.MAX_ITER an epoch is EVAL_PERIOD updates (0: all of them).
 
-    "step": multiplied by the decay rate once `epoch > milestone`, constant within an epoch (mdistiller). "cosine":
-    a linear rise over WARMUP_EPOCHS, then half a cosine down to MIN_LR at the end of the last epoch.
+    Raises UserError when the number of updates is no multiple of the period.
     """
-    if solver.SCHEDULE == "step":
-        return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
-    done = epoch - 1 + progress
+    if not solver.MAX_ITER:
+        return solver.EPOCHS
+    period = solver.EVAL_PERIOD or solver.MAX_ITER
+    if solver.MAX_ITER % period:
+        raise UserError(f"SOLVER.EVAL_PERIOD: expected a divisor of SOLVER.MAX_ITER {solver.MAX_ITER}; found {period}")
+    return solver.MAX_ITER // period
+
+
+def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int = 1) -> float:
+    """The rate before step number `step` (from 0) of `num_batches` in an epoch, counted from 1.
+
+    "step": multiplied by the decay rate once `epoch > milestone`, constant within an epoch (mdistiller); or, with
+    SOLVER.STEPS, once as many updates are done as a milestone says (detectron2). "cosine": half a cosine down to MIN_LR
+    at the end of the last epoch. Before either, a linear rise: from 0 over WARMUP_EPOCHS, or from WARMUP_FACTOR * LR
+    over the first WARMUP_ITERS updates.
+    """
+    done, iteration = epoch - 1 + step / num_batches, ((epoch - 1) * num_batches + step) // solver.ACCUMULATE
     if done < solver.WARMUP_EPOCHS:
         return solver.LR * done / solver.WARMUP_EPOCHS
-    part = (done - solver.WARMUP_EPOCHS) / max(solver.EPOCHS - solver.WARMUP_EPOCHS, 1e-9)
-    return solver.MIN_LR + (solver.LR - solver.MIN_LR) * (1 + math.cos(math.pi * part)) / 2
+    if solver.SCHEDULE == "step":
+        milestones = [iteration >= stage for stage in solver.STEPS] or [epoch > s for s in solver.LR_DECAY_STAGES]
+        rate = solver.LR * solver.LR_DECAY_RATE ** sum(milestones)
+    else:
+        part = (done - solver.WARMUP_EPOCHS) / max(num_epochs(solver) - solver.WARMUP_EPOCHS, 1e-9)
+        rate = solver.MIN_LR + (solver.LR - solver.MIN_LR) * (1 + math.cos(math.pi * part)) / 2
+    if iteration < solver.WARMUP_ITERS:
+        rate *= solver.WARMUP_FACTOR + (1 - solver.WARMUP_FACTOR) * iteration / solver.WARMUP_ITERS
+    return rate
 
 
 def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
-    """The optimiser that SOLVER names, over all learnable parameters in one group."""
-    solver, parameters = cfg.SOLVER, distiller.learnable_parameters()
+    """The optimiser that SOLVER names, over all learnable parameters (see `parameter_groups`)."""
+    solver = cfg.SOLVER
     if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
         raise UserError(f"SOLVER.SKIP_NONFINITE: needs SOLVER.ACCUMULATE 1; found {solver.ACCUMULATE}")
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
-        for key, value in {"TYPE": "SGD", "NESTEROV": False, "CLIP_NORM": 0.0, "ACCUMULATE": 1}.items():
-            if solver[key] != value:
-                raise UserError(f"SOLVER.{key}: SOLVER.TRAINER {solver.TRAINER} needs {value}; found {solver[key]}")
-        if solver.AMP == "fp16":
-            raise UserError(f"SOLVER.AMP: SOLVER.TRAINER {solver.TRAINER} needs none or bf16; found fp16")
-        return DOTUpdater(DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY), scaler)
+        return DOTUpdater(_dot(solver, distiller.learnable_parameters()), scaler)
+    groups = parameter_groups(distiller, solver)
     if solver.TYPE == "AdamW":
-        optimizer = torch.optim.AdamW(parameters, lr=solver.LR, weight_decay=solver.WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(
+            groups, lr=solver.LR, betas=tuple(solver.BETAS), eps=solver.EPS, weight_decay=solver.WEIGHT_DECAY
+        )
     else:
         if solver.NESTEROV and not solver.MOMENTUM:
             raise UserError("SOLVER.NESTEROV: True needs a SOLVER.MOMENTUM above 0; found 0")
         optimizer = torch.optim.SGD(
-            parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
+            groups, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
         )
     return Updater(optimizer, scaler, solver.CLIP_NORM)
+
+
+def _dot(solver, parameters):
+    needed = {"TYPE": "SGD", "NESTEROV": False, "CLIP_NORM": 0.0, "ACCUMULATE": 1, "NO_DECAY": "none"}
+    for key, value in needed.items():
+        if solver[key] != value:
+            raise UserError(f"SOLVER.{key}: SOLVER.TRAINER {solver.TRAINER} needs {value}; found {solver[key]}")
+    if solver.AMP == "fp16":
+        raise UserError(f"SOLVER.AMP: SOLVER.TRAINER {solver.TRAINER} needs none or bf16; found fp16")
+    return DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY)
+
+
+def parameter_groups(distiller, solver: CfgNode) -> list:
+    """Learnable parameters for an optimiser: in one group, or apart those that SOLVER.NO_DECAY spares weight decay.
+
+    "norm": parameters of normalisation layers; "norm_and_bias": those, and every bias.
+    """
+    parameters = distiller.learnable_parameters()
+    if solver.NO_DECAY == "none":
+        return parameters
+    spared = {id(parameter) for module in distiller.modules() if isinstance(module, NORMS) or
+              type(module).__name__.endswith(("LayerNorm", "RMSNorm")) for parameter in module.parameters(False)}
+    if solver.NO_DECAY == "norm_and_bias":
+        spared |= {id(p) for name, p in distiller.named_parameters() if name.rpartition(".")[2] == "bias"}
+    groups = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in spared]},
+        {"params": [parameter for parameter in parameters if id(parameter) in spared], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class Updater:

@@ -27,6 +27,7 @@ from mdistiller.data.images import NUM_VIEWS, upload
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.logit_store import ENTRY, FORMAT, LogitStore, read_facts, record_bytes
+from mdistiller.engine.optim import num_epochs
 from mdistiller.errors import UserError
 
 LOOK_AHEAD = 8  # forward passes' worth of samples looked up together; at most one pass in as many is part repetition
@@ -99,7 +100,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     """
     facts = describe(cfg, data, teacher, teacher_sha256, device)
     folder = folder_of(cfg.TEACHER_CACHE.DIR, facts["key"])
-    _announce(folder, facts, data.info.num_train * cfg.SOLVER.EPOCHS if lookups is None else lookups)
+    _announce(folder, facts, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
 
     def logits_of(image):
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):

@@ -51,7 +51,7 @@ def measure(cfg: CfgNode, distiller, batches) -> dict[str, np.ndarray]:
     rows = []
     for batch in batches:
         with autocast(batch["image"].device, cfg.SOLVER.AMP):
-            student, teacher = distiller(batch["image"]), distiller.run_teacher(batch["image"]).logits
+            student, teacher = distiller(batch["image"]), distiller.teacher(batch["image"]).logits
         student, teacher = student.float(), teacher.float()
         row = {
             "entropy_student": entropy(student, cfg.EA.TEMPERATURE),

@@ -95,11 +95,11 @@ def test_ranks_share_each_global_batch_as_array_split_does(world_size):
     for number, whole in enumerate(epoch_of(data, views=BOTH)):
         size, parts = len(whole["index"]), [piece[number] for piece in pieces]
         expected = [len(part) for part in np.array_split(np.arange(size), world_size)]
-        assert [round(part["batch_fraction"] * size / world_size) for part in parts] == expected
-        used = [part for part in parts if part["batch_fraction"]]
+        assert [round(part["share"] * size / world_size) for part in parts] == expected
+        used = [part for part in parts if part["share"]]
         for key in whole:
             assert torch.equal(torch.cat([part[key] for part in used]), whole[key])
-        mean = sum(part["batch_fraction"] * part["image"].mean().double() for part in parts) / world_size
+        mean = sum(part["share"] * part["image"].mean().double() for part in parts) / world_size
         torch.testing.assert_close(mean, whole["image"].mean().double(), rtol=1e-4, atol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_a_rank_without_samples_gets_one_that_does_not_count():
     data = noise_data(num_train=18)
     last = [epoch_of(data, rank=rank, world_size=4)[-1] for rank in range(4)]
     assert [len(batch["index"]) for batch in last] == [1, 1, 1, 1]
-    assert [batch["batch_fraction"] for batch in last] == [2.0, 2.0, 0.0, 0.0]
+    assert [batch["share"] for batch in last] == [2.0, 2.0, 0.0, 0.0]
 
 
 def test_the_strong_view_has_a_crop_and_flip_of_its_own(monkeypatch):

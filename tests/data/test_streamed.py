@@ -137,8 +137,8 @@ def test_ranks_share_each_global_batch_as_array_split_does(root, world_size):
     for number, whole in enumerate(epoch_of(data)):
         parts = [piece[number] for piece in pieces]
         sizes = [len(part) for part in np.array_split(np.arange(len(whole["index"])), world_size)]
-        assert [round(part["batch_fraction"] * len(whole["index"]) / world_size) for part in parts] == sizes
-        used = [part for part in parts if part["batch_fraction"]]
+        assert [round(part["share"] * len(whole["index"]) / world_size) for part in parts] == sizes
+        used = [part for part in parts if part["share"]]
         for key in whole:
             assert torch.equal(torch.cat([part[key] for part in used]), whole[key])
 

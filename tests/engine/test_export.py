@@ -38,7 +38,8 @@ def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
 
 
 def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
-    cfg, data, _ = open_run(finished)
+    run = open_run(finished)
+    data = run.data
     *_, facts = export_run(finished, "latest", ["pth"], tmp_path)
     facts = json.loads(facts.read_text())
     assert facts["network"] == "resnet8" and facts["method"] == "EA-KD" and facts["checkpoint"] == "latest"
@@ -99,7 +100,7 @@ def test_onnx_computes_the_students_logits_for_any_batch(finished, tmp_path):
 def test_a_method_that_deploys_more_than_its_student_exports_all_of_it(simkd, tmp_path):
     onnx_session(None)
     state_path, path, facts = export_run(simkd, formats=["pth", "onnx"], output=tmp_path)
-    _, _, distiller = open_run(simkd)
+    distiller = open_run(simkd).distiller
     image = images(32, 3)
     (logits,) = onnx_session(path).run(["logits"], {"image": image.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), distiller(image), atol=1e-4, rtol=1e-4)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from mdistiller.engine import setup
 from mdistiller.engine.checkpoints import state_sha256
-from mdistiller.engine.setup import build_network, load_student, load_teacher
+from mdistiller.engine.networks import load_student, load_teacher
 from mdistiller.errors import UserError
 from mdistiller.models import AtInputSize, Output
+from mdistiller.tasks import build_task, classification
 from tests.engine.support import run, small_cfg, weights
 
 pytest.importorskip("timm")
@@ -27,7 +27,7 @@ class Plain(nn.Sequential):
 
 
 def network(*opts, role="TEACHER", info=INFO):
-    return build_network(small_cfg("unused", "KD", *opts), role, info)
+    return build_task(small_cfg("unused", "KD", *opts), info).network(role)
 
 
 def test_a_network_of_the_zoo_is_itself_unless_it_sees_another_size():
@@ -66,21 +66,22 @@ def test_pretrained_weights_are_recorded_and_a_head_of_other_classes_is_no_teach
         torch.manual_seed(0)
         return Given(3, num_classes)
 
-    monkeypatch.setattr(setup, "build_model", build)
+    monkeypatch.setattr(classification, "build_model", build)
     opts = [word for role in ("TEACHER", "STUDENT") for word in (f"DISTILLER.{role}_CHECKPOINT", "pretrained")]
     cfg = small_cfg("unused", "KD", *opts)
-    teacher, facts = load_teacher(cfg, INFO)
+    teacher, facts = load_teacher(cfg, build_task(cfg, INFO))
     assert facts == {"teacher_checkpoint": "pretrained", "teacher_sha256": state_sha256(teacher.state_dict())}
-    load_student(cfg, INFO)
+    load_student(cfg, build_task(cfg, INFO))
     assert asked == [True, True]
     monkeypatch.setattr(Given, "new_head", True)
     with pytest.raises(UserError, match="other classes than the 5 .*STUDENT_CHECKPOINT pretrained"):
-        load_teacher(cfg, INFO)
-    load_student(cfg, INFO)  # a student may learn its head
+        load_teacher(cfg, build_task(cfg, INFO))
+    load_student(cfg, build_task(cfg, INFO))  # a student may learn its head
     imagenet = SimpleNamespace(**{**vars(INFO), "family": "imagenet", "num_classes": 1000})
     monkeypatch.setattr(Given, "new_head", False)
     asked.clear()
-    _, facts = load_teacher(small_cfg("unused", "KD", "DISTILLER.TEACHER_CHECKPOINT", None), imagenet)
+    cfg = small_cfg("unused", "KD", "DISTILLER.TEACHER_CHECKPOINT", None)
+    _, facts = load_teacher(cfg, build_task(cfg, imagenet))
     assert facts["teacher_checkpoint"] == "pretrained" and asked == [True]
 
 
@@ -100,7 +101,7 @@ def test_a_student_starts_from_the_file_that_is_named(tmp_path):
     source = network(role="STUDENT")
     torch.save({"model": source.state_dict()}, tmp_path / "start.pth")
     cfg = small_cfg("unused", "NONE", "DISTILLER.STUDENT_CHECKPOINT", str(tmp_path / "start.pth"))
-    student = load_student(cfg, INFO)
+    student = load_student(cfg, build_task(cfg, INFO))
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in student.state_dict().items())
 
 
@@ -138,5 +139,5 @@ def test_deployed_weights_of_timms_own_file_load_as_a_teacher(tmp_path):
     torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "timm.pth")
     cfg = small_cfg("unused", "KD", "DISTILLER.TEACHER", "timm:test_resnet",
                     "DISTILLER.TEACHER_CHECKPOINT", str(tmp_path / "timm.pth"))
-    teacher, _ = load_teacher(cfg, INFO)
+    teacher, _ = load_teacher(cfg, build_task(cfg, INFO))
     assert isinstance(teacher, AtInputSize)

@@ -37,7 +37,8 @@ def test_every_epoch_has_one_file_of_the_same_images(traced):
 
 
 def test_the_last_epoch_is_of_the_student_as_it_was_saved(traced):
-    _, data, distiller = open_run(traced, "latest", ["DEVICE", "cpu"])
+    run = open_run(traced, "latest", ["DEVICE", "cpu"])
+    data, distiller = run.data, run.distiller
     trace = np.load(traced / "entropy_trace" / "epoch_2.npz")
     with torch.no_grad():
         logits = torch.cat([distiller(batch["image"]) for batch in data.plain_batches(trace["index"])])
@@ -49,7 +50,7 @@ def test_the_last_epoch_is_of_the_student_as_it_was_saved(traced):
 
 
 def test_plain_images_are_what_the_augmentation_leaves_in_the_middle(traced):
-    _, data, _ = open_run(traced, "latest", ["DEVICE", "cpu"])
+    data = open_run(traced, "latest", ["DEVICE", "cpu"]).data
     index = np.array([5, 2, 7])
     (batch,) = data.plain_batches(index)
     middle = torch.full((3,), 4 * 18 + 4 * 2)  # a window that starts at the padding of 4, not mirrored

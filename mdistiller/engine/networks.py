@@ -1,0 +1,71 @@
+"""The networks of a run with their weights, where its training starts."""
+
+import logging
+
+from torch import nn
+from yacs.config import CfgNode
+
+from mdistiller import files
+from mdistiller.engine import checkpoints
+from mdistiller.engine.device import place
+from mdistiller.engine.folding import fold_teacher
+from mdistiller.errors import UserError
+from mdistiller.tasks import Task
+
+log = logging.getLogger("mdistiller")
+RANDOM_TEACHER = "random"  # a value of DISTILLER.TEACHER_CHECKPOINT, for trying a pipeline without weights
+PRETRAINED = "pretrained"  # another, and of STUDENT_CHECKPOINT: the library's weights
+IMAGENET_CLASSES = 1000
+
+
+def load_student(cfg: CfgNode, task: Task) -> nn.Module:
+    """The student where its training starts: with random weights, unless DISTILLER.STUDENT_CHECKPOINT names others."""
+    configured = cfg.DISTILLER.STUDENT_CHECKPOINT
+    student = task.network("STUDENT", pretrained=configured == PRETRAINED)
+    if configured not in (None, PRETRAINED):
+        checkpoints.load_network(student, configured, f"{cfg.DISTILLER.STUDENT} with {task.info.num_classes} classes")
+    return student
+
+
+def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
+    """The teacher with its weights, and what the record of the run says of them.
+
+    Without DISTILLER.TEACHER_CHECKPOINT the teachers of ImageNet's 1,000 classes are torchvision's.
+    """
+    name, configured, info = cfg.DISTILLER.TEACHER, cfg.DISTILLER.TEACHER_CHECKPOINT, task.info
+    if configured is None and info.family == "imagenet" and info.num_classes == IMAGENET_CLASSES:
+        configured = PRETRAINED
+    teacher = task.network("TEACHER", pretrained=configured == PRETRAINED)
+    if configured == RANDOM_TEACHER:
+        log.warning("the teacher %s has random weights (DISTILLER.TEACHER_CHECKPOINT random)", name)
+        return teacher, {"teacher_checkpoint": RANDOM_TEACHER, "teacher_sha256": None}
+    if configured == PRETRAINED:
+        if getattr(teacher, "new_head", False):
+            raise UserError(
+                f"DISTILLER.TEACHER_CHECKPOINT: pretrained {name} knows other classes than the {info.num_classes} of "
+                f"{info.name}: fine-tune it first (DISTILLER.TYPE NONE, DISTILLER.STUDENT {name}, "
+                "DISTILLER.STUDENT_CHECKPOINT pretrained), then name its student_best.pth"
+            )
+        digest = checkpoints.state_sha256(teacher.state_dict())
+        log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
+        return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
+    path = checkpoints.find_teacher(info.name, name, configured)
+    checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes")
+    digest = files.sha256(path)
+    log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])
+    return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}
+
+
+def ready(network: nn.Module, cfg: CfgNode, device) -> nn.Module:
+    """The network on its device, in the memory format of SOLVER.CHANNELS_LAST, compiled when COMPILE asks for it."""
+    place(network, device, cfg.SOLVER.CHANNELS_LAST)
+    if cfg.COMPILE:
+        network.compile()
+    return network
+
+
+def ready_teacher(cfg: CfgNode, task: Task, method, device) -> tuple[nn.Module, dict]:
+    """The teacher of a method (a class) as a run uses it, and what the record says of its weights."""
+    teacher, facts = load_teacher(cfg, task)
+    teacher = fold_teacher(teacher, method) if cfg.DISTILLER.FOLD_TEACHER else teacher
+    return ready(teacher, cfg, device), facts

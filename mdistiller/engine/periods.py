@@ -1,0 +1,67 @@
+"""Runs that are counted in updates: one "epoch" of the run is a period of them, whatever the data's own epochs are."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from yacs.config import CfgNode
+
+from mdistiller.engine.optim import num_epochs
+from mdistiller.errors import UserError
+
+
+def in_periods(data, solver: CfgNode):
+    """The data as they are, or, with SOLVER.MAX_ITER, cut into periods of SOLVER.EVAL_PERIOD updates.
+
+    Raises UserError where accumulated batches would reach over the end of an epoch of the data.
+    """
+    if not solver.MAX_ITER:
+        return data
+    if data.num_batches % solver.ACCUMULATE:
+        raise UserError(
+            f"SOLVER.ACCUMULATE: with SOLVER.MAX_ITER expected a divisor of the {data.num_batches} batches of an "
+            f"epoch; found {solver.ACCUMULATE}"
+        )
+    return Periods(data, solver.MAX_ITER // num_epochs(solver) * solver.ACCUMULATE)
+
+
+class Periods:
+    """Data whose epochs are `num_batches` batches of the endless stream of the data's own epochs.
+
+    Everything else is that of the data; order and augmentation are those of the data's epochs.
+    """
+
+    def __init__(self, data, num_batches: int):
+        self._data, self.num_batches = data, num_batches
+
+    def __getattr__(self, name):
+        return getattr(self._data, name)
+
+    def train_batches(
+        self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[dict]:
+        """Batches of a period (from 1) from number `start` on; otherwise as the data's `train_batches`."""
+        for own, first, number in self._parts(epoch, start):
+            batches = self._data.train_batches(own, views=views, start=first, rank=rank, world_size=world_size)
+            yield from (batch for _, batch in zip(range(number), batches, strict=False))
+
+    def train_views(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `train_batches` of the same arguments holds: (index, view) of each batch."""
+        for own, first, number in self._parts(epoch, start):
+            pairs = self._data.train_views(own, start=first, rank=rank, world_size=world_size)
+            yield from (pair for _, pair in zip(range(number), pairs, strict=False))
+
+    def batch_index(self, epoch: int, step: int) -> np.ndarray:
+        """Positions (B,) of the samples of a period's global batch number `step`."""
+        own, first, _ = next(self._parts(epoch, step))
+        return self._data.batch_index(own, first)
+
+    def _parts(self, period, start):
+        """(epoch of the data, first batch in it, how many) of a period's batches from `start` on."""
+        place, end = (period - 1) * self.num_batches + start, period * self.num_batches
+        while place < end:
+            epoch, first = divmod(place, self._data.num_batches)
+            number = min(self._data.num_batches - first, end - place)
+            yield epoch + 1, first, number
+            place += number

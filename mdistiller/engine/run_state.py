@@ -1,0 +1,173 @@
+"""Where a run stands, and how that is kept: checkpoints, the students' weights, the summary."""
+
+import json
+import logging
+
+from torch.optim.swa_utils import AveragedModel
+
+from mdistiller import distributed, files
+from mdistiller.engine import checkpoints
+from mdistiller.engine.meters import Meters
+from mdistiller.engine.optim import Updater, num_epochs
+from mdistiller.engine.run_folder import RunFolder
+from mdistiller.errors import UserError
+
+log = logging.getLogger("mdistiller")
+LATEST, PREVIOUS, DAMAGED = "latest.pth", "previous.pth", "damaged.pth"
+
+
+class RunState:
+    """Epoch and step of a run, its results so far, and the files from which it continues to the same weights."""
+
+    def __init__(self, run, updater: Updater, average: AveragedModel | None, folder: RunFolder):
+        self.run, self.updater, self.average, self.folder = run, updater, average, folder
+        self.cfg, self.distiller, self.data = run.cfg, run.distiller, run.data
+        self.epochs = num_epochs(run.cfg.SOLVER)
+        self.first = distributed.rank() == 0  # this process writes
+        self.best: dict = {}
+        self.metrics: dict = {}
+        self.wall_seconds = 0.0
+        self.skipped = 0  # steps that were left out, since their loss was not finite
+        self.latest_is_good = True  # latest.pth, if there is one, can be read
+        self.begin(1)
+
+    def begin(self, epoch: int) -> None:
+        """Stand before the first step of an epoch."""
+        self.epoch, self.step = epoch, 0
+        self.meters = Meters(self.data.num_batches, self.run.device)
+
+    @property
+    def global_step(self) -> int:
+        """Steps done since the run began."""
+        return (self.epoch - 1) * self.data.num_batches + self.step
+
+    # --- keeping ---------------------------------------------------------------------------------------------------
+
+    def save(self, name: str) -> None:
+        """Write the whole state of the run, from which it continues to the same weights.
+
+        The latest.pth before becomes previous.pth; one that could not be read does not take a good one's place.
+        """
+        if not self.first:
+            return
+        state = {
+            "model": self.distiller.state_dict(),
+            "updater": self.updater.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "metrics": self.metrics,
+            "wall_seconds": self.wall_seconds,
+            "meters": self.meters.state_dict(),
+            "skipped": self.skipped,
+        }
+        if self.distiller.teacher is not None and self.distiller.teacher_mode == "train":
+            state["teacher"] = self.distiller.teacher.state_dict()  # its running statistics moved
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if name != LATEST:
+            return checkpoints.save(state, self.folder / name)
+        checkpoints.save(state, self.folder / name, keep=self.folder / (PREVIOUS if self.latest_is_good else DAMAGED))
+        self.latest_is_good = True
+
+    def save_epoch(self, epoch: int) -> None:
+        """What is kept after an epoch. latest.pth comes last: a run killed in between repeats the epoch."""
+        names = [f"epoch_{epoch}"] if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0 else []
+        names += ["best"] if self.best is self.metrics else []
+        if self.average is not None:
+            self._save_student("student_ema", self.average.module)
+        for name in [*names, "latest"]:
+            self._save_student("student_" + name.removeprefix("epoch_"), self.distiller.deployed())
+            self.save(f"{name}.pth")
+
+    def _save_student(self, name, network):
+        if self.first:
+            state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+            checkpoints.save({"model": state}, self.folder / f"{name}.pth")
+
+    def summarize(self, status: str) -> dict:
+        """Write summary.json; returns it ({} on ranks other than the first)."""
+        if not self.first:
+            return {}
+        task, results = self.run.task, {"last": self.metrics, "best": self.best}
+        summary = {
+            "status": status,
+            "epoch": self.epoch - 1,
+            "epochs": self.epochs,
+            "headline": task.headline,
+            **{f"{when}_{name}": result.get(f"test_{name}") for when, result in results.items()
+               for name in task.metrics},
+            "best_epoch": self.best.get("epoch"),
+            "selected_on": self.data.splits[0],
+            "wall_seconds": round(self.wall_seconds, 3),
+            f"{task.unit}_per_second": self.metrics.get(f"{task.unit}_per_second"),
+            "seed": self.cfg.EXPERIMENT.SEED,
+        }
+        self.folder.write_json("summary.json", summary)
+        return summary
+
+    # --- taking up -------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Take up the state of latest.pth, or of previous.pth where that cannot be read or is not there.
+
+        Raises UserError when no state that is there can be read, or when it is not one of this run.
+        """
+        if self.first:
+            files.remove_unfinished(self.folder.path)
+        state = self._newest_state()
+        if state is None:
+            log.info("nothing to resume from: %s is not there yet", self.folder / LATEST)
+            if self.first:
+                self.folder.keep_metrics_before(1)
+            return
+        try:
+            self._take_up(state)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self.folder / LATEST}: does not hold the state of this run ({type(error).__name__}); put a copy of "
+                "best.pth or epoch_<n>.pth in its place, or delete it to begin anew"
+            ) from error
+        if self.first:
+            self.folder.keep_metrics_before(self.epoch)
+        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
+
+    def _newest_state(self):
+        there = [path for path in (self.folder / LATEST, self.folder / PREVIOUS) if path.is_file()]
+        errors = []
+        for path in there:
+            try:
+                state = checkpoints.load(path, self.run.device)
+            except UserError as error:
+                errors.append(error)
+                continue
+            if errors:
+                self.latest_is_good = False
+                log.warning("%s; continuing from %s", errors[0], path)
+            return state
+        if errors:
+            raise errors[0]
+        return None
+
+    def _take_up(self, state):
+        for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():
+            if not isinstance(state[key], kind):
+                raise TypeError(f"{key} is {type(state[key]).__name__}")
+        if not (1 <= state["epoch"] <= self.epochs + 1 and 0 <= state["step"] < self.data.num_batches):
+            raise IndexError(f"epoch {state['epoch']}, step {state['step']}")
+        self.distiller.load_state_dict(state["model"])
+        if "teacher" in state:
+            self.distiller.teacher.load_state_dict(state["teacher"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.updater.load_state_dict(state["updater"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
+        self.meters.load_state_dict(state["meters"])
+        self.skipped = state.get("skipped", 0)
+
+
+def summary_line(summary: dict) -> str:
+    """The result of a run in one line."""
+    names = [f"last_{summary['headline']}", f"best_{summary['headline']}", "best_epoch", "wall_seconds"]
+    return json.dumps({name: summary[name] for name in names})

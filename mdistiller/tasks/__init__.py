@@ -1,0 +1,17 @@
+"""What a sample is: an image, a box proposal, a token. The trainer and the methods know tasks only through `Task`."""
+
+import importlib
+import pkgutil
+
+from mdistiller.tasks.base import TASKS, Task, TaskOutput
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def build_task(cfg, info) -> Task:
+    """The task that TASK.TYPE names, or that of the data set (`info.task`); classification where neither says."""
+    return TASKS[cfg.TASK.TYPE or getattr(info, "task", None) or "classification"](cfg, info)
+
+
+__all__ = ["TASKS", "Task", "TaskOutput", "build_task"]
