@@ -1,5 +1,8 @@
-"""For tools that still ask for it: everything is in pyproject.toml."""
+"""The packages that are installed; everything else is said in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+setup(
+    packages=[*find_packages(include=["mdistiller", "mdistiller.*"]), "mdistiller_tools"],
+    package_dir={"mdistiller_tools": "tools"},
+)

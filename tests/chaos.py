@@ -30,15 +30,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from mdistiller.engine import run_state, trainer  # noqa: E402
-from mdistiller.engine.log import progress  # noqa: E402
-from mdistiller.engine.sweep import preload  # noqa: E402
-from mdistiller.tasks import classification  # noqa: E402
-from tools import train as tool  # noqa: E402
+from mdistiller.engine import run_state, trainer
+from mdistiller.engine.log import progress
+from mdistiller.sweep.processes import preload
+from mdistiller.tasks import classification
+from tools import train as tool
 
 EPOCHS = 4
 SHORT = ["SOLVER.EPOCHS", EPOCHS, "SOLVER.LR_DECAY_STAGES", [2, 3], "LOG.SAVE_CHECKPOINT_FREQ", 2,

@@ -31,8 +31,8 @@ TREE = Path(os.environ.get("LEDGER_TREE", Path(__file__).resolve().parents[1])) 
 sys.path.insert(0, str(TREE))
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 STORED, STOPPED_RUN = HERE / "ledger.json", HERE / "ledger_run"

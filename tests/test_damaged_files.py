@@ -17,9 +17,10 @@ from mdistiller.analysis.networks import read_trace
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.data.cifar import CIFAR100, read_cifar
-from mdistiller.engine import cache_admin, checkpoints, setup
-from mdistiller.engine.download import extract
-from mdistiller.engine.teachers import read_index
+from mdistiller.engine import checkpoints, setup
+from mdistiller.engine.cache import admin as cache_admin
+from mdistiller.engine.teachers.archives import read_index
+from mdistiller.engine.teachers.download import extract
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models import build_model

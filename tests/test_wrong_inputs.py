@@ -26,11 +26,14 @@ MOST_LINES = 4
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """(its folder, the stamps of its files); commands are forked from this process, which has loaded what they need."""
-    from mdistiller.analysis import bench_cases, measure  # noqa: F401
-    from mdistiller.engine import export, sweep, teachers  # noqa: F401
-    from mdistiller.report import paper
+    from mdistiller.analysis import measure  # noqa: F401
+    from mdistiller.bench import cases  # noqa: F401
+    from mdistiller.engine import export  # noqa: F401
+    from mdistiller.engine.teachers import archives  # noqa: F401
+    from mdistiller.runs import paper
+    from mdistiller.sweep import cluster, processes  # noqa: F401
 
-    sweep.preload()
+    processes.preload()
     paper.load_tables()
     for module in (*(f"tools.{tool}" for tool in TOOLS), "matplotlib.backends.backend_pdf", "matplotlib.pyplot"):
         importlib.import_module(module)

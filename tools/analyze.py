@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.errors import UserError  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.errors import UserError
 
 NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")
 
@@ -36,7 +36,7 @@ def main():
 
     from mdistiller.analysis import files, measure
     from mdistiller.engine.run_folder import commit
-    from mdistiller.report.runs import find_runs
+    from mdistiller.runs.records import find_runs
 
     runs = [run for folder in args.runs for run in find_runs(folder)]
     varied = {"key": args.key} if args.key else {}
@@ -60,7 +60,7 @@ def chosen_runs(runs, names, several, where):
 
     Raises UserError for a method without runs, several networks or data sets, and several settings of a method.
     """
-    from mdistiller.report.runs import group_runs
+    from mdistiller.runs.records import group_runs
 
     done = [run for run in runs if run.done and run.config["DISTILLER.TYPE"] != "NONE"]
     found = sorted({run.method for run in done}, key=lambda name: (name.removeprefix("EA-"), name.startswith("EA-")))

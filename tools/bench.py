@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.errors import writing  # noqa: E402
-from mdistiller.report import pages  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.errors import writing
+from mdistiller.report import pages
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale")
 
@@ -22,7 +22,7 @@ CASES = ("data", "step", "ea", "cache", "memory", "scale")
 def main():
     args = _parse()
 
-    from mdistiller.analysis import bench, bench_cases, bench_memory, bench_ours, bench_scale
+    from mdistiller.bench import cases, measure, memory, ours, scale
     from mdistiller.engine.device import choose_device
 
     changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images")}
@@ -31,21 +31,21 @@ def main():
     changes = {key: value for key, value in changes.items() if value is not None}
     if args.pairs:
         changes["pairs"] = tuple(tuple(pair.split(":")) for pair in args.pairs)
-    settings = bench.Settings(device=choose_device(args.device), quick=args.quick, **changes)
-    source, text = bench_ours.read_source(settings)
-    facts, tables = bench.machine(settings, text), []
+    settings = measure.Settings(device=choose_device(args.device), quick=args.quick, **changes)
+    source, text = ours.read_source(settings)
+    facts, tables = measure.machine(settings, text), []
     with writing(args.output):  # before the work
         Path(args.output).mkdir(parents=True, exist_ok=True)
     if args.write:
         pages.parts_of(Path(args.write), "bench")
     for case in CASES if "all" in args.cases else args.cases:
         print(f"measuring {case} ...", file=sys.stderr)
-        module = {"memory": bench_memory, "scale": bench_scale}.get(case, bench_cases)
+        module = {"memory": memory, "scale": scale}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
-        bench.save(Path(args.output), facts, tables)  # what is there if the rest is interrupted
-    print(bench.markdown(facts, tables))
+        measure.save(Path(args.output), facts, tables)  # what is there if the rest is interrupted
+    print(measure.markdown(facts, tables))
     if args.write:
-        pages.write_into(Path(args.write), "bench", bench.markdown(facts, tables))
+        pages.write_into(Path(args.write), "bench", measure.markdown(facts, tables))
 
 
 def _parse():

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.command import Parser, run_command
 
 
 def main():
     args = _parse()
 
     from mdistiller.config import load_cfg
-    from mdistiller.engine import cache_admin
+    from mdistiller.engine.cache import admin as cache_admin
     from mdistiller.engine.log import start_logging
 
     start_logging()

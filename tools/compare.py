@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.report.compare import comparison  # noqa: E402
-from mdistiller.report.runs import find_runs  # noqa: E402
-from mdistiller.report.study import keep_records  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.report.compare import comparison
+from mdistiller.report.study import keep_records
+from mdistiller.runs.records import find_runs
 
 
 def main():

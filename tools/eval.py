@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.runs.records import metric_words
 
 
 def main():
@@ -30,10 +31,18 @@ def main():
     else:
         results = {args.model: evaluate_checkpoint(args.model, args.checkpoint, args.dataset, args.opts)}
     for name, result in results.items():
-        print(
-            f"{name}: top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, loss {result['loss']:.4f}, "
-            f"mean entropy {result['entropy']:.3f} nats ({result['count']} images)"
-        )
+        print(f"{name}: {', '.join(words_of(result))}")
+
+
+def words_of(result):
+    """Each number of a result, with the name that people know it by."""
+    for metric, value in result.items():
+        if metric == "entropy":
+            yield f"mean entropy {value:.3f} nats"
+        elif metric == "count":
+            yield f"{value} samples"
+        else:
+            yield f"{metric_words(metric)} {value:.4f}" if metric == "loss" else f"{metric_words(metric)} {value:.2f}"
 
 
 def cli():

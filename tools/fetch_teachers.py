@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
+from mdistiller.command import Parser, run_command
 
 
 def main():
@@ -25,8 +25,8 @@ def main():
     if not (args.name or args.list):
         parser.error("give a set of teachers, such as cifar100, or --list")
 
-    from mdistiller.engine import teachers
     from mdistiller.engine.log import start_logging
+    from mdistiller.engine.teachers import archives as teachers
     from mdistiller.errors import UserError
 
     index = teachers.read_index(args.index or teachers.INDEX)

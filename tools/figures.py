@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.errors import UserError  # noqa: E402
-from mdistiller.report.figures import FIGURES, draw  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.errors import UserError
+from mdistiller.report.figures import FIGURES, draw
 
 
 def main():

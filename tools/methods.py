@@ -6,9 +6,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.errors import writing  # noqa: E402
-from mdistiller.report.paper import load_tables  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.errors import writing
+from mdistiller.runs.paper import load_tables
 
 
 def page() -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.errors import writing  # noqa: E402
-from mdistiller.report.html import report  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.errors import writing
+from mdistiller.report.html import report
 
 
 def main():

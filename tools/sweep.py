@@ -18,15 +18,14 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, Parser, run_command  # noqa: E402
-from mdistiller.config.stated import as_overrides  # noqa: E402
-from mdistiller.engine import sweep  # noqa: E402
-from mdistiller.errors import UserError  # noqa: E402
-from mdistiller.report import plan  # noqa: E402
-from mdistiller.report.paper import covered_tables  # noqa: E402
-from mdistiller.report.runs import find_runs, read_run  # noqa: E402
-from mdistiller.report.study import load_studies  # noqa: E402
-from mdistiller.report.training import Training  # noqa: E402
+from mdistiller.command import Interrupted, Parser, run_command
+from mdistiller.config.stated import as_overrides
+from mdistiller.errors import UserError
+from mdistiller.report.study import load_studies
+from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.records import find_runs, metric_words, read_run
+from mdistiller.runs.training import Training
+from mdistiller.sweep import cluster, plan, processes
 
 OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
 
@@ -90,7 +89,7 @@ def planned(args):
 def main():
     args = parse()
     runs = planned(args)
-    devices = sweep.local_devices()
+    devices = processes.local_devices()
     fork = args.fork or args.smoke
     jobs = args.jobs or (min(os.cpu_count(), MOST_FORKS) if fork else max(1, len(devices)))
     if args.runs and not Path(args.runs).is_dir():
@@ -119,9 +118,9 @@ def launch(args, todo, jobs, devices, fork, reporter):
     if args.launcher == "slurm" and todo:
         options = dict(map(submission_option, args.option))
         folder = todo[0].record.parent / "jobs"
-        sweep.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
+        cluster.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
     elif todo:
-        sweep.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork).run()
+        processes.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork).run()
 
 
 def submission_option(text):
@@ -154,17 +153,18 @@ class Reporter:
         words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
         words += [f"{left} not tried, for they would be refused as well" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
-        if sweep.FAILED in self.bad or failed_before or self.ended > bad > 0:
+        if processes.FAILED in self.bad or failed_before or self.ended > bad > 0:
             return 3
         return 2 if bad or left else 0
 
 
 def result_line(run):
-    summary = read_run(run.folder).summary
-    if summary.get("last_top1") is None:
+    record = read_run(run.folder)
+    if record.result("last") is None:
         return "no epoch finished yet"
-    seconds = plan.duration(summary["wall_seconds"])
-    return f"top-1 {summary['last_top1']:.2f} last, {summary['best_top1']:.2f} best, {seconds}"
+    seconds = plan.duration(record.summary["wall_seconds"])
+    words = metric_words(record.headline)
+    return f"{words} {record.result('last'):.2f} last, {record.result('best'):.2f} best, {seconds}"
 
 
 def cli():

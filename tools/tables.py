@@ -11,17 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command  # noqa: E402
-from mdistiller.config.stated import as_overrides, stated  # noqa: E402
-from mdistiller.errors import UserError  # noqa: E402
-from mdistiller.report import formats  # noqa: E402
-from mdistiller.report.fill import EPOCHS, fill  # noqa: E402
-from mdistiller.report.layout import WIDEST, layout  # noqa: E402
-from mdistiller.report.pages import write_into  # noqa: E402
-from mdistiller.report.paper import covered_tables  # noqa: E402
-from mdistiller.report.runs import find_runs  # noqa: E402
-from mdistiller.report.study import load_studies, table  # noqa: E402
-from mdistiller.report.training import SMOKE  # noqa: E402
+from mdistiller.command import Parser, run_command
+from mdistiller.config.stated import as_overrides, stated
+from mdistiller.errors import UserError
+from mdistiller.report import formats
+from mdistiller.report.layout import WIDEST, layout
+from mdistiller.report.pages import write_into
+from mdistiller.report.study import load_studies, table
+from mdistiller.runs.fill import EPOCHS, fill
+from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.records import find_runs
+from mdistiller.runs.training import SMOKE
 
 DEFAULT_RUNS = "output"
 

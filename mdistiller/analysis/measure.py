@@ -37,7 +37,7 @@ def speed(methods: Methods, options: Options) -> Content:
     """Figure 1: time per batch (ms, the median over seeds of the last epoch's mean) and accuracy of every method."""
     rows = []
     for name, runs in methods.items():
-        rates = [run.summary.get("images_per_second") for run in runs]
+        rates = [run.rate for run in runs]
         if not all(rates):
             raise UserError(f"{runs[rates.index(None)].path}/summary.json: images_per_second: expected a number")
         accuracy, deviation = _accuracy(runs)
@@ -209,7 +209,7 @@ def _outputs(network, cfg, data):
 
 
 def _accuracy(runs):
-    mean, deviation = arithmetic.mean_and_std([run.summary["last_top1"] for run in runs])
+    mean, deviation = arithmetic.mean_and_std([run.result("last") for run in runs])
     return float(mean), float(deviation)
 
 

@@ -1,6 +1,6 @@
 """Data sets, and batches of them. A batch is a dict: image, target, index, and what a method asks for."""
 
-from mdistiller.data import cifar, digits, folders, tiny_imagenet  # noqa: F401  each registers its data sets
+from mdistiller.data import cifar, digits, folders, tiny_imagenet  # each registers its data sets
 from mdistiller.data.build import DATASETS, build_data
 from mdistiller.data.info import DataInfo
 

@@ -14,6 +14,7 @@ import mdistiller
 from mdistiller import distributed
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
+from mdistiller.engine.cache.teacher_cache import open_cache, why_live
 from mdistiller.engine.device import (
     autocast,
     choose_device,
@@ -27,7 +28,6 @@ from mdistiller.engine.networks import load_student, ready, ready_teacher
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.run_state import summary_line
-from mdistiller.engine.teacher_cache import open_cache, why_live
 from mdistiller.engine.trainer import Trainer
 from mdistiller.tasks import Task, build_task
 

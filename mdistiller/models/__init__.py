@@ -3,7 +3,7 @@
 from torch import nn
 
 from mdistiller.errors import UserError
-from mdistiller.models import cifar, imagenet, tiny_imagenet  # noqa: F401  (fill the registries)
+from mdistiller.models import cifar, imagenet, tiny_imagenet  # (fill the registries)
 from mdistiller.models.base import MODELS, Network, Output, give_output, register_model, try_out
 from mdistiller.models.transparent import AtInputSize, Transparent
 from mdistiller.models.wrappers import build_wrapped

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from mdistiller.errors import UserError
-from mdistiller.report.runs import RunRecord, find_runs, group_runs, mean_and_std
+from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std
 
 HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last epoch", "top-1, best epoch")
 
@@ -35,14 +35,14 @@ def percent(values) -> str:
 def _one_per_teacher(runs: list[RunRecord]):
     seen = {}
     for run in runs:
-        if run.facts.get("teacher_top1") is not None:
+        if run.teacher_result is not None:
             seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
     return seen.values()
 
 
 def _teacher_row(run):
-    name, top1 = run.config["DISTILLER.TEACHER"], f"{run.facts['teacher_top1']:.2f}"
-    return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", top1, "")
+    name, result = run.config["DISTILLER.TEACHER"], f"{run.teacher_result:.2f}"
+    return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", result, "")
 
 
 def row(group: list[RunRecord]) -> tuple[str, ...]:
@@ -56,8 +56,8 @@ def row(group: list[RunRecord]) -> tuple[str, ...]:
         config["DISTILLER.STUDENT"],
         str(config["SOLVER.EPOCHS"]),
         str(len(group)),
-        percent(run.summary["last_top1"] for run in group),
-        percent(run.summary["best_top1"] for run in group),
+        percent(run.result("last") for run in group),
+        percent(run.result("best") for run in group),
     )
 
 

@@ -8,8 +8,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from mdistiller.report.fill import FilledTable
 from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command
+from mdistiller.runs.fill import FilledTable
 
 FORMATS = ("markdown", "latex", "csv", "html")
 

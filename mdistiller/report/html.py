@@ -11,11 +11,11 @@ from pathlib import Path
 from mdistiller.errors import UserError
 from mdistiller.report import formats
 from mdistiller.report.compare import HEAD, row
-from mdistiller.report.fill import FilledTable, fill
 from mdistiller.report.layout import layout
-from mdistiller.report.paper import covered_tables
-from mdistiller.report.runs import RunRecord, find_runs, group_runs, mean_and_std
 from mdistiller.report.svg import Series, line_chart
+from mdistiller.runs.fill import FilledTable, fill
+from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
 
 LONGEST_LOG = 60_000  # characters of a log that the page holds; its end, if it is longer
 LONGEST_LABEL = 48
@@ -88,11 +88,11 @@ class Page:
     def _teachers(self):
         seen = {}
         for run in self.runs:
-            if run.facts.get("teacher_top1") is not None:
+            if run.teacher_result is not None:
                 seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
         told = [
             f"{escape(run.config['DISTILLER.TEACHER'])} on {escape(data)} "
-            f'<a href="#run-{self.number[run.path]}">{run.facts["teacher_top1"]:.2f}</a>'
+            f'<a href="#run-{self.number[run.path]}">{run.teacher_result:.2f}</a>'
             for (data, _), run in seen.items()
         ]
         return f"<p>Teachers: {', '.join(told)}.</p>" if told else ""
@@ -123,11 +123,11 @@ class Page:
         parts = ['<h2 id="curves">Curves</h2>']
         pairs: dict[tuple, list[int]] = {}
         for place, group in enumerate(self.groups):
-            config = group[0].config
-            pairs.setdefault((config["DATASET.TYPE"], config["DISTILLER.STUDENT"]), []).append(place)
-        for (data, student), places in pairs.items():
+            config, metric = group[0].config, group[0].headline
+            pairs.setdefault((config["DATASET.TYPE"], config["DISTILLER.STUDENT"], metric), []).append(place)
+        for (data, student, metric), places in pairs.items():
             deviation = "the band is their standard deviation"
-            shown = ((["test_top1"], "Accuracy", "top-1 on the test images (%)", deviation),
+            shown = (([f"test_{metric}"], "Accuracy", f"{metric_words(metric)} on the test set (%)", deviation),
                      (["weight_mean", "weight_std"], "Sample weights", "mean weight (nats)",
                       "the band is the spread of the weights within a batch"),
                      (["entropy_student"], "Student entropy", "mean entropy of the student (nats)", deviation))
@@ -166,13 +166,16 @@ class Page:
             lines = "".join(
                 f"<tr><td>{self._link(run)}</td>" + "".join(
                     f"<td>{self._link(run, number)}</td>" for number in
-                    (_percent(run.summary.get("last_top1")), _percent(run.summary.get("best_top1")))
+                    (_percent(run.result("last")), _percent(run.result("best")))
                 ) + f"<td>{escape(str(run.summary.get('best_epoch', '')))}</td></tr>" for run in group
             )
+            metric = escape(metric_words(group[0].headline))
+            head = "".join(f"<th>{word}</th>" for word in
+                           ("run", f"{metric}, last epoch", f"{metric}, best epoch", "best epoch"))
             parts.append(
                 f'<h3 id="group-{place}">{escape(self.labels[place - 1])}: {networks} on '
-                f"{escape(config['DATASET.TYPE'])}</h3>\n<div><table><thead><tr><th>run</th><th>top-1, last epoch</th>"
-                f"<th>top-1, best epoch</th><th>best epoch</th></tr></thead><tbody>{lines}</tbody></table></div>"
+                f"{escape(config['DATASET.TYPE'])}</h3>\n<div><table><thead><tr>{head}</tr></thead>"
+                f"<tbody>{lines}</tbody></table></div>"
             )
         parts.append('<h2 id="runs">Runs</h2>')
         return "\n".join([*parts, *(self._run(run) for run in self.runs)])
@@ -184,8 +187,9 @@ class Page:
             "folder": f"<code>{escape(str(run.path))}</code>",
             "status": escape(f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
                              f"{run.config.get('SOLVER.EPOCHS')}"),
-            "top-1": escape(f"last {_percent(summary.get('last_top1'))}, best {_percent(summary.get('best_top1'))} "
-                            f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})"),
+            metric_words(run.headline): escape(
+                f"last {_percent(run.result('last'))}, best {_percent(run.result('best'))} "
+                f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})"),
             "command": f'<code id="{anchor}-command">{escape(str(facts.get("command", "unknown")))}</code>',
             "commit": f'<code id="{anchor}-commit">{escape(str(facts.get("commit", "unknown")))}</code>',
             "machine": escape(f"{facts.get('device')}, " + ", ".join(
@@ -193,7 +197,7 @@ class Page:
         }
         if run.config["DISTILLER.TYPE"] != "NONE":
             rows["teacher"] = escape(f"{facts.get('teacher_checkpoint')}, SHA-256 {facts.get('teacher_sha256')}, "
-                                     f"top-1 {_percent(facts.get('teacher_top1'))}")
+                                     f"{metric_words(run.headline)} {_percent(run.teacher_result)}")
         table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items())
         links = " · ".join(f'<a href="#{anchor}-{name}">{name}</a>' for name in ("config", "command", "commit", "log"))
         log = _end(_read(run.path / "train.log"))

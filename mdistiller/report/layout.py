@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from mdistiller.report.fill import Filled, FilledTable
-from mdistiller.report.gains import Gain
+from mdistiller.runs.fill import Filled, FilledTable
+from mdistiller.runs.gains import Gain
 
 MISSING, NOTHING = "missing", "–"
 WIDEST = 4  # columns of an overview side by side
@@ -228,7 +228,7 @@ def _title(filled, group):
     said = (filled.table.columns if filled.by_columns else filled.table.rows)[group]
     cells = filled.groups[group].values()
     measured = {
-        round(run.facts["teacher_top1"], 2) for cell in cells for run in cell.runs if run.facts.get("teacher_top1")
+        round(run.teacher_result, 2) for cell in cells for run in cell.runs if run.teacher_result
     }
     here = f"; here {', '.join(map(str, sorted(measured)))}" if measured else ""
     parts = [

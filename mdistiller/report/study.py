@@ -13,10 +13,11 @@ from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
 from mdistiller.registry import Registry
 from mdistiller.report.compare import percent
-from mdistiller.report.gains import Gain, paired_gain
-from mdistiller.report.matching import fit
-from mdistiller.report.runs import RunRecord, group_runs
-from mdistiller.report.training import Training
+from mdistiller.runs.gains import Gain, paired_gain
+from mdistiller.runs.matching import fit
+from mdistiller.runs.paper import DATA
+from mdistiller.runs.records import RunRecord, group_runs
+from mdistiller.runs.training import Training
 
 RECORDS = ("config.yaml", "metrics.jsonl", "summary.json", "run.json")
 OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
@@ -66,7 +67,7 @@ class Study:
 def load_studies(extra: tuple[str, ...] = ()) -> Registry:
     """All studies by name; lookup ignores case, an unknown name raises UserError. `extra`: overrides of all runs."""
     studies = Registry("study")
-    for name, spec in read_yaml(Path(__file__).parent / "studies.yaml").items():
+    for name, spec in read_yaml(DATA / "studies.yaml").items():
         sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
         studies[name] = Study(name, spec["title"], spec["words"], sections, spec.get("comparisons", {}))
     return studies
@@ -117,7 +118,7 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     runs = groups[line.name]
     if not runs:
         return (line.name, f"0 of {line.seeds}", "missing", *[""] * (len(HEAD) - 3))
-    shown = [percent([run.summary[f"{epoch}_top1"] for run in runs.values()]) for epoch in ("last", "best")]
+    shown = [percent([run.result(epoch) for run in runs.values()]) for epoch in ("last", "best")]
     host = groups.get(line.host) if line.host else None
     start = (line.name, f"{len(runs)} of {line.seeds}", *shown)
     if not host:
@@ -131,7 +132,7 @@ def _compared(name, host, groups):
 
 
 def _last(runs: Mapping[int, RunRecord]) -> dict[int, Any]:
-    return {seed: run.summary["last_top1"] for seed, run in runs.items()}
+    return {seed: run.result("last") for seed, run in runs.items()}
 
 
 def _gained(gain: Gain) -> tuple[str, str, str]:

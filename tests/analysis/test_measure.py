@@ -2,7 +2,6 @@
 
 import csv
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from sklearn.metrics import calinski_harabasz_score
 from mdistiller.analysis import measure, networks
 from mdistiller.engine.reopen import evaluate_run
 from mdistiller.errors import UserError
+from mdistiller.runs.records import RunRecord
 from tests.engine.support import command, run
 
 SHORT = ["SOLVER.EPOCHS", 2, "SOLVER.LR_DECAY_STAGES", [1], "LOG.ENTROPY_TRACE", 40, "LOG.SAVE_CHECKPOINT_FREQ", 1,
@@ -24,7 +24,7 @@ def methods(tmp_path_factory):
     for method in ("KD", "EA-KD"):
         path = run(tmp_path_factory.mktemp(method), method, *SHORT)
         summary = json.loads((path / "summary.json").read_text())
-        found[method] = [SimpleNamespace(path=path, method=method, summary=summary)]
+        found[method] = [RunRecord(path, {"DISTILLER.TYPE": method}, summary, {})]
     return found
 
 
@@ -73,7 +73,7 @@ def test_the_middle_of_a_surface_is_the_loss_of_the_saved_student(methods):
 
 def test_accuracy_over_a_key_has_the_variance_of_its_means():
     def made_up(value, top1):
-        return SimpleNamespace(path="run", config={"DKD.BETA": value}, summary={"last_top1": top1})
+        return RunRecord("run", {"DKD.BETA": value}, {"last_top1": top1}, {})
 
     runs = [made_up(1.0, 70.0), made_up(1.0, 72.0), made_up(4.0, 73.0), made_up(8.0, 75.0)]
     rows = measure.accuracy_over({"DKD": runs}, OPTIONS)["values"]
@@ -82,8 +82,8 @@ def test_accuracy_over_a_key_has_the_variance_of_its_means():
 
 
 def test_time_per_batch_comes_from_images_per_second():
-    runs = [SimpleNamespace(config={"SOLVER.BATCH_SIZE": 64}, facts={"device": "cpu"},
-                            summary={"last_top1": 70.0, "images_per_second": rate}) for rate in (320.0, 640.0, 3200.0)]
+    runs = [RunRecord("run", {"SOLVER.BATCH_SIZE": 64}, {"last_top1": 70.0, "images_per_second": rate},
+                      {"device": "cpu"}) for rate in (320.0, 640.0, 3200.0)]
     (row,) = measure.speed({"KD": runs}, OPTIONS)["speed"]
     assert row["ms_per_batch"] == 100.0 and row["seeds"] == 3
 

@@ -11,7 +11,7 @@ from mdistiller.config.files import chain, read_yaml
 from mdistiller.config.loading import keys_of
 from mdistiller.distillers import DISTILLERS
 from mdistiller.models import MODELS
-from mdistiller.report.paper import load_runs
+from mdistiller.runs.paper import load_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"

@@ -6,7 +6,7 @@ import pytest
 
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import as_overrides, flatten, stated
-from mdistiller.report.matching import equal
+from mdistiller.runs.matching import equal
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = [path.relative_to(CONFIGS).as_posix() for path in sorted(CONFIGS.rglob("*_res8*.yaml"))]

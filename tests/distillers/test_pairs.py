@@ -10,7 +10,7 @@ from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
-from mdistiller.report.paper import load_tables
+from mdistiller.runs.paper import load_tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAIRS = list(load_tables()["2"].columns)

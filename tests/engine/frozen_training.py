@@ -11,9 +11,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mdistiller import distributed  # noqa: E402
-from mdistiller.distillers.base import Distiller  # noqa: E402
-from tests.engine.support import run  # noqa: E402
+from mdistiller import distributed
+from mdistiller.distillers.base import Distiller
+from tests.engine.support import run
 
 
 def main(folder, *methods):

@@ -10,10 +10,10 @@ from mdistiller.config.stated import stated
 from mdistiller.engine import checkpoints, run_folder
 from mdistiller.engine.run_folder import RunFolder, commit, overridden
 from mdistiller.errors import UserError
-from mdistiller.report.matching import fit
-from mdistiller.report.paper import load_runs
-from mdistiller.report.runs import read_run
-from mdistiller.report.training import REPOSITORY
+from mdistiller.runs.matching import fit
+from mdistiller.runs.paper import load_runs
+from mdistiller.runs.records import read_run
+from mdistiller.runs.training import REPOSITORY
 
 PAPER = {(run.config, run.overrides): run for run in load_runs() if run.config.endswith("/res32x4_res8x4.yaml")}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from mdistiller.config.stated import BASE
-from mdistiller.report.paper import load_tables
-from mdistiller.report.training import Training
+from mdistiller.runs.paper import load_tables
+from mdistiller.runs.training import Training
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAIR = "res32x4_res8x4"

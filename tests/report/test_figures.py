@@ -13,7 +13,7 @@ from mdistiller.errors import UserError
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the figures (pip install -e .[report])")
 
-from mdistiller.report import figures  # noqa: E402
+from mdistiller.report import figures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = ("KD", "EA-KD")

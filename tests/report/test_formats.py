@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from mdistiller.report import formats
-from mdistiller.report.fill import fill
 from mdistiller.report.layout import layout, overview
-from mdistiller.report.paper import load_tables
-from mdistiller.report.runs import find_runs
+from mdistiller.runs.fill import fill
+from mdistiller.runs.paper import load_tables
+from mdistiller.runs.records import find_runs
 from tests.report.support import PAIR, REPOSITORY, make_run, make_runs
 
 COMMAND = "python tools/sweep.py --table 1"
@@ -141,12 +141,13 @@ def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
 
 def test_reports_and_plans_never_import_torch():
     code = (
-        "import sys, pkgutil, importlib, mdistiller.report\n"
+        "import sys, pkgutil, importlib, mdistiller.report, mdistiller.runs\n"
         "sys.path.insert(0, 'tools')\n"
-        "for module in pkgutil.iter_modules(mdistiller.report.__path__, 'mdistiller.report.'):\n"
-        "    importlib.import_module(module.name)\n"
+        "for room in (mdistiller.report, mdistiller.runs):\n"
+        "    for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
         "import tables, sweep\n"
-        "from mdistiller.report import fill, paper\n"
+        "from mdistiller.runs import fill, paper\n"
         "fill.fill(paper.load_tables()['2'], [])\n"
         "print('torch' in sys.modules)"
     )

@@ -10,8 +10,8 @@ from mdistiller.config import load_cfg
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
 from mdistiller.report.pages import marks, parts_of
-from mdistiller.report.runs import find_runs
 from mdistiller.report.study import keep_records, load_studies, table
+from mdistiller.runs.records import find_runs
 from tests.report.support import REPOSITORY, nested
 from tools import tables
 

@@ -1,0 +1,1 @@
+"""How fast a step is, side by side with a plain path."""

@@ -1,0 +1,208 @@
+"""What the bench compares. Each function takes settings and an image source, and returns tables."""
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mdistiller.bench.measure import Contestant, Settings, Table, rates, ratios, spread, take_turns
+from mdistiller.bench.ours import OurStep, endless, make_data, make_teacher, shortened
+from mdistiller.bench.reference import PREFETCH, WORKERS, StepApart, reference_batches
+from mdistiller.data.images import NUM_VIEWS
+from mdistiller.data.memory import ImageSource, InMemoryData
+from mdistiller.engine.cache.teacher_cache import LOOK_AHEAD, in_bytes
+
+SETTLE = 0.3  # seconds in which the reference's workers make their batches ahead
+SHORT = 6  # times as many turns, each as much shorter
+EA_HOSTS = ("KD", "DKD", "MLD", "REVIEWKD", "CTKD", "TTM")
+
+
+@contextmanager
+def cache_folder() -> Iterator[Path]:
+    """A folder for teacher caches that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench_cache_") as folder:
+        yield Path(folder)
+
+
+def bench_data(settings: Settings, source: ImageSource) -> list[Table]:
+    """Batches of augmented, normalised images, nothing else: one view, and MLD's two."""
+    data, lead = make_data(source, settings), WORKERS * PREFETCH + 1
+    contestants, device = [], settings.device
+    for views, strong in ((("image",), False), (("image", "image_strong"), True)):
+        ours, plain = endless(data, views), reference_batches(source, settings.batch, device, strong)
+        contestants += [
+            Contestant(f"ours{strong}", lambda stream=ours: next(stream)),
+            Contestant(f"plain{strong}", lambda stream=plain: [part.to(device) for part in next(stream)], lead, SETTLE),
+        ]
+    seconds = take_turns(contestants, settings)
+    table = Table(
+        f"Data: images a second at batch {settings.batch}",
+        ["views", f"PIL, {WORKERS} workers", "ours, in the main process", "times as fast"], seconds=seconds,
+    )
+    for views, strong in (("crop and flip", False), ("and the strong view of MLD", True)):
+        ours, plain = seconds[f"ours{strong}"], seconds[f"plain{strong}"]
+        table.rows.append([views, rates(plain, settings.batch), rates(ours, settings.batch), ratios(ours, plain, 1)])
+    return [table]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the kinds of step that are compared have in common; `folder` is for the cache."""
+
+    pair: tuple[str, str]
+    method: str
+    source: ImageSource
+    data: InMemoryData
+    teacher: nn.Module
+    settings: Settings
+    folder: Path
+
+    def contestants(self, *kinds: str) -> list[Contestant]:
+        """Steps of these kinds: "plain", "live", "folded", "cached", and of the student "alone"."""
+        return [self._plain() if kind == "plain" else Contestant(kind, self._ours(kind)) for kind in kinds]
+
+    def _plain(self):
+        teacher = {key: value.cpu().contiguous() for key, value in self.teacher.state_dict().items()}
+        ea, settings = self.method.startswith("EA-"), self.settings
+        step = StepApart(self.source, self.pair, teacher, settings.batch, settings.device, ea)
+        return Contestant("plain", step, settle=SETTLE, finish=step.finish)
+
+    def _ours(self, kind):
+        method = "NONE" if kind == "alone" else self.method
+        cache = self.folder if kind == "cached" else None
+        options = {"DISTILLER.FOLD_TEACHER": kind == "folded"}
+        return OurStep(self.data, self.teacher, self.pair, method, self.settings, cache=cache, **options)
+
+
+def bench_step(settings: Settings, source: ImageSource) -> list[Table]:
+    """Training steps of KD and EA-KD: the reference, ours with the teacher live and from a cache, the student alone."""
+    fast = Table(
+        f"Step: times as fast as the plain path, batch {settings.batch}",
+        ["teacher -> student", "method", "teacher live", "live, folded", "from the cache", "cached / student alone"],
+        notes=[
+            "The plain path has its teacher in every step, and a process of its own, whose allocator is as it comes. "
+            "The last column is the time of a step with stored logits over that of the student alone, trained by "
+            "cross-entropy, which is the floor."
+        ],
+    )
+    columns = ["teacher -> student", "method", "plain", "live", "live, folded", "from the cache", "student alone"]
+    rate = Table(f"Step: images a second, batch {settings.batch}", columns)
+    source = shortened(source, settings.images)
+    data = make_data(source, settings)
+    for pair in settings.pairs:
+        teacher = make_teacher(pair[0], data, settings)
+        for method in ("KD", "EA-KD"):
+            with cache_folder() as folder:
+                case = Case(pair, method, source, data, teacher, settings, folder)
+                seconds = take_turns(case.contestants("plain", "live", "folded", "cached", "alone"), settings)
+            name = [" -> ".join(pair), method]
+            speedups = [ratios(seconds[kind], seconds["plain"]) for kind in ("live", "folded", "cached")]
+            fast.rows.append([*name, *speedups, ratios(seconds["alone"], seconds["cached"], 3)])
+            rate.rows.append([*name, *(rates(values, settings.batch) for values in seconds.values())])
+            rate.seconds |= {f"{', '.join(name)}, {kind}": values for kind, values in seconds.items()}
+    return [fast, rate]
+
+
+def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
+    """What sample weighting adds to a step: whole steps in turn, and the arithmetic of the weights alone."""
+    table = Table(
+        f"EA: time of a step with sample weights over one without, live teacher, batch {settings.batch}",
+        ["method", "ms a step without", "step with / without", "weights and their record, ms", "of the step, %"],
+        notes=[
+            f"{SHORT * settings.repeats} short turns each. The arithmetic alone is steadier: on a busy machine two "
+            "equal steps differ by more than it takes."
+        ],
+    )
+    source, pair = shortened(source, settings.images), settings.pairs[0]
+    data = make_data(source, settings)
+    teacher = make_teacher(pair[0], data, settings)
+    # short turns: what drifts on the machine then falls on both
+    settings = dataclasses.replace(settings, repeats=SHORT * settings.repeats, seconds=settings.seconds / SHORT)
+    for host in EA_HOSTS:
+        plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (host, f"EA-{host}"))
+        seconds = take_turns([Contestant("plain", plain), Contestant("weighted", weighted)], settings)
+        parts = take_turns(
+            [Contestant(name, _weighing(step, settings)) for name, step in (("plain", plain), ("weighted", weighted))],
+            settings,
+        )
+        extra = [more - less for more, less in zip(parts["weighted"], parts["plain"], strict=True)]
+        views = len(weighted.trainer.distiller.views)
+        share = 100 * views * statistics.median(extra) / statistics.median(seconds["plain"])
+        table.rows.append([
+            host, spread(seconds["plain"], 1e3, 1), ratios(seconds["plain"], seconds["weighted"], 4),
+            spread(extra, 1e3 * views, 3), f"{share:.2f}",
+        ])
+        table.seconds |= {f"{host}, step, {name}": values for name, values in seconds.items()}
+        table.seconds |= {f"{host}, weights, {name}": values for name, values in parts.items()}
+    return [table]
+
+
+def _weighing(step, settings):
+    """What a step does that depends on weighting: the weights of a batch, and their record."""
+    trainer, classes = step.trainer, step.trainer.data.info.num_classes
+    logits = torch.randn(2, settings.batch, classes, device=settings.device)
+    target = torch.zeros(settings.batch, dtype=torch.long, device=settings.device)
+    losses = {"ce": logits.mean()}
+    distiller, meters = trainer.distiller, type(trainer.meters)(1, settings.device)
+
+    progress = distiller.task.progress(logits[0], target)
+
+    def call():
+        distiller.monitor = {}
+        distiller.sample_weight(*logits)
+        meters.add(0, losses, len(target), progress, distiller.monitor)
+
+    return call
+
+
+def bench_cache(settings: Settings, source: ImageSource) -> list[Table]:
+    """EA-KD with the teacher live, while a cache fills, and from a full one; and the cache's own work."""
+    source, pair, method = shortened(source, settings.images), settings.pairs[0], "EA-KD"
+    data = make_data(source, settings)
+    teacher = make_teacher(pair[0], data, settings)
+    with cache_folder() as folder:
+        def ours(dtype="float16", **options):
+            return OurStep(data, teacher, pair, method, settings, **{"TEACHER_CACHE.DTYPE": dtype}, **options)
+
+        filling = ours(cache=folder / "filling", warm=False, epochs=None)
+        warm = {dtype: ours(dtype, cache=folder / dtype) for dtype in ("float16", "float32")}
+        seconds = take_turns(
+            [
+                Contestant("teacher live", ours(), multiple=LOOK_AHEAD),
+                Contestant("cache filling, float16", filling, multiple=LOOK_AHEAD),
+                *(Contestant(f"cache full, {dtype}", step, multiple=LOOK_AHEAD) for dtype, step in warm.items()),
+                Contestant("student alone", OurStep(data, teacher, pair, "NONE", settings), multiple=LOOK_AHEAD),
+            ],
+            settings,
+        )
+        found = 100 * (1 - filling.cache.misses / filling.cache.lookups)
+        lookup = Table(
+            f"Cache: rows of {LOOK_AHEAD} batches of {settings.batch}, {data.info.num_classes} classes",
+            ["dtype", "ms to look up", "bytes a row", "50,000 images, all views"],
+        )
+        for dtype, step in warm.items():
+            lookup.seconds[dtype] = lookups(step, settings)
+            size = step.cache.store.bytes
+            whole = in_bytes(50000 * NUM_VIEWS * size)
+            lookup.rows.append([dtype, spread(lookup.seconds[dtype], 1e3, 3), str(size), whole])
+    table = Table(
+        f"Cache: {method} {' -> '.join(pair)}, batch {settings.batch}",
+        ["", "images a second", "times as fast as live"],
+        notes=[f"{found:.1f} % of the rows were found while the cache filled."], seconds=seconds,
+    )
+    for name, values in seconds.items():
+        table.rows.append([name, rates(values, settings.batch), ratios(values, seconds["teacher live"])])
+    return [table, lookup]
+
+
+def lookups(step: OurStep, settings: Settings) -> list[float]:
+    """Seconds to look up the rows of some batches together, as a step does."""
+    pairs = list(step.trainer.data.train_views(1))[:LOOK_AHEAD]
+    index, view = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    return take_turns([Contestant("lookup", lambda: step.cache.logits(index, view))], settings)["lookup"]

@@ -1,0 +1,1 @@
+"""Teacher outputs that are stored once for all runs."""

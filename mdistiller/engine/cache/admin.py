@@ -1,0 +1,122 @@
+"""What one may do with teacher caches outside a run: look at them, fill, verify and delete them."""
+
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from mdistiller.data import build_data
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.cache.logit_store import LogitStore, read_facts
+from mdistiller.engine.cache.teacher_cache import TeacherCache, in_bytes, open_cache, why_live
+from mdistiller.engine.log import progress
+from mdistiller.engine.networks import ready_teacher
+from mdistiller.engine.setup import prepare_device, set_seed
+from mdistiller.errors import UserError
+from mdistiller.tasks import build_task
+
+SECONDS_BETWEEN_LINES = 60
+log = logging.getLogger("mdistiller")
+
+
+def find_stores(directory: str | Path) -> list[Path]:
+    """The folders below `directory` that hold a store, by name; `directory` itself if it is one."""
+    directory = Path(directory)
+    candidates = [directory, *sorted(directory.iterdir())] if directory.is_dir() else []
+    return [folder for folder in candidates if read_facts(folder)]
+
+
+def inspect(directory: str | Path) -> str:
+    """A line for each store: teacher, data, rows stored, room on the disk."""
+    lines = [_line(folder) for folder in find_stores(directory)]
+    return "\n".join(lines) or f"{directory}: no teacher caches"
+
+
+def _line(folder):
+    store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    key, held = store.facts["key"], len(store.held())
+    try:
+        made_of = (f"{key['teacher']} ({key['teacher_sha256'][:12]}) on {key['data']} ({key['fingerprint'][:12]}), "
+                   f"{key['num_classes']} classes, {key['views']}, {key['dtype']}, computed on {key['device']}")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/facts.json: damaged ({error}); {store.remedy}") from None
+    return (
+        f"{folder}: {made_of}: {held} of {store.num_records} rows ({100 * held / store.num_records:.1f} %), "
+        f"{in_bytes(used)} used, {in_bytes(store.num_records * store.bytes)} when full"
+    )
+
+
+def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
+    """The cache that runs of this config use, for what `epochs` of them look up (None: every view of every image).
+
+    Raises UserError where such runs have none.
+    """
+    method = DISTILLERS[cfg.DISTILLER.TYPE]
+    if not method.needs_teacher:
+        raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has")
+    device = prepare_device(cfg)
+    data = build_data(cfg, device)
+    reason = why_live(method, data)
+    if reason is not None:
+        raise UserError(f"DISTILLER.TYPE: {reason}: its runs have no teacher cache")
+    set_seed(cfg.EXPERIMENT.SEED)
+    teacher, facts = ready_teacher(cfg, build_task(cfg, data.info), method, device)
+    teacher.eval()
+    images, views = data.info.num_train, len(data.view_numbers)
+    passes = views if epochs is None else min(epochs, views)
+    return open_cache(cfg, data, teacher, facts["teacher_sha256"], device, images * passes)
+
+
+def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
+    """Store every view of every training image, or with `epochs` those that the first epochs of this run read.
+
+    It can be stopped at any moment, continued, and run beside others.
+    """
+    cache = open_for(cfg, epochs)
+    total = cache.data.info.num_train * (epochs or len(cache.data.view_numbers))
+    started = said = time.monotonic()
+    with progress(total, "filling", unit=" rows") as bar:
+        for number in cache.fill(range(1, epochs + 1) if epochs else None):
+            bar.update(number)
+            if bar.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log.info("%d rows computed, %.0f a second", cache.misses, cache.misses / (said - started))
+    log.info("%s: %s rows computed, %d stored", cache.store.folder, cache.misses, cache.store.count)
+    return cache
+
+
+def verify(folder: str | Path) -> int:
+    """Check every row of a store against its checksum; returns how many there are. Raises UserError for damage."""
+    store = _open(folder)
+    held, damaged = len(store.held()), store.damaged()
+    if damaged:
+        raise UserError(f"{folder}: {damaged} of {held} rows are damaged; runs compute them anew, or {store.remedy}")
+    return held
+
+
+def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int]:
+    """The folder of the cache of this config's runs, and how many rows, at most `rows` and chosen at random, agree
+    with the teacher. Raises UserError when one does not."""
+    cfg.TEACHER_CACHE.CHECK = rows
+    store = open_for(cfg, epochs=0).store
+    return store.folder, min(rows, len(store.held()))
+
+
+def delete(folder: str | Path) -> None:
+    """Delete a store, and nothing that is no store; runs that use it go on with what they have open."""
+    folder = Path(folder)
+    if not read_facts(folder):
+        raise UserError(f"{folder}: no teacher cache (facts.json is missing)")
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
+    folder.rename(aside / folder.name)  # at once: nobody opens half a store
+    shutil.rmtree(aside)
+
+
+def _open(folder):
+    facts = read_facts(Path(folder))
+    if not facts:
+        raise UserError(f"{folder}: no teacher cache (facts.json is missing)")
+    return LogitStore(Path(folder), facts)

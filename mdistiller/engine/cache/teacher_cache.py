@@ -1,0 +1,272 @@
+"""Teacher logits kept on disk: each image in each of its crops passes through the teacher once, whatever the run.
+
+A padded crop and a flip make 162 views of an image, and which one a sample gets in an epoch is known on the host
+beforehand. So the logits of the next batches are looked up together; those that are missing are computed, together
+too, and stored. What is exact: a value is always rounded to TEACHER_CACHE.DTYPE before it is used, found or not, and
+is always computed in a forward pass of as many images as the cache was made with (`chunk`, filled up by repetition).
+Kernels treat the rows of a batch of one size alike, so a run's numbers do not depend on what the cache held. Against
+a teacher without a cache, float16 is off by at most 2**-11 of each logit; float32 by the rounding of other batches.
+"""
+
+import collections
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mdistiller import distributed
+from mdistiller.data.images import NUM_VIEWS, upload
+from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_facts, record_bytes
+from mdistiller.engine.checkpoints import state_sha256
+from mdistiller.engine.device import autocast
+from mdistiller.engine.optim import num_epochs
+from mdistiller.errors import UserError
+
+LOOK_AHEAD = 8  # forward passes' worth of samples looked up together; at most one pass in as many is part repetition
+# How far two computations of a row may be apart, in parts of its largest magnitude, besides the rounding of storage
+ROUNDING = {"none": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+ROUNDING_CUDA = 1e-2  # convolutions in TF32
+log = logging.getLogger("mdistiller")
+
+
+def why_live(distiller, data) -> str | None:
+    """Why a distiller's teacher must run on this data in every step, or None when its logits can be stored."""
+    name = distiller.method
+    if distiller.inputs != "logits":
+        return f"{name} reads the teacher's features"
+    if distiller.teacher_mode != "eval":
+        return f"{name} runs its teacher in train mode"
+    if tuple(distiller.views) != ("image",):
+        return f"{name} has views that never come again ({', '.join(distiller.views[1:])})"
+    if not data.views_are_finite:
+        return f"{data.info.name} is augmented without end (DATASET.AUGMENTATION)"
+    return None
+
+
+def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device) -> dict:
+    """The facts of the store for this teacher on this data (see `LogitStore`); `key` is all that a value depends on."""
+    info = data.info
+    key = {
+        "format": FORMAT,
+        "teacher": cfg.DISTILLER.TEACHER,
+        "teacher_sha256": teacher_sha256 or state_sha256(teacher.state_dict()),
+        "family": info.family,
+        "input_size": cfg.DISTILLER.TEACHER_INPUT_SIZE,
+        "normalization": cfg.DISTILLER.TEACHER_NORMALIZATION,
+        "data": info.name,
+        "fingerprint": info.fingerprint,
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "views": "crop, flip" if data.flip else "crop",
+        "num_classes": info.num_classes,
+        "dtype": cfg.TEACHER_CACHE.DTYPE,
+        "device": device.type,
+        "amp": cfg.SOLVER.AMP,
+        "channels_last": cfg.SOLVER.CHANNELS_LAST,
+        "compile": cfg.COMPILE,
+        "fold": cfg.DISTILLER.FOLD_TEACHER,
+    }
+    return {
+        "num_entries": info.num_train * NUM_VIEWS,
+        "num_records": info.num_train * len(data.view_numbers),
+        "num_classes": info.num_classes,
+        "dtype": cfg.TEACHER_CACHE.DTYPE,
+        "chunk": cfg.SOLVER.BATCH_SIZE,
+        "key": key,
+    }
+
+
+def folder_of(directory: str | Path, key: dict) -> Path:
+    """The folder of a key: readable, and another one for any other key."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    name = f"{key['data']}_{key['teacher']}_{key['dtype']}_{digest[:12]}"
+    return Path(directory) / name.replace("/", "-").replace(":", "-")
+
+
+def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device,
+               lookups: int | None = None) -> "TeacherCache":
+    """The cache of the config's teacher (on its device, in eval mode), announced, checked, and made if need be.
+
+    `lookups` is how many samples will pass (None: those of SOLVER.EPOCHS). Raises UserError when the disk cannot hold
+    what they would add, or when what is stored does not agree with the teacher.
+    """
+    facts = describe(cfg, data, teacher, teacher_sha256, device)
+    folder = folder_of(cfg.TEACHER_CACHE.DIR, facts["key"])
+    _announce(folder, facts, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
+
+    def logits_of(image):
+        with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
+            return teacher(image).logits
+
+    cache = TeacherCache(LogitStore(folder, facts), data, logits_of)
+    rounding = ROUNDING[cfg.SOLVER.AMP]
+    checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
+    if checked and distributed.rank() == 0:
+        log.info("teacher cache: %d stored rows, chosen at random, agree with the teacher", checked)
+    return cache
+
+
+def _announce(folder, facts, lookups):
+    """Say what the store holds and may grow to. Raises UserError when the disk is too small for that."""
+    size = record_bytes(facts["num_classes"], facts["dtype"])
+    held = (folder / "entries.bin").stat().st_size // ENTRY.itemsize if read_facts(folder) else 0
+    growth = min(lookups, facts["num_records"] - held) * (size + ENTRY.itemsize)
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(parent).free
+    if distributed.rank() == 0:
+        log.info(
+            "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
+            folder, held, facts["num_records"], in_bytes(held * size), in_bytes(facts["num_records"] * size),
+            in_bytes(growth), in_bytes(free),
+        )
+    if growth > free and os.access(parent, os.W_OK):
+        smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if facts["dtype"] == "float32" else ""
+        raise UserError(
+            f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; name a folder on "
+            f"a larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
+        )
+
+
+def in_bytes(number: int) -> str:
+    """A number of bytes as text: "1.65 GB"."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number / 1e3:.1f} kB"
+
+
+class TeacherCache:
+    """Teacher logits of training samples, from a `LogitStore` where it has them, else from the teacher."""
+
+    def __init__(self, store: LogitStore, data, logits_of: Callable[[Tensor], Tensor]):
+        """`logits_of` maps images (B, 3, H, W) to the logits (B, C) of the teacher in eval mode, without gradient."""
+        self.store, self.data, self.logits_of = store, data, logits_of
+        self.device, self.chunk = data.device, store.facts["chunk"]
+        self.dtype = getattr(torch, store.facts["dtype"])
+        self.lookups = self.misses = 0
+        self._arriving = collections.deque()  # computed rows on their way to the host
+
+    def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:
+        """The batches with `logits_teacher` (B, C) added; `views` holds (index, view) of each, on the host."""
+        batches, waiting, samples = iter(batches), [], 0
+        for pair in views:
+            waiting.append(pair)
+            samples += len(pair[0])
+            if samples >= LOOK_AHEAD * self.chunk:
+                yield from self._together(batches, waiting)
+                waiting, samples = [], 0
+        if waiting:
+            yield from self._together(batches, waiting)
+        self.flush(wait=True)
+
+    def _together(self, batches, waiting):
+        rows = self.logits(*(np.concatenate(arrays) for arrays in zip(*waiting, strict=True)))
+        for logits in rows.split([len(index) for index, _ in waiting]):
+            yield next(batches) | {"logits_teacher": logits}
+
+    def logits(self, index: np.ndarray, view: np.ndarray) -> Tensor:
+        """Teacher logits (n, C) of training images in given views, both (n,); float32 on the device.
+
+        Nothing here waits for the device.
+        """
+        self.flush()
+        entries = index * NUM_VIEWS + view
+        values, found = self.store.read(entries)
+        missing = np.flatnonzero(~found)
+        self.lookups, self.misses = self.lookups + len(entries), self.misses + len(missing)
+        logits = upload(values.astype(values.dtype.newbyteorder("="), copy=False), self.device).float()
+        if len(missing):
+            computed = self.compute(index[missing], view[missing])
+            logits.index_copy_(0, upload(missing, self.device), computed.float())
+            self._keep(entries[missing], computed)
+        return logits
+
+    def compute(self, index: np.ndarray, view: np.ndarray) -> Tensor:
+        """Logits (n, C) of the teacher itself, in the dtype of the store, `chunk` images at a time."""
+        number = -(-len(index) // self.chunk) * self.chunk
+        where = upload(np.stack([np.resize(index, number), np.resize(view, number)]), self.data.home)
+        pieces = [self.logits_of(self.data.image_at(*piece)) for piece in where.split(self.chunk, dim=1)]
+        return torch.cat(pieces)[: len(index)].to(self.dtype)
+
+    def _keep(self, entries, computed):
+        if computed.device.type != "cuda":
+            return self._store(entries, computed)
+        host = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
+        host.copy_(computed, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._arriving.append((event, entries, host))
+
+    def flush(self, wait: bool = False) -> None:
+        """Store the rows that have arrived on the host; with `wait`, all that were computed."""
+        while self._arriving and (wait or self._arriving[0][0].query()):
+            event, entries, host = self._arriving.popleft()
+            event.synchronize()
+            self._store(entries, host)
+
+    def _store(self, entries, computed):
+        values = computed.cpu().numpy()
+        if self.dtype == torch.float16 and np.isinf(values).any():
+            raise UserError("TEACHER_CACHE.DTYPE: float16 cannot hold the teacher's logits (above 65504); use float32")
+        self.store.write(entries, values)
+
+    def check(self, count: int, rounding: float) -> int:
+        """Compare `count` stored rows, chosen at random, with the teacher; returns how many there were to compare.
+
+        `rounding` is how far apart two computations may be, relative to a row's largest magnitude. Raises UserError
+        when a row is further off.
+        """
+        entries = self.store.held()
+        if not count or not len(entries):
+            return 0
+        entries = np.random.default_rng(len(entries)).choice(entries, min(count, len(entries)), replace=False)
+        values, found = self.store.read(entries)
+        entries, stored = entries[found].astype(np.int64), torch.from_numpy(values[found].astype(np.float64))
+        if not len(entries):
+            return 0
+        live = self.compute(entries // NUM_VIEWS, entries % NUM_VIEWS).cpu().double()
+        allowed = (torch.finfo(self.dtype).eps + rounding) * live.abs().amax(dim=1, keepdim=True)
+        wrong = ~((stored - live).abs() <= allowed).all(dim=1)
+        if wrong.any():
+            raise UserError(
+                f"{self.store.folder}: {int(wrong.sum())} of {len(entries)} stored rows are not what the teacher "
+                f"gives; {self.store.remedy}"
+            )
+        return len(entries)
+
+    def fill(self, epochs: Iterable[int] | None = None) -> Iterator[int]:
+        """Compute and store what is missing: every view of every image, or what these epochs of the run read.
+
+        Yields the number of entries passed after every few forward passes.
+        """
+        for entries in self._wanted(epochs):
+            missing = entries[~self.store.read(entries)[1]]
+            step = LOOK_AHEAD * self.chunk
+            for first in range(0, len(missing), step):
+                part = missing[first : first + step]
+                self.logits(part // NUM_VIEWS, part % NUM_VIEWS)
+                self.flush(wait=True)
+                yield len(part)
+            yield len(entries) - len(missing)
+
+    def _wanted(self, epochs):
+        if epochs is None:
+            for view in self.data.view_numbers:
+                yield np.arange(self.data.info.num_train) * NUM_VIEWS + view
+        else:
+            for epoch in epochs:
+                index, view = (np.concatenate(arrays) for arrays in zip(*self.data.train_views(epoch), strict=True))
+                yield index * NUM_VIEWS + view
+
+    def summary(self) -> str:
+        """What the cache did for this process, in one line."""
+        hits = 100 * (1 - self.misses / max(self.lookups, 1))
+        return f"{hits:.1f} % of {self.lookups} rows were found, {self.misses} computed; {self.store.count} are stored"

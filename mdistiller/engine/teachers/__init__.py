@@ -1,0 +1,1 @@
+"""Published teachers: found, fetched, verified."""

@@ -1,0 +1,188 @@
+"""Public teachers: an index of what there is, fetched, verified and put where runs look for it."""
+
+import difflib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mdistiller import files
+from mdistiller.engine import checkpoints
+from mdistiller.engine.reopen import evaluate_checkpoint
+from mdistiller.engine.teachers.download import download, extract
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+
+log = logging.getLogger("mdistiller")
+FOLDER = checkpoints.REPOSITORY / "checkpoints"
+INDEX = FOLDER / "index.json"
+TOLERANCE = 0.1  # percent of top-1: other devices round otherwise
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network's checkpoint: `file` below the folder of checkpoints, its published top-1, its SHA-256 if known."""
+
+    name: str
+    file: str
+    top1: float
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """The teachers of a data set, and the archive that holds them, at the first of `urls` that answers."""
+
+    name: str
+    about: str
+    family: str
+    num_classes: int
+    archive: str
+    urls: tuple[str, ...]
+    megabytes: int
+    sha256: str | None
+    teachers: tuple[Teacher, ...]
+
+
+def read_index(path: str | Path = INDEX) -> dict[str, TeacherSet]:
+    """The sets of an index file by name. Raises UserError when it is missing or not of the form of ours."""
+    try:
+        content = json.loads(Path(path).read_text())
+        return {name: _read_set(name, entry) for name, entry in content.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not an index of teachers ({type(error).__name__}: {error})") from None
+
+
+def _read_set(name, entry):
+    archive = entry["archive"]
+    teachers = tuple(Teacher(teacher, **facts) for teacher, facts in entry["teachers"].items())
+    for file in (archive["file"], *(teacher.file for teacher in teachers)):
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise ValueError(f"{file} leads outside the folder")
+    if not (isinstance(entry["num_classes"], int) and entry["num_classes"] > 0):
+        raise ValueError(f"num_classes: expected a number of classes, found {entry['num_classes']!r}")
+    for teacher in teachers:
+        if not isinstance(teacher.top1, int | float):
+            raise ValueError(f"{teacher.name}: top1: expected percent, found {teacher.top1!r}")
+    return TeacherSet(
+        name, entry["about"], entry["family"], entry["num_classes"], archive["file"], tuple(archive["urls"]),
+        archive["megabytes"], archive["sha256"], teachers,
+    )
+
+
+def choose(index: dict[str, TeacherSet], name: str) -> TeacherSet:
+    """The set of that name. Raises UserError naming those there are."""
+    if name not in index:
+        near = difflib.get_close_matches(name, index, n=1)
+        raise UserError(f"no teachers for {name!r}; nearest: {', '.join(near or index)}")
+    return index[name]
+
+
+def fetch(
+    wanted: TeacherSet, folder: Path = FOLDER, archive: str | Path | None = None, allow_http: bool = False
+) -> list[Path]:
+    """Put the teachers of a set below `folder`, from `archive` or downloaded; returns the files.
+
+    Every file is verified, read safely and loaded into its network before it gets its name. Nothing is fetched when
+    all are there already. Raises UserError for what the user can fix.
+    """
+    folder = Path(folder)
+    if archive is None and all(problem_of(wanted, teacher, folder) is None for teacher in wanted.teachers):
+        log.info("the teachers of %s are in %s already", wanted.name, folder)
+        return [folder / teacher.file for teacher in wanted.teachers]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        source = Path(archive) if archive is not None else folder / wanted.archive
+        if archive is not None and not source.is_file():
+            raise UserError(f"--from: no such file: {source}")
+        if archive is None and not source.is_file():
+            log.info("fetching %s, about %d MB, to %s", wanted.archive, wanted.megabytes, folder)
+            download(wanted.urls, source, wanted.sha256, allow_http)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking") as unpacked:
+            found = _unpack(wanted, source, Path(unpacked), ours=archive is None)
+            for teacher, path in found:
+                (folder / teacher.file).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, folder / teacher.file)
+                log.info("%s: %s", teacher.name, folder / teacher.file)
+        if archive is None:
+            source.unlink()
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
+    return [folder / teacher.file for teacher, _ in found]
+
+
+def _unpack(wanted, source, unpacked, ours):
+    """[(teacher, its verified file)] of an archive; one that we downloaded and that is no good is removed."""
+    try:
+        if not ours and wanted.sha256 is not None and files.sha256(source) != wanted.sha256:
+            raise UserError(f"{source}: its SHA-256 is not {wanted.sha256}, that of {wanted.archive}")
+        extract(source, unpacked)
+        found = []
+        for teacher in wanted.teachers:
+            path = _place_of(teacher, unpacked)
+            if path is None:
+                log.warning("%s has no %s (%s)", source, teacher.name, teacher.file)
+                continue
+            verify(wanted, teacher, path)
+            found.append((teacher, path))
+        if not found:
+            raise UserError(f"{source}: holds none of the teachers of {wanted.name} ({wanted.teachers[0].file}, ...)")
+        return found
+    except UserError:
+        if ours:
+            source.unlink(missing_ok=True)
+        raise
+
+
+def _place_of(teacher, unpacked):
+    """The teacher's file in an unpacked archive, packed with or without its outer folder; None when it is not there."""
+    inner = Path(*PurePosixPath(teacher.file).parts[1:])
+    return next((path for path in (unpacked / teacher.file, unpacked / inner) if path.is_file()), None)
+
+
+def verify(wanted: TeacherSet, teacher: Teacher, path: Path) -> None:
+    """Raises UserError unless the file has its SHA-256, reads without running code, and fits its network strictly."""
+    if teacher.sha256 is not None and (found := files.sha256(path)) != teacher.sha256:
+        raise UserError(f"{path}: the SHA-256 of {teacher.name} is {found}, expected {teacher.sha256}")
+    network = build_model(teacher.name, wanted.num_classes, family=wanted.family)
+    checkpoints.load_network(network, path, f"{teacher.name} with {wanted.num_classes} classes")
+
+
+def problem_of(wanted: TeacherSet, teacher: Teacher, folder: Path) -> str | None:
+    """What is wrong with a teacher below `folder`, "missing" included; None when it is good."""
+    path = Path(folder) / teacher.file
+    if not path.is_file():
+        return "missing"
+    try:
+        verify(wanted, teacher, path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def check(
+    wanted: TeacherSet, folder: Path = FOLDER, data_root: str | None = None
+) -> Iterator[tuple[Teacher, str, bool]]:
+    """(teacher, what was found, whether it is bad) one after the other; with `data_root` the accuracy is measured.
+
+    A missing teacher is not bad, a damaged one or one of another accuracy than published is.
+    """
+    for teacher in wanted.teachers:
+        problem = problem_of(wanted, teacher, folder)
+        if problem is not None:
+            yield teacher, problem, problem != "missing"
+            continue
+        found = "good" + ("" if teacher.sha256 else " (its SHA-256 is not published)")
+        bad = False
+        if data_root is not None:
+            result = evaluate_checkpoint(
+                teacher.name, Path(folder) / teacher.file, wanted.name, ["DATASET.ROOT", data_root]
+            )
+            bad = abs(result["top1"] - teacher.top1) > TOLERANCE
+            found = f"top-1 {result['top1']:.2f}, published {teacher.top1:.2f}" + (": they differ" if bad else "")
+        yield teacher, found, bad

@@ -1,0 +1,200 @@
+"""A table of the paper filled from run folders: for each cell its runs, what they differ in, and what follows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from mdistiller.config.stated import BASE
+from mdistiller.runs.gains import Gain, paired_gain
+from mdistiller.runs.matching import best_group, equal, fit
+from mdistiller.runs.paper import Cell, Table
+from mdistiller.runs.records import RunRecord, mean_and_std
+from mdistiller.runs.training import Training
+
+EPOCHS = ("last", "best")
+_PROTOCOL = {  # key -> how a protocol is told
+    "SOLVER.EPOCHS": "{} epochs", "SOLVER.BATCH_SIZE": "batches of {}", "DATASET.TRAIN_FRACTION": "{} of the images",
+    "DATASET.VAL_FRACTION": "{} of them for validation",
+}
+_PER_METHOD = ("DISTILLER.", "EA.", "DATASET.TYPE")  # what is compared within a protocol
+_ALWAYS_TOLD = ("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A cell with the finished runs of one configuration that fit it best; no runs: the cell is missing."""
+
+    cell: Cell
+    training: Training
+    runs: tuple[RunRecord, ...]  # one a seed, ordered by seed
+    others: int  # further groups of runs that fit and are not shown
+    differences: tuple[str, ...]  # from the paper's protocol, "KEY value (not value)"
+    protocol: tuple[tuple[str, Any], ...]  # what cells must share to be ranked together, as (key, value)
+
+    def by_seed(self, epoch: str) -> dict[int, float]:
+        """seed -> result of the last or best epoch, of the column's metric (the headline where it names none)."""
+        values = {run.seed: run.result(epoch, self.cell.metric) for run in self.runs}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def mean_and_std(self, epoch: str) -> tuple[float, float]:
+        values = self.by_seed(epoch).values()
+        return mean_and_std(values) if values else (math.nan, math.nan)
+
+    def difference(self, epoch: str) -> float:
+        """Mean minus the paper's number; NaN for another protocol than the paper's."""
+        return math.nan if self.differences else self.mean_and_std(epoch)[0] - self.cell.printed
+
+    def deviation(self, epoch: str) -> float:
+        """Over the seeds, or the paper's where there is one seed."""
+        own = self.mean_and_std(epoch)[1]
+        return self.cell.std if math.isnan(own) and self.cell.std is not None else own
+
+    def within(self, epoch: str) -> bool | None:
+        """Whether the paper's number lies within two standard deviations of the mean; None: cannot be said."""
+        difference, deviation = self.difference(epoch), self.deviation(epoch)
+        if math.isnan(difference) or math.isnan(deviation):
+            return None
+        return abs(difference) <= 2 * deviation + 1e-9  # a difference of just that much is within
+
+    @property
+    def protocol_text(self) -> str:
+        values = dict(self.protocol)
+        views = values.pop("views")
+        told = [
+            _PROTOCOL.get(key, key + " {}").format(value) for key, value in values.items()
+            if key in _ALWAYS_TOLD or value != BASE[key]
+        ]
+        return ", ".join([told[0], f"{views} view{'s' if views > 1 else ''}", *told[1:]])
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    """A table with its cells filled, by (row, column)."""
+
+    table: Table
+    cells: Mapping[tuple[str, str], Filled]
+    epoch: str  # the headline: "last" or "best"
+    smoke: bool = False
+    unfinished: int = 0  # runs below the folder that are left out
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether a column is a pair of networks, in which methods are compared; else a row is."""
+        return any("student" in attributes for attributes in self.table.columns.values())
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, Filled]]:
+        """Pair of networks -> what is compared there (methods, weights, temperatures) -> cell."""
+        groups: dict[str, dict[str, Filled]] = {}
+        for (row, column), filled in self.cells.items():
+            group, line = (column, row) if self.by_columns else (row, column)
+            groups.setdefault(group, {})[line] = filled
+        return groups
+
+    def host(self, filled: Filled) -> Filled | None:
+        return self.cells[filled.cell.host] if filled.cell.host else None
+
+    def gain(self, filled: Filled) -> Gain | None:
+        """Over the host, of the headline; None without a host or runs of both.
+
+        None too when protocols differ, unless it is the paper's own comparison that crosses protocols.
+        """
+        host = self.host(filled)
+        if host is None or not (filled.by_seed(self.epoch) and host.by_seed(self.epoch)):
+            return None
+        if self.across(filled) and not self.smoke and (filled.differences or host.differences):
+            return None
+        return paired_gain(filled.by_seed(self.epoch), host.by_seed(self.epoch))
+
+    def printed_gain(self, filled: Filled) -> float | None:
+        host = self.host(filled)
+        return None if host is None else filled.cell.printed - host.cell.printed
+
+    def across(self, filled: Filled) -> bool:
+        """Whether a cell and its host were trained by different protocols."""
+        host = self.host(filled)
+        return host is not None and host.protocol != filled.protocol
+
+    @cached_property
+    def ranked_first(self) -> set[tuple[str, str]]:
+        """Cells with the highest mean among those of the same pair and protocol, where there are two or more."""
+        first = set()
+        for group in self.groups.values():
+            means: dict[tuple, dict[tuple[str, str], float]] = {}
+            for filled in group.values():
+                mean = filled.mean_and_std(self.epoch)[0]
+                if not math.isnan(mean):
+                    means.setdefault(filled.protocol, {})[filled.cell.row, filled.cell.column] = mean
+            for same in means.values():
+                if len(same) > 1:
+                    first |= {key for key, mean in same.items() if mean == max(same.values())}
+        return first
+
+    def average_gains(self) -> "dict[str, AverageGain]":
+        """What is compared -> its average gain over the pairs; "overall" too, where the paper prints one."""
+        lines: dict[str, list[Filled]] = {}
+        for group in self.groups.values():
+            for line, filled in group.items():
+                if filled.cell.host:
+                    lines.setdefault(line, []).append(filled)
+        if "overall" in self.table.average_gain:
+            lines["overall"] = [filled for line in lines.values() for filled in line]
+        return {line: self._average(line, cells) for line, cells in lines.items() if len(cells) > 1}
+
+    def _average(self, line, cells):
+        measured = [gain.mean for filled in cells if (gain := self.gain(filled)) is not None]
+        return AverageGain(
+            mean=fmean(measured) if measured else math.nan,
+            cells=len(measured),
+            across=any(self.across(filled) and self.gain(filled) for filled in cells),
+            of=len(cells),
+            printed=self.table.average_gain.get(line),
+            recomputed=fmean(self.printed_gain(filled) for filled in cells),
+        )
+
+
+@dataclass(frozen=True)
+class AverageGain:
+    """The mean gain over the cells that have one; `printed` in the paper, `recomputed` from the paper's cells."""
+
+    mean: float
+    cells: int
+    across: bool  # some are of cells whose protocol is not their host's
+    of: int
+    printed: float | None
+    recomputed: float
+
+
+def fill(
+    table: Table, runs: Sequence[RunRecord], epoch: str = "last", extra: tuple[str, ...] = (), smoke: bool = False
+) -> FilledTable:
+    """The table with the runs that its cells' configurations fit; `extra` overrides apply to all of them.
+
+    A cell takes the runs of its own protocol, else those of the nearest one, and then says in what they differ.
+    """
+    cells = {}
+    for key, cell in table.cells.items():
+        training = Training.of_cell(cell, extra, smoke)
+        group, others = best_group(runs, training.settings)
+        cells[key] = Filled(cell, training, tuple(group), others, *_protocol(cell, training, group))
+    return FilledTable(table, cells, epoch, smoke, sum(not run.done for run in runs))
+
+
+def _protocol(cell, training, group):
+    """(differences from the paper's protocol, the protocol itself) of the runs, or of those that are to come."""
+    paper = {**BASE, **training.published}
+    here = {**BASE, **(group[0].config if group else training.settings)}
+    departed = set(fit(group[0], training.settings)) if group else set()
+    other = sorted(key for key in departed | training.changed if not equal(here.get(key), paper.get(key)))
+    told = tuple(f"{key} {here.get(key)} (not {paper.get(key)})" for key in other)
+    if training.smoke:
+        told, other = ("smoke settings",), []
+    shared = [*_PROTOCOL, *(key for key in other if key in BASE and not key.startswith(_PER_METHOD))]
+    return told, (("views", cell.run.views), *((key, _hashable(here[key])) for key in dict.fromkeys(shared)))
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,151 @@
+"""The paper's tables and its trainings as data: what each cell prints, and the config that produces it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mdistiller.config.files import read_yaml
+from mdistiller.errors import UserError
+from mdistiller.registry import Registry
+
+DATA = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the paper, as far as it is known."""
+
+    table: str
+    method: str  # as the paper writes it, such as EA-MLD+LS
+    config: str  # a file, relative to the repository
+    overrides: tuple[str, ...]  # "KEY=VALUE"
+    settings: Mapping[str, Any]  # dotted config key -> value, schedule and networks included
+    views: int  # augmented views of each image in a step
+    printed: float
+    source: str  # where the settings are from
+    uncertain: tuple[str, ...]  # what was inferred: keys, nodes of keys, or things that are no key
+    note: str
+
+    @property
+    def protocol(self) -> tuple[int, int, float]:
+        """(epochs, views, part of the training images): runs that differ here are never ranked together."""
+        return self.settings["SOLVER.EPOCHS"], self.views, self.settings["DATASET.TRAIN_FRACTION"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, and the training that produces it (None where the project does not cover it)."""
+
+    table: str
+    row: str
+    column: str
+    printed: float
+    std: float | None
+    host: tuple[str, str] | None  # (row, column) of the cell that it is compared with
+    note: str
+    run: Run | None
+    metric: str | None = None  # of the runs' results; None: their headline
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is laid out. `rows` and `columns`: label -> what else the paper prints there (teacher_acc, ...)."""
+
+    name: str
+    title: str
+    metric: str
+    runs: int | None  # seeds that the paper averages
+    columns: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Mapping[str, Any]]
+    cells: Mapping[tuple[str, str], Cell]  # by (row, column)
+    average_gain: Mapping[str, float] = field(default_factory=dict)  # as printed, by row
+
+
+@cache
+def load_runs() -> tuple[Run, ...]:
+    """Every training of the paper's tables 1-5, 8, 9 and A1, in the order of runs.yaml."""
+    data = read_yaml(DATA / "runs.yaml")
+    runs = []
+    for group in data["groups"]:
+        for pair, own in group["runs"].items():
+            said = {"overrides": (), "views": 1, "uncertain": (), "note": "", **group, **own}
+            recipe, networks = data["recipes"][group["recipe"]], data["networks"][pair]
+            runs.append(Run(
+                table=group["table"],
+                method=group["method"],
+                config=group["config"].format(pair=pair),
+                overrides=tuple(said["overrides"]),
+                settings={**recipe, **networks, **group["settings"], **own.get("settings", {})},
+                views=said["views"],
+                printed=own["printed"],
+                source=said["source"],
+                uncertain=tuple(said["uncertain"]),
+                note=said["note"],
+            ))
+    return tuple(runs)
+
+
+@cache
+def load_tables() -> Registry:
+    """All tables by name ("1" ... "A1" ... "C5"); lookup ignores case, an unknown name raises UserError."""
+    tables, data = Registry("table"), read_yaml(DATA / "tables.yaml")
+    for name, spec in data.items():
+        if "like" in spec:
+            model = data[spec["like"]]
+            rows = {row: model["rows"][row] for row in spec.get("rows", model["rows"])}
+            spec = {**model, "title": spec["title"], "rows": rows, "average_gain": {}}
+        tables[name] = _table(name, spec)
+    return tables
+
+
+def covered_tables(names: Sequence[str]) -> list[Table]:
+    """The tables of these names whose cells are trainings of this project; "all" of them.
+
+    Raises UserError for an unknown name and for a table of other tasks.
+    """
+    tables = load_tables()
+    covered = {name: table for name, table in tables.items() if all(cell.run for cell in table.cells.values())}
+    if [name.lower() for name in names] == ["all"]:
+        return list(covered.values())
+    chosen = list(dict.fromkeys(tables.canonical(name) for name in names))
+    for name in chosen:
+        if name not in covered:
+            raise UserError(f"table {name} ({tables[name].title}) is not covered; expected {', '.join(covered)} or all")
+    return [covered[name] for name in chosen]
+
+
+def _table(name, spec):
+    rows = spec["rows"]
+    columns = {label: attributes or {} for label, attributes in spec["columns"].items()}
+    cells = {}
+    for row, of_row in rows.items():
+        for index, (column, of_column) in enumerate(columns.items()):
+            host = (of_row["host"], column) if "host" in of_row else None
+            if "host" in of_column:
+                host = (row, of_column["host"])
+            if host and (host[0] not in rows or host[1] not in columns):
+                host = None  # Table C4 prints the variants alone
+            cells[row, column] = Cell(
+                table=name,
+                row=row,
+                column=column,
+                printed=of_row["printed"][index],
+                std=of_row["std"][index] if "std" in of_row else None,
+                host=host,
+                note=of_row.get("notes", {}).get(column, ""),
+                run=_run_of(name, spec.get("config"), row, of_row, column, of_column),
+            )
+    gains = spec.get("average_gain", {})
+    return Table(name, spec["title"], spec.get("metric", "top-1"), spec.get("runs"), columns, rows, cells, gains)
+
+
+def _run_of(table, template, row, of_row, column, of_column):
+    """The run of this table with the cell's config and overrides, or the same training in another table."""
+    if template is None:
+        return None
+    config = template.format(**{**of_column, **of_row, "row": row, "column": column})
+    overrides = (*of_row.get("overrides", ()), *of_column.get("overrides", ()))
+    same = [run for run in load_runs() if (run.config, run.overrides) == (config, overrides)]
+    return next((run for run in same if run.table == table), same[0])

@@ -1,0 +1,96 @@
+"""What is trained for a cell of a table: config file, overrides and, of a smoke run, the stand-ins. Needs no torch."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mdistiller.config.files import read_yaml
+from mdistiller.config.stated import BASE, stated
+from mdistiller.errors import UserError
+from mdistiller.runs.paper import Cell
+from mdistiller.runs.records import counts
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LONGEST_NAME = 150  # file systems end at 255
+SMOKE = read_yaml(Path(__file__).parent / "smoke.yaml")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A config file with overrides ("KEY=VALUE"), of a cell or of the command line."""
+
+    config: str  # as it is written, relative to the repository or to the working folder
+    overrides: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()  # overrides of the command line, over all trainings
+    smoke: bool = False
+    known: Mapping[str, Any] = field(default_factory=dict, compare=False)  # settings that the file leaves to defaults
+
+    @classmethod
+    def of_cell(cls, cell: Cell, extra: tuple[str, ...] = (), smoke: bool = False) -> "Training":
+        return cls(cell.run.config, cell.run.overrides, extra, smoke, cell.run.settings)
+
+    def __post_init__(self):
+        for override in self.extra:
+            if override.split("=")[0] in ("EXPERIMENT.NAME", "EXPERIMENT.SEED"):
+                raise UserError(f"command line: {override}: names and seeds are given by the sweep; use --seeds N")
+
+    @property
+    def pair(self) -> str:
+        return Path(self.config).stem
+
+    @property
+    def path(self) -> Path:
+        """The file; from the working folder, else from the repository. Raises UserError when there is none."""
+        for root in (Path(), REPOSITORY):
+            if (root / self.config).is_file():
+                return root / self.config
+        raise UserError(f"{self.config}: no such config file")
+
+    @property
+    def all_overrides(self) -> tuple[str, ...]:
+        """Own overrides, then the smoke settings, then those of the command line: the last one wins."""
+        if not self.smoke:
+            return (*self.overrides, *self.extra)
+        prefix = f"LOG.PREFIX={SMOKE['prefix']}"
+        return (*self.overrides, *SMOKE["overrides"], *SMOKE["pairs"].get(self.pair, ()), prefix, *self.extra)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The keys that file and overrides state, and what is known of the others."""
+        return {**self.known, **stated(self.path, self.all_overrides)}
+
+    @cached_property
+    def published(self) -> Mapping[str, Any]:
+        """The same without what the command line adds."""
+        return {**self.known, **stated(self.path, self.overrides)}
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Keys that count and that the command line (or --smoke) sets to something else than the file."""
+        method = self.settings.get("DISTILLER.TYPE", "NONE")
+        return frozenset(
+            key for key, value in self.settings.items()
+            if counts(key, method) and value != self.published.get(key, BASE.get(key))
+        )
+
+    @property
+    def project(self) -> Path:
+        """The folder that its run folders are in."""
+        project = stated(None, self.extra).get("EXPERIMENT.PROJECT", "sweep")
+        return Path(self.settings.get("LOG.PREFIX", BASE["LOG.PREFIX"])) / project
+
+    @property
+    def name(self) -> str:
+        """A name made of the file and of the overrides that count; a smoke run's stand-ins are left out."""
+        parts = Path(self.config).with_suffix("").parts
+        parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-2:]
+        method = self.settings.get("DISTILLER.TYPE", "NONE")
+        shown = [text for text in (*self.overrides, *self.extra) if counts(text.split("=")[0], method)]
+        name = re.sub(r"[^\w.+-]+", "-", "_".join([*parts, *(text.replace("=", "-") for text in shown)])).strip("-")
+        if len(name) <= LONGEST_NAME:
+            return name
+        return f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

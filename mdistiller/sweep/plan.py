@@ -1,0 +1,176 @@
+"""Which runs a table or a list of configs needs, which of them are there, and how long the rest will take."""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from mdistiller.config.stated import BASE
+from mdistiller.errors import UserError
+from mdistiller.runs.matching import fit
+from mdistiller.runs.paper import Cell, Table
+from mdistiller.runs.records import RunRecord, read_run
+from mdistiller.runs.training import REPOSITORY, Training
+
+DONE, FAILED, STARTED, LEFT = "done", "failed", "started", "left"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep: a training with a seed, in a folder of its own."""
+
+    training: Training
+    seed: int
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.training.project / f"{self.training.name}_s{self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def record(self) -> Path:
+        """Where a sweep keeps its lock, log and word of failure of this run; suffixes are added to it."""
+        return self.folder.parent.parent / ".sweep" / self.folder.parent.name / self.name
+
+    @cached_property
+    def opts(self) -> tuple[str, ...]:
+        place = (f"EXPERIMENT.PROJECT={self.folder.parent.name}", f"EXPERIMENT.NAME={self.name}")
+        return (*self.training.all_overrides, *place, f"EXPERIMENT.SEED={self.seed}")
+
+    @cached_property
+    def command(self) -> list[str]:
+        """The words after the interpreter that start the run, or continue it."""
+        script = REPOSITORY / "tools" / "train.py"
+        program = [_short(script)] if script.is_file() else ["-m", "mdistiller_tools.train"]
+        return [*program, "--cfg", _short(self.training.path), "--resume", *self.opts]
+
+    def failure(self) -> str | None:
+        """What the last attempt of a sweep ended with, if it failed."""
+        try:
+            return json.loads(Path(f"{self.record}.failed").read_text())["error"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def _short(path):
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def choose_cells(
+    tables: Iterable[Table], methods: Sequence[str] = (), pairs: Sequence[str] = ()
+) -> list[Cell]:
+    """Cells that a word of `methods` and a word of `pairs` names: their row, column, method or pair of networks.
+
+    Raises UserError for a word that names no cell, and when no cell is named by both.
+    """
+    cells = [cell for table in tables for cell in table.cells.values()]
+    names = {id(cell): {label.lower() for label in _labels(cell)} for cell in cells}
+    for word in (*methods, *pairs):
+        if not any(word.lower() in labels for labels in names.values()):
+            known = sorted({label for cell in cells for label in _labels(cell)})
+            near = difflib.get_close_matches(word, known) or known
+            raise UserError(f"command line: {word!r} names no cell of the table; nearest: {', '.join(near[:8])}")
+    wanted = [{word.lower() for word in words} for words in (methods, pairs) if words]
+    chosen = [cell for cell in cells if all(words & names[id(cell)] for words in wanted)]
+    if not chosen:
+        raise UserError(f"command line: no cell is both of {', '.join(methods)} and of {', '.join(pairs)}")
+    return chosen
+
+
+def _labels(cell):
+    return {cell.row, cell.column, cell.run.method, Path(cell.run.config).stem}
+
+
+def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:
+    """Runs of (training, seeds) pairs with seeds 0 ... seeds - 1: all trainings of a seed before the next seed.
+
+    A training that is wanted twice is planned once, over the greater number of seeds.
+    """
+    seeds: dict[Training, int] = {}
+    for training, number in wanted:
+        seeds[training] = max(number, seeds.get(training, 0))
+    return [PlannedRun(training, seed) for seed in range(max(seeds.values(), default=0))
+            for training, number in seeds.items() if seed < number]
+
+
+class Progress:
+    """The runs of a plan against the run folders that were there when it was made."""
+
+    def __init__(self, runs: Iterable[RunRecord]):
+        self.finished = [run for run in runs if run.done]
+        self._fitting: dict[Training, list[RunRecord]] = {}
+
+    def fitting(self, training: Training) -> list[RunRecord]:
+        """Finished runs, wherever they lie and whatever their names, of just this configuration."""
+        if training not in self._fitting:
+            self._fitting[training] = [run for run in self.finished if fit(run, training.settings) == ()]
+        return self._fitting[training]
+
+    def state(self, run: PlannedRun) -> str:
+        """DONE, FAILED, STARTED (continues) or LEFT."""
+        if any(other.seed == run.seed for other in self.fitting(run.training)):
+            return DONE
+        return current_state(run)
+
+    def seconds(self, run: PlannedRun) -> float | None:
+        """Estimate of what is left of a run, from finished runs of its configuration; None without any."""
+        times = [other.summary["wall_seconds"] for other in self.fitting(run.training)
+                 if other.summary.get("wall_seconds") is not None]
+        if not times:
+            return None
+        epochs = run.training.settings.get("SOLVER.EPOCHS", BASE["SOLVER.EPOCHS"])
+        gone = read_run(run.folder).summary.get("epoch", 0) if self.state(run) == STARTED else 0
+        return fmean(times) * (1 - gone / epochs)
+
+
+def current_state(run: PlannedRun) -> str:
+    """The state of a run by its own folder as it is now."""
+    if not (run.folder / "config.yaml").is_file():
+        return FAILED if run.failure() else LEFT
+    record = read_run(run.folder)
+    if record.done:  # the method may stand in the config by another of its names, as MLKD does
+        settings = {**run.training.settings, "DISTILLER.TYPE": record.config["DISTILLER.TYPE"]}
+        return DONE if fit(record, settings) == () else LEFT  # of other settings: the run will refuse, and name them
+    return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED
+
+
+def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, todo: Sequence, jobs: int) -> str:
+    """The plan in a few lines: how many are done, what is left, how long it takes, what has failed."""
+    trainings = {run.training for run in runs}
+    count = Counter(states.values())
+    shown = ((DONE, "done"), (STARTED, "to continue"), (LEFT, "to start"), (FAILED, "failed"))
+    told = ", ".join(f"{count[state]} {words}" for state, words in shown if count[state])
+    lines = [f"{len(runs)} runs of {len(trainings)} configurations: {told}"]
+    times = [progress.seconds(run) for run in todo]
+    known = [time for time in times if time is not None]
+    if known:
+        each = "" if len(known) == len(todo) else f" for {len(known)} of the {len(todo)} left"
+        estimate = duration(sum(known) / jobs)
+        lines.append(f"time: about {estimate}{each} at --jobs {jobs}, by finished runs of the same configurations")
+    if len(known) < len(todo):
+        lines.append(f"time: unknown for {len(todo) - len(known)}: no run of their configurations is finished yet")
+    if count[FAILED]:
+        retried = any(states[run] == FAILED for run in todo)
+        lines.append("failed before, tried again now:" if retried else "failed before (again with --retry-failed):")
+        lines += [f"  {run.folder}: {run.failure() or 'see its train.log'}" for run in runs if states[run] == FAILED]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """ "3 days 4 h", "2 h 5 min", "40 s"."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} days {hours % 24} h"

@@ -1,0 +1,76 @@
+"""Processes that load data: how they end, and what becomes of a run when one is killed. Imports no torch."""
+
+import contextlib
+import os
+import signal
+import threading
+
+from mdistiller.errors import RunError
+
+CAN_WAIT_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows, where SIGTERM ends a worker
+
+
+@contextlib.contextmanager
+def dead_workers_fail_the_run():
+    """What comes of a worker that the system has killed becomes a RunError, once: PyTorch's RuntimeError, or a torn
+    connection where it was about to hand over a batch."""
+    try:
+        yield
+    except RunError:
+        raise
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        handler = signal.getsignal(signal.SIGCHLD)
+        if isinstance(handler, _ChildHandler):
+            handler.told = True
+        said = str(error) if isinstance(error, RuntimeError) else f"DataLoader worker ended: {error!r}"
+        raise RunError(f"{said} (fewer DATASET.NUM_WORKERS need less memory)") from error
+
+
+def begin(loader):
+    """iter(loader), whose workers are born with stop signals blocked, so that none comes before they are ready."""
+    held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _report_dead_workers()
+
+
+def _report_dead_workers():
+    """Let PyTorch's handler of SIGCHLD, which raises wherever the run is when a worker is killed, raise a RunError."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if isinstance(handler, _ChildHandler):
+        handler.told = False
+    elif callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, _ChildHandler(handler))
+
+
+class _ChildHandler:
+    """PyTorch's handler, once: a second exception would come while the run ends in an orderly way."""
+
+    def __init__(self, handler):
+        self.handler, self.told = handler, False
+
+    def __call__(self, number, frame):
+        if not self.told:
+            with dead_workers_fail_the_run():
+                self.handler(number, frame)
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Let a worker end when its parent says so, and not with the signals that reach a whole group of processes.
+
+    Ctrl-C and a cluster's SIGTERM go to the workers too: were they to end, the run could not save its state.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if CAN_WAIT_FOR_SIGNALS:
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_parent(parent):
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

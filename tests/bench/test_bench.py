@@ -1,0 +1,145 @@
+"""The bench measures what it says, and writes what it measured."""
+
+import json
+import mmap
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdistiller.bench import cases, measure, memory, ours, reference, scale
+from mdistiller.bench.measure import Contestant, Settings, Table
+from mdistiller.data.strong import OPERATIONS
+from mdistiller.distillers.ea import ea_weight
+from mdistiller.report.pages import marks
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = Settings(repeats=2, seconds=0.0, batch=8, images=16, pairs=(("resnet8", "resnet8"),), quick=True)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return ours.read_source(TINY)[0]
+
+
+def test_turns_are_taken_in_rotation_and_seconds_are_per_call():
+    calls = []
+
+    def work(name, seconds):
+        def call():
+            calls.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    contestants = [Contestant("slow", work("slow", 0.02)), Contestant("fast", work("fast", 0.002), multiple=3)]
+    seconds = measure.take_turns(contestants, Settings(repeats=2, seconds=0.04))
+    assert all(0.02 <= value < 0.2 for value in seconds["slow"]) and all(value >= 0.002 for value in seconds["fast"])
+    turns = [name for before, name in zip(["", *calls], calls, strict=False) if name != before]
+    # first calls of both, a turn of both, and one that begins with the other
+    assert turns == ["slow", "fast", "slow", "fast", "slow"]
+
+
+def test_cells_hold_the_median_and_the_extremes():
+    assert measure.spread([3.0, 1.0, 2.0]) == "2.00 [1.00, 3.00]"
+    assert measure.rates([0.1, 0.2, 0.4], images=64) == "320 [160, 640]"
+    assert measure.ratios([1.0, 2.0], [2.0, 2.0]) == "1.50 [1.00, 2.00]"  # of the same turn
+
+
+def test_the_reference_normalises_and_augments_every_image_in_pil(source):
+    image = Image.fromarray(source.train_images[0])
+    for view in (reference.weak_view(source), reference.strong_view(source)):
+        assert view(image).shape == (3, 32, 32)
+    for name, low, high in OPERATIONS:
+        result = reference._OPERATIONS[name](image, (low + high) / 2)
+        assert result.size == image.size and result.mode == "RGB", name
+    image, strong, target, index = next(
+        reference.reference_batches(source, 4, torch.device("cpu"), strong=True, workers=0)
+    )
+    assert image.shape == strong.shape == (4, 3, 32, 32)
+    np.testing.assert_array_equal(source.train_labels[index], target)
+
+
+def test_the_references_weights_are_those_of_the_paper():
+    logits = 3 * torch.randn(2, 16, 10, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(reference._ea_weight(*logits), ea_weight(*logits), rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_and_ours_take_steps_and_a_warm_cache_spares_the_teacher(source, tmp_path):
+    source = ours.shortened(source, TINY.images)
+    data = ours.make_data(source, TINY)
+    teacher = ours.make_teacher("resnet8", data, TINY)
+    case = cases.Case(TINY.pairs[0], "EA-KD", source, data, teacher, TINY, tmp_path)
+    steps = {kind: case._ours(kind) for kind in ("live", "cached", "alone", "folded")}
+    stepped = steps["cached"]
+    assert stepped.cache.misses == TINY.images  # filled beforehand
+    for step in steps.values():
+        before = step.trainer.distiller.student.fc.weight.clone()
+        step()
+        assert not torch.equal(step.trainer.distiller.student.fc.weight, before)
+    assert stepped.cache.misses == TINY.images and stepped.cache.lookups > TINY.images
+    batches = reference.reference_batches(source, 8, torch.device("cpu"), workers=0)
+    step = reference.ReferenceStep(batches, ours.build_model("resnet8", 100), teacher, TINY.device, ea=True)
+    step()
+    assert step.number == 8 and np.isfinite(step.loss)
+
+
+def test_a_step_apart_is_done_in_another_process_that_ends_with_it(source):
+    teacher = ours.build_model("resnet8", 100).state_dict()
+    step = reference.StepApart(source, ("resnet8", "resnet8"), teacher, 4, TINY.device, ea=False)
+    step()
+    assert step.process.is_alive()
+    step.finish()
+    assert step.process.exitcode == 0
+
+
+def test_made_up_images_stand_in_and_are_called_so(source):
+    text = ours.read_source(TINY)[1]
+    facts = measure.machine(TINY, text)
+    assert "made-up" in text and "Made-up images stand in" in measure.markdown(facts, [])
+    assert "Made-up" not in measure.markdown(facts | {"images": "CIFAR-100"}, [])
+    assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
+
+
+def test_memory_of_the_process_is_counted():
+    before = memory.tree_bytes()
+    block = mmap.mmap(-1, 50_000_000)  # pages that no earlier test has left behind
+    block.write(bytes(50_000_000))
+    assert memory.tree_bytes() == 0 or memory.tree_bytes() - before > 40e6
+    block.close()
+
+
+def test_passes_saved_are_the_expected_numbers():
+    rows = {row[0]: row[1:] for row in scale._passes_saved().rows}
+    assert rows["240"] == ["52.2 %", "13.1 %", "5.6 %"]  # 162 (1 - (161/162)^240) / 240 = 0.522; / 4; (.. ^720) / 2880
+
+
+def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(marks("bench")))
+    words = ["cache", "--quick", "--repeats", "1", "--seconds", "0", "--images", "16", "--batch", "8", "--device"]
+    words += ["cpu", "--pairs", "resnet8:resnet8", "--output", str(tmp_path / "out"), "--write", str(page)]
+    monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPOSITORY / "tools" / "bench.py"), run_name="__main__")
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "cache full, float16" in printed and "cache full, float16" in page.read_text()
+    content = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert content["machine"]["images"] == "16 made-up images of CIFAR-100's size"
+    assert content["machine"]["command"].startswith("bench.py cache --quick")
+    assert len(content["tables"][0]["seconds"]["teacher live"]) == 1
+
+
+@pytest.mark.slow
+def test_every_case_runs_to_its_tables(source):
+    for module, name in ((cases, "data"), (cases, "step"), (cases, "ea"), (memory, "memory"),
+                         (scale, "scale")):
+        tables = getattr(module, f"bench_{name}")(TINY, source)
+        assert tables and all(isinstance(table, Table) and table.rows for table in tables)
+        assert all(len(row) == len(table.columns) for table in tables for row in table.rows)

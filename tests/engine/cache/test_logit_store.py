@@ -1,0 +1,204 @@
+"""The file of logits: what it returns, and what it survives."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdistiller.engine.cache import logit_store
+from mdistiller.engine.cache.logit_store import LogitStore
+from mdistiller.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENTRIES, CLASSES = 2000, 7
+
+
+def open_store(folder, dtype="float16", **changes):
+    facts = {"num_entries": ENTRIES, "num_records": ENTRIES, "num_classes": CLASSES, "dtype": dtype, "key": {"t": "a"}}
+    return LogitStore(folder, facts | changes)
+
+
+def rows_of(entries, dtype="float16"):
+    """Rows that say which entry they belong to."""
+    return (np.asarray(entries)[:, None] / 8 - np.arange(CLASSES)).astype(dtype)
+
+
+def assert_holds(store, entries):
+    values, found = store.read(np.asarray(entries))
+    assert found.all()
+    np.testing.assert_array_equal(values, rows_of(entries, store.value))
+
+
+@pytest.mark.parametrize("dtype, size", [("float16", 2 * CLASSES + 4), ("float32", 4 * CLASSES + 4)])
+def test_what_is_written_is_read_by_this_and_by_every_other_process(tmp_path, dtype, size):
+    one, other = open_store(tmp_path, dtype), open_store(tmp_path, dtype)
+    entries = np.array([5, 0, ENTRIES - 1])
+    values, found = other.read(entries)
+    assert not found.any() and not values.any()
+    one.write(entries, rows_of(entries, dtype))
+    for store in (one, other, open_store(tmp_path, dtype)):
+        assert_holds(store, entries)
+        assert list(store.held()) == [0, 5, ENTRIES - 1] and store.damaged() == 0
+    assert (tmp_path / "logits.bin").stat().st_size == ENTRIES * size
+    assert (tmp_path / "logits.bin").stat().st_blocks * 512 < ENTRIES * size  # sparse
+
+
+def test_an_entry_is_stored_once(tmp_path):
+    one, other = open_store(tmp_path), open_store(tmp_path)
+    one.write(np.array([1, 2]), rows_of([1, 2]))
+    other.write(np.array([2, 3]), rows_of([2, 3]))
+    assert_holds(one, [1, 2, 3])
+    assert one.count == 3
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes, part", [(0, 0.0), (0, 0.5), (0, 1.0), (1, 0.1), (1, 0.5)])
+def test_killed_while_appending_the_store_holds_whole_rows_only(tmp_path, monkeypatch, writes, part):
+    """After `writes` whole writes (values, then numbers), the next one gets as far as `part` of its bytes."""
+    store, original, calls = open_store(tmp_path), logit_store._write_all, []
+    store.write(np.arange(10), rows_of(np.arange(10)))
+
+    def dying(file, array, offset):
+        calls.append(offset)
+        if len(calls) > writes:
+            data = np.ascontiguousarray(array).tobytes()
+            original(file, np.frombuffer(data[: int(part * len(data))], np.uint8), offset)
+            raise Killed
+        original(file, array, offset)
+
+    monkeypatch.setattr(logit_store, "_write_all", dying)
+    with pytest.raises(Killed):
+        store.write(np.arange(100, 110), rows_of(np.arange(100, 110)))
+    monkeypatch.setattr(logit_store, "_write_all", original)
+    del store
+    store = open_store(tmp_path)
+    assert_holds(store, np.arange(10))
+    whole = store.held()[10:]
+    assert_holds(store, whole)
+    assert set(whole) <= set(range(100, 110)) and store.damaged() == 0
+    store.write(np.arange(100, 120), rows_of(np.arange(100, 120)))
+    assert_holds(open_store(tmp_path), [*range(10), *range(100, 120)])
+
+
+WRITER = """
+import sys
+import time
+from pathlib import Path
+import numpy as np
+from tests.engine.cache.test_logit_store import ENTRIES, open_store, rows_of
+
+store, order = open_store(Path(sys.argv[1])), np.random.default_rng(int(sys.argv[2])).permutation(ENTRIES)
+print("ready", flush=True)
+sys.stdin.readline()
+for first in range(0, ENTRIES, 5):
+    store.write(order[first : first + 5], rows_of(order[first : first + 5]))
+    time.sleep(0.001)
+print("done", flush=True)
+"""
+
+
+def writer(folder, seed):
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(seed)], cwd=REPOSITORY,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(*processes):
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def test_two_processes_fill_a_store_at_once(tmp_path):
+    one, other = writer(tmp_path, 1), writer(tmp_path, 2)
+    go(one, other)
+    assert one.communicate(timeout=60)[0] == other.communicate(timeout=60)[0] == "done\n"
+    store = open_store(tmp_path)
+    assert_holds(store, np.arange(ENTRIES))
+    assert store.count == ENTRIES  # nothing twice
+
+
+def test_a_killed_process_leaves_whole_rows_and_no_lock(tmp_path):
+    process = writer(tmp_path, 1)
+    go(process)
+    while not (tmp_path / "entries.bin").stat().st_size:
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    store = open_store(tmp_path)
+    held = store.held()
+    assert 0 < len(held) < ENTRIES
+    assert_holds(store, held)
+    store.write(np.arange(ENTRIES), rows_of(np.arange(ENTRIES)))  # the lock died with its holder
+    assert_holds(store, np.arange(ENTRIES))
+
+
+def test_rows_whose_values_never_reached_the_disk_are_missing_and_stored_anew(tmp_path):
+    """As after a loss of power: the numbers are there, the values are zeros, or another row's."""
+    store = open_store(tmp_path)
+    store.write(np.arange(4), rows_of(np.arange(4)))
+    with open(tmp_path / "logits.bin", "r+b") as file:
+        record = file.read(store.bytes)
+        file.seek(store.bytes)
+        file.write(bytes(store.bytes) + record)
+    store = open_store(tmp_path)
+    assert store.read(np.arange(4))[1].tolist() == [True, False, False, True]
+    store.write(np.arange(4), rows_of(np.arange(4)))
+    assert_holds(open_store(tmp_path), np.arange(4))
+
+
+def test_any_flipped_bit_is_noticed(tmp_path):
+    store = open_store(tmp_path)
+    store.write(np.array([3]), rows_of([3]))
+    sound = (tmp_path / "logits.bin").read_bytes()
+    for bit in range(8 * store.bytes):
+        data = bytearray(sound)
+        data[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "logits.bin").write_bytes(data)
+        assert open_store(tmp_path).damaged() == 1, bit
+
+
+def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    store.write(np.array([1]), rows_of([1]))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logit_store.os, "pwrite", full)
+    said = []
+    monkeypatch.setattr(logit_store.log, "warning", lambda text, *words: said.append(text % words))
+    for entry in (2, 3):
+        store.write(np.array([entry]), rows_of([entry]))
+    assert len(said) == 1 and "cannot grow (No space left on device)" in said[0]
+    assert store.read(np.array([1, 2]))[1].tolist() == [True, False]
+
+
+def test_a_store_of_something_else_or_of_another_size_is_refused_with_the_command_that_deletes_it(tmp_path):
+    open_store(tmp_path)
+    with pytest.raises(UserError, match=f"another t; delete it: python tools/cache.py delete {tmp_path}"):
+        open_store(tmp_path, key={"t": "b"})
+    (tmp_path / "logits.bin").write_bytes(b"short")
+    with pytest.raises(UserError, match="logits.bin: 5 bytes, expected 36000; delete it"):
+        open_store(tmp_path)
+
+
+def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="TEACHER_CACHE.DIR: .*file/store cannot be used"):
+        open_store(tmp_path / "file" / "store")
+
+
+def test_a_store_that_was_being_made_is_made_anew(tmp_path):
+    open_store(tmp_path)
+    (tmp_path / "facts.json").unlink()
+    (tmp_path / "logits.bin").write_bytes(b"half")
+    assert not len(open_store(tmp_path).held())

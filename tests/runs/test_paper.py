@@ -1,0 +1,67 @@
+"""The paper's tables as data, against the paper's own averages and against the runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdistiller.runs.paper import load_runs, load_tables
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUNS, TABLES = load_runs(), load_tables()
+
+
+def test_tables_that_the_project_covers_have_a_run_in_every_cell():
+    covered = {name for name, table in TABLES.items() if any(cell.run for cell in table.cells.values())}
+    assert covered == {"1", "2", "3", "4", "5", "8", "9", "A1", "C4", "C5"}
+    assert all(cell.run for name in covered for cell in TABLES[name].cells.values())
+    assert sum(len(table.cells) for name, table in TABLES.items() if name in covered) == 216
+
+
+def test_every_run_fills_a_cell_of_its_table_with_the_number_it_prints():
+    filled = set()
+    for table in TABLES.values():
+        for cell in table.cells.values():
+            if cell.run and cell.run.table == cell.table:
+                assert cell.printed == cell.run.printed, cell
+                filled.add(id(cell.run))
+    assert filled == {id(run) for run in RUNS} and len(RUNS) == 154
+
+
+def test_a_training_that_several_tables_print_is_one_training():
+    known = {}
+    for run in RUNS:
+        assert known.setdefault((run.config, run.overrides), run).settings == run.settings, run
+    assert len(known) == 154 - 8  # three of Table 8 and four of Table 9 are Table 2's, one of Table 9 is Table 1's
+    assert TABLES["8"].cells["res32x4_res8x4", "3"].run.config == "configs/cifar100/ea_kd/res32x4_res8x4.yaml"
+    assert TABLES["9"].cells["MLD", "none"].run.protocol == (240, 2, 1.0)
+    assert TABLES["9"].cells["MLD", "ea"].run.protocol == (480, 2, 1.0)
+
+
+def gains(table, row):
+    cells = [cell for cell in table.cells.values() if cell.row == row and cell.host]
+    return [cell.printed - table.cells[cell.host].printed for cell in cells]
+
+
+def test_the_average_gains_of_table_2_follow_from_its_cells_but_for_ea_kd():
+    table = TABLES["2"]
+    each = {row: gains(table, row) for row in table.average_gain if row != "overall"}
+    recomputed = {row: round(sum(values) / len(values), 2) for row, values in each.items()}
+    everything = [gain for values in each.values() for gain in values]
+    assert len(everything) == 49
+    recomputed["overall"] = round(sum(everything) / 49, 2)
+    assert recomputed == {**table.average_gain, "EA-KD": 1.49}  # 10.40 / 7; the paper prints 1.48
+    assert table.average_gain["EA-KD"] == 1.48
+
+
+def test_a_table_is_found_whatever_its_case_and_an_unknown_one_is_named():
+    assert TABLES["a1"] is TABLES["A1"]
+    with pytest.raises(ValueError, match="unknown table '10'; nearest: "):
+        TABLES["10"]
+
+
+def test_the_tables_need_no_torch():
+    code = "import sys; from mdistiller.runs.paper import load_tables; load_tables(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,135 @@
+"""Plans of sweeps against made-up run folders; nothing is trained here."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from mdistiller.errors import UserError
+from mdistiller.report.layout import fill_command
+from mdistiller.runs.fill import fill
+from mdistiller.runs.paper import covered_tables, load_tables
+from mdistiller.runs.records import find_runs
+from mdistiller.runs.training import SMOKE, Training
+from mdistiller.sweep.plan import (
+    DONE,
+    FAILED,
+    LEFT,
+    STARTED,
+    PlannedRun,
+    Progress,
+    choose_cells,
+    duration,
+    plan_runs,
+    summary,
+)
+from tests.report.support import make_run
+
+
+def planned(root, row="KD", seed=0, *extra, smoke=False):
+    cell = load_tables()["2"].cells[row, "res32x4_res8x4"]
+    return PlannedRun(Training.of_cell(cell, (f"LOG.PREFIX={root}", *extra), smoke), seed)
+
+
+def test_the_command_that_fills_a_cell_chooses_that_cell_alone():
+    for table in covered_tables(["all"]):
+        for cell in fill(table, []).cells.values():
+            words = shlex.split(fill_command(cell, "sweep"))
+            assert words[:2] == ["sweep", "--methods"] and words[3] == "--pairs"
+            assert choose_cells([table], [words[2]], [words[4]]) == [cell.cell]
+
+
+def test_cells_are_chosen_by_method_and_pair_whatever_their_case():
+    table = load_tables()["2"]
+    assert len(choose_cells([table])) == 98
+    assert len(choose_cells([table], ["ea-kd", "KD"], ["vgg13_vgg8"])) == 2
+    with pytest.raises(UserError, match="'EAKD' names no cell of the table; nearest: EA-KD"):
+        choose_cells([table], ["EAKD"])
+
+
+def test_a_training_of_several_tables_is_planned_once_and_names_are_all_different():
+    trainings = [Training.of_cell(cell) for cell in choose_cells(covered_tables(["all"]))]
+    runs = plan_runs([*((training, 2) for training in trainings), (trainings[0], 1)])
+    assert len(runs) == 2 * 146 == len({run.folder for run in runs})
+    assert runs[0].folder.name == "cifar100_kd_res32x4_res8x4_s0" and runs[146].seed == 1
+    assert {run.name for run in runs if "EA.KIND-base" in run.name} >= {
+        "cifar100_ea_kd_res32x4_res8x4_EA.KIND-base_s0"}
+
+
+def test_the_command_of_a_run_names_its_folder_and_seed(tmp_path):
+    run = planned(tmp_path, "EA-KD", 3, "SOLVER.EPOCHS=2", "DATASET.ROOT=/data")
+    assert run.folder == tmp_path / "sweep" / "cifar100_ea_kd_res32x4_res8x4_SOLVER.EPOCHS-2_s3"
+    assert run.command[0].endswith("tools/train.py") and "--resume" in run.command
+    assert run.command[-3:] == ["EXPERIMENT.PROJECT=sweep", f"EXPERIMENT.NAME={run.name}", "EXPERIMENT.SEED=3"]
+    with pytest.raises(UserError, match="use --seeds N"):
+        planned(tmp_path, "KD", 0, "EXPERIMENT.SEED=1")
+
+
+def test_a_finished_run_counts_wherever_it_is_and_whatever_its_name(tmp_path):
+    make_run(tmp_path, "KD", 0, 73.0)
+    make_run(tmp_path, "KD", 1, 73.0, SOLVER__EPOCHS=2)
+    progress = Progress(find_runs(tmp_path))
+    assert [progress.state(planned(tmp_path, "KD", seed)) for seed in (0, 1)] == [DONE, LEFT]
+    assert progress.state(planned(tmp_path, "KD", 1, "SOLVER.EPOCHS=2")) == DONE
+
+
+@pytest.mark.parametrize(("status", "state"), [
+    ("running", STARTED), ("interrupted", STARTED), ("failed", FAILED), ("done", DONE),
+])
+def test_the_state_of_a_run_in_its_own_folder(tmp_path, status, state):
+    run = planned(tmp_path)
+    made = make_run(tmp_path, "KD", 0, 73.0, status=status)
+    run.folder.parent.mkdir()
+    made.rename(run.folder)
+    assert Progress(find_runs(tmp_path)).state(run) == state
+
+
+def test_a_failure_that_a_sweep_noted_is_known_and_told(tmp_path):
+    run = planned(tmp_path)
+    run.record.parent.mkdir(parents=True)
+    (run.record.parent / f"{run.record.name}.failed").write_text(json.dumps({"error": "loss ce is not finite"}))
+    progress = Progress([])
+    assert progress.state(run) == FAILED
+    text = summary([run], {run: FAILED}, progress, [], 1)
+    assert "1 failed" in text and "again with --retry-failed" in text and "loss ce is not finite" in text
+
+
+def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
+    make_run(tmp_path, "KD", 0, 73.0)  # 60 seconds
+    runs = [planned(tmp_path, "KD", seed) for seed in range(4)] + [planned(tmp_path, "DKD", 0)]
+    started = make_run(tmp_path, "KD", 1, 60.0, status="interrupted")
+    content = json.loads((started / "summary.json").read_text()) | {"epoch": 60}
+    (started / "summary.json").write_text(json.dumps(content))
+    runs[1].folder.parent.mkdir(exist_ok=True)
+    started.rename(runs[1].folder)
+    progress = Progress(find_runs(tmp_path))
+    states = {run: progress.state(run) for run in runs}
+    todo = [run for run in runs if states[run] != DONE]
+    assert [progress.seconds(run) for run in todo] == [45.0, 60.0, 60.0, None]
+    assert summary(runs, states, progress, todo, 1).split("\n") == [
+        "5 runs of 2 configurations: 1 done, 1 to continue, 3 to start",
+        "time: about 3 min for 3 of the 4 left at --jobs 1, by finished runs of the same configurations",
+        "time: unknown for 1: no run of their configurations is finished yet",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (40, "40 s"), (600, "10 min"), (7500, "2 h 5 min"), (3 * 86400 + 4 * 3600, "3 days 4 h"), (172799, "2 days 0 h"),
+])
+def test_durations_are_told_in_two_units(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_smoke_run_keeps_the_method_and_replaces_data_networks_and_schedule(tmp_path):
+    run = planned(tmp_path, "EA-MLD+LS", smoke=True)
+    settings = run.training.settings
+    assert (settings["DISTILLER.TYPE"], settings["DISTILLER.LS"], settings["KD.TEMPERATURE"]) == ("EA-MLD", True, 2.0)
+    assert (settings["DATASET.TYPE"], settings["DISTILLER.STUDENT"]) == ("digits", "resnet8")
+    assert run.name == "cifar100_ea_mld_ls_res32x4_res8x4_s0"
+
+
+def test_every_pair_of_the_paper_has_stand_ins():
+    pairs = {Training.of_cell(cell).pair for cell in choose_cells(covered_tables(["all"]))}
+    assert pairs <= SMOKE["pairs"].keys()
+    assert all(re.match(r"DISTILLER\.\w+=", text) for pair in SMOKE["pairs"].values() for text in pair)

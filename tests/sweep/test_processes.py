@@ -1,0 +1,242 @@
+"""Sweeps: stopped, killed, continued, side by side, on digits and between the smallest networks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mdistiller.errors import UserError
+from mdistiller.sweep import cluster
+from mdistiller.sweep import processes as sweep
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = """\
+_BASE_: {base}
+DISTILLER: {{TEACHER: resnet8, TEACHER_CHECKPOINT: random}}
+SOLVER: {{EPOCHS: {epochs}, LR_DECAY_STAGES: [], BATCH_SIZE: 100}}
+DATASET: {{TRAIN_FRACTION: 0.4, TEST: {{BATCH_SIZE: 500}}}}
+DEVICE: cpu
+"""
+
+
+def start(folder, seeds, *words, epochs=1):
+    """A sweep of a tiny configuration, with the process group that its runs are in."""
+    config = Path(folder) / "tiny.yaml"
+    config.write_text(TINY.format(base=REPOSITORY / "configs/digits/kd/res20_res8.yaml", epochs=epochs))
+    return subprocess.Popen(
+        [sys.executable, "tools/sweep.py", "--cfg", config, *words, "--seeds", str(seeds), f"LOG.PREFIX={folder}/out"],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process):
+    out, error = process.communicate(timeout=300)
+    return process.returncode, out, error
+
+
+def ended(folder):
+    """seed -> (status, how often it was started), of the runs that have come as far as a summary."""
+    found = {}
+    for path in folder.glob("out/sweep/*/summary.json"):
+        record = json.loads((path.parent / "run.json").read_text())
+        found[record["seed"]] = json.loads(path.read_text())["status"], len(record["sessions"])
+    return found
+
+
+def wait_until(condition, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["with its runs", "alone"])
+def test_a_killed_sweep_started_again_finishes_without_repeating_a_finished_run(tmp_path, alone):
+    words = () if alone else ("--fork",)
+    killed = start(tmp_path, 3, "--jobs", "1", *words)
+    with killed.stdout, killed.stderr:
+        wait_until(lambda: ended(tmp_path).get(0) == ("done", 1) and list(tmp_path.glob("out/sweep/*_s1/run.json")))
+        killed.kill() if alone else os.killpg(killed.pid, signal.SIGKILL)  # alone: seed 1 goes on, and has its lock
+        killed.wait()
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/sweep/*_s0/*") if path.is_file()}
+    assert {"config.yaml", "run.json", "summary.json", "latest.pth"} <= {path.name for path in first}
+
+    code, out, error = finish(start(tmp_path, 3, *words))
+    assert (code, error) == (0, "") and "3 runs of 1 configurations: 1 done, 1 to continue, 1 to start" in out
+    assert first == {path: path.stat().st_mtime_ns for path in first}
+    everything = {0: ("done", 1), 1: ("done", 1 if alone else 2), 2: ("done", 1)}
+    assert ended(tmp_path) == everything
+
+    code, out, _ = finish(start(tmp_path, 3, *words))
+    assert (code, out) == (0, "3 runs of 1 configurations: 3 done\nnothing left to do\n")
+    assert ended(tmp_path) == everything
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_the_work_and_no_run_is_made_twice(tmp_path):
+    both = [start(tmp_path, 3, "--jobs", "1", "--fork") for _ in range(2)]
+    assert [finish(process)[0] for process in both] == [0, 0]
+    assert ended(tmp_path) == {seed: ("done", 1) for seed in range(3)}
+
+
+def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_and_continues(tmp_path):
+    process = start(tmp_path, 1, "--fork", epochs=8)
+    wait_until(lambda: list(tmp_path.glob("out/sweep/*/metrics.jsonl")))
+    process.send_signal(signal.SIGTERM)
+    code, out, error = finish(process)
+    assert (code, error) == (143, "stopped by SIGTERM; the same command continues\n") and "stopped: " in out
+    assert ended(tmp_path) == {0: ("interrupted", 1)}
+    assert finish(start(tmp_path, 1, "--fork", epochs=8))[0] == 0
+    assert ended(tmp_path) == {0: ("done", 2)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command in place of a training."""
+
+    name: str
+    folder: Path
+    command: list[str] = field(hash=False)
+
+    @property
+    def record(self):
+        return self.folder / self.name
+
+
+def python(folder, name, code):
+    return Task(name, folder, ["-c", code])
+
+
+def sweep_of(tasks, jobs=2, is_done=lambda task: False):
+    told = []
+    sweep.LocalSweep(tasks, jobs, [], is_done, lambda task, result: told.append((task.name, result))).run()
+    return told
+
+
+def test_a_failed_run_is_told_noted_and_kept_and_the_others_go_on(tmp_path):
+    bad = python(tmp_path, "bad", "import sys; print('loss ce is not finite'); sys.exit(3)")
+    told = dict(sweep_of([bad, python(tmp_path, "good", "print(1)")]))
+    assert told["good"] == sweep.Outcome(sweep.DONE)
+    assert told["bad"].kind == sweep.FAILED and told["bad"].error.startswith("loss ce is not finite (exit code 3; ")
+    assert json.loads((tmp_path / "bad.failed").read_text())["error"] == told["bad"].error
+    assert (tmp_path / "bad.log").read_text() == "loss ce is not finite\n"
+    assert dict(sweep_of([python(tmp_path, "bad", "pass")])) == {"bad": sweep.Outcome(sweep.DONE)}
+    assert not (tmp_path / "bad.failed").exists()
+
+
+def test_what_is_refused_twice_for_one_reason_is_not_tried_a_hundred_times(tmp_path):
+    tasks = [python(tmp_path, f"{n}", "import sys; print('error: no data'); sys.exit(2)") for n in range(20)]
+    told = sweep_of(tasks, jobs=1)
+    assert [(name, result.kind) for name, result in told] == [("0", sweep.REFUSED), ("1", sweep.REFUSED)]
+    assert not list(tmp_path.glob("*.failed")), "the user can put it right: nothing to retry"
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    (0, sweep.DONE), (1, sweep.FAILED), (2, sweep.REFUSED), (3, sweep.FAILED), (-9, sweep.FAILED), (-11, sweep.FAILED),
+    (130, sweep.STOPPED), (143, sweep.STOPPED), (-15, sweep.STOPPED), (-2, sweep.STOPPED),
+])
+def test_what_exit_codes_mean(tmp_path, code, kind):
+    assert sweep.outcome(python(tmp_path, "x", ""), code).kind == kind
+
+
+def test_a_lock_is_held_once_and_as_long_as_a_process_has_it(tmp_path):
+    lock = sweep.Lock.take(tmp_path / "run")
+    assert sweep.Lock.take(tmp_path / "run") is None
+    process = sweep.start(python(tmp_path, "run", "import sys, time; time.sleep(1)"), lock)
+    lock.release()  # as when the sweep is killed
+    assert sweep.Lock.take(tmp_path / "run") is None
+    process.wait()
+    again = sweep.Lock.take(tmp_path / "run")
+    assert again is not None
+    again.release()
+
+
+def test_a_run_that_another_sweep_has_is_waited_for_and_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "ELSEWHERE_SECONDS", 0.05)
+    held = sweep.Lock.take(tmp_path / "run")
+    looks = []
+
+    def is_done(task):
+        looks.append(task.name)
+        return True
+
+    wait = sweep.Lock.take.__func__
+
+    def take(cls, record):
+        if len(waits) == 3:
+            held.release()
+        waits.append(record)
+        return wait(cls, record)
+
+    waits = []
+    monkeypatch.setattr(sweep.Lock, "take", classmethod(take))
+    assert sweep_of([python(tmp_path, "run", "raise SystemExit(3)")], is_done=is_done) == [
+        ("run", sweep.Outcome(sweep.ELSEWHERE))]
+    assert len(waits) >= 4 and looks == ["run"]
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with sweep.Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.number is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.number == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_devices_are_given_in_turn(tmp_path, monkeypatch):
+    code = "import os, time; time.sleep(0.2); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    tasks = [python(tmp_path, name, code) for name in "abcd"]
+    sweep.LocalSweep(tasks, 2, ["4", "7"], lambda task: False, lambda task, result: None).run()
+    assert sorted((tmp_path / f"{name}.log").read_text().strip() for name in "abcd") == ["4", "4", "7", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert sweep.local_devices() == ["4", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sweep.local_devices() == []
+
+
+def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
+    pytest.importorskip("submitit")
+    tasks = [python(tmp_path, "good", "print(1)"), python(tmp_path, "bad", "print('no'); raise SystemExit(3)")]
+    told = {}
+    cluster.run_submitted(tasks, 2, "local", tmp_path / "jobs", {"timeout_min": 5},
+                        lambda task, result: told.update({task.name: result.kind}))
+    assert told == {"good": sweep.DONE, "bad": sweep.FAILED}
+    lock = sweep.Lock.take(tmp_path / "good")  # let go of at the end
+    assert cluster.SubmittedRun()(tasks[0]).kind == sweep.ELSEWHERE
+    lock.release()
+    assert (tmp_path / "bad.failed").is_file()
+
+
+def test_without_submitit_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'mdistiller-ea\[slurm\]'"):
+        cluster.submitit()
+
+
+def test_a_machine_without_slurm_and_an_unknown_option_are_told(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="--launcher slurm: "):
+        cluster.run_submitted([], 1, "slurm", tmp_path, {}, print)
+    with pytest.raises(UserError, match="--launcher slurm: .*speed"):
+        cluster.run_submitted([], 1, "local", tmp_path, {"speed": 9}, print)
+
+
+def test_the_plan_is_printed_and_nothing_started(tmp_path):
+    code, out, error = finish(start(tmp_path, 2, "--dry-run"))
+    assert (code, error) == (0, "") and not (tmp_path / "out").exists()
+    assert out.startswith("2 runs of 1 configurations: 2 to start\n")
+    assert out.count("\npython tools/train.py --cfg ") == 2
+    code, _, error = finish(start(tmp_path, 2, "--methods", "KD"))
+    assert code == 2 and error.count("\n") == 1 and "--methods and --pairs choose cells of --table" in error
