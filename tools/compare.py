@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import Parser, run_command
 from mdistiller.report.compare import comparison
-from mdistiller.report.study import keep_records
+from mdistiller.runs.kept import keep_records
 from mdistiller.runs.records import find_runs
 
 

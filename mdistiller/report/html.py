@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import json
 import math
 from collections.abc import Sequence
 from html import escape
@@ -56,7 +55,7 @@ class Page:
         self.number = {run.path: place for place, run in enumerate(runs, start=1)}
         self.groups = sorted(group_runs(run for run in runs if run.done), key=_order)
         self.labels = _labels(self.groups)
-        self.metrics = {run.path: read_metrics(run.path) for run in runs}
+        self.metrics = {run.path: run.metrics() for run in runs}
 
     def head(self) -> str:
         done = sum(run.done for run in self.runs)
@@ -182,7 +181,7 @@ class Page:
 
     def _run(self, run):
         anchor = f"run-{self.number[run.path]}"
-        summary, facts, config = run.summary, run.facts, _read(run.path / "config.yaml")
+        summary, facts, config = run.summary, run.facts, run.config_text()
         rows = {
             "folder": f"<code>{escape(str(run.path))}</code>",
             "status": escape(f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
@@ -208,24 +207,6 @@ class Page:
             f'<details><summary>config</summary><pre id="{anchor}-config">{escape(config)}</pre></details>\n'
             f'<details><summary>log</summary><pre id="{anchor}-log">{escape(log)}</pre></details></section>'
         )
-
-
-def read_metrics(folder: Path) -> list[dict]:
-    """The records of metrics.jsonl, one an epoch; a line that is not whole is left out.
-
-    Raises UserError for a line of something else.
-    """
-    records = []
-    for number, line in enumerate(_read(folder / "metrics.jsonl").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
-        if not numbers or "epoch" not in record:
-            raise UserError(f"{folder / 'metrics.jsonl'}, line {number}: expected numbers by name, epoch among them")
-        records.append(record)
-    return records
 
 
 def _labels(groups):

@@ -5,12 +5,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
-from mdistiller.errors import UserError
 from mdistiller.registry import Registry
 from mdistiller.report.compare import percent
 from mdistiller.runs.gains import Gain, paired_gain
@@ -19,8 +17,6 @@ from mdistiller.runs.paper import DATA
 from mdistiller.runs.records import RunRecord, group_runs
 from mdistiller.runs.training import Training
 
-RECORDS = ("config.yaml", "metrics.jsonl", "summary.json", "run.json")
-OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
 HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with", "gain, last epoch", "95 % interval", "p")
 COMPARISON = ("method", "compared with", "seeds of both", "gain, last epoch", "95 % interval", "p")
 
@@ -140,33 +136,3 @@ def _gained(gain: Gain) -> tuple[str, str, str]:
         return f"{gain.mean:+.2f}", "", ""
     interval = f"{gain.low:+.2f} to {gain.high:+.2f}"
     return f"{gain.mean:+.2f}", interval, "< 0.001" if gain.p < 0.001 else f"{gain.p:.3f}"
-
-
-def keep_records(runs: Iterable[RunRecord], folder: Path) -> int:
-    """Copy what says what a finished run was and gave to `folder`/<run>, a few KB each; returns how many there are.
-
-    Weights stay where they are; of run.json, what names the machine is left out. Raises UserError when it
-    cannot write, for two runs of one name, and for a folder that already holds the runs themselves.
-    """
-    kept, taken = 0, {}
-    for run in runs:
-        if not run.done:
-            continue
-        target = folder / run.path.name
-        if target.resolve() == run.path.resolve():
-            raise UserError(f"{run.path}: would be kept as itself; name another folder for the records")
-        if target in taken:
-            raise UserError(f"{run.path}: {taken[target]} has the same name, and records are kept by name")
-        taken[target] = run.path
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            for name in RECORDS:
-                content = (run.path / name).read_text()
-                if name == "run.json":
-                    facts = {key: value for key, value in json.loads(content).items() if key not in OF_THE_MACHINE}
-                    content = json.dumps(facts, indent=1) + "\n"
-                (target / name).write_text(content)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{target}: the record of {run.path} cannot be kept: {error}") from None
-        kept += 1
-    return kept

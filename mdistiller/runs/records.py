@@ -4,15 +4,18 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import yaml
 
 from mdistiller.config.defaults import OTHER_SPELLINGS
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
+from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
 
 # What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
 # than rounding, and spellings of what another key holds. The teacher counts by its weights instead of its path.
@@ -52,12 +55,13 @@ def counts(key: str, method: str) -> bool:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder: its config as dotted keys, its summary and its provenance."""
+    """One run: its config as dotted keys, its summary and its provenance, of a run folder or of a kept study."""
 
-    path: Path
+    path: Path  # of a kept run, where its folder was beside the others
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     facts: Mapping[str, Any]  # run.json
+    kept: Mapping[str, Any] | None = None  # its line of runs.jsonl
 
     @property
     def done(self) -> bool:
@@ -66,6 +70,19 @@ class RunRecord:
     @property
     def seed(self) -> int:
         return self.config.get("EXPERIMENT.SEED", 0)
+
+    def metrics(self) -> list[dict]:
+        """Numbers by name, an epoch each. Raises UserError for lines of something else."""
+        return _metrics(self.path) if self.kept is None else _kept_metrics(self.path.parent).get(self.path.name, [])
+
+    def config_text(self) -> str:
+        """The config as YAML."""
+        if self.kept is not None:
+            return yaml.safe_dump(self.kept["config"], sort_keys=True)
+        try:
+            return (self.path / "config.yaml").read_text(errors="replace")
+        except OSError:
+            return ""
 
     @property
     def headline(self) -> str:
@@ -106,23 +123,37 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises UserError, naming file and key, for a record that is whole and holds something else than a run's.
     """
-    config = flatten_checked(read_yaml(folder / "config.yaml"), folder / "config.yaml")
+    path = folder / "config.yaml"
+    run = RunRecord(folder, _config(read_yaml(path), path), _json(folder / "summary.json"), _json(folder / "run.json"))
+    return _checked(run, folder / "summary.json")
+
+
+def _config(tree, source):
+    config = flatten_checked(tree, source)
     missing = [key for key in READ if "DISTILLER.TYPE" in config and key not in config]
     if missing:
-        raise UserError(f"{folder / 'config.yaml'}: {missing[0]} is missing; a run's config holds every key")
-    run = RunRecord(folder, config, _json(folder / "summary.json"), _json(folder / "run.json"))
+        raise UserError(f"{source}: {missing[0]} is missing; a run's config holds every key")
+    return config
+
+
+def _checked(run, source):
     for key in (f"last_{run.headline}", f"best_{run.headline}"):
         if run.done and run.summary.get(key) is None:
-            raise UserError(f"{folder / 'summary.json'}: {key}: expected a number in the summary of a finished run")
+            raise UserError(f"{source}: {key}: expected a number in the summary of a finished run")
     return run
 
 
 def find_runs(root: str | Path) -> list[RunRecord]:
-    """All run folders at or below `root`, ordered by path."""
+    """All runs at or below `root`, run folders and kept studies, ordered by path."""
     folders = [path.parent for path in sorted(Path(root).rglob("config.yaml"))]
     records = ("run.json", "summary.json")  # without either, config.yaml is somebody else's
     runs = [read_run(folder) for folder in folders if any((folder / name).is_file() for name in records)]
-    return [run for run in runs if "DISTILLER.TYPE" in run.config]
+    for path in Path(root).rglob(RUNS):
+        for name, row in read_kept(path).items():
+            source = f"{path}: {name}"
+            parts = (_config(row["config"], source), *(_typed(row[part], source) for part in ("summary", "run")))
+            runs.append(_checked(RunRecord(path.parent / name, *parts, kept=row), source))
+    return sorted((run for run in runs if "DISTILLER.TYPE" in run.config), key=lambda run: run.path)
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
@@ -142,8 +173,12 @@ def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
 def _json(path):
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    return _typed(content, path)
+
+
+def _typed(content, path):
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object, found {type(content).__name__}")
     for key, value in content.items():
@@ -152,3 +187,27 @@ def _json(path):
         if value is not None and not isinstance(value, kind):
             raise UserError(f"{path}: {key}: expected {words}, found {value!r}")
     return content
+
+
+def _metrics(folder):
+    """The lines of metrics.jsonl, one an epoch; a line that is not whole is left out."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+        if not numbers or "epoch" not in row:
+            raise UserError(f"{folder / 'metrics.jsonl'}, line {number}: expected numbers by name, epoch among them")
+        rows.append(row)
+    return rows
+
+
+@cache
+def _kept_metrics(folder):
+    return read_kept_metrics(folder / METRICS)

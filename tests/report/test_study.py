@@ -10,7 +10,8 @@ from mdistiller.config import load_cfg
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
 from mdistiller.report.pages import marks, parts_of
-from mdistiller.report.study import keep_records, load_studies, table
+from mdistiller.report.study import load_studies, table
+from mdistiller.runs.kept import keep_records
 from mdistiller.runs.records import find_runs
 from tests.report.support import REPOSITORY, nested
 from tools import tables
@@ -71,7 +72,8 @@ def test_runs_of_another_protocol_do_not_count(tmp_path):
 def test_records_say_nothing_of_the_machine_and_give_the_same_table(tmp_path):
     made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", package="/a/place", commit="c0ffee")
     assert keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept") == 1
-    facts = json.loads((tmp_path / "kept" / "kd_s0" / "run.json").read_text())
+    (line,) = (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()
+    facts = json.loads(line)["run"]
     assert facts["commit"] == "c0ffee" and not {"host", "package"} & facts.keys()
     assert table(STUDY, find_runs(tmp_path / "kept")) == table(STUDY, find_runs(tmp_path / "runs"))
 

@@ -1,0 +1,96 @@
+"""Finished runs of a study kept as two files: runs.jsonl, a line a run, and metrics.csv, a row an epoch. No weights."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mdistiller.config.files import read_yaml
+from mdistiller.errors import UserError
+from mdistiller.files import write_text
+
+RUNS, METRICS = "runs.jsonl", "metrics.csv"
+OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
+PARTS = ("config", "summary", "run")
+
+
+def read_kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Name of a run -> its `config` (nested), `summary` and `run` (what run.json held), of a runs.jsonl.
+
+    Raises UserError, naming file and line, for anything else.
+    """
+    runs = {}
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            name = row["name"]
+            whole = isinstance(name, str) and name not in runs and all(isinstance(row[part], dict) for part in PARTS)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(f"{path}, line {number}: expected a run's name, config, summary and run, each name once")
+        runs[name] = row
+    return runs
+
+
+def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
+    """Name of a run -> its epochs, of a metrics.csv. Raises UserError for a row that is no run's epoch."""
+    runs: dict[str, list[dict]] = {}
+    if not path.is_file():
+        return runs
+    with open(path, newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                name = row.pop("run")
+                runs.setdefault(name, []).append({key: _number(text) for key, text in row.items() if text})
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise UserError(f"{path}, line {number}: expected a run's name and numbers") from None
+    return runs
+
+
+def _number(text):
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+def keep_records(runs: Iterable, folder: Path) -> int:
+    """Add finished runs to the two files in `folder`; returns how many there are. A run of the same name is replaced.
+
+    Of run.json, what names the machine is left out. Raises UserError for two runs of one name, for a folder that holds
+    the runs themselves, and for a place where no file can be; RunError where the disk is full, the files untouched.
+    """
+    records, folder = {}, Path(folder)
+    for run in runs:
+        name = run.path.name
+        if not run.done:
+            continue
+        if (folder / name).resolve() == run.path.resolve():
+            raise UserError(f"{run.path}: would be kept as itself; name another folder for the records")
+        if name in records:
+            raise UserError(f"{run.path}: {records[name].path} has the same name, and records are kept by name")
+        records[name] = run
+    rows = read_kept(folder / RUNS) if (folder / RUNS).is_file() else {}
+    metrics = read_kept_metrics(folder / METRICS)
+    for name, run in records.items():
+        facts = {key: value for key, value in run.facts.items() if key not in OF_THE_MACHINE}
+        config = read_yaml(run.path / "config.yaml") if run.kept is None else run.kept["config"]
+        rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": facts}
+        metrics[name] = run.metrics()
+    write_text(folder / METRICS, _csv(metrics))
+    write_text(folder / RUNS, "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))
+    return len(records)
+
+
+def _csv(metrics):
+    columns = dict.fromkeys(key for name in sorted(metrics) for row in metrics[name] for key in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["run", *columns], lineterminator="\n")
+    writer.writeheader()
+    for name in sorted(metrics):
+        writer.writerows({"run": name, **row} for row in metrics[name])
+    return text.getvalue()

@@ -1,0 +1,81 @@
+"""Kept studies: the same records as the run folders, in two files that are added to and never torn."""
+
+import json
+
+import pytest
+
+from mdistiller.errors import RunError, UserError
+from mdistiller.runs.kept import METRICS, RUNS, keep_records
+from mdistiller.runs.records import find_runs
+from tests.engine.support import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        run(root, "EA-KD", "SOLVER.EPOCHS", 2, "EXPERIMENT.SEED", seed)
+    return root
+
+
+def test_a_kept_run_reads_as_its_folder_did(folder, tmp_path):
+    runs = find_runs(folder)
+    assert keep_records(runs, tmp_path / "study") == 2
+    for before, after in zip(runs, find_runs(tmp_path), strict=True):
+        assert after.path == tmp_path / "study" / before.path.name
+        assert (after.config, after.summary, after.identity) == (before.config, before.summary, before.identity)
+        assert after.metrics() == before.metrics() and len(after.metrics()) == 2
+        assert after.config_text() == before.config_text()
+        assert after.facts["versions"] == before.facts["versions"] and "host" not in after.facts
+
+
+def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
+    first, second = find_runs(folder)
+    keep_records([first], tmp_path)
+    keep_records([second], tmp_path)
+    assert [one.seed for one in find_runs(tmp_path)] == [0, 1]
+    before = {name: (tmp_path / name).read_bytes() for name in (RUNS, METRICS)}
+    keep_records([first], tmp_path)
+    keep_records(find_runs(tmp_path), tmp_path / "copy")  # kept runs can be kept elsewhere
+    for place in (tmp_path, tmp_path / "copy"):
+        assert {name: (place / name).read_bytes() for name in before} == before
+
+
+def test_a_full_disk_leaves_what_was_kept(folder, tmp_path, monkeypatch):
+    first, second = find_runs(folder)
+    keep_records([first], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        keep_records([second], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("line", [
+    "{", "[]", '{"name": 3}', '{"name": "a", "config": {}, "summary": []}', "[" * 100_000,
+    '{"name": "a", "config": {}, "summary": {}, "run": {}}\n{"name": "a", "config": {}, "summary": {}, "run": {}}',
+])
+def test_lines_that_are_no_runs_are_named(line, tmp_path):
+    (tmp_path / RUNS).write_text(line + "\n")
+    with pytest.raises(UserError, match=f"{RUNS}, line [12]: expected a run's name"):
+        find_runs(tmp_path)
+
+
+def test_rows_that_are_no_epochs_are_named(folder, tmp_path):
+    keep_records(find_runs(folder), tmp_path)
+    (tmp_path / METRICS).write_text("run,epoch\nx,much\n")
+    with pytest.raises(UserError, match=f"{METRICS}, line 2: expected a run's name and numbers"):
+        find_runs(tmp_path)[0].metrics()
+
+
+def test_summaries_of_other_types_are_named(folder, tmp_path):
+    keep_records(find_runs(folder)[:1], tmp_path)
+    row = json.loads((tmp_path / RUNS).read_text())
+    row["summary"]["last_top1"] = "much"
+    (tmp_path / RUNS).write_text(json.dumps(row))
+    with pytest.raises(UserError, match="last_top1: expected a number"):
+        find_runs(tmp_path)
