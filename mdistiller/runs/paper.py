@@ -24,9 +24,6 @@ class Run:
     settings: Mapping[str, Any]  # dotted config key -> value, schedule and networks included
     views: int  # augmented views of each image in a step
     printed: float
-    source: str  # where the settings are from
-    uncertain: tuple[str, ...]  # what was inferred: keys, nodes of keys, or things that are no key
-    note: str
 
     @property
     def protocol(self) -> tuple[int, int, float]:
@@ -70,7 +67,7 @@ def load_runs() -> tuple[Run, ...]:
     runs = []
     for group in data["groups"]:
         for pair, own in group["runs"].items():
-            said = {"overrides": (), "views": 1, "uncertain": (), "note": "", **group, **own}
+            said = {"overrides": (), "views": 1, **group, **own}
             recipe, networks = data["recipes"][group["recipe"]], data["networks"][pair]
             runs.append(Run(
                 table=group["table"],
@@ -80,9 +77,6 @@ def load_runs() -> tuple[Run, ...]:
                 settings={**recipe, **networks, **group["settings"], **own.get("settings", {})},
                 views=said["views"],
                 printed=own["printed"],
-                source=said["source"],
-                uncertain=tuple(said["uncertain"]),
-                note=said["note"],
             ))
     return tuple(runs)
 

@@ -19,6 +19,7 @@ FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"
 EXPERIMENTS = [file for file in FILES if file.count("/") == 2]
 FAMILIES = {"tiny_imagenet": "tiny_imagenet", "imagenet": "imagenet"}  # else cifar
 RUNS = load_runs()
+PROVENANCE = read_yaml(Path(__file__).parent / "provenance.yaml")
 TRANSFORMERS = {
     "vit_b": "timm:vit_base_patch16_224",
     "deit_b": "timm:deit_base_patch16_224",
@@ -92,7 +93,16 @@ def test_an_ea_file_inherits_from_its_host(file):
                        "KD.LOSS.CE_WEIGHT", "DKD.T", "DKD.LS_WEIGHT"}, "only what the paper or its release changed"
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if run.uncertain and not run.overrides], ids=run_id)
+def provenance(run):
+    return PROVENANCE[f"{run.table}: {run.method}: {' '.join([run.config, *run.overrides])}"]
+
+
+def test_every_run_of_the_paper_says_where_its_settings_are_from():
+    assert all(provenance(run)["source"] for run in RUNS) and len(PROVENANCE) == len(RUNS)
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if provenance(run).get("uncertain") and not run.overrides],
+                         ids=run_id)
 def test_an_inferred_setting_says_so_in_a_comment(run):
     texts = [Path(path).read_text() for path, _ in chain(REPOSITORY / run.config)]
     assert "inferred" in "".join(texts).lower()
