@@ -52,6 +52,18 @@ class Registry(dict):
 
 
 DISTILLERS = Registry("method")
+EA_PREFIX = "EA-"
+
+
+def split_ea(name: str) -> tuple[str, bool]:
+    """A method's name without "EA-" (in either case), and whether it had it: ("KD", True) of "EA-KD"."""
+    weighted = name[: len(EA_PREFIX)].upper() == EA_PREFIX
+    return (name[len(EA_PREFIX):], True) if weighted else (name, False)
+
+
+def ea_name(name: str) -> str:
+    """The name of a method's entropy-adaptive variant; that of a variant is its own."""
+    return EA_PREFIX + split_ea(name)[0]
 
 
 def load_methods() -> Registry:

@@ -1,30 +1,87 @@
-"""What a file and overrides say, without the defaults of methods and so without torch: for plans and reports."""
+"""What a file and overrides say, checked as far as that needs no method and so no torch: for runs, plans and reports."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdistiller.config.defaults import DEFAULTS, OTHER_SPELLINGS
-from mdistiller.config.files import chain
-from mdistiller.config.loading import EA_PREFIX, _coerce, _pairs, _parse
+from mdistiller.config.files import BASE_KEY, chain, parse
+from mdistiller.config.key import Key
+from mdistiller.config.keys import GENERAL, KEYS
+from mdistiller.config.words import Typed, nearest, shown
 from mdistiller.errors import UserError
+from mdistiller.registry import ea_name
+
+COMMAND_LINE = "command line"
+BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+class Reading:
+    """What a file, the files that it inherits from and overrides set, in the order in which they count.
 
+    `values` holds keys by dotted name, checked and in their type, `sources` who set them last. Nodes of methods wait in
+    `waiting`, as they are written, until `add_keys` tells which keys they have.
+    """
 
-BASE = flatten(DEFAULTS)  # the default of every key that is not a method's own
+    def __init__(self, path: str | Path | None, opts: Sequence = ()):
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self.waiting: list[tuple[str, Any, str]] = []  # (node, what is written there, source)
+        self.keys, self.complete = dict(GENERAL), False
+        self.nodes = _nodes(self.keys)
+        for source, tree in chain(path) if path is not None else ():
+            self._say(tree, source)
+        for key, value in _pairs(opts):
+            self._say(_nest(key, Typed(value) if isinstance(value, str) else value), COMMAND_LINE)
 
+    def add_keys(self, keys: Mapping[str, Key]) -> None:
+        """Read what waits, with the keys of all methods; what is unknown now is an error."""
+        self.keys, self.complete = {**self.keys, **keys}, True
+        self.nodes = _nodes(self.keys)
+        for node, tree, source in self.waiting:
+            self._say({node: tree}, source)
 
-def as_overrides(opts: Sequence[str]) -> tuple[str, ...]:
-    """ "KEY", value, ... or "KEY=value", ... as "KEY=value" alone. Raises UserError when a value is missing."""
-    return tuple(f"{key}={value}" for key, value in _pairs(opts))
+    def source(self, name: str) -> str:
+        """Who set a key last, or else another key of its node."""
+        node = name.split(".")[0]
+        of_node = [source for key, source in self.sources.items() if key.split(".")[0] == node]
+        return self.sources.get(name) or (of_node[-1] if of_node else "defaults")
+
+    def _say(self, tree, source, prefix=""):
+        for word, value in tree.items():
+            name = prefix + _text(word)
+            if "." in _text(word):
+                raise UserError(self._unknown(name, source))
+            if name in self.keys:
+                self._set(name, value, source)
+            elif name in self.nodes:
+                value = parse(value) if isinstance(value, Typed) else value
+                if not isinstance(value, Mapping):
+                    below = ", ".join(self.nodes[name])
+                    raise UserError(f"{source}: {name}: expected keys below it ({below}), found {shown(value)}")
+                self._say(value, source, f"{name}.")
+            elif prefix or self.complete:
+                raise UserError(self._unknown(name, source))
+            else:
+                self.waiting.append((name, value, source))
+
+    def _set(self, name, value, source):
+        key, before = self.keys[name], self.values.get(name)
+        try:
+            self.values[name] = key.read(value)
+        except ValueError as error:
+            raise UserError(f"{source}: {name}: {error}") from None
+        self.sources.pop(name, None)  # so that the one set last stands last
+        self.sources[name] = source
+        if key.sets and (self.values[name] not in (None, False) or before is True):
+            self._set(key.sets, self.values[name], source)
+
+    def _unknown(self, name, source):
+        known = [*self.keys, *self.nodes, *([BASE_KEY] if source != COMMAND_LINE else [])]
+        last = name.split(".")[-1]
+        near = nearest(name, known) or [key for key in self.keys if key.split(".")[-1] == last][:3]
+        node = name.rpartition(".")[0]
+        hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(sorted(self.nodes.get(node, [])))}"
+        return f"{source}: unknown key {name or repr(name)}; {hint}"
 
 
 def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
@@ -33,19 +90,23 @@ def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     Keys that are no method's are checked and brought to their type; those of methods stand as they are written.
     Raises UserError for a file or a key that `load_cfg` would refuse, as far as that is known without the methods.
     """
-    said: dict[str, Any] = {}
-    for name, tree in chain(path) if path is not None else ():
-        for key, value in flatten(tree).items():
-            _say(said, key, value, name)
-    for key, value in _pairs(overrides):
-        if isinstance(value, str) and not isinstance(BASE.get(key), str):
-            value = _parse(value)
-        for below, leaf in flatten({key: value}).items():
-            _say(said, below, leaf, "command line")
-    method = said.get("DISTILLER.TYPE", BASE["DISTILLER.TYPE"])
-    if said.get("DISTILLER.EA") and not method.upper().startswith(EA_PREFIX):
-        said["DISTILLER.TYPE"] = EA_PREFIX + method
+    reading = Reading(path, overrides)
+    said = dict(reading.values)
+    for node, tree, _ in reading.waiting:
+        said |= flatten({node: tree})
+    if said.get("DISTILLER.EA"):
+        said["DISTILLER.TYPE"] = ea_name(said.get("DISTILLER.TYPE", BASE["DISTILLER.TYPE"]))
     return said
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as dotted keys."""
+    flat = {}
+    for key, value in tree.items():
+        name = prefix + _text(key)
+        value = parse(value) if isinstance(value, Typed) else value
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
@@ -53,20 +114,50 @@ def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
     may stand there. Raises UserError that names `source` and the key."""
     flat = flatten(tree)
     for key, value in flat.items():
-        if key in BASE:
-            flat[key] = _coerce(value, BASE[key], key, source)
-        elif key in DEFAULTS:
-            raise UserError(f"{source}: {key}: expected keys below it, found {value!r}")
+        if key in GENERAL:
+            try:
+                flat[key] = GENERAL[key].typed(value)
+            except ValueError as error:
+                raise UserError(f"{source}: {key}: {error}") from None
+        elif key in KEYS:
+            raise UserError(f"{source}: {key}: expected keys below it, found {shown(value)}")
     return flat
 
 
-def _say(said, key, value, source):
-    if key not in BASE:
-        if key.split(".")[0] in DEFAULTS:
-            near = difflib.get_close_matches(key, BASE, n=3)
-            raise UserError(f"{source}: {key} is no key" + (f"; nearest: {', '.join(near)}" if near else ""))
-        said[key] = value
-        return
-    before, said[key] = said.get(key), _coerce(value, BASE[key], key, source)
-    if key in OTHER_SPELLINGS and (said[key] not in (None, False) or before is True):
-        _say(said, OTHER_SPELLINGS[key], said[key], source)
+def as_overrides(opts: Sequence[str]) -> tuple[str, ...]:
+    """ "KEY", value, ... or "KEY=value", ... as "KEY=value" alone. Raises UserError when a value is missing."""
+    return tuple(f"{key}={value}" for key, value in _pairs(opts))
+
+
+def _pairs(opts) -> Iterator[tuple[str, Any]]:
+    words = iter(opts)
+    for key in words:
+        if isinstance(key, str) and "=" in key:
+            key, value = key.split("=", 1)
+        else:
+            value = next(words, words)  # the iterator itself stands for no value
+        if value is words:
+            raise UserError(f"{COMMAND_LINE}: {_text(key)}: a value must follow the key (KEY VALUE or KEY=VALUE)")
+        yield _text(key), value
+
+
+def _nest(key, value):
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _nodes(keys):
+    """The names of the nodes, each with the words below it; "" is the whole tree."""
+    nodes: dict[str, list[str]] = {}
+    for name in keys:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            below = nodes.setdefault(".".join(parts[:depth]), [])
+            if parts[depth] not in below:
+                below.append(parts[depth])
+    return nodes
+
+
+def _text(word):
+    return word if isinstance(word, str) and len(word) <= 200 else shown(word)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from mdistiller.config.defaults import OTHER_SPELLINGS
 from mdistiller.config.files import read_yaml
+from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics

@@ -1,0 +1,187 @@
+"""The declaration of one key: its default, its range or choices, and what it means. Needs no torch.
+
+A node of keys is a nested dict of `Key`; a plain value in it is a key of that default without a range of its own.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mdistiller.config.files import parse
+from mdistiller.config.words import Typed, expanded, nearest, shown
+
+MOST_INT, MOST_FLOAT = 2**31 - 1, 1e30  # of a key without a range: int64 and float32 hold them, and a sum of them
+NULLS = (None, "None", "null", "~")  # as Python writes it, and as YAML does
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    `default` gives the type (an int is accepted where a float is expected); for a default of None, `types` does, and
+    None is allowed. `least`/`most` are the bounds of a number, or of each number of a list, `above`/`below` those that
+    the number itself must not reach. `choices` are the texts or whole numbers allowed. `item` is the type of a list's
+    items. In a `path`, "~" and "$VARIABLES" are expanded. `sets` names the key that this other spelling sets, unless
+    it holds None or False.
+    """
+
+    default: Any
+    help: str = ""
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple = ()
+    types: tuple = ()
+    item: type | None = None
+    path: bool = False
+    sets: str | None = None
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """The types that the value may have beside None."""
+        return self.types or (list if isinstance(self.default, list | tuple) else type(self.default),)
+
+    @property
+    def optional(self) -> bool:
+        return self.default is None
+
+    def typed(self, value: Any) -> Any:
+        """The value in the type of the key. Raises ValueError that says what was expected and found."""
+        if isinstance(value, Typed):
+            value = str(value) if self.kinds == (str,) else parse(value)
+        if self.optional and isinstance(value, str | None) and value in NULLS:
+            return None
+        for kind in self.kinds:
+            fitting = self._items(value) if kind is list else _convert(value, kind)
+            if fitting is not None:
+                return self._expanded(fitting)
+        raise ValueError(f"expected {' or '.join(kind.__name__ for kind in self.kinds)}, found {shown(value)}")
+
+    def read(self, value: Any) -> Any:
+        """The value in the type of the key, checked. Raises ValueError that says what was expected and found."""
+        value = self.typed(value)
+        for item in value if isinstance(value, list | tuple) else (value,):
+            self._check(item)
+        return value
+
+    def _items(self, value):
+        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, as yacs reads it
+            value = parse(f"[{value[1:-1]}]")
+        if not isinstance(value, list | tuple):
+            return None
+        kind = self.item or (type(self.default[0]) if self.default else None)
+        items = [item if kind is None else _convert(item, kind) for item in value]
+        for item, found in zip(items, value, strict=True):
+            if item is None:
+                raise ValueError(f"expected {kind.__name__}, found {shown(found)}")
+        return tuple(items) if isinstance(self.default, tuple) else items
+
+    def _expanded(self, value):
+        if not self.path:
+            return value
+        return [expanded(item) for item in value] if isinstance(value, list) else expanded(value)
+
+    def _check(self, value):
+        if isinstance(value, str) or (isinstance(value, int) and self.choices):
+            if self.choices and value not in self.choices:
+                near = nearest(value, self.choices, 1)
+                hint = f"; nearest: {near[0]}" if near else ""
+                raise ValueError(f"expected one of {', '.join(map(str, self.choices))}; found {shown(value)}{hint}")
+            return
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return
+        least, above, most, below = self.bounds(float if isinstance(value, float) else int)
+        low = value >= least if least is not None else value > above
+        high = value <= most if most is not None else value < below
+        if not (low and high):
+            raise ValueError(f"expected a number {self.range_text()}; found {shown(value)}")
+
+    def bounds(self, kind: type) -> tuple:
+        """(least, above, most, below) of a number, completed by what a machine can hold."""
+        limit = MOST_INT if kind is int else MOST_FLOAT
+        least = -limit if self.least is None and self.above is None else self.least
+        most = limit if self.most is None and self.below is None else self.most
+        return least, self.above, most, self.below
+
+    def range_text(self) -> str:
+        """The range in words, such as "greater than 0 and at most 1"."""
+        words = [f"{word} {_number(bound)}" for word, bound in (
+            ("at least", self.least), ("greater than", self.above), ("at most", self.most), ("below", self.below))
+            if bound is not None]
+        if self.most is None and self.below is None:
+            words.append(f"at most {_number(MOST_INT if int in (*self.kinds, self.item) else MOST_FLOAT)}")
+        if self.least is None and self.above is None:
+            words.insert(0, f"at least {_number(-(MOST_INT if int in (*self.kinds, self.item) else MOST_FLOAT))}")
+        return " and ".join(words)
+
+
+def _number(bound):
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
+
+
+def weight(default: float, of: str = "the distillation loss") -> Key:
+    """A factor of a loss."""
+    return Key(default, least=0, most=1e9, help=f"Weight of {of}.")
+
+
+def temperature(default: float, of: str = "the softmax of student and teacher") -> Key:
+    """A temperature; its square, and a logit over it, stay within the floats."""
+    return Key(default, above=0, most=1e4, help=f"Temperature of {of}.")
+
+
+def warm_up(default: int, of: str = "the distillation loss") -> Key:
+    """Epochs of a linear rise."""
+    return Key(default, least=0, most=10**6, help=f"Epochs in which the weight of {of} rises linearly.")
+
+
+def flat_keys(node: Mapping, prefix: str = "") -> dict[str, Key]:
+    """The keys of a node by dotted name; plain values become keys."""
+    flat = {}
+    for word, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flat_keys(value, f"{prefix}{word}.")
+        else:
+            flat[f"{prefix}{word}"] = value if isinstance(value, Key) else Key(value)
+    return flat
+
+
+def _convert(value, kind):
+    """The value as a `kind`, or None where it is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and _holdable(value)
+    if kind is bool:
+        return bool(value) if isinstance(value, bool) or (number and value in (0, 1)) else None
+    if kind is int:
+        return int(value) if number and value == int(value) else None
+    if kind is float:
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+            number = math.isfinite(value)
+        return float(value) if number else None
+    if kind is str:
+        if isinstance(value, float) and not isinstance(value, bool):
+            return str(value)
+        return _text(str(value)) if isinstance(value, str) or number else None
+    return value if isinstance(value, kind) else None
+
+
+def _text(value):
+    """The text, if a file can hold it and be named by it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"expected UTF-8, found {shown(value)}") from None
+    if "\0" in value:
+        raise ValueError(f"expected a text without NUL, found {shown(value)}")
+    return value
+
+
+def _holdable(number):
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond the floats
+        return False

@@ -1,0 +1,39 @@
+"""Words of the command line, of paths and of messages."""
+
+import difflib
+import os
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class Typed(str):
+    """A word of the command line: YAML, unless its key holds text ("007" is a name where names stand)."""
+
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, value, level):
+        if value.bit_length() > 500:  # Python refuses to print integers of more than 4,300 digits
+            return f"an integer of {value.bit_length():,} bits"
+        return super().repr_int(value, level)
+
+    def repr_Typed(self, value, level):
+        return self.repr_str(str(value), level)
+
+
+_repr = _Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
+_repr.maxlevel = 3
+shown = _repr.repr  # a value in a message: short, whatever it holds
+
+
+def expanded(path: str) -> str:
+    """The path with "~" and "$VARIABLES" replaced by what they stand for."""
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def nearest(word: Any, known: Iterable, count: int = 3) -> list[str]:
+    """The most similar of the known texts, those that differ in the case of letters first."""
+    word, known = str(word)[:200], [str(one) for one in known]
+    same = [one for one in known if one.lower() == word.lower()]
+    return (same + [one for one in difflib.get_close_matches(word, known, n=count) if one not in same])[:count]
