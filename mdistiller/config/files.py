@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         if _size(node, {}) > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(problem=f"its aliases grow to more than {MOST_VALUES:,} values")
+            raise _problem(f"its aliases grow to more than {MOST_VALUES:,} values")
         return self.construct_document(node)
 
     def construct_mapping(self, node, deep=False):
@@ -33,17 +33,20 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                problem = f"key {shown(key)} is written twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                raise _problem(f"key {shown(key)} is written twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _problem(text, mark=None):
+    return yaml.constructor.ConstructorError(problem=text, problem_mark=mark)
 
 
 def _size(node, known):
     """How many values a YAML node holds when each alias is written out."""
     if id(node) in known:
         if known[id(node)] is None:
-            raise yaml.constructor.ConstructorError(problem="an alias within what it names", problem_mark=node.start_mark)
+            raise _problem("an alias within what it names", node.start_mark)
         return known[id(node)]
     known[id(node)] = None  # its own children may not be it
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
@@ -126,7 +129,7 @@ def chain(path: str | Path) -> list[tuple[str, dict]]:
 def _bases(path, value):
     bases = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}: {BASE_KEY}: expected the path of a YAML file, or a list of paths; found {shown(value)}")
+        raise UserError(f"{path}: {BASE_KEY}: expected the path of a YAML file or a list of them; found {shown(value)}")
     return [expanded(base) for base in bases]
 
 

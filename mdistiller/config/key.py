@@ -121,17 +121,17 @@ def _number(bound):
     return f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 
-def weight(default: float, of: str = "the distillation loss") -> Key:
+def weight_key(default: float, of: str = "the distillation loss") -> Key:
     """A factor of a loss."""
     return Key(default, least=0, most=1e9, help=f"Weight of {of}.")
 
 
-def temperature(default: float, of: str = "the softmax of student and teacher") -> Key:
+def temperature_key(default: float, of: str = "the softmax of student and teacher") -> Key:
     """A temperature; its square, and a logit over it, stay within the floats."""
     return Key(default, above=0, most=1e4, help=f"Temperature of {of}.")
 
 
-def warm_up(default: int, of: str = "the distillation loss") -> Key:
+def warm_up_key(default: int, of: str = "the distillation loss") -> Key:
     """Epochs of a linear rise."""
     return Key(default, least=0, most=10**6, help=f"Epochs in which the weight of {of} rises linearly.")
 

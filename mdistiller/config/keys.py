@@ -15,9 +15,9 @@ def _network(role, default, start):
                                            "torchvision:<name> or <file>.py:<class>."),
         f"{role}_CHECKPOINT": Key(None, types=(str,), path=True, help=start),
         f"{role}_INPUT_SIZE": Key(None, types=(int,), least=1, most=MOST_PIXELS, help=(
-            "Pixels a side that it is given; None is the data's size, or its own for a network made for one size.")),
+            "Pixels a side of its images; None is the data's size, or its own for a network made for one size.")),
         f"{role}_NORMALIZATION": Key(None, types=(str,), choices=("data", "own"), help=(
-            "Whose mean and deviation normalise its images; None is own for timm and torchvision networks, else data.")),
+            "Whose mean and deviation normalise its images; None is own for timm and torchvision, else data.")),
     }
 
 
@@ -45,23 +45,25 @@ DATASET = {
     "VAL_FRACTION": Key(0.0, least=0, most=0.9, help=(
         "Fixed, class-balanced part of the training images that is set aside; the best epoch is then chosen on it.")),
     "AUGMENTATION": Key("crop_flip", choices=("crop_flip", "crop", "rotate_flip"), help=(
-        "How training images are changed; crop never mirrors, rotate_flip (images in memory) turns by up to 20 degrees.")),
+        "How training images vary; crop never mirrors, rotate_flip (images in memory) turns by up to 20 degrees.")),
     "IMAGE_SIZE": Key(224, least=8, most=MOST_PIXELS, help=(
         "Pixels a side of imagenet and imagefolder; an imagefolder of up to 64 lives in memory.")),
-    "SKIP_BROKEN": Key(False, help="Leave out images that cannot be read; otherwise they end the run before it starts."),
+    "SKIP_BROKEN": Key(False, help="Leave out images that cannot be read, which otherwise end the run at its start."),
     "TEST": {"BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Images of a batch in evaluation.")},
 }
 
 DISTILLER = {
     "TYPE": Key("NONE", help="The method; EA-<method> weighs its samples (docs/methods.md lists them)."),
-    **_network("TEACHER", "ResNet50", "Weights of the teacher: a file, pretrained or random; None looks in checkpoints/ "
-                                      "and download_ckpts/."),
-    **_network("STUDENT", "resnet32", "Weights that the student starts from: a file or pretrained; None is from scratch."),
+    **_network("TEACHER", "ResNet50", (
+        "Weights of the teacher: a file, pretrained or random; None looks in checkpoints/ and download_ckpts/.")),
+    **_network("STUDENT", "resnet32", (
+        "Weights that the student starts from: a file or pretrained; None is from scratch.")),
     "FOLD_TEACHER": Key(False, help=(
         "Fold batch norms of the teacher into its convolutions, where a method reads its logits alone.")),
     "EA": Key(False, help="Weigh samples by their entropy: KD with EA is EA-KD."),
     "LS": Key(False, help="Standardize the logits inside logit losses."),
-    "t": Key(None, types=(float,), above=0, most=1e4, sets="EA.TEMPERATURE", help="Another spelling of EA.TEMPERATURE."),
+    "t": Key(None, types=(float,), above=0, most=1e4, sets="EA.TEMPERATURE", help=(
+        "Another spelling of EA.TEMPERATURE.")),
 }
 
 EA = {
@@ -95,7 +97,7 @@ SOLVER = {
     "STEPS": Key([], item=int, least=1, most=MOST_STEPS, help=(
         "Updates after which the rate is multiplied by LR_DECAY_RATE, in a training counted by MAX_ITER.")),
     "LR_DECAY_RATE": Key(0.1, above=0, most=1e4, help="Factor of the rate at each stage."),
-    "WARMUP_EPOCHS": Key(0.0, least=0, most=MOST_EPOCHS, help="Epochs of a linear rise of the rate, before the cosine."),
+    "WARMUP_EPOCHS": Key(0.0, least=0, most=MOST_EPOCHS, help="Epochs of a linear rise of the rate before the cosine."),
     "WARMUP_ITERS": Key(0, least=0, most=MOST_STEPS, help="Updates of a linear rise of the rate, of every schedule."),
     "WARMUP_FACTOR": Key(0.0, least=0, most=1, help="Start of the rise of WARMUP_ITERS, as a part of LR."),
     "MIN_LR": Key(0.0, least=0, most=MOST_FLOAT, help="Where the cosine ends."),
@@ -113,9 +115,9 @@ SOLVER = {
     "EMA": Key(0.0, least=0, most=0.99999, help=(
         "Decay of a moving average of the student, evaluated and saved beside it; 0 keeps none.")),
     "SKIP_NONFINITE": Key(0, least=0, most=MOST_STEPS, help=(
-        "Steps without a finite loss that are left out before the run ends; more than 0 waits for the device every step.")),
+        "Steps without a finite loss that are left out before the run ends; above 0, each waits for the device.")),
     "SYNC_BN": Key(False, help="Batch norm over all processes (CUDA)."),
-    "AMP": Key("none", choices=("none", "bf16", "fp16"), help="torch.autocast of the networks; losses stay in float32."),
+    "AMP": Key("none", choices=("none", "bf16", "fp16"), help="torch.autocast of the networks; losses are in float32."),
     "CHANNELS_LAST": Key(True, help="Memory format of the networks."),
     "DOT": {"DELTA": Key(0.075, least=-1, most=1, help=(
         "Momentum that DOT adds for the distillation loss and takes from the cross-entropy."))},
@@ -132,7 +134,8 @@ TEACHER_CACHE = {
 LOG = {
     "PREFIX": Key("./output", path=True, help="Folder of all run folders."),
     "TENSORBOARD_FREQ": Key(500, least=1, most=MOST_STEPS, help="Steps between the scalars within an epoch."),
-    "SAVE_CHECKPOINT_FREQ": Key(40, least=1, most=MOST_EPOCHS, help="Epochs between epoch_<n>.pth and student_<n>.pth."),
+    "SAVE_CHECKPOINT_FREQ": Key(40, least=1, most=MOST_EPOCHS, help=(
+        "Epochs between saves of epoch_<n>.pth and student_<n>.pth.")),
     "SAVE_CHECKPOINT_STEPS": Key(0, least=0, most=MOST_STEPS, help=(
         "Steps between saves of latest.pth within an epoch; 0 saves after epochs only.")),
     "ENTROPY_TRACE": Key(0, least=0, most=10**8, help=(

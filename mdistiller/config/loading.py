@@ -62,7 +62,8 @@ class OwnNodes(CfgNode):
     def __init__(self, cfg: CfgNode, method: type):
         others = {other.config_key for other in load_methods().values()} - KEYS.keys()
         others -= {method.config_key, *method.reads}
-        super().__init__({key: copy.deepcopy(value) for key, value in cfg.items() if key not in others})
+        super().__init__()
+        self.update((key, copy.deepcopy(value)) for key, value in cfg.items() if key not in others)
         self.__dict__["others"], self.__dict__["method"] = others, method.method
 
     def __missing__(self, key):

@@ -1,4 +1,4 @@
-"""What a file and overrides say, checked as far as that needs no method and so no torch: for runs, plans and reports."""
+"""What a file and overrides say, checked as far as that needs no method, and so no torch: for plans and reports."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

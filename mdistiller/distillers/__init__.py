@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.kd import kd_loss
-from mdistiller.registry import DISTILLERS
+from mdistiller.registry import DISTILLERS, ea_name
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -21,8 +21,7 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
     an unknown method or networks that do not fit it.
     """
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
-    if cfg.DISTILLER.EA and not name.startswith("EA-"):
-        name = f"EA-{name}"
+    name = ea_name(name) if cfg.DISTILLER.EA else name
     return DISTILLERS[name](cfg, student, teacher, data_info, task)
 
 

@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stages
 
@@ -34,12 +34,11 @@ class AttentionTransfer(Distiller):
     Departs from the paper as RepDistiller does: the mean over positions, not the norm, hence the weight of 1000.
     """
 
-    defaults = CN({"P": 2, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1000.0}})
+    defaults = {
+        "P": Key(2, least=1, most=64, help="Power of the features in the attention maps."),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1000.0)},
+    }
     inputs = "features"
-
-    @classmethod
-    def check(cls, cfg):
-        return None if cfg.P >= 1 else ("P", f"expected a whole number of at least 1; found {cfg.P}")
 
     def build(self, cfg):
         self.p, self.ce_weight, self.attention_weight = cfg.P, cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

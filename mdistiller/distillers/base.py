@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from mdistiller.config.loading import OwnNodes
 from mdistiller.distillers.ea import weigh_samples
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize
-from mdistiller.registry import DISTILLERS
+from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks import Task, TaskOutput
 from mdistiller.tasks.classification import Classification
 
-EA_PREFIX = "EA-"
 LOG_1000 = math.log(1000)  # the greatest weight bound of ImageNet's 1,000 classes
 
 
@@ -33,10 +33,10 @@ def register(name: str, *aliases: str):
         DISTILLERS.register(name)(cls)
         weighted = type(f"EA{cls.__name__}", (cls,), {"weighted": True, "__doc__": cls.__doc__})
         weighted.__module__ = cls.__module__
-        DISTILLERS.register(EA_PREFIX + name)(weighted)
+        DISTILLERS.register(ea_name(name))(weighted)
         for alias in aliases:
             DISTILLERS.alias(alias, name)
-            DISTILLERS.alias(EA_PREFIX + alias, EA_PREFIX + name)
+            DISTILLERS.alias(ea_name(alias), ea_name(name))
         return cls
 
     return add
@@ -63,9 +63,9 @@ class Distiller(nn.Module):
     `(logits_student, losses)`, in eval mode `forward(image)` returns the student's logits.
     """
 
-    defaults: Mapping = CfgNode()
+    defaults: Mapping = {}  # its config node: keys by name, each a `Key` (or a plain default), in nested dicts
     config_key: str  # the node of the config that holds the method's settings; its registered name unless set
-    reads: tuple = ()  # other methods' config nodes that it reads
+    reads: tuple = ()  # other methods' config nodes that it reads; the rest raise an error
     method: str  # its registered name, without EA-
     weighted = False  # the EA- variants weigh each sample
     batch_terms: tuple = ()  # losses without a per-sample form: scalars, never weighted
@@ -86,7 +86,7 @@ class Distiller(nn.Module):
         super().__init__()
         if self.needs_teacher and teacher is None:
             raise UserError(f"DISTILLER.TYPE: {self.method} needs a teacher (DISTILLER.TEACHER)")
-        self.cfg = cfg
+        self.cfg = OwnNodes(cfg, type(self))
         self.data_info = as_data_info(data_info)
         self.task = task or Classification(cfg, self.data_info)
         self.student = student
@@ -100,13 +100,13 @@ class Distiller(nn.Module):
         self.monitor: dict[str, Tensor] = {}
         self.progress: dict[str, Tensor] = {}
         self._choose_weighting(cfg.EA)
-        self.build(cfg[self.config_key] if self.config_key in cfg else cfg)
+        self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
         self.train()
 
     # --- what a method defines -------------------------------------------------------------------------------------
 
     def build(self, cfg: CfgNode) -> None:
-        """Read the method's own node and make its modules. The whole tree is `self.cfg`."""
+        """Read the method's own node and make its modules; `self.cfg` has the general nodes and those of `reads`."""
 
     def sample_losses(self, student, teacher, **batch) -> dict[str, Tensor]:
         """Losses by name, (B,) each (a scalar where the name is in `batch_terms`), config weights included.
@@ -118,7 +118,7 @@ class Distiller(nn.Module):
 
     @classmethod
     def check(cls, cfg: CfgNode) -> tuple[str, str] | None:
-        """(key, what is wrong) for a value that the general checks of the config let through, else None."""
+        """(key, what is wrong) where keys of the node do not go together, each within its own range; else None."""
         return None
 
     # --- the step --------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import register
 from mdistiller.distillers.last_map import LastMapDistiller
 
@@ -39,16 +39,15 @@ class CATKD(LastMapDistiller):
     """
 
     config_key = "CAT_KD"
-    defaults = CN({
-        "IF_NORMALIZE": True,
-        "onlyCAT": False,
-        "LOSS": {"CE_WEIGHT": 1.0, "CAT_loss_weight": 400.0, "CAM_RESOLUTION": 2},
-    })
-
-    @classmethod
-    def check(cls, cfg):
-        resolution = cfg.LOSS.CAM_RESOLUTION
-        return ("LOSS.CAM_RESOLUTION", f"expected at least 1; found {resolution}") if resolution < 1 else None
+    defaults = {
+        "IF_NORMALIZE": Key(True, help="Divide each class activation map by its norm."),
+        "onlyCAT": Key(False, help="Train without cross-entropy."),
+        "LOSS": {
+            "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+            "CAT_loss_weight": weight_key(400.0),
+            "CAM_RESOLUTION": Key(2, least=1, most=256, help="Positions a side that the maps are pooled to."),
+        },
+    }
 
     def build(self, cfg):
         self.check_maps()

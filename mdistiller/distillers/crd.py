@@ -6,12 +6,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.errors import UserError
 
-MODES = ("exact", "relax")
 MAX_KEYS = 2**26  # random keys held at a time, 256 MiB
 
 
@@ -115,25 +114,23 @@ class CRD(Distiller):
     batch. FEAT.STUDENT_DIM and TEACHER_DIM are read for compatibility: the networks tell.
     """
 
-    defaults = CN({
-        "MODE": "exact",
-        "FEAT": {"DIM": 128, "STUDENT_DIM": 256, "TEACHER_DIM": 256},
-        "NCE": {"K": 16384, "MOMENTUM": 0.5, "TEMPERATURE": 0.07},
-        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.8},
-    })
+    defaults = {
+        "MODE": Key("exact", choices=("exact", "relax"), help=(
+            "Positive of an anchor: the image itself, or (relax) a random one of its class.")),
+        "FEAT": {
+            "DIM": Key(128, least=1, most=2**16, help="Width of the embeddings."),
+            "STUDENT_DIM": Key(256, least=1, most=2**20, help="Without effect: the network tells its width."),
+            "TEACHER_DIM": Key(256, least=1, most=2**20, help="Without effect: the network tells its width."),
+        },
+        "NCE": {
+            "K": Key(16384, least=1, most=2**24, help="Negatives of each anchor."),
+            "MOMENTUM": Key(0.5, least=0, below=1, help="Part of a remembered embedding that stays at each update."),
+            "TEMPERATURE": Key(0.07, above=0, most=1e4, help="Temperature of the similarities."),
+        },
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.8)},
+    }
     inputs = "features"
     own_buffers = ("memory_", "sampler.")  # tens of MB that DDP need not send in every step
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.MODE not in MODES:
-            return "MODE", f"expected one of {', '.join(MODES)}; found {cfg.MODE!r}"
-        for key, value in (("FEAT.DIM", cfg.FEAT.DIM), ("NCE.K", cfg.NCE.K)):
-            if value < 1:
-                return key, f"expected a whole number of at least 1; found {value}"
-        if not 0 <= cfg.NCE.MOMENTUM < 1:
-            return "NCE.MOMENTUM", f"expected a number of at least 0 and below 1; found {cfg.NCE.MOMENTUM}"
-        return None
 
     def build(self, cfg):
         self.ce_weight, self.contrast_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

@@ -1,8 +1,8 @@
 """Consistency-regularisation-based logit distillation (Zhang et al., ACM Multimedia 2024)."""
 
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, temperature_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.ls import standardize as standardized
@@ -54,9 +54,14 @@ class CRLD(Distiller):
     Uncertain: whether that equals the authors' strong view; whether the paper masks by view as that copy does.
     """
 
-    defaults = CN({
-        "CE_WEIGHT": 1.0, "WV_WEIGHT": 2.0, "CV_WEIGHT": 0.5, "TEMPERATURE": 4.0, "TAU_W": 0.9, "TAU_S": 0.2,
-    })
+    defaults = {
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+        "WV_WEIGHT": weight_key(2.0, "the losses within a view"),
+        "CV_WEIGHT": weight_key(0.5, "the losses across views"),
+        "TEMPERATURE": temperature_key(4.0),
+        "TAU_W": Key(0.9, least=0, most=1, help="Least confidence of the teacher in a weak view."),
+        "TAU_S": Key(0.2, least=0, most=1, help="Least confidence of the teacher in a strong view."),
+    }
     views = ("image", "image_strong")
     term_views = {"within_strong": "image_strong", "cross_strong": "image_strong"}
     standardizes = False  # confidences are those of the raw logits

@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.norm import VectorBatchNorm
@@ -107,20 +107,20 @@ class CTKD(Distiller):
     logits: it chooses a temperature for the distributions that are distilled.
     """
 
-    defaults = CN({
-        "VARIANT": "global", "T_START": 1.0, "T_END": 20.0,
-        "LAMBDA_MAX": 0.0, "LAMBDA_MIN": -1.0, "LAMBDA_LOOPS": 10,  # 5 on ImageNet
-        "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9},
-    })
+    defaults = {
+        "VARIANT": Key("global", choices=VARIANTS, help="One temperature, or one for each sample."),
+        "T_START": Key(1.0, above=0, most=1e4, help="Least temperature."),
+        "T_END": Key(20.0, least=-1e4, most=1e4, help="Span of the temperatures above T_START."),
+        "LAMBDA_MAX": Key(0.0, least=-1e4, most=1e4, help="Factor of the reversed gradient at the start."),
+        "LAMBDA_MIN": Key(-1.0, least=-1e4, most=1e4, help="Factor of the reversed gradient in the end."),
+        "LAMBDA_LOOPS": Key(10, least=1, most=10**6, help="Epochs in which the factor falls; 5 on ImageNet."),
+        "LOSS": {"CE_WEIGHT": weight_key(0.1, "the cross-entropy"), "KD_WEIGHT": weight_key(0.9)},
+    }
 
     @classmethod
     def check(cls, cfg):
-        if cfg.VARIANT not in VARIANTS:
-            return "VARIANT", f"expected one of {', '.join(VARIANTS)}; found {cfg.VARIANT!r}"
-        if cfg.LAMBDA_LOOPS < 1:
-            return "LAMBDA_LOOPS", f"expected a number of epochs, at least 1; found {cfg.LAMBDA_LOOPS}"
-        if cfg.T_START <= 0 or cfg.T_START + cfg.T_END <= 0:
-            return "T_START", f"expected T_START and T_START + T_END above 0; found {cfg.T_START} and {cfg.T_END}"
+        if cfg.T_START + cfg.T_END <= 0:
+            return "T_END", f"expected T_START + T_END greater than 0; found {cfg.T_START} and {cfg.T_END}"
         return None
 
     def build(self, cfg):

@@ -1,8 +1,8 @@
 """DIST: correlation instead of divergence (Huang et al., NeurIPS 2022)."""
 
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import temperature_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 
 EPS = 1e-8  # as released: added to the product of the norms
@@ -40,7 +40,12 @@ class DIST(Distiller):
     GAMMA 1 and leaves an overall weight and the temperature to files that could not be checked.
     """
 
-    defaults = CN({"BETA": 2.0, "GAMMA": 2.0, "TEMPERATURE": 4.0, "LOSS": {"CE_WEIGHT": 1.0}})
+    defaults = {
+        "BETA": weight_key(2.0, "the relation between classes"),
+        "GAMMA": weight_key(2.0, "the relation within classes"),
+        "TEMPERATURE": temperature_key(4.0),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy")},
+    }
     batch_terms = ("intra",)
 
     def build(self, cfg):

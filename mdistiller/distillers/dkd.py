@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import temperature_key, warm_up_key, weight_key
 from mdistiller.distillers.base import LOG_1000, Distiller, register
 from mdistiller.functional import kl_divergence, warm_up
 
@@ -41,7 +41,14 @@ class DKD(Distiller):
     beta); `as_released`, KD.LOSS.KD_WEIGHT stands in for it.
     """
 
-    defaults = CN({"CE_WEIGHT": 1.0, "ALPHA": 1.0, "BETA": 8.0, "T": 4.0, "WARMUP": 20, "LS_WEIGHT": 1.0})
+    defaults = {
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+        "ALPHA": weight_key(1.0, "the target-class term"),
+        "BETA": weight_key(8.0, "the non-target-class term"),
+        "T": temperature_key(4.0),
+        "WARMUP": warm_up_key(20),
+        "LS_WEIGHT": weight_key(1.0, "both terms when logits are standardized"),
+    }
     reads = ("KD",)
     release_weighting = {
         "upper_bound": 100.0, "upper_bound_imagenet": LOG_1000, "temperature": 3.0, "logits": "standardized",

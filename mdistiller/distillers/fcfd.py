@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, temperature_key, warm_up_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
 from mdistiller.distillers.kd import kd_loss
@@ -17,7 +17,6 @@ from mdistiller.functional import warm_up
 from mdistiller.models.base import Output
 
 DIRECTIONS = {"bi": ("s2t", "t2s"), "s2t": ("s2t",), "t2s": ("t2s",), "nomix": ()}  # student to teacher, or back
-TEACHER_MODES = ("train", "eval")
 
 
 def fcfd_loss(
@@ -117,28 +116,24 @@ class FCFD(Distiller):
     student, which no path uses, is not made.
     """
 
-    defaults = CN({
-        "CE_WEIGHT": 1.0,
-        "KD_WEIGHT": 1.0,
-        "TEMPERATURE": 4.0,
-        "FEAT_WEIGHT": 5.0,
-        "MIX_WEIGHT": 1.0,
-        "EXTRA_PATHS": 2,
-        "EXTRA_TYPE": "bi",
-        "WARMUP": 20,
-        "TEACHER_MODE": "train",
-    })
+    defaults = {
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+        "KD_WEIGHT": weight_key(1.0, "the divergence of the logits"),
+        "TEMPERATURE": temperature_key(4.0),
+        "FEAT_WEIGHT": weight_key(5.0, "the appearance and functional losses"),
+        "MIX_WEIGHT": weight_key(1.0, "the mixed paths' cross-entropy and divergence"),
+        "EXTRA_PATHS": Key(2, least=0, most=64, help="Mixed paths drawn for each batch."),
+        "EXTRA_TYPE": Key("bi", choices=tuple(DIRECTIONS), help=(
+            "Direction of the mixed paths: student to teacher, teacher to student, both, or none.")),
+        "WARMUP": warm_up_key(20, "the appearance and functional losses"),
+        "TEACHER_MODE": Key("train", choices=("train", "eval"), help="Mode of the teacher's batch norms."),
+    }
     inputs = "features"
     teacher_mode = "train"
     varying_modules = True  # a bridge into the student trains in the batches that draw its path
 
     @classmethod
     def check(cls, cfg):
-        for key, choices in (("EXTRA_TYPE", tuple(DIRECTIONS)), ("TEACHER_MODE", TEACHER_MODES)):
-            if cfg[key] not in choices:
-                return key, f"expected one of {', '.join(choices)}; found {cfg[key]!r}"
-        if cfg.EXTRA_PATHS < 0:
-            return "EXTRA_PATHS", f"expected a number at least 0; found {cfg.EXTRA_PATHS}"
         if cfg.EXTRA_TYPE == "nomix" and cfg.EXTRA_PATHS:
             return "EXTRA_PATHS", f"expected 0 with EXTRA_TYPE nomix; found {cfg.EXTRA_PATHS}"
         return None

@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit
 from mdistiller.errors import UserError
@@ -49,7 +49,12 @@ class FitNet(Distiller):
     size that shapes are taken at, gives way to that of the data.
     """
 
-    defaults = CN({"HINT_LAYER": 2, "INPUT_SIZE": [32, 32], "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 100.0}})
+    defaults = {
+        "HINT_LAYER": Key(2, least=0, most=64, help="Level of the features that are compared; 0 is the stem."),
+        "INPUT_SIZE": Key([32, 32], least=8, most=4096, help=(
+            "Height and width that shapes are taken at where the data have no size.")),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(100.0)},
+    }
     inputs = "features"
 
     def build(self, cfg):

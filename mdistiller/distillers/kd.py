@@ -1,8 +1,8 @@
 """Knowledge distillation (Hinton et al., 2015)."""
 
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import temperature_key, weight_key
 from mdistiller.distillers.base import LOG_1000, Distiller, register
 from mdistiller.functional import softened_kl
 
@@ -21,7 +21,10 @@ def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float |
 class KD(Distiller):
     """Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean, arXiv:1503.02531)."""
 
-    defaults = CN({"TEMPERATURE": 4.0, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}})
+    defaults = {
+        "TEMPERATURE": temperature_key(4.0),
+        "LOSS": {"CE_WEIGHT": weight_key(0.1, "the cross-entropy"), "KD_WEIGHT": weight_key(0.9)},
+    }
     release_weighting = {"upper_bound": 100.0, "upper_bound_imagenet": LOG_1000}
 
     def build(self, cfg):

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit, stages
 from mdistiller.errors import UserError
@@ -98,14 +98,14 @@ class KDSVD(Distiller):
     POOL averages the larger of two maps of unequal width (an extension), which are refused otherwise.
     """
 
-    defaults = CN({"K": 1, "SIGN": "library", "POOL": False, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0}})
+    defaults = {
+        "K": Key(1, least=1, most=4096, help="Singular vectors of each map."),
+        "SIGN": Key("library", choices=SIGNS, help=(
+            "Signs of the singular vectors: as the library gives them, or (canonical) the same on every device.")),
+        "POOL": Key(False, help="Average the larger of two maps of unequal width, instead of refusing them."),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
+    }
     inputs = "features"
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.SIGN not in SIGNS:
-            return "SIGN", f"expected one of {', '.join(SIGNS)}; found {cfg.SIGN!r}"
-        return None if cfg.K >= 1 else ("K", f"expected a whole number of at least 1; found {cfg.K}")
 
     def build(self, cfg):
         self.k, self.sign = cfg.K, cfg.SIGN

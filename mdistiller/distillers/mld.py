@@ -5,8 +5,8 @@ from collections import Counter
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.functional import kl_divergence
 from mdistiller.functional import standardize as standardized
@@ -106,19 +106,14 @@ class MLD(Distiller):
     per_sample. Both keep the release's other oddities: the strong view has instance terms alone, at three temperatures.
     """
 
-    defaults = CN({"MASKING": "released"})
+    defaults = {"MASKING": Key("released", choices=MASKINGS, help=(
+        "Confidence masks: their mean over the batch (released), or one factor for each sample and class."))}
     reads = ("KD",)  # its temperature and weights
     views = ("image", "image_strong")
     term_views = {"strong": "image_strong"}
     batch_terms = ("cc", "bc")
     standardizes = False  # only the instance terms see standardized logits
     release_weighting = {"upper_bound": math.log(100), "temperature": 3.0}
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.MASKING not in MASKINGS:
-            return "MASKING", f"expected one of {', '.join(MASKINGS)}; found {cfg.MASKING!r}"
-        return None
 
     def build(self, cfg):
         self.masking = cfg.MASKING

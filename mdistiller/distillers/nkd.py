@@ -1,8 +1,8 @@
 """Normalized knowledge distillation (Yang et al., ICCV 2023)."""
 
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import temperature_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.dkd import split_target
 
@@ -40,7 +40,11 @@ class NKD(Distiller):
     Uncertain: T and GAMMA for the other pairs of CIFAR-100.
     """
 
-    defaults = CN({"T": 1.0, "GAMMA": 1.5, "LOSS": {"CE_WEIGHT": 1.0, "KD_WEIGHT": 1.0}})
+    defaults = {
+        "T": temperature_key(1.0, "the non-target classes"),
+        "GAMMA": weight_key(1.5, "the non-target classes"),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "KD_WEIGHT": weight_key(1.0)},
+    }
 
     def build(self, cfg):
         self.temperature, self.gamma = cfg.T, cfg.GAMMA

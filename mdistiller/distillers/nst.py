@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stages
 
@@ -40,7 +40,7 @@ class NeuronSelectivityTransfer(Distiller):
     weight * sum over stages of K(t, t) + K(s, s) - 2 K(s, t), K the mean over channel pairs of (u . v)^2.
     """
 
-    defaults = CN({"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 50.0}})
+    defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(50.0)}}
     inputs = "features"
 
     def build(self, cfg):

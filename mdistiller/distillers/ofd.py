@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
 
@@ -70,21 +70,14 @@ class OFD(Distiller):
     whose stages end linearly) gives its `feats`, and a shortened list takes the margins of its own, deepest, levels.
     """
 
-    defaults = CN({
-        "CONNECTOR": {"KERNEL_SIZE": 1},
-        "TEACHER_MODE": "train",
-        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.001},
-    })
+    defaults = {
+        "CONNECTOR": {"KERNEL_SIZE": Key(1, choices=(1, 3, 5, 7, 9, 11), help=(
+            "Kernel of the convolutions that bring the student's maps to the teacher's channels."))},
+        "TEACHER_MODE": Key("train", choices=("train", "eval"), help="Mode of the teacher's batch norms."),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.001)},
+    }
     inputs = "features"
     teacher_mode = "train"
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.TEACHER_MODE not in ("train", "eval"):
-            return "TEACHER_MODE", f"expected train or eval; found {cfg.TEACHER_MODE!r}"
-        if cfg.CONNECTOR.KERNEL_SIZE < 1 or cfg.CONNECTOR.KERNEL_SIZE % 2 == 0:
-            return "CONNECTOR.KERNEL_SIZE", f"expected an odd number; found {cfg.CONNECTOR.KERNEL_SIZE}"
-        return None
 
     def build(self, cfg):
         self.ce_weight, self.feature_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

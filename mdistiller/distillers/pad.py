@@ -4,8 +4,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.norm import VectorBatchNorm
 
@@ -37,19 +37,15 @@ class PAD(Distiller):
     student and are no part of it. CE_WEIGHT * CE + FEAT_WEIGHT * pad_loss.
     """
 
-    defaults = CN({
-        "VARIANCE": "dimension", "BRANCH_LAYERS": 1, "DETACH_BRANCH": False, "EPS": 1e-5,  # all four uncertain
-        "WARMUP": 10, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},  # uncertain: unpublished
-    })
+    defaults = {  # all uncertain: unpublished
+        "VARIANCE": Key("dimension", choices=VARIANCES, help="One variance a dimension, or one a sample."),
+        "BRANCH_LAYERS": Key(1, choices=(1, 2), help="Linear layers of the branch that predicts the variance."),
+        "DETACH_BRANCH": Key(False, help="Keep the branch's gradient from the student."),
+        "EPS": Key(1e-5, least=0, most=1, help="Added to the variance."),
+        "WARMUP": Key(10, least=0, most=10**6, help="First epochs, in which the variance is 1."),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
+    }
     inputs = "features"
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.VARIANCE not in VARIANCES:
-            return "VARIANCE", f"expected one of {', '.join(VARIANCES)}; found {cfg.VARIANCE!r}"
-        if cfg.BRANCH_LAYERS not in (1, 2):
-            return "BRANCH_LAYERS", f"expected 1 or 2; found {cfg.BRANCH_LAYERS}"
-        return None if cfg.EPS >= 0 else ("EPS", f"expected a number at least 0; found {cfg.EPS}")
 
     def build(self, cfg):
         self.eps, self.warmup, self.detach_branch = cfg.EPS, cfg.WARMUP, cfg.DETACH_BRANCH

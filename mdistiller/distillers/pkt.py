@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
 
 
@@ -36,7 +36,7 @@ class PKT(Distiller):
     the process's own.
     """
 
-    defaults = CN({"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 30000.0}})
+    defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(30000.0)}}
     inputs = "features"
 
     def build(self, cfg):

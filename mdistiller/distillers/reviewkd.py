@@ -6,14 +6,21 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, warm_up_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit
 from mdistiller.distillers.norm import MapBatchNorm
 from mdistiller.functional import warm_up
 
 LOG_100 = math.log(100)  # the released code's weight bound, whatever the number of classes
+STATED_SHAPES = {  # what files of mdistiller say of its first pair of networks
+    "SHAPES": [1, 8, 16, 32],
+    "OUT_SHAPES": [1, 8, 16, 32],
+    "IN_CHANNELS": [64, 128, 256, 256],
+    "OUT_CHANNELS": [64, 128, 256, 256],
+    "MAX_MID_CHANNEL": 512,
+}
 POOLED_SIZES = (4, 2, 1)  # the context loss also compares the maps averaged to these sizes
 MAX_MID_CHANNELS = 512
 
@@ -87,17 +94,14 @@ class ReviewKD(Distiller):
     The teacher is in eval mode, as in mdistiller; the authors' code leaves it in train mode.
     """
 
-    defaults = CN({
-        "CE_WEIGHT": 1.0,
-        "REVIEWKD_WEIGHT": 1.0,
-        "WARMUP_EPOCHS": 20,
-        "STU_PREACT": False,
-        "SHAPES": [1, 8, 16, 32],
-        "OUT_SHAPES": [1, 8, 16, 32],
-        "IN_CHANNELS": [64, 128, 256, 256],
-        "OUT_CHANNELS": [64, 128, 256, 256],
-        "MAX_MID_CHANNEL": MAX_MID_CHANNELS,
-    })
+    defaults = {
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+        "REVIEWKD_WEIGHT": weight_key(1.0),
+        "WARMUP_EPOCHS": warm_up_key(20),
+        "STU_PREACT": Key(False, help="Take the student's maps before their activation."),
+        **{name: Key(default, least=1, most=2**20, help="Without effect: the networks tell their shapes.")
+           for name, default in STATED_SHAPES.items()},
+    }
     inputs = "features"
     release_weighting = {"upper_bound": LOG_100}
 
@@ -134,7 +138,7 @@ class ReviewKD(Distiller):
             "MAX_MID_CHANNEL": MAX_MID_CHANNELS,
         }
         for key, value in found.items():
-            if cfg[key] not in (value, self.defaults[key]):
+            if cfg[key] not in (value, STATED_SHAPES[key]):
                 logger.warning("REVIEWKD.%s: %s is not used; it is %s for these networks", key, cfg[key], value)
 
     def sample_losses(self, student, teacher, epoch, **batch):

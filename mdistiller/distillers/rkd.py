@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 
 
@@ -58,19 +58,16 @@ class RKD(Distiller):
     process's own.
     """
 
-    defaults = CN({
-        "DISTANCE_WEIGHT": 25.0,
-        "ANGLE_WEIGHT": 50.0,
-        "PDIST": {"EPSILON": 1e-12, "SQUARED": False},
-        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
-    })
+    defaults = {
+        "DISTANCE_WEIGHT": weight_key(25.0, "the distances"),
+        "ANGLE_WEIGHT": weight_key(50.0, "the angles"),
+        "PDIST": {
+            "EPSILON": Key(1e-12, above=0, most=1, help="Least squared distance, whose root has a gradient."),
+            "SQUARED": Key(False, help="Compare squared distances."),
+        },
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
+    }
     inputs = "features"
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.PDIST.EPSILON > 0:
-            return None
-        return "PDIST.EPSILON", f"expected a number greater than 0; found {cfg.PDIST.EPSILON}"
 
     def build(self, cfg):
         self.weights = cfg.DISTANCE_WEIGHT, cfg.ANGLE_WEIGHT

@@ -1,8 +1,8 @@
 """Refined logit distillation (Sun et al., ICCV 2025)."""
 
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import temperature_key, warm_up_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.dkd import split_target
 from mdistiller.functional import kl_divergence, warm_up
@@ -46,13 +46,14 @@ class RLD(Distiller):
     Uncertain: the per-pair ALPHA, BETA and temperatures of the paper's tables, which its files do not hold.
     """
 
-    defaults = CN({"CE_WEIGHT": 1.0, "ALPHA": 1.0, "BETA": 8.0, "ALPHA_T": 1.0, "T": 4.0, "WARMUP": 20})
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.ALPHA_T <= 0:
-            return "ALPHA_T", f"expected a number greater than 0; found {cfg.ALPHA_T}"
-        return None
+    defaults = {
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+        "ALPHA": weight_key(1.0, "the confidence term"),
+        "BETA": weight_key(8.0, "the term of the classes below the target"),
+        "ALPHA_T": temperature_key(1.0, "the confidence term"),
+        "T": temperature_key(4.0, "the term of the classes below the target"),
+        "WARMUP": warm_up_key(20),
+    }
 
     def build(self, cfg):
         self.ce_weight, self.warmup = cfg.CE_WEIGHT, cfg.WARMUP

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import register
 from mdistiller.distillers.dkd import dkd_loss
 from mdistiller.distillers.kd import kd_loss
@@ -58,13 +58,16 @@ class SDD(LastMapDistiller):
     Uncertain: COMPLEMENTARY_WEIGHT 2 is the code's constant, not looked up in the paper.
     """
 
-    defaults = CN({"LOSS": "kd", "M": [1, 2, 4], "COMPLEMENTARY_WEIGHT": 2.0})
+    defaults = {
+        "LOSS": Key("kd", choices=LOSSES, help="Loss of each cell, with the settings of that method's node."),
+        "M": Key([1, 2, 4], least=1, most=64, help="Cells a side of each grid; the first is 1."),
+        "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells that contradict the whole image"),
+    }
+    reads = ("KD", "DKD")  # the settings of its LOSS
 
     @classmethod
     def check(cls, cfg):
-        if cfg.LOSS not in LOSSES:
-            return "LOSS", f"expected one of {', '.join(LOSSES)}; found {cfg.LOSS!r}"
-        if not cfg.M or cfg.M[0] != 1 or min(cfg.M) < 1:
+        if not cfg.M or cfg.M[0] != 1:
             return "M", f"expected grid sizes that begin with 1, such as [1, 2, 4]; found {list(cfg.M)}"
         return None
 

@@ -4,8 +4,8 @@ from copy import deepcopy
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import register
 from mdistiller.distillers.features import pool_to_smaller
 from mdistiller.distillers.last_map import LastMapDistiller, run_to_map
@@ -62,11 +62,10 @@ class SimKD(LastMapDistiller):
     cannot reach a teacher's negative values; the maps of the CIFAR and ImageNet networks here have none.
     """
 
-    defaults = CN({"FACTOR": 2, "LOSS": {"CE_WEIGHT": 0.0, "FEAT_WEIGHT": 1.0}})
-
-    @classmethod
-    def check(cls, cfg):
-        return ("FACTOR", f"expected at least 1; found {cfg.FACTOR}") if cfg.FACTOR < 1 else None
+    defaults = {
+        "FACTOR": Key(2, least=1, most=256, help="Divisor of the teacher's channels inside the projector."),
+        "LOSS": {"CE_WEIGHT": weight_key(0.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
+    }
 
     def build(self, cfg):
         self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes
 
@@ -30,7 +30,7 @@ class SimilarityPreserving(Distiller):
     which is the process's own.
     """
 
-    defaults = CN({"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 3000.0}})
+    defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(3000.0)}}
     inputs = "features"
 
     def build(self, cfg):

@@ -2,8 +2,8 @@
 
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.functional import kl_divergence
 
@@ -29,6 +29,14 @@ def wttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> T
     return power_sum * ttm_loss(logits_student, logits_teacher, gamma)
 
 
+def _keys(gamma, beta):
+    return {
+        "GAMMA": Key(gamma, above=0, most=1e3, help="Power of the teacher's probabilities, 1 / temperature."),
+        "BETA": weight_key(beta),
+        "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+    }
+
+
 @register("TTM")
 class TTM(Distiller):
     """Knowledge Distillation Based on Transformed Teacher Matching (Zheng, Yang, ICLR 2024, arXiv:2402.11148).
@@ -37,12 +45,8 @@ class TTM(Distiller):
     pair of networks.
     """
 
-    defaults = CN({"GAMMA": 0.1, "BETA": 45.0, "CE_WEIGHT": 1.0})  # released example, vgg13 -> vgg8; else uncertain
+    defaults = _keys(gamma=0.1, beta=45.0)  # released example, vgg13 -> vgg8; else uncertain
     loss = staticmethod(ttm_loss)
-
-    @classmethod
-    def check(cls, cfg):
-        return None if cfg.GAMMA > 0 else ("GAMMA", f"expected a number greater than 0; found {cfg.GAMMA}")
 
     def build(self, cfg):
         self.gamma, self.beta, self.ce_weight = cfg.GAMMA, cfg.BETA, cfg.CE_WEIGHT
@@ -58,5 +62,5 @@ class WTTM(TTM):
     As TTM, each sample weighted by the power sum of its teacher: a batch counts much more, so BETA is smaller.
     """
 
-    defaults = CN({"GAMMA": 0.2, "BETA": 4.0, "CE_WEIGHT": 1.0})  # released with CRD for vgg13 -> vgg8; else uncertain
+    defaults = _keys(gamma=0.2, beta=4.0)  # released with CRD for vgg13 -> vgg8; else uncertain
     loss = staticmethod(wttm_loss)

@@ -5,8 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, pool_to_smaller, stages
 
@@ -40,19 +40,18 @@ class VID(Distiller):
     never gives it to the optimiser. INPUT_SIZE, the image size that shapes are taken at, gives way to that of the data.
     """
 
-    defaults = CN({
-        "INIT_PRED_VAR": 5.0,
-        "EPS": 1e-5,
-        "INPUT_SIZE": [32, 32],
-        "TRAIN_SCALE": True,
-        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
-    })
+    defaults = {
+        "INIT_PRED_VAR": Key(5.0, above=0, most=1e6, help="Variance that each channel starts with."),
+        "EPS": Key(1e-5, least=0, most=1, help="Added to the variance."),
+        "INPUT_SIZE": Key([32, 32], least=8, most=4096, help=(
+            "Height and width that shapes are taken at where the data have no size.")),
+        "TRAIN_SCALE": Key(True, help="Train the variances."),
+        "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
+    }
     inputs = "features"
 
     @classmethod
     def check(cls, cfg):
-        if cfg.EPS < 0:
-            return "EPS", f"expected a number of at least 0; found {cfg.EPS}"
         if cfg.INIT_PRED_VAR <= cfg.EPS:
             return "INIT_PRED_VAR", f"expected a number greater than VID.EPS, {cfg.EPS}; found {cfg.INIT_PRED_VAR}"
         return None

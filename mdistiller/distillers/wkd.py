@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
+from mdistiller.config import Key, temperature_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.last_map import classifier_of
 from mdistiller.distillers.ls import standardize
@@ -15,7 +15,6 @@ from mdistiller.distillers.nkd import target_loss
 from mdistiller.errors import UserError
 
 COST_MATRICES = ("cka", "fc")
-LEAST_LAMBDA = 0.02  # exp(-cost / LAMBDA) of costs up to 1 stays far from float32's smallest number
 
 
 def cka(features: Tensor) -> Tensor:
@@ -99,27 +98,25 @@ class WKD(Distiller):
     (resnet32x4 -> resnet8x4) in a public copy of the authors' code, as is the decay from epoch 150.
     """
 
-    defaults = CN({
-        "TEMPERATURE": 8.0,
-        "COST_MATRIX": "cka",
-        "COST_MATRIX_PATH": "",
-        "COST_MATRIX_SHARPEN": 1.0,
-        "SAMPLES": 50,
-        "SINKHORN": {"LAMBDA": 0.05, "ITER": 10},
-        "LOSS": {"CE_WEIGHT": 1.0, "WKD_LOGIT_WEIGHT": 800.0, "COSINE_DECAY_EPOCH": 150},
-    })
+    defaults = {
+        "TEMPERATURE": temperature_key(8.0),
+        "COST_MATRIX": Key("cka", choices=COST_MATRICES, help=(
+            "Similarity of classes: of the teacher's features (cka), or of the rows of its classifier (fc).")),
+        "COST_MATRIX_PATH": Key("", path=True, help="File of the (C, C) distances, in place of COST_MATRIX."),
+        "COST_MATRIX_SHARPEN": Key(1.0, least=0, most=1e4, help="Sharpness of the cost of a distance."),
+        "SAMPLES": Key(50, least=2, most=10**5, help="Training images of each class that cka is measured on."),
+        "SINKHORN": {
+            # exp(-cost / LAMBDA) of costs up to 1 stays far from float32's smallest number
+            "LAMBDA": Key(0.05, least=0.02, most=1e4, help="Weight of the entropy of the transport plan."),
+            "ITER": Key(10, least=1, most=10**4, help="Iterations of Sinkhorn's algorithm."),
+        },
+        "LOSS": {
+            "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
+            "WKD_LOGIT_WEIGHT": weight_key(800.0),
+            "COSINE_DECAY_EPOCH": Key(150, least=0, most=10**6, help="Epoch after which the weight falls to 0."),
+        },
+    }
     inputs = "features"
-
-    @classmethod
-    def check(cls, cfg):
-        if cfg.COST_MATRIX not in COST_MATRICES and not cfg.COST_MATRIX_PATH:
-            return "COST_MATRIX", f"expected one of {', '.join(COST_MATRICES)}; found {cfg.COST_MATRIX!r}"
-        if cfg.SINKHORN.LAMBDA < LEAST_LAMBDA:
-            return "SINKHORN.LAMBDA", f"expected at least {LEAST_LAMBDA}; found {cfg.SINKHORN.LAMBDA}"
-        for key, least, value in (("SAMPLES", 2, cfg.SAMPLES), ("SINKHORN.ITER", 1, cfg.SINKHORN.ITER)):
-            if value < least:
-                return key, f"expected at least {least}; found {value}"
-        return None
 
     def build(self, cfg):
         self.ce_weight, self.wkd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.WKD_LOGIT_WEIGHT

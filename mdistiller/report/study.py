@@ -9,7 +9,8 @@ from typing import Any
 
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
-from mdistiller.registry import Registry
+from mdistiller.errors import UserError
+from mdistiller.registry import Registry, ea_name
 from mdistiller.report.compare import percent
 from mdistiller.runs.gains import Gain, paired_gain
 from mdistiller.runs.matching import fit
@@ -74,7 +75,7 @@ def _section(study, spec, section, extra):
     for method, folder in section.get("pairs", {}).items():
         config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
         lines[method] = {"config": config}
-        lines[f"EA-{method}"] = {"config": config, "host": method, "set": {"DISTILLER.TYPE": f"EA-{kind}"}}
+        lines[ea_name(method)] = {"config": config, "host": method, "set": {"DISTILLER.TYPE": ea_name(kind)}}
     return {name: _line(study, spec, section, name, of, extra) for name, of in lines.items()}
 
 

@@ -15,6 +15,7 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
+from mdistiller.registry import split_ea
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
 
 # What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
@@ -50,7 +51,7 @@ def counts(key: str, method: str) -> bool:
         return False
     if key.startswith("DISTILLER.TEACHER"):
         return method != "NONE"
-    return not key.startswith("EA.") or method.upper().startswith("EA-")
+    return not key.startswith("EA.") or split_ea(method)[1]
 
 
 @dataclass(frozen=True)

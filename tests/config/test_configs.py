@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdistiller.config import load_cfg
+from mdistiller.config import get_cfg, load_cfg
 from mdistiller.config.files import chain, read_yaml
 from mdistiller.config.loading import keys_of
 from mdistiller.distillers import DISTILLERS
@@ -61,7 +61,8 @@ def test_settings_copied_by_hand(config, settings):
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_loads_as_any_yaml_reader_reads_it(file):
-    assert resolved(CONFIGS / file).DATASET.TYPE == file.split("/")[0]
+    cfg, folder = resolved(CONFIGS / file), file.split("/")[0]
+    assert cfg.DATASET.TYPE == (folder if folder != "methods" else get_cfg().DATASET.TYPE)
     text = (CONFIGS / file).read_text()
     assert yaml.safe_load(text) == read_yaml(CONFIGS / file)
     assert max(map(len, text.splitlines())) <= 120
@@ -84,8 +85,9 @@ def test_a_file_is_where_its_method_is_looked_for_and_names_networks_that_there_
 @pytest.mark.parametrize("file", [file for file in EXPERIMENTS if "/ea_" in file])
 def test_an_ea_file_inherits_from_its_host(file):
     dataset, folder, name = file.split("/")
-    base = read_yaml(CONFIGS / file)["_BASE_"]
+    base, method = read_yaml(CONFIGS / file)["_BASE_"]
     assert base == f"../{folder.removeprefix('ea_')}/{name}"
+    assert method == f"../../methods/{folder.removesuffix('_ls')}.yaml"
     variant, host = resolved(CONFIGS / file), resolved(CONFIGS / dataset / folder / base)
     changed = {key for key in keys_of(host) if lookup(host, key) != lookup(variant, key)}
     assert changed >= {"DISTILLER.TYPE", "DISTILLER.EA"}
@@ -112,3 +114,12 @@ def test_an_inferred_setting_says_so_in_a_comment(run):
 def test_every_method_can_be_tried_on_digits(method):
     cfg = resolved(CONFIGS / "digits" / method.lower().replace("-", "_") / "res20_res8.yaml")
     assert (cfg.DISTILLER.TYPE, cfg.SOLVER.EPOCHS) == (method, 30)
+
+
+def test_a_setting_is_stated_once():
+    """What a method has everywhere stands in its own file, what a pair has everywhere in KD's."""
+
+    def leaves(tree):
+        return sum(leaves(value) if isinstance(value, dict) else 1 for key, value in tree.items() if key != "_BASE_")
+
+    assert 200 < sum(leaves(read_yaml(CONFIGS / file)) for file in FILES) <= 350

@@ -36,7 +36,7 @@ def test_overrides_mean_what_they_mean_to_a_run(opts):
 
 
 def test_a_key_that_is_none_is_refused_as_far_as_it_can_be_told():
-    with pytest.raises(ValueError, match="command line: SOLVER.EPOCS is no key; nearest: SOLVER.EPOCHS"):
+    with pytest.raises(ValueError, match="command line: unknown key SOLVER.EPOCS; nearest: SOLVER.EPOCHS"):
         stated(None, ["SOLVER.EPOCS", 2])
     with pytest.raises(ValueError, match="SOLVER.EPOCHS: expected int, found 'many'"):
         stated(None, ["SOLVER.EPOCHS", "many"])

@@ -47,7 +47,7 @@ DIGITS_KD = [*DIGITS, "DISTILLER.TYPE", "KD"]
     "words, fragments",
     [
         (["--cfg", "no/such.yaml"], ["no/such.yaml", "No such file"]),
-        (["KD.TEMPERATUR", "3"], ["KD.TEMPERATUR is no key", "nearest: KD.TEMPERATURE"]),
+        (["KD.TEMPERATUR", "3"], ["unknown key KD.TEMPERATUR", "nearest: KD.TEMPERATURE"]),
         (["SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
         (["SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
         (["DISTILLER.TYPE", "EA-KDD"], ["DISTILLER.TYPE", "EA-KDD", "EA-KD"]),

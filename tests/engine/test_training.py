@@ -250,7 +250,7 @@ def test_a_new_method_is_one_class_and_one_yaml_file(tmp_path):
 
         cfg = load_cfg(yaml, [*SMALL, "LOG.PREFIX", str(tmp_path / "out")])
         assert train(cfg)["status"] == "done"
-        with pytest.raises(UserError, match="toy.yaml: TOY-L2.WIGHT is no key; nearest: TOY-L2.WEIGHT"):
+        with pytest.raises(UserError, match="toy.yaml: unknown key TOY-L2.WIGHT; nearest: TOY-L2.WEIGHT"):
             yaml.write_text("TOY-L2: {WIGHT: 0.5}\n")
             load_cfg(yaml)
     finally:

@@ -1,8 +1,15 @@
 """Wrong settings: YAML files, overrides, and values of every key."""
 
 from mdistiller.config.defaults import CHOICES, OPTIONAL, RANGES
+
 from mdistiller.config.stated import BASE as DEFAULTS
 from tests.wrong_inputs.case import config, folder, train, typed
+
+NAMES = "abcdefghi"
+BOMB = "SOLVER:\n  LR:\n    - &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"    - &{name} [{','.join(9 * [f'*{below}'])}]\n" for below, name in zip(NAMES, NAMES[1:], strict=False))
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{','.join(9 * [f'*{below}'])}]}}\n" for below, name in zip(NAMES, NAMES[1:], strict=False))
 
 FILES = [
     typed("train", "--cfg none.yaml", "none.yaml: cannot be read: No such file"),
@@ -26,8 +33,8 @@ FILES = [
     config("two documents", "SOLVER: {LR: 0.1}\n---\nSOLVER: {LR: 0.2}\n", "not valid YAML"),
     config("an unknown alias", "SOLVER: *solver\n", "not valid YAML"),
     config("a list as key", "? [a, b]\n: 1\n", "not valid YAML"),
-    config("a number as key", "1: 2\n", "1 is no key"),
-    config("null as key", "~: 2\n", "None is no key"),
+    config("a number as key", "1: 2\n", "unknown key 1"),
+    config("null as key", "~: 2\n", "unknown key None"),
     config("deep brackets", "a: " + "[" * 3000, "not valid YAML"),
     config("!!python/object/apply", "SOLVER: !!python/object/apply:os.system ['touch harmed']\n", "not valid YAML"),
     config("!!python/object/new", "SOLVER: !!python/object/new:os.system ['touch harmed']\n", "not valid YAML"),
@@ -44,19 +51,25 @@ FILES = [
     config("a missing _BASE_", "_BASE_: ../none.yaml\n", "_BASE_: no such file"),
     config("a folder as _BASE_", "_BASE_: .\n", "_BASE_: no such file"),
     config("an empty _BASE_", "_BASE_: ''\n", "_BASE_: no such file"),
-    config("two _BASE_", "_BASE_: [b.yaml, c.yaml]\n", "_BASE_: expected the path of one YAML file"),
-    config("a _BASE_ that is a mapping", "_BASE_: {b: c}\n", "_BASE_: expected the path of one YAML file"),
+    config("a list of _BASE_ with a hole", "_BASE_: [b.yaml, c.yaml]\n", "_BASE_: no such file: c.yaml", b=""),
+    config("a list of _BASE_ with a number", "_BASE_: [b.yaml, 3]\n", "_BASE_: expected the path of a YAML file", b=""),
+    config("a _BASE_ that is a mapping", "_BASE_: {b: c}\n", "_BASE_: expected the path of a YAML file"),
+    config("a _BASE_ beyond Python's texts", f"_BASE_: 0x{'F' * 4200}\n", "found an integer of 16,800 bits"),
+    config("_base_ in small letters", "_base_: b.yaml\n", "unknown key _base_; nearest: _BASE_"),
+    config("a bomb of aliases", BOMB, "its aliases grow to more than"),
+    config("a bomb of merges", MERGES, "its aliases grow to more than"),
+    config("an alias within itself", "SOLVER: &a {LR: *a}\n", "not valid YAML: an alias within what it names"),
     config("a _BASE_ with a NUL", '_BASE_: "b\\0.yaml"\n', "_BASE_: no such file"),
     config("an endless _BASE_", f"_BASE_: {'b' * 400}\n", "_BASE_: no such file"),
     config("a wrong _BASE_", "_BASE_: b.yaml\n", "b.yaml: DKD.BTEA is no key; nearest: DKD.BETA", b="DKD: {BTEA: 6.0}"),
     config("a binary _BASE_", "_BASE_: b.yaml\n", "b.yaml: cannot be read", b=b"\xff\x00"),
-    config("_BASE_ below a key", "SOLVER: {_BASE_: b.yaml}\n", "SOLVER._BASE_ is no key"),
-    config("an unknown node", "SOLVR: {LR: 0.1}\n", "SOLVR is no key"),
-    config("an unknown key", "SOLVER: {LRR: 0.1}\n", "SOLVER.LRR is no key; nearest: SOLVER.LR"),
+    config("_BASE_ below a key", "SOLVER: {_BASE_: b.yaml}\n", "unknown key SOLVER._BASE_"),
+    config("an unknown node", "SOLVR: {LR: 0.1}\n", "unknown key SOLVR"),
+    config("an unknown key", "SOLVER: {LRR: 0.1}\n", "unknown key SOLVER.LRR; nearest: SOLVER.LR"),
     config("an unknown key below a node", "DATASET: {TEST: {BATCHSIZE: 4}}\n", "nearest: DATASET.TEST.BATCH_SIZE"),
     config("an unknown key of a method", "KD: {LOSS: {KD_WEIHGT: 1}}\n", "nearest: KD.LOSS.KD_WEIGHT"),
-    config("a key in small letters", "solver: {lr: 0.1}\n", "solver is no key"),
-    config("Chinese", "求解: {学习率: 0.1}\n", "求解 is no key"),
+    config("a key in small letters", "solver: {lr: 0.1}\n", "unknown key solver; nearest: SOLVER"),
+    config("Chinese", "求解: {学习率: 0.1}\n", "unknown key 求解"),
     config("an emoji as value", "SOLVER: {LR: 🔥}\n", "SOLVER.LR: expected float"),
     config("a look-alike of SGD", "SOLVER: {TYPE: ЅGD}\n", "SOLVER.TYPE: expected one of"),
     config("not a number", "SOLVER: {LR: .nan}\n", "SOLVER.LR: expected float, found nan"),
@@ -78,16 +91,16 @@ FILES = [
 OVERRIDES = [
     train("a key alone", "SOLVER.LR", says="SOLVER.LR: a value must follow the key"),
     train("three words", "SOLVER.LR", 0.1, "SOLVER.EPOCHS", says="SOLVER.EPOCHS: a value must follow"),
-    train("an unknown node", "SOLVR.LR", 0.1, says="SOLVR is no key"),
+    train("an unknown node", "SOLVR.LR", 0.1, says="unknown key SOLVR"),
     train("an unknown key", "SOLVER.EPOCH", 3, says="nearest: SOLVER.EPOCHS"),
     train("a key without its node", "BATCH_SIZE", 3, says="SOLVER.BATCH_SIZE"),
     train("a key too deep", "SOLVER.LR.X", 3, says="SOLVER.LR: expected float"),
-    train("an empty key", "", 3, says=" is no key"),
-    train("dots alone", "..", 3, says=" is no key"),
-    train("an equals sign alone", "=", says=" is no key"),
+    train("an empty key", "", 3, says="unknown key "),
+    train("dots alone", "..", 3, says="unknown key "),
+    train("an equals sign alone", "=", says="unknown key "),
     train("a value for a node", "SOLVER", 3, says="SOLVER: expected keys below it"),
     train("a list for a node", "SOLVER", "[1]", says="SOLVER: expected keys below it"),
-    train("a key within a node", "SOLVER", "{LRR: 1}", says="SOLVER.LRR is no key"),
+    train("a key within a node", "SOLVER", "{LRR: 1}", says="unknown key SOLVER.LRR"),
     train("an empty value", "SOLVER.LR=", says="SOLVER.LR: expected float, found ''"),
     train("1,5 for 1.5", "SOLVER.LR", "1,5", says="SOLVER.LR: expected float, found '1,5'"),
     train("a tag", "SOLVER.LR", "!!python/name:os.system", says="SOLVER.LR: expected float"),
@@ -95,7 +108,7 @@ OVERRIDES = [
     train("a parenthesis of texts", "SOLVER.LR_DECAY_STAGES", "(a, b)", says="SOLVER.LR_DECAY_STAGES: expected int"),
     train("bytes that are no UTF-8", "EXPERIMENT.NAME", "caf\udce9", says="EXPERIMENT.NAME"),
     train("a name too long for a folder", "EXPERIMENT.NAME", "n" * 300, says="File name too long"),
-    train("_BASE_", "_BASE_", "b.yaml", says="_BASE_ is no key"),
+    train("_BASE_", "_BASE_", "b.yaml", says="unknown key _BASE_"),
     train("a method near one", "DISTILLER.TYPE", "EA-KDD", says="nearest: EA-KD"),
     train("a method far from any", "DISTILLER.TYPE", "zzz", says="DISTILLER.TYPE: unknown method 'zzz'"),
     train("EA twice", "DISTILLER.TYPE", "EA-EA-KD", says="DISTILLER.TYPE: unknown method"),
@@ -111,35 +124,38 @@ OVERRIDES = [
 ]
 
 
-def _wrong_type(key, default):
+def _wrong_type(key):
     """A value of a type that the key does not take, and what the error says."""
-    if key in OPTIONAL:
-        return ("[1]", f"{key}: expected {' or '.join(kind.__name__ for kind in OPTIONAL[key])}")
-    if isinstance(default, bool):
-        return ("perhaps", f"{key}: expected bool, found 'perhaps'")
-    if isinstance(default, int):
-        return ("2.5", f"{key}: expected int, found 2.5")
-    if isinstance(default, float):
-        return ("fast", f"{key}: expected float, found 'fast'")
-    if isinstance(default, list):
-        return ("7", f"{key}: expected list, found 7")
-    return None  # texts take every word of a command line; see TEXTS
+    kinds = GENERAL[key].kinds
+    if kinds == (str,):
+        return None  # texts take every word of a command line; see TEXTS
+    given = {bool: "perhaps", int: "2.5", float: "fast", list: "7"}[kinds[0]] if len(kinds) == 1 else "[1]"
+    return given, f"{key}: expected {' or '.join(kind.__name__ for kind in kinds)}"
 
 
 def _outside(key):
-    least, greatest, closed = RANGES[key]
-    below = least - 1 if closed else least
-    found = [(below, "below")] if key != "EA.UPPER_BOUND" else [(-1, "below")]
-    return found + ([(greatest + 1, "above")] if greatest is not None else [])
+    """Numbers just outside the range of a key, as it is declared."""
+    declared = GENERAL[key]
+    if declared.above is not None or declared.least is not None:
+        yield (declared.least - 1 if declared.least is not None else declared.above), "below"
+    if declared.most is not None or declared.below is not None:
+        yield (2 * declared.most + 1 if declared.most is not None else declared.below), "above"
 
 
+def _given(key, value):
+    return f"[{value!r}]" if list in GENERAL[key].kinds else repr(value)
+
+
+NUMBERS = [key for key, one in GENERAL.items() if {int, float} & {*one.kinds, one.item} and not one.choices]
 TYPES = [train(f"{key} of a wrong type", key, wrong[0], says=wrong[1])
-         for key, default in DEFAULTS.items() if (wrong := _wrong_type(key, default))]
+         for key in GENERAL if (wrong := _wrong_type(key))]
 TEXTS = [config(f"{key} is a list", f"{key.replace('.', ': {')}: [a]{'}' * key.count('.')}\n", f"{key}: expected str")
-         for key, default in DEFAULTS.items() if isinstance(default, str) and key not in OPTIONAL]
-OUTSIDE = [train(f"{key} {where} its range", key, value, says=f"{key}: expected a number")
-           for key in RANGES for value, where in _outside(key)]
-CHOSEN = [train(f"{key} of no choice", key, "zzz", says=f"{key}: expected one of {words[0]}")
-          for key, words in CHOICES.items()]
+         for key, one in GENERAL.items() if one.kinds == (str,)]
+OUTSIDE = [train(f"{key} {where} its range", key, _given(key, value), says=f"{key}: expected a number")
+           for key in NUMBERS for value, where in _outside(key)]
+ENDLESS = [config(f"{key} beyond Python's texts", f"{key.replace('.', ': {')}: 0x{'F' * 4200}{'}' * key.count('.')}\n",
+                  f"{key}: expected") for key in ("EXPERIMENT.NAME", "SOLVER.LR", "EXPERIMENT.SEED", "SOLVER.STEPS")]
+CHOSEN = [train(f"{key} of no choice", key, "zzz", says=f"{key}: expected one of {one.choices[0]}")
+          for key, one in GENERAL.items() if one.choices]
 
-CASES = [*FILES, *OVERRIDES, *TYPES, *TEXTS, *OUTSIDE, *CHOSEN]
+CASES = [*FILES, *OVERRIDES, *TYPES, *TEXTS, *OUTSIDE, *ENDLESS, *CHOSEN]

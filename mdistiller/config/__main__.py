@@ -1,0 +1,21 @@
+"""python -m mdistiller.config: write docs/config.md, every key with its default, range and meaning."""
+
+from pathlib import Path
+
+from mdistiller.command import Parser, run_command
+from mdistiller.config.page import page
+from mdistiller.errors import writing
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--output", type=Path, default=PAGE, help="the file to write")
+    output = parser.parse_args().output
+    with writing(output):
+        output.write_text(page())
+
+
+if __name__ == "__main__":
+    run_command(main)

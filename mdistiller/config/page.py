@@ -1,0 +1,55 @@
+"""docs/config.md: every key with its default, range and meaning, made from the declarations."""
+
+from mdistiller.config.key import Key
+from mdistiller.config.keys import GENERAL
+from mdistiller.config.loading import method_keys
+
+HEAD = """# Configuration keys
+
+Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/keys.py` and in the methods' own
+files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
+`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, that a file inherits from; of a list, the later ones win.
+In a path, `~` and `$VARIABLES` are expanded.
+"""
+METHODS = """
+# Keys of the methods
+
+A method reads its own node, the general ones above, and those that its class names in `reads`.
+"""
+
+
+def page() -> str:
+    """The text of docs/config.md."""
+    return HEAD + _tables(GENERAL) + METHODS + _tables(method_keys())
+
+
+def _tables(keys):
+    nodes: dict[str, list[str]] = {}
+    for name, key in keys.items():
+        nodes.setdefault(name.split(".")[0] if "." in name else "Others", []).append(_row(name, key))
+    head = "| key | default | values | meaning |\n|---|---|---|---|\n"
+    return "".join(f"\n## {node}\n\n{head}{''.join(rows)}" for node, rows in nodes.items())
+
+
+def _row(name, key):
+    return f"| `{name}` | {_code(key.default)} | {_values(key)} | {key.help} |\n"
+
+
+def _code(value):
+    return "`''`" if value == "" else f"`{value}`"
+
+
+def _values(key: Key) -> str:
+    kinds = [kind.__name__ for kind in key.kinds]
+    words = []
+    for kind in kinds:
+        if kind == "list":
+            item = key.item or type(key.default[0])
+            words.append(f"list of {item.__name__}" + (f", each {key.range_text()}" if item in (int, float) else ""))
+        elif kind in ("int", "float") and not key.choices or kind == "float":
+            words.append(f"{kind} {key.range_text()}")
+        elif key.choices:
+            words.append(", ".join(f"`{choice}`" for choice in key.choices))
+        else:
+            words.append("path" if key.path else kind)
+    return "; ".join([*words, *(["`None`"] if key.optional else [])])
