@@ -1,5 +1,7 @@
 """docs/config.md: every key with its default, range and meaning, made from the declarations."""
 
+import html
+
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL
 from mdistiller.config.loading import method_keys
@@ -8,8 +10,8 @@ HEAD = """# Configuration keys
 
 Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/keys.py` and in the methods' own
 files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
-`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, that a file inherits from; of a list, the later ones win.
-In a path, `~` and `$VARIABLES` are expanded.
+`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, that a file inherits from; of a list, the later ones
+win. In a path, `~` and `$VARIABLES` are expanded.
 """
 METHODS = """
 # Keys of the methods
@@ -32,7 +34,7 @@ def _tables(keys):
 
 
 def _row(name, key):
-    return f"| `{name}` | {_code(key.default)} | {_values(key)} | {key.help} |\n"
+    return f"| `{name}` | {_code(key.default)} | {_values(key)} | {html.escape(key.help, quote=False)} |\n"
 
 
 def _code(value):

@@ -53,7 +53,7 @@ class Reading:
                 raise UserError(self._unknown(name, source))
             if name in self.keys:
                 self._set(name, value, source)
-            elif name in self.nodes:
+            elif name and name in self.nodes:
                 value = parse(value) if isinstance(value, Typed) else value
                 if not isinstance(value, Mapping):
                     below = ", ".join(self.nodes[name])

@@ -24,7 +24,12 @@ class _Repr(reprlib.Repr):
 _repr = _Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
 _repr.maxlevel = 3
-shown = _repr.repr  # a value in a message: short, whatever it holds
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, whatever it holds."""
+    text = _repr.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def expanded(path: str) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mdistiller.config import active_cfg, load_cfg
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.distillers.base import weighted_mean
 from mdistiller.errors import UserError
@@ -174,3 +175,29 @@ def test_a_loss_that_takes_the_name_of_the_cross_entropy_is_refused(monkeypatch)
     monkeypatch.setattr(distiller, "sample_losses", lambda *outputs, **batch: {"ce": torch.zeros(4)})
     with pytest.raises(ValueError, match="'ce' is a loss of the task"):
         distiller(**tiny_batch())
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_method_reads_the_nodes_that_it_declares_and_no_other(name):
+    """All of them are left out of the tree but its own and those of `reads`: it builds and trains all the same."""
+    cls, cfg = DISTILLERS[name], load_cfg(None, ["DISTILLER.TYPE", name])
+    own = {cls.config_key, *cls.reads}
+    others = {method.config_key for method in DISTILLERS.values() if method.defaults} - own
+    distiller = tiny_distiller(name)
+    assert not others & set(distiller.cfg) and not others & set(active_cfg(cfg))
+    assert {"SOLVER", "EA", *(own & set(cfg))} <= set(distiller.cfg)
+    distiller(**tiny_batch())
+    for node in sorted(others)[:3]:
+        for read in (lambda node=node: distiller.cfg[node], lambda node=node: getattr(distiller.cfg, node)):
+            with pytest.raises(UserError, match=f"{name} reads the config node {node} without declaring it"):
+                read()
+    with pytest.raises(AttributeError):
+        distiller.cfg.NO_NODE  # noqa: B018
+
+
+@pytest.mark.parametrize("loss", ["kd", "dkd"])
+def test_scale_decoupled_distillation_keeps_the_nodes_whose_settings_it_takes(loss):
+    opts = ["DISTILLER.TYPE", "SDD", "SDD.LOSS", loss]
+    assert {"SDD", "KD", "DKD"} <= set(active_cfg(load_cfg(None, opts)))
+    assert active_cfg(load_cfg(None, opts)) != active_cfg(load_cfg(None, [*opts, "KD.TEMPERATURE", "2"]))
+    assert tiny_distiller("SDD", "SDD.LOSS", loss, "DKD.WARMUP", 7).warmup == (7 if loss == "dkd" else 0)

@@ -1,8 +1,7 @@
 """Wrong settings: YAML files, overrides, and values of every key."""
 
-from mdistiller.config.defaults import CHOICES, OPTIONAL, RANGES
 
-from mdistiller.config.stated import BASE as DEFAULTS
+from mdistiller.config.keys import GENERAL
 from tests.wrong_inputs.case import config, folder, train, typed
 
 NAMES = "abcdefghi"
