@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import Parser, run_command
 from mdistiller.errors import UserError
+from mdistiller.registry import split_ea  # noqa: E402
 
 NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")
 
@@ -63,7 +64,7 @@ def chosen_runs(runs, names, several, where):
     from mdistiller.runs.records import group_runs
 
     done = [run for run in runs if run.done and run.config["DISTILLER.TYPE"] != "NONE"]
-    found = sorted({run.method for run in done}, key=lambda name: (name.removeprefix("EA-"), name.startswith("EA-")))
+    found = sorted({run.method for run in done}, key=split_ea)
     missing = [name for name in names if name not in found]
     if missing or not found:
         raise UserError(f"{where}: no finished run of {', '.join(missing) or 'any method with a teacher'}; "

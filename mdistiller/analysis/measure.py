@@ -11,6 +11,7 @@ from mdistiller.analysis import arithmetic, networks
 from mdistiller.analysis.surface import loss_surface
 from mdistiller.engine.trace import balanced_subset, measure
 from mdistiller.errors import UserError
+from mdistiller.registry import split_ea
 
 LEVEL = 1.6  # of Area@1.6
 BATCH = 64  # samples of Figure 4
@@ -91,7 +92,7 @@ def entropy_boxes(methods: Methods, options: Options) -> Content:
 
 def sample_losses(methods: Methods, options: Options) -> Content:
     """Figure 4: loss of each sample of a batch of training images before and after weighting, early in training."""
-    weighted = [runs for name, runs in methods.items() if name.startswith("EA-")]
+    weighted = [runs for name, runs in methods.items() if split_ea(name)[1]]
     if not weighted:
         raise UserError(f"no run of a weighted method among {', '.join(methods)}; Figure 4 shows its weights")
     run = weighted[0][0]

@@ -17,6 +17,7 @@ from mdistiller.bench.reference import PREFETCH, WORKERS, StepApart, reference_b
 from mdistiller.data.images import NUM_VIEWS
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.engine.cache.teacher_cache import LOOK_AHEAD, in_bytes
+from mdistiller.registry import ea_name, split_ea
 
 SETTLE = 0.3  # seconds in which the reference's workers make their batches ahead
 SHORT = 6  # times as many turns, each as much shorter
@@ -69,7 +70,7 @@ class Case:
 
     def _plain(self):
         teacher = {key: value.cpu().contiguous() for key, value in self.teacher.state_dict().items()}
-        ea, settings = self.method.startswith("EA-"), self.settings
+        ea, settings = split_ea(self.method)[1], self.settings
         step = StepApart(self.source, self.pair, teacher, settings.batch, settings.device, ea)
         return Contestant("plain", step, settle=SETTLE, finish=step.finish)
 
@@ -125,7 +126,7 @@ def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
     # short turns: what drifts on the machine then falls on both
     settings = dataclasses.replace(settings, repeats=SHORT * settings.repeats, seconds=settings.seconds / SHORT)
     for host in EA_HOSTS:
-        plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (host, f"EA-{host}"))
+        plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (host, ea_name(host)))
         seconds = take_turns([Contestant("plain", plain), Contestant("weighted", weighted)], settings)
         parts = take_turns(
             [Contestant(name, _weighing(step, settings)) for name, step in (("plain", plain), ("weighted", weighted))],

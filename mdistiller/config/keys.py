@@ -86,16 +86,16 @@ SOLVER = {
     "TYPE": Key("SGD", choices=("SGD", "AdamW"), help="The optimiser."),
     "BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Images of a batch, over all processes."),
     "EPOCHS": Key(240, least=1, most=MOST_EPOCHS, help="Passes over the training images."),
-    "MAX_ITER": Key(0, least=0, most=MOST_STEPS, help="Updates of the whole training; 0 counts by EPOCHS."),
+    "MAX_ITER": Key(0, least=0, most=MOST_STEPS, help="Updates of the whole run, in place of EPOCHS; 0 counts epochs."),
     "EVAL_PERIOD": Key(0, least=0, most=MOST_STEPS, help=(
-        "Updates between evaluations, which take the place of an epoch; 0 evaluates after each epoch.")),
+        "With MAX_ITER: updates between evaluations, which an epoch then is; 0 is all of them.")),
     "LR": Key(0.05, above=0, most=MOST_FLOAT, help="Learning rate."),
     "SCHEDULE": Key("step", choices=("step", "cosine"), help=(
         "step lowers the rate at LR_DECAY_STAGES (or STEPS), cosine lowers it to MIN_LR step by step.")),
     "LR_DECAY_STAGES": Key([150, 180, 210], item=int, least=0, most=MOST_EPOCHS, help=(
         "Epochs after which the rate is multiplied by LR_DECAY_RATE.")),
     "STEPS": Key([], item=int, least=1, most=MOST_STEPS, help=(
-        "Updates after which the rate is multiplied by LR_DECAY_RATE, in a training counted by MAX_ITER.")),
+        "Updates after which the rate is multiplied by LR_DECAY_RATE, in place of LR_DECAY_STAGES.")),
     "LR_DECAY_RATE": Key(0.1, above=0, most=1e4, help="Factor of the rate at each stage."),
     "WARMUP_EPOCHS": Key(0.0, least=0, most=MOST_EPOCHS, help="Epochs of a linear rise of the rate before the cosine."),
     "WARMUP_ITERS": Key(0, least=0, most=MOST_STEPS, help="Updates of a linear rise of the rate, of every schedule."),

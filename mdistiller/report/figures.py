@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mdistiller.errors import UserError, writing
+from mdistiller.registry import ea_name, split_ea
 
 TEACHER = "Teacher"
 TEXTS = ("method", "network", "device", "key")  # columns of words
@@ -141,13 +142,13 @@ def speed(plt, source):
     rows = source.table("speed")
     figure, axes = plt.subplots(figsize=(COLUMN * 1.4, COLUMN))
     at = {row["method"]: row for row in rows}
-    hosts = list(dict.fromkeys(name.removeprefix("EA-") for name in at))
+    hosts = list(dict.fromkeys(split_ea(name)[0] for name in at))
     for number, host in enumerate(hosts):
         look = {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": "none"}
-        pair = [at[name] for name in (host, f"EA-{host}") if name in at]
+        pair = [at[name] for name in (host, ea_name(host)) if name in at]
         axes.plot(*([row[key] for row in pair] for key in ("ms_per_batch", "top1")), color=look["color"], linewidth=0.8)
         for row in pair:
-            weighted = row["method"].startswith("EA-")
+            weighted = split_ea(row["method"])[1]
             axes.errorbar(row["ms_per_batch"], row["top1"], yerr=np.nan_to_num(row["std"]), capsize=2, **look,
                           markerfacecolor=look["color"] if weighted else "white")
             axes.annotate(row["method"], (row["ms_per_batch"], row["top1"]), xytext=(5, 3 if weighted else -9),

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from mdistiller.errors import UserError
+from mdistiller.registry import split_ea
 from mdistiller.report import formats
 from mdistiller.report.compare import HEAD, row
 from mdistiller.report.layout import layout
@@ -226,7 +227,7 @@ def _labels(groups):
 def _order(group):
     """Variants with weights after their hosts."""
     config, method = group[0].config, group[0].method
-    return config["DATASET.TYPE"], config["DISTILLER.STUDENT"], method.removeprefix("EA-"), method.startswith("EA-")
+    return config["DATASET.TYPE"], config["DISTILLER.STUDENT"], *split_ea(method)
 
 
 def _kind(group):
