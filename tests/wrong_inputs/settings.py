@@ -60,7 +60,7 @@ FILES = [
     config("an alias within itself", "SOLVER: &a {LR: *a}\n", "not valid YAML: an alias within what it names"),
     config("a _BASE_ with a NUL", '_BASE_: "b\\0.yaml"\n', "_BASE_: no such file"),
     config("an endless _BASE_", f"_BASE_: {'b' * 400}\n", "_BASE_: no such file"),
-    config("a wrong _BASE_", "_BASE_: b.yaml\n", "b.yaml: DKD.BTEA is no key; nearest: DKD.BETA", b="DKD: {BTEA: 6.0}"),
+    config("a wrong _BASE_", "_BASE_: b.yaml\n", "b.yaml: unknown key DKD.BTEA; nearest: DKD.BETA", b="DKD: {BTEA: 6.0}"),
     config("a binary _BASE_", "_BASE_: b.yaml\n", "b.yaml: cannot be read", b=b"\xff\x00"),
     config("_BASE_ below a key", "SOLVER: {_BASE_: b.yaml}\n", "unknown key SOLVER._BASE_"),
     config("an unknown node", "SOLVR: {LR: 0.1}\n", "unknown key SOLVR"),
