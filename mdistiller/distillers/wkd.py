@@ -107,7 +107,7 @@ class WKD(Distiller):
         "SAMPLES": Key(50, least=2, most=10**5, help="Training images of each class that cka is measured on."),
         "SINKHORN": {
             # exp(-cost / LAMBDA) of costs up to 1 stays far from float32's smallest number
-            "LAMBDA": Key(0.05, least=0.02, most=1e4, help="Weight of the entropy of the transport plan."),
+            "LAMBDA": Key(0.05, least=0.02, most=1e4, help="Strength of the regularisation of the transport plan."),
             "ITER": Key(10, least=1, most=10**4, help="Iterations of Sinkhorn's algorithm."),
         },
         "LOSS": {
