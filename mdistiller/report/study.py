@@ -9,7 +9,6 @@ from typing import Any
 
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
-from mdistiller.errors import UserError
 from mdistiller.registry import Registry, ea_name
 from mdistiller.report.compare import percent
 from mdistiller.runs.gains import Gain, paired_gain
