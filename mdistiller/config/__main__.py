@@ -5,6 +5,7 @@ from pathlib import Path
 from mdistiller.command import Parser, run_command
 from mdistiller.config.page import page
 from mdistiller.errors import writing
+from mdistiller.files import write_text
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 
@@ -14,7 +15,7 @@ def main():
     parser.add_argument("--output", type=Path, default=PAGE, help="the file to write")
     output = parser.parse_args().output
     with writing(output):
-        output.write_text(page())
+        write_text(output, page())
 
 
 if __name__ == "__main__":
