@@ -3,12 +3,13 @@
 import argparse
 import hashlib
 import os
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from mdistiller.engine.pickles import check_file, reason_of
+from mdistiller.engine.weights import fitting_state, say_choice
 from mdistiller.errors import UserError
 from mdistiller.files import write_atomically
 
@@ -37,23 +38,13 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     if not os.path.isfile(path):  # unlike Path.is_file, False for names that are too long
         raise UserError(f"{path}: no such checkpoint")
     try:
-        _check_sums(path)
+        check_file(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason[0][:200]})") from None
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict or a state dict, found {type(content).__name__}")
     return content
-
-
-def _check_sums(path):
-    """Raise BadZipFile where bytes of a checkpoint have changed: a zip file, whose CRC-32 PyTorch does not check."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"damaged: the CRC-32 of {damaged} is another")
 
 
 def state_sha256(state: dict[str, torch.Tensor]) -> str:
@@ -65,50 +56,20 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def network_state(content: dict) -> dict:
-    """The state dict of the (trained) network in a checkpoint of ours, of mdistiller, or of the teacher archives.
-
-    A checkpoint of a whole run holds the network under `student.`; data-parallel wrappers add `module.`.
-    """
-    state = content.get("model", content)
-    state = {str(key).removeprefix("module."): value for key, value in state.items()} if isinstance(state, dict) else {}
-    prefix = "student."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return state
-
-
-def load_network(network: nn.Module, path: str | Path, name: str) -> dict:
+def load_network(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> dict:
     """Load a checkpoint file into `network`, every key accounted for; returns the file's content.
 
-    Raises UserError that says in one line what does not fit.
+    The weights are found as `fitting_state` says; `key` names them where a file has several. Raises UserError that
+    says in one line what does not fit.
     """
     content = load(path)
-    state, own = network_state(content), network.state_dict()
-    optional = {key for key in own if key.endswith("num_batches_tracked")}  # absent from very old files
-    missing = sorted(own.keys() - state.keys() - optional)
-    unexpected = sorted(state.keys() - own.keys())
-    other = [
-        f"{key} is {_shape(state[key])} in the file and {tuple(own[key].shape)} in the network"
-        for key in own.keys() & state.keys()
-        if _shape(state[key]) != tuple(own[key].shape)
-    ]
-    problems = [f"{len(missing)} keys missing ({missing[0]}, ...)"] if missing else []
-    problems += [f"{len(unexpected)} unknown keys ({unexpected[0]}, ...)"] if unexpected else []
-    problems += [sorted(other)[0]] if other else []
-    if problems:
-        raise UserError(f"{path}: does not fit the network {name}: {'; '.join(problems)}")
-    network.load_state_dict({key: state.get(key, own[key]) for key in own})
+    try:
+        state, fits = fitting_state(content, network, key)
+    except ValueError as error:
+        raise UserError(f"{path}: does not fit the network {name}: {error}") from None
+    say_choice(path, fits)
+    network.load_state_dict(state)
     return content
-
-
-def _shape(value):
-    """Of a tensor of ordinary numbers; anything else is what it is called."""
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
-        return f"a tensor on {value.device} of {value.dtype}, {value.layout}"
-    return tuple(value.shape)
 
 
 def find_teacher(dataset: str, name: str, configured: str | None) -> Path:

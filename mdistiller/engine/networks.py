@@ -23,7 +23,8 @@ def load_student(cfg: CfgNode, task: Task) -> nn.Module:
     configured = cfg.DISTILLER.STUDENT_CHECKPOINT
     student = task.network("STUDENT", pretrained=configured == PRETRAINED)
     if configured not in (None, PRETRAINED):
-        checkpoints.load_network(student, configured, f"{cfg.DISTILLER.STUDENT} with {task.info.num_classes} classes")
+        name = f"{cfg.DISTILLER.STUDENT} with {task.info.num_classes} classes"
+        checkpoints.load_network(student, configured, name, cfg.DISTILLER.STUDENT_WEIGHTS)
     return student
 
 
@@ -50,7 +51,7 @@ def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
         log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
         return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
     path = checkpoints.find_teacher(info.name, name, configured)
-    checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes")
+    checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes", cfg.DISTILLER.TEACHER_WEIGHTS)
     digest = files.sha256(path)
     log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])
     return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}

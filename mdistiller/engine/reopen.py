@@ -48,5 +48,6 @@ def evaluate_checkpoint(model: str, path: str | Path, dataset: str, opts: Sequen
     cfg = load_cfg(None, ["DISTILLER.TYPE", "NONE", "DATASET.TYPE", dataset, "DISTILLER.STUDENT", model, *opts])
     run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     network = run.distiller.student
-    checkpoints.load_network(network, path, f"{model} with {run.data.info.num_classes} classes")
+    name = f"{model} with {run.data.info.num_classes} classes"
+    checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)
     return _test(run, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval())

@@ -3,12 +3,14 @@
 import argparse
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
 
 from mdistiller import files
 from mdistiller.engine import checkpoints
+from mdistiller.engine.pickles import count_objects
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 
@@ -86,3 +88,94 @@ def test_files_have_ordinary_permissions(tmp_path):
     checkpoints.save({"epoch": 1}, tmp_path / "a.pth")
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a.pth").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def scaled(state, factor=2.0):
+    return {key: value * factor if value.is_floating_point() else value for key, value in state.items()}
+
+
+EVERYDAY = {  # how people save: what holds the network, and under which prefix of its names
+    "a training loop": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: torch.zeros(1)}}},
+    "kuangliu's": lambda state: {"net": state, "acc": 93.0, "epoch": 3},
+    "Lightning": lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 3},
+    "DistributedDataParallel and torch.compile": lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
+    "AveragedModel": lambda state: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in state.items()}},
+    "a name of one's own": lambda state: {"result": {"teacher_weights": state}, "args": {"lr": 0.1}},
+    "averaged weights alone": lambda state: {"model_ema": state},
+    "averaged weights beside them": lambda state: {"state_dict_ema": scaled(state), "state_dict": state},
+}
+
+
+@pytest.mark.parametrize("form", EVERYDAY)
+def test_the_weights_are_found_whatever_holds_them(form, network, tmp_path):
+    torch.save(EVERYDAY[form](network.state_dict()), tmp_path / "file.pth")
+    loaded = load_into_another(tmp_path / "file.pth")
+    assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
+
+
+def test_of_several_networks_that_fit_one_is_taken_and_named_and_a_key_takes_another(network, tmp_path, caplog):
+    state = network.state_dict()
+    torch.save({"state_dict": state, "ema": {"model": scaled(state)}, "epoch": 1}, tmp_path / "file.pth")
+    other = build_model("resnet8", 10)
+    with caplog.at_level("INFO", "mdistiller"):
+        checkpoints.load_network(other, tmp_path / "file.pth", "resnet8")
+    assert torch.equal(other.state_dict()["fc.weight"], state["fc.weight"])
+    assert "(state_dict, ema.model): took state_dict; DISTILLER.TEACHER_WEIGHTS" in caplog.text
+    checkpoints.load_network(other, tmp_path / "file.pth", "resnet8", "ema.model")
+    assert torch.equal(other.state_dict()["fc.weight"], 2 * state["fc.weight"])
+    with pytest.raises(UserError, match="no weights under 'swa'; there are state_dict, ema.model"):
+        checkpoints.load_network(other, tmp_path / "file.pth", "resnet8", "swa")
+
+
+def test_a_prefix_that_some_names_lack_is_not_taken_off(network, tmp_path):
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.zeros(1)}}, tmp_path / "file.pth")
+    with pytest.raises(UserError, match="unknown keys"):
+        load_into_another(tmp_path / "file.pth")
+
+
+def test_a_whole_model_is_refused_in_one_plain_line(network, tmp_path):
+    torch.save(network, tmp_path / "whole.pth")
+    with pytest.raises(UserError, match=r"holds a whole model .*; save the model's state_dict\(\)\)$") as refused:
+        checkpoints.load(tmp_path / "whole.pth")
+    assert "\x1b" not in str(refused.value) and "trust" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint16, torch.bool, torch.float4_e2m1fn_x2, torch.bits8])
+def test_weights_of_dtypes_that_are_no_weights_are_refused(dtype, network, tmp_path):
+    state = dict(network.state_dict())
+    state["fc.bias"] = torch.zeros(10 * dtype.itemsize, dtype=torch.uint8).view(dtype)
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=rf"fc.bias is of {dtype} in the file and of torch.float32 in the network"):
+        load_into_another(tmp_path / "file.pth")
+
+
+def test_half_precision_is_read(network, tmp_path):
+    torch.save(network.half().state_dict(), tmp_path / "file.pth")
+    assert torch.equal(load_into_another(tmp_path / "file.pth")["fc.weight"], network.state_dict()["fc.weight"].float())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_key_that_would_take_for_ever_to_hash_is_refused_at_once(zipped, tmp_path):
+    key = ()
+    for _ in range(60):
+        key = (key, key)
+    torch.save([key], tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="stands for more than 100000000 objects: refused"):
+        checkpoints.load(tmp_path / "file.pth")
+
+
+def test_a_small_file_of_much_content_is_refused_before_it_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "file.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(100 << 20))
+    with pytest.raises(UserError, match="it would inflate to 104857600 bytes: refused"):
+        checkpoints.load(tmp_path / "file.pth")
+
+
+def test_objects_of_a_pickle_are_counted_as_often_as_they_are_reached():
+    pair = ("a", "b")
+    for protocol in range(5):
+        assert count_objects(pickle.dumps(("a", "b"), protocol)) == 3
+        assert count_objects(pickle.dumps([pair, pair], protocol)) >= 7
+    with pytest.raises((ValueError, IndexError, KeyError)):
+        count_objects(b"no pickle")

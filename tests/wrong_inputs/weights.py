@@ -83,7 +83,7 @@ FILES = {  # what stands in the file -> (how it is made, what the error says)
     "names of two kinds": (partial(torch_saved, change=lambda state: {**state, 3: state["fc.bias"]}), "unknown keys"),
     "one weight less": (partial(torch_saved, change=lambda s: without(s, "fc.bias")), "1 keys missing (fc.bias"),
     "one weight more": (partial(torch_saved, change=lambda state: {**state, "a": state["fc.bias"]}), "1 unknown keys"),
-    "other names": (partial(torch_saved, change=lambda s: {f"net.{k}": v for k, v in s.items()}), "keys missing"),
+    "other names": (partial(torch_saved, change=lambda s: {f"{k}.0": v for k, v in s.items()}), "keys missing"),
     "seven classes": (partial(torch_saved, change=lambda s: {**s, "fc.weight": s["fc.weight"][:7],
                                                              "fc.bias": s["fc.bias"][:7]}), "(7,"),
     "a flat weight": (partial(torch_saved, change=lambda s: {**s, "fc.weight": s["fc.weight"].flatten()}), "fc.weight"),
