@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
+OTHER_VAL = ("val", "validation", "valid", "test", "testing", "eval")  # names that folders of test images have
 NAMED = 3  # files that an error names
 JPEG_END = b"\xff\xd9"
 THREADS = min(32, (os.cpu_count() or 1) + 4)  # they mostly wait for the disk, and decoding leaves Python's lock
@@ -45,23 +46,25 @@ class ImageFiles:
         return ImageFiles(self.root, self.names[positions], self.labels[positions])
 
 
-def find_folder(root: str | Path, name: str, *patterns: str) -> Path:
-    """The first folder with train/ or val/ in it: those below `root` that match a pattern, then `root` itself.
+def find_folder(root: str | Path, name: str, *patterns: str, val: str = "val") -> Path:
+    """The first folder with train/ or `val` in it: those below `root` that match a pattern, then `root` itself.
 
     Raises UserError, naming the data set, when there is none.
     """
     root = Path(root)
     for folder in (*(match for pattern in patterns for match in sorted(root.glob(pattern))), root):
-        if (folder / "train").is_dir() or (folder / "val").is_dir():
+        if (folder / "train").is_dir() or (folder / val).is_dir():
             return folder
-    expected = f"{patterns[0]}/ with train/ and val/" if patterns else "train/<class>/ and val/<class>/"
+    expected = f"{patterns[0]}/ with train/ and {val}/" if patterns else f"train/<class>/ and {val}/<class>/"
     raise UserError(f"DATASET.ROOT {root}: {name} is not there, expected {expected} in it; set DATASET.ROOT")
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
     """The folders in a folder, sorted, as torchvision numbers classes. Raises UserError when there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing: expected a folder for each class in it")
+        other = next((name for name in OTHER_VAL if (folder.parent / name).is_dir()), None)
+        hint = f"; {folder.parent / other} is there: DATASET.VAL_FOLDER {other} takes it" if other else ""
+        raise UserError(f"{folder} is missing: expected a folder for each class in it{hint * (folder.name != 'train')}")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise UserError(f"{folder}: no class folders: expected its images in {folder.name}/<class>/")

@@ -26,8 +26,8 @@ def imagenet(cfg: CfgNode, device: torch.device | str) -> StreamedData:
 
     DATASET.ROOT holds imagenet/ (or imagenet-1k/, ...), or is it. A part of its classes will do, and is warned about.
     """
-    folder = find_folder(cfg.DATASET.ROOT, "imagenet", "imagenet*")
-    train, test, classes = _scan(folder)
+    folder = find_folder(cfg.DATASET.ROOT, "imagenet", "imagenet*", val=cfg.DATASET.VAL_FOLDER)
+    train, test, classes = _scan(folder, cfg.DATASET.VAL_FOLDER)
     if len(classes) != IMAGENET_CLASSES:
         log.warning("%s has %d classes, not the 1000 of ImageNet", folder, len(classes))
     return StreamedData(train, test, cfg, device, name="imagenet", family="imagenet", classes=classes, **STATISTICS)
@@ -35,12 +35,14 @@ def imagenet(cfg: CfgNode, device: torch.device | str) -> StreamedData:
 
 @DATASETS.register("imagefolder")
 def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
-    """A user's own images, of any size: DATASET.ROOT holds train/ and val/ with a folder for each class.
+    """A user's own images, of any size: DATASET.ROOT holds train/ and val/ (or another
+    DATASET.VAL_FOLDER) with a folder for each class.
 
     Up to 64 pixels (DATASET.IMAGE_SIZE) they live in memory, are treated as those of CIFAR and meet its networks;
     above, as those of ImageNet. Statistics are ImageNet's.
     """
-    train, test, classes = _scan(find_folder(cfg.DATASET.ROOT, "imagefolder"))
+    val = cfg.DATASET.VAL_FOLDER
+    train, test, classes = _scan(find_folder(cfg.DATASET.ROOT, "imagefolder", val=val), val)
     size, name = cfg.DATASET.IMAGE_SIZE, "imagefolder"
     if size > IN_MEMORY:
         return StreamedData(train, test, cfg, device, name=name, family="imagenet", classes=classes, **STATISTICS)
@@ -59,8 +61,8 @@ def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
     return InMemoryData(source, cfg, device)
 
 
-def _scan(folder: Path):
+def _scan(folder: Path, val: str):
     classes = class_names(folder / "train")
     if len(classes) < 2:
         raise UserError(f"{folder / 'train'}: 1 class ({classes[0]}); expected two or more to tell apart")
-    return scan_classes(folder / "train", classes), scan_classes(folder / "val", classes), classes
+    return scan_classes(folder / "train", classes), scan_classes(folder / val, classes), classes

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdistiller.config import load_cfg
+from mdistiller.data import build_data
 from mdistiller.data.files import (
     class_names,
     decode_all,
@@ -191,3 +193,13 @@ def test_folders_that_cannot_be_walked_through_are_an_error(tmp_path):
     (train / "ant" / "itself").symlink_to(".")
     with pytest.raises(UserError, match="ant/itself: a link to a folder of the same class"):
         scan_classes(train, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_test_images_in_a_folder_of_another_name_are_found_by_the_key_that_the_error_names(tmp_path, name):
+    (write_folders(tmp_path) / "val").rename(tmp_path / name)
+    opts = ["DATASET.TYPE", "imagefolder", "DATASET.ROOT", str(tmp_path), "DATASET.IMAGE_SIZE", "32"]
+    with pytest.raises(UserError, match=f"val is missing.*{name} is there: DATASET.VAL_FOLDER {name} takes it"):
+        build_data(load_cfg(None, opts), "cpu")
+    data = build_data(load_cfg(None, [*opts, "DATASET.VAL_FOLDER", name]), "cpu")
+    assert sum(len(batch["target"]) for batch in data.eval_batches("test")) == 6
