@@ -1,9 +1,12 @@
 """Files that are written whole or not at all, and their hashes. Imports no library but Python's own."""
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from mdistiller.errors import RunError, cannot_write
 
@@ -40,6 +43,13 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
             os.unlink(temporary)
 
 
+def open_plain(path: str | Path) -> BinaryIO:
+    """A file, open to be read. Raises OSError when there is none, and for a pipe or a device, which might never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    return open(path, "rb")
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what a killed process has left of files that it was writing into `folder`."""
     for path in folder.glob(".*.*.????????"):  # the names that `write_atomically` gives
@@ -54,5 +64,5 @@ def _umask():
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ def dead_workers_fail_the_run():
     except RunError:
         raise
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
             raise
         handler = signal.getsignal(signal.SIGCHLD)
         if isinstance(handler, _ChildHandler):

@@ -1,8 +1,10 @@
 """Images that are files: found in class folders, and examined before a run begins."""
 
+import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -14,11 +16,18 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from mdistiller.errors import UserError
+from mdistiller.files import open_plain
 
 log = logging.getLogger("mdistiller")
 OTHER_VAL = ("val", "validation", "valid", "test", "testing", "eval")  # names that folders of test images have
 NAMED = 3  # files that an error names
 JPEG_END = b"\xff\xd9"
+# What Pillow may take a file for, by the suffixes that torchvision reads: its PostScript reader starts another program.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+MOST_PIXELS = 89_478_485  # of one image, where Pillow begins to suspect an attack; it would decode twice as many
+# Of transparency and metadata that are not used. Once for the process: threads cannot switch filters on and off.
+warnings.filterwarnings("ignore", module=r"PIL\b")
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS refuses the image
 THREADS = min(32, (os.cpu_count() or 1) + 4)  # they mostly wait for the disk, and decoding leaves Python's lock
 
 
@@ -123,10 +132,10 @@ def _same_classes(folder, found, expected):
 def open_image(path: Path | str) -> Image.Image:
     """The image as RGB. Transparency is dropped and a camera's note of its orientation not heeded, as in torchvision.
 
-    Raises what Pillow raises, and ValueError for pixels that are not 8 bits a channel, which it would cut off at 255.
+    Raises what Pillow raises, and ValueError for what is no plain file, for more than MOST_PIXELS, and for pixels that
+    are not 8 bits a channel, which it would cut off at 255.
     """
-    with Image.open(path) as image:
-        _check_mode(image)
+    with _opened(path) as (_, image):
         return image.convert("RGB")
 
 
@@ -134,15 +143,23 @@ def quick_check(path: Path | str) -> None:
     """Raise an exception for a file that is no image or not a whole one, without decoding most of them.
 
     The header is read of every file. A JPEG that ends with its end marker is then taken to be whole (a truncated one
-    does not), a PNG by its checksums; whatever else there is, a JPEG with something behind its end too, is decoded.
-    Bytes changed inside a JPEG's pixels are not found: decoders seldom notice them either.
+    does not); whatever else there is, a JPEG with something behind its end too, is decoded. A PNG's checksums, which
+    are quicker, do not tell that its data are too short. Bytes changed inside a JPEG's pixels are not found: decoders
+    seldom notice them either.
     """
-    with open(path, "rb") as file, Image.open(file) as image:
-        _check_mode(image)
-        if image.format == "PNG":
-            image.verify()
-        elif image.format != "JPEG" or not _ends(file):
+    with _opened(path) as (file, image):
+        if image.format != "JPEG" or not _ends(file):
             image.load()
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The file and the image in it, its pixels not yet decoded."""
+    with open_plain(path) as file, Image.open(file, formats=FORMATS) as image:
+        _check_mode(image)
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS} that are read")
+        yield file, image
 
 
 def _check_mode(image):

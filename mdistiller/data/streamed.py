@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional as tv
 from yacs.config import CfgNode
 
@@ -19,9 +19,10 @@ from mdistiller.data.files import ImageFiles, open_image, problem_of, quick_chec
 from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW, random_bits, uniform
 from mdistiller.data.splits import train_val_positions
 from mdistiller.data.strong import strong_augment
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from mdistiller.workers import begin, dead_workers_fail_the_run, leave_signals_to_the_parent
 
+PATIENCE = 900  # seconds without a batch from the workers, after which they count as dead
 STREAMS = {"image": WEAK_VIEW, "image_strong": STRONG_VIEW}
 
 
@@ -83,6 +84,11 @@ class StreamedData(Data):
         try:
             with dead_workers_fail_the_run():
                 for images in begin(loader):
+                    if isinstance(images, NoSharedMemory):
+                        raise RunError(
+                            f"no room in /dev/shm for the batches of the data workers ({images}): give it more (docker "
+                            "run --shm-size 8g), or set DATASET.NUM_WORKERS 0"
+                        )
                     if isinstance(images, str):
                         raise UserError(f"{images}: found broken while training; restore it and continue with --resume")
                     yield images
@@ -97,6 +103,7 @@ class StreamedData(Data):
             batch_size=None,  # a request is a batch already
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            timeout=PATIENCE if self.num_workers else 0,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_parent,
             generator=torch.Generator(),  # it draws a seed for its workers, and must not from the run's generator
@@ -127,8 +134,15 @@ class Request(NamedTuple):
     views: tuple[str, ...] = ("image",)
 
 
+class NoSharedMemory(str):
+    """Why a worker has no place for a batch."""
+
+
 class Reader(Dataset):
-    """What a worker does: a `Request` -> {view: (B, size, size, 3) uint8}, or a text that says which file is broken."""
+    """What a worker does: a `Request` -> {view: (B, size, size, 3) uint8}, or a text that says which file is broken.
+
+    A worker takes shared memory for a batch itself: where the queue does so, its failure is printed and the batch lost.
+    """
 
     def __init__(self, files: dict[str, ImageFiles], size: int, seed: int, flip: bool):
         self.files, self.size, self.seed, self.flip = files, size, seed, flip
@@ -136,6 +150,11 @@ class Reader(Dataset):
     def __getitem__(self, request: Request) -> dict[str, Tensor] | str:
         shape = (len(request.index), self.size, self.size, 3)
         batch = {view: torch.empty(shape, dtype=torch.uint8) for view in request.views}
+        if get_worker_info() is not None:
+            try:
+                batch = {view: images.share_memory_() for view, images in batch.items()}
+            except (RuntimeError, OSError) as error:
+                return NoSharedMemory(str(error).strip().splitlines()[0])
         draws = {}
         if request.epoch is not None:
             draws = {

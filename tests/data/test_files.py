@@ -1,7 +1,12 @@
 """Finding images in folders, and what becomes of broken ones."""
 
 import logging
+import os
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -130,6 +135,53 @@ def test_images_of_more_than_eight_bits_are_not_cut_off_at_255(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     for action in (quick_check, open_image):
         assert "I;16, expected 8 bits" in problem_of(action, tmp_path / "deep.png")
+
+
+def png(data, height=8):
+    """A PNG of 8 by `height` gray pixels, its checksums right, with these compressed data."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, height, 8, 0, 0, 0, 0)), (b"IDAT", data),
+        (b"IEND", b""),
+    )
+    parts = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+             for name, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_png_of_right_checksums_whose_data_are_short_is_broken(tmp_path):
+    data = zlib.compress(bytes(9 * 8))
+    (tmp_path / "whole.png").write_bytes(png(data))
+    (tmp_path / "short.png").write_bytes(png(data[:6]))
+    assert problem_of(quick_check, tmp_path / "whole.png") is None
+    assert problem_of(quick_check, tmp_path / "short.png")
+
+
+def test_other_programs_are_not_started_for_an_image(tmp_path):
+    for name in ("page.png", "page.jpg"):  # PostScript, which Pillow would hand to Ghostscript
+        (tmp_path / name).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+        assert problem_of(quick_check, tmp_path / name) == problem_of(open_image, tmp_path / name) == "no image"
+
+
+def test_a_pipe_or_a_device_named_as_an_image_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        for action in (quick_check, open_image):
+            assert problem_of(action, tmp_path / name) == "no plain file"
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_an_image_of_too_many_pixels_is_refused_without_decoding_it(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(b"", height=12_000_000))
+    for action in (quick_check, open_image):
+        assert "8x12000000 pixels, more than the 89478485" in problem_of(action, tmp_path / "a.png")
+
+
+def test_pillow_s_warnings_do_not_reach_the_user(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    code = f"from mdistiller.data.files import open_image; print(open_image({str(tmp_path / 'a.png')!r}).mode)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("RGB\n", "")
 
 
 @pytest.fixture

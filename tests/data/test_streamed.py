@@ -216,6 +216,16 @@ def test_an_image_that_breaks_later_is_named(tmp_path, workers):
         epoch_of(data)
 
 
+def test_too_little_shared_memory_fails_the_run_and_says_what_helps(root, monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked and have it, too
+    with pytest.raises(RunError, match=r"/dev/shm .*No space left on device.* DATASET.NUM_WORKERS 0"):
+        epoch_of(build(root, workers=1))
+    assert len(epoch_of(build(root, workers=0))) == 3
+
+
 def test_reading_draws_nothing_from_the_run_s_generator(root):
     torch.manual_seed(0)
     before = torch.get_rng_state()
