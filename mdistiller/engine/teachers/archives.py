@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import os
+import reprlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,17 @@ from pathlib import Path, PurePosixPath
 from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import evaluate_checkpoint
-from mdistiller.engine.teachers.download import download, extract
-from mdistiller.errors import UserError
-from mdistiller.models import build_model
+from mdistiller.engine.teachers.download import download
+from mdistiller.engine.teachers.unpack import extract
+from mdistiller.errors import DISK_FAILS, UserError, cannot_write
+from mdistiller.models import MODELS, build_model
 
 log = logging.getLogger("mdistiller")
 FOLDER = checkpoints.REPOSITORY / "checkpoints"
 INDEX = FOLDER / "index.json"
+MAX_INDEX = 16 << 20  # bytes of an index
+MAX_CLASSES = 1_000_000  # of a data set: the last layer of more would not fit a memory
+MAX_NUMBER = 1e9  # of percents and megabytes
 TOLERANCE = 0.1  # percent of top-1: other devices round otherwise
 
 
@@ -50,12 +55,13 @@ class TeacherSet:
 def read_index(path: str | Path = INDEX) -> dict[str, TeacherSet]:
     """The sets of an index file by name. Raises UserError when it is missing or not of the form of ours."""
     try:
-        content = json.loads(Path(path).read_text())
+        with files.open_plain(path) as file:
+            content = json.loads(file.read(MAX_INDEX))
         return {name: _read_set(name, entry) for name, entry in content.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not an index of teachers ({type(error).__name__}: {error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not an index of teachers ({type(error).__name__}: {str(error)[:200]})") from None
 
 
 def _read_set(name, entry):
@@ -64,15 +70,42 @@ def _read_set(name, entry):
     for file in (archive["file"], *(teacher.file for teacher in teachers)):
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise ValueError(f"{file} leads outside the folder")
-    if not (isinstance(entry["num_classes"], int) and entry["num_classes"] > 0):
-        raise ValueError(f"num_classes: expected a number of classes, found {entry['num_classes']!r}")
-    for teacher in teachers:
-        if not isinstance(teacher.top1, int | float):
-            raise ValueError(f"{teacher.name}: top1: expected percent, found {teacher.top1!r}")
-    return TeacherSet(
+    wanted = TeacherSet(
         name, entry["about"], entry["family"], entry["num_classes"], archive["file"], tuple(archive["urls"]),
         archive["megabytes"], archive["sha256"], teachers,
     )
+    _check_facts(wanted)
+    return wanted
+
+
+def _check_facts(wanted):
+    """Raises ValueError for a fact of another type, and for networks that are not of this package: an index is data,
+    and the names of others can be those of Python files, which would be imported."""
+    _expect("family", wanted.family, f"one of {', '.join(MODELS)}", isinstance(wanted.family, str)
+            and wanted.family in MODELS)
+    _expect("num_classes", wanted.num_classes, f"a number of classes up to {MAX_CLASSES}",
+            _number(wanted.num_classes, int) and 0 < wanted.num_classes <= MAX_CLASSES)
+    _expect("megabytes", wanted.megabytes, "a number", _number(wanted.megabytes, int | float))
+    _expect("urls", list(wanted.urls), "a list of addresses", all(isinstance(url, str) for url in wanted.urls))
+    _expect("about", wanted.about, "a text", isinstance(wanted.about, str))
+    _expect("sha256", wanted.sha256, "a text or null", isinstance(wanted.sha256, str | None))
+    for teacher in wanted.teachers:
+        known = MODELS[wanted.family]
+        near = difflib.get_close_matches(teacher.name, known, n=1)
+        _expect("teachers", teacher.name, f"a network of {wanted.family}; nearest: {', '.join(near or sorted(known))}",
+                teacher.name.lower() in map(str.lower, known))
+        _expect(f"{teacher.name}: top1", teacher.top1, "percent", _number(teacher.top1, int | float))
+        _expect(f"{teacher.name}: sha256", teacher.sha256, "a text or null", isinstance(teacher.sha256, str | None))
+
+
+def _number(value, kind):
+    """Of this kind, and one that a table can show."""
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
+
+
+def _expect(key, value, expected, holds):
+    if not holds:
+        raise ValueError(f"{key}: expected {expected}; found {reprlib.repr(value)}")
 
 
 def choose(index: dict[str, TeacherSet], name: str) -> TeacherSet:
@@ -112,6 +145,8 @@ def fetch(
         if archive is None:
             source.unlink()
     except OSError as error:
+        if error.errno in DISK_FAILS:
+            raise cannot_write(error.filename or folder, error) from None
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
     return [folder / teacher.file for teacher, _ in found]
 

@@ -1,31 +1,29 @@
-"""Files from elsewhere: downloads that continue where they stopped, archives that cannot write outside their folder."""
+"""Files from elsewhere: downloads that continue where they stopped, within bounds of bytes and time."""
 
 import http.client
 import logging
-import lzma
 import os
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import urlparse
 
 from mdistiller import files
 from mdistiller.engine.log import progress
-from mdistiller.errors import UserError
+from mdistiller.errors import DISK_FAILS, UserError, cannot_write
 
 log = logging.getLogger("mdistiller")
-ATTEMPTS = 4  # without a byte of progress between them, for each address
+ATTEMPTS = 4  # without progress between them, for each address
 WAIT = 0.5  # seconds, doubled with every attempt
 TIMEOUT = 30  # seconds
 CHUNK = 1 << 20
-MAX_BYTES = 4 << 30  # of a download, and of what an archive unpacks to
-MAX_MEMBERS = 10_000
-# Python before 3.11.4, Debian 12's for one, has no filters: `_check_member` has refused all else that "data" refuses.
-SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
+MAX_BYTES = 4 << 30
+MAX_DIGITS = 20
+PROGRESS = 1 << 16  # bytes that count as progress, of a request and of PERIOD seconds
+PERIOD = 60
+MAX_SECONDS = 12 * 3600  # for each address
 
 
 class _Interrupted(OSError):
@@ -63,7 +61,7 @@ def download(urls: Sequence[str], path: Path, sha256: str | None = None, allow_h
             _fetch(url, path, allow_http)
             check_sha256(path, sha256)
             return
-        except (OSError, http.client.HTTPException, UserError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # UserError is one
             problems.append(str(error) if url in str(error) else f"{url}: {getattr(error, 'reason', None) or error}")
     raise UserError(f"{path.name} cannot be fetched ({'; '.join(problems)}); fetch it elsewhere and give it by --from")
 
@@ -76,13 +74,13 @@ def check_sha256(path: Path, sha256: str | None) -> None:
 
 
 def _fetch(url, path, allow_http):
-    """One address to `path`, by as many requests as it takes."""
+    """One address to `path`, by as many requests as it takes, as long as they bring it forward."""
     _check_scheme(url, allow_http)
     opener = urllib.request.build_opener(_SafeRedirects(allow_http))
-    part, failures = path.with_name(path.name + ".part"), 0
+    part, failures, end = path.with_name(path.name + ".part"), 0, time.monotonic() + MAX_SECONDS
     path.parent.mkdir(parents=True, exist_ok=True)
+    reached = before = _length(part)
     while True:
-        before = _length(part)
         try:
             _continue(opener, url, part)
             os.replace(part, path)
@@ -96,10 +94,18 @@ def _fetch(url, path, allow_http):
             elif error.code < 500 and error.code not in (408, 429):
                 raise
             problem = error
+        except UserError:
+            raise
+        except ValueError as error:  # of a header, a chunk's size or an address that a redirect leads to
+            raise UserError(f"{url}: no answer that can be read: {error}") from None
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in DISK_FAILS:
+                raise cannot_write(part, error) from None
             problem = error
-        failures = 0 if _length(part) > before else failures + 1
-        if failures == ATTEMPTS:
+        before = _length(part)
+        failures = 0 if before >= reached + PROGRESS else failures + 1
+        reached = max(reached, before)
+        if failures == ATTEMPTS or time.monotonic() > end:
             raise problem
         log.info("%s: %s; trying again", url, problem)
         time.sleep(WAIT * 2**failures if failures else 0)
@@ -117,20 +123,20 @@ def _continue(opener, url, part):
         if answer.status == 206:
             first, total = _range_of(answer.headers.get("Content-Range", ""))
             if first != start:
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise _Interrupted(f"the server continued at byte {first} instead of {start}")
         else:  # a server without ranges sends the whole file again
-            start, length = 0, answer.headers.get("Content-Length")
-            total = int(length) if length else None
+            start, total = 0, _whole(answer.headers.get("Content-Length") or "")
         if total is not None and total > MAX_BYTES:
             raise UserError(f"{url}: {total} bytes are more than the {MAX_BYTES} that are fetched")
         with open(part, "ab" if start else "wb") as file, progress(
             total, part.name.removesuffix(".part"), initial=start, unit="B", unit_scale=True
         ) as bar:
-            while chunk := answer.read(CHUNK):
+            for chunk in _steadily(answer):
                 file.write(chunk)
                 bar.update(len(chunk))
                 if file.tell() > MAX_BYTES:
+                    part.unlink()  # the next call would go on with it
                     raise UserError(f"{url}: more than the {MAX_BYTES} bytes that are fetched")
             file.flush()
             os.fsync(file.fileno())
@@ -138,37 +144,26 @@ def _continue(opener, url, part):
         raise _Interrupted(f"the connection ended after {_length(part)} of {total} bytes")
 
 
+def _steadily(answer):
+    """The pieces of an answer as they arrive. Raises _Interrupted where PERIOD seconds bring less than PROGRESS."""
+    since, got = time.monotonic(), 0
+    while chunk := answer.read1(CHUNK):
+        yield chunk
+        got += len(chunk)
+        if time.monotonic() - since > PERIOD:
+            if got < PROGRESS:
+                raise _Interrupted(f"the server sends too slowly: {got} bytes in {PERIOD} seconds")
+            since, got = time.monotonic(), 0
+
+
 def _range_of(header):
     """(first byte, total or None) of "bytes 100-199/200"."""
     span, _, total = header.removeprefix("bytes ").partition("/")
     first = span.partition("-")[0]
-    return (int(first) if first.isdigit() else -1), (int(total) if total.isdigit() else None)
+    start = _whole(first)
+    return (-1 if start is None else start), _whole(total)
 
 
-def extract(archive: Path, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Unpack a tar archive into an empty folder: plain files and folders, nothing else.
-
-    Raises UserError for a damaged archive, for names that lead outside, for links and devices, and for more than
-    `max_bytes`; `folder` may then hold a part of it.
-    """
-    total = 0
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            for count, member in enumerate(tar, start=1):
-                _check_member(archive, member)
-                total += member.size
-                if total > max_bytes or count > MAX_MEMBERS:
-                    raise UserError(f"{archive}: more than {max_bytes} bytes or {MAX_MEMBERS} files: refused")
-                tar.extract(member, folder, **SAFELY)
-    except getattr(tarfile, "FilterError", ()) as error:
-        raise UserError(f"{archive}: refused: {error}") from None
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        raise UserError(f"{archive}: not a whole tar archive ({error}): fetch it again") from None
-
-
-def _check_member(archive, member):
-    name = PurePosixPath(member.name)
-    if not (member.isreg() or member.isdir()):
-        raise UserError(f"{archive}: {member.name} is neither a file nor a folder: refused")
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-        raise UserError(f"{archive}: {member.name} leads outside the folder: refused")
+def _whole(text):
+    """The number that a header holds, None where it holds none: digits of ASCII, and not thousands of them."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None

@@ -1,13 +1,16 @@
 """Public teachers from a server of our own: broken connections, wrong hashes, archives that leave their folder."""
 
+import gzip
 import hashlib
 import http.server
 import io
 import json
+import lzma
 import runpy
 import sys
 import tarfile
 import threading
+import zlib
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ import torch
 from mdistiller.engine.checkpoints import find_teacher
 from mdistiller.engine.teachers import archives as teachers
 from mdistiller.engine.teachers import download as downloads
-from mdistiller.engine.teachers.download import download, extract
-from mdistiller.errors import UserError
+from mdistiller.engine.teachers.download import download
+from mdistiller.engine.teachers.unpack import extract
+from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 from tests.engine.support import REPOSITORY
 
@@ -27,6 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.requests, self.cut, self.ranges, self.redirects = {}, [], None, True, {}
+        self.raw = {}  # path -> bytes of a whole answer, headers included
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -40,6 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", server.redirects[name])
             return self.end_headers()
+        if name in server.raw:
+            return self.wfile.write(server.raw[name])
         if name not in server.files:
             return self.send_error(404)
         content = server.files[name]
@@ -150,6 +157,52 @@ def test_more_than_the_limit_is_not_fetched(server, tmp_path, monkeypatch):
     assert not (tmp_path / "a.tar.part").exists()
 
 
+@pytest.mark.parametrize("answer", [
+    b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", b"302 Found\r\nLocation: http://[/\r\n\r\n",
+    b"302 Found\r\nLocation: http://" + b"a" * 70 + b"/\r\n\r\n", b"302 Found\r\nLocation: http://\xe9/\r\n\r\n",
+    b"206 Partial Content\r\nContent-Range: bytes \xb2-5/\xb2\r\n\r\nabc",
+])
+def test_answers_that_cannot_be_read_end_in_one_line(server, tmp_path, answer):
+    server.raw["a.tar"] = b"HTTP/1.0 " + answer
+    with pytest.raises(UserError, match="a.tar cannot be fetched"):
+        download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
+    assert not (tmp_path / "a.tar").exists()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/\xe9", f"http://{'a' * 70}/a.tar", "http://[/"])
+def test_addresses_that_cannot_be_asked_end_in_one_line(server, tmp_path, url):
+    with pytest.raises(UserError, match="a.tar cannot be fetched"):
+        download([url], tmp_path / "a.tar", allow_http=True)
+
+
+def test_a_server_that_brings_nothing_forward_is_left(server, tmp_path):
+    server.files["a.tar"], server.cut = CONTENT, 1  # a byte a connection
+    with pytest.raises(UserError, match="after 4 of 10240 bytes"):
+        download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
+    server.requests.clear()
+    server.raw["b.tar"] = b"HTTP/1.0 206 Partial Content\r\nContent-Range: bytes 50-99/100\r\n\r\nabc"
+    (tmp_path / "b.tar.part").write_bytes(b"0123456789")
+    with pytest.raises(UserError, match="continued at byte 50 instead of"):
+        download([server.url("b.tar")], tmp_path / "b.tar", allow_http=True)
+    assert len(server.requests) == downloads.ATTEMPTS
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_interrupted(monkeypatch):
+    monkeypatch.setattr(downloads.time, "monotonic", iter(range(0, 1000, 30)).__next__)  # half a minute a byte
+    answer = type("Answer", (), {"read1": lambda self, size: b"x"})()
+    with pytest.raises(OSError, match="too slowly: 3 bytes in 60 seconds"):
+        for _ in downloads._steadily(answer):
+            pass
+
+
+def test_of_an_endless_answer_nothing_is_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
+    server.raw["a.tar"] = b"HTTP/1.0 200 OK\r\n\r\n" + bytes(5000)
+    with pytest.raises(UserError, match="more than the 1000 bytes"):
+        download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
+    assert not any(tmp_path.iterdir())
+
+
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +253,60 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path):
     with pytest.raises(UserError, match="more than 1000 bytes"):
         extract(source, folder, max_bytes=1000)
     assert source.stat().st_size < 10**5 and not any(folder.iterdir())
+
+
+def with_header(place, headers):
+    with tarfile.open(place, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("x")
+        info.pax_headers = headers
+        tar.addfile(info)
+    return place
+
+
+def test_times_in_an_archive_have_no_effect(tmp_path):
+    for value in ("nan", "1e400", "1e30"):
+        extract(with_header(tmp_path / "a.tar", {"mtime": value}), tmp_path)
+    assert (tmp_path / "x").read_bytes() == b""
+
+
+@pytest.mark.parametrize("headers", [
+    {"path": "a\0b"}, {"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "abc"}, {"path": "d/" * 1500 + "x"},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+])
+def test_headers_that_make_no_sense_end_in_one_line(tmp_path, headers):
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(UserError):
+        extract(with_header(tmp_path / "a.tar", headers), tmp_path / "inside")
+    assert not any((tmp_path / "inside").iterdir())
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_gigabytes_is_refused_before_it_is_read(tmp_path, kind):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 3 << 30
+    with gzip.open(tmp_path / "a.tar", "wb", 1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
+    with pytest.raises(UserError, match="a header of more than 1048576 bytes"):
+        extract(tmp_path / "a.tar", tmp_path)
+
+
+def test_an_xz_that_asks_for_a_gigabyte_of_memory_is_refused(tmp_path):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 4096}]
+    content = bytearray(lzma.compress(bytes(1024), filters=filters))
+    content[16] = 36  # the dictionary: 1 GiB
+    content[20:24] = zlib.crc32(content[12:20]).to_bytes(4, "little")
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match="emory"):
+        extract(tmp_path / "a.tar", tmp_path)
+
+
+def test_a_full_disk_is_not_the_archive_s_fault(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        extract(archive(tmp_path / "a.tar", [("file", b"x")]), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
@@ -359,6 +466,34 @@ def test_our_index_names_networks_there_are_and_files_that_runs_find(monkeypatch
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": {}}', '{"a": 1}'])
 def test_another_file_is_no_index(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match="not an index of teachers"):
+        teachers.read_index(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"urls": [3]}, "urls"), ({"urls": [None]}, "urls"), ({"megabytes": "many"}, "megabytes"),
+    ({"megabytes": None}, "megabytes"), ({"num_classes": 10**12}, "num_classes"),
+    ({"num_classes": True}, "num_classes"),
+    ({"family": [1]}, "family"), ({"family": "cats"}, "family"), ({"name": "evil.py:Net"}, "nearest"),
+    ({"name": "timm:resnet18"}, "nearest"), ({"top1": float("nan")}, "top1"),
+])
+def test_an_index_is_data_its_facts_are_checked_and_it_imports_nothing(tmp_path, monkeypatch, change, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('harmed', 'w')")
+    facts = {"family": "cifar", "num_classes": 10, "urls": [], "megabytes": 1, "name": "resnet8", "top1": 1.0} | change
+    entry = {
+        "about": "a", "family": facts["family"], "num_classes": facts["num_classes"],
+        "archive": {"file": "a.tar", "urls": facts["urls"], "megabytes": facts["megabytes"], "sha256": None},
+        "teachers": {facts["name"]: {"file": "t/a.pth", "top1": facts["top1"]}},
+    }
+    (tmp_path / "index.json").write_text(json.dumps({"tiny": entry}))
+    with pytest.raises(UserError, match=f"index.json: not an index of teachers .*{says}"):
+        teachers.read_index(tmp_path / "index.json")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_an_index_of_a_hundred_thousand_levels_is_no_index(tmp_path):
+    (tmp_path / "index.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not an index of teachers"):
         teachers.read_index(tmp_path / "index.json")
 
