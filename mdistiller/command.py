@@ -1,6 +1,7 @@
 """How a command ends: exit codes and errors of one line. Needs no torch."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
     Errors that belong to the user are one line on stderr, without a traceback; a bug keeps its traceback.
     """
+    _ready_streams()
     listens = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if listens:
         signal.signal(signal.SIGTERM, _terminate)
@@ -59,7 +61,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        _give_up_stdout()
+        _give_up(sys.stdout)
         code = 0
     except OSError as error:
         if error.errno in PLACE_FAILS and error.filename is not None:
@@ -67,7 +69,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         elif error.errno not in DISK_FAILS:
             raise
         else:
-            _give_up_stdout()
+            _give_up(sys.stdout)
             code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
     finally:
         if listens:
@@ -75,11 +77,40 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _give_up_stdout():
-    """What is still to be written to stdout goes nowhere, so that the interpreter does not fail over it as it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def quiet_interrupts() -> None:
+    """Let Ctrl-C end a command with one line while its modules are imported, before `run_command` listens."""
+
+    def say(kind, error, trace):
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+            return
+        _say("interrupted", 130)
+        os._exit(130)  # nothing has begun; the interpreter would end itself by the signal
+
+    sys.excepthook = say
+
+
+def _ready_streams():
+    """Streams that are closed lead nowhere, and characters that an encoding lacks are written as escapes."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file of the run would become stdout
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up(stream):
+    """What is still to be written goes nowhere, so that the interpreter does not fail over it as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(error, code):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    try:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    except OSError:  # its reader has left
+        _give_up(sys.stderr)
     return code

@@ -12,7 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command
+from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+
+quiet_interrupts()
+
 from mdistiller.errors import writing
 from mdistiller.report import pages
 

@@ -6,7 +6,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command
+from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+
+quiet_interrupts()
+
 from mdistiller.errors import writing
 from mdistiller.runs.paper import load_tables
 

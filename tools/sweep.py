@@ -14,11 +14,12 @@ import shlex
 import sys
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, Parser, run_command
+from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command  # noqa: E402
+
+quiet_interrupts()
+
 from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
 from mdistiller.report.study import load_studies
@@ -124,6 +125,8 @@ def launch(args, todo, jobs, devices, fork, reporter):
 
 
 def submission_option(text):
+    import yaml
+
     name, equals, value = text.partition("=")
     try:
         if not equals:

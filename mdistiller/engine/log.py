@@ -21,7 +21,7 @@ def start_logging(file: Path | None = None) -> logging.Logger:
         handler.close()
     handlers = [_BarSafeHandler(sys.stdout)]
     if file is not None:
-        handlers.append(_LogFile(file))
+        handlers.append(_LogFile(file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S" if handler is handlers[0] else None))
         logger.addHandler(handler)

@@ -1,0 +1,59 @@
+"""How a command ends where its streams are closed, broken or of another encoding, and while it is being imported."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ENDS = {
+    "prints": "lambda: print('5 \xb1 2 \u2013')", "fails": "lambda: (_ for _ in ()).throw(UserError('\xb1 wrong'))",
+}
+
+
+def start(main, redirect="", **environment):
+    code = f"from mdistiller.command import run_command; from mdistiller.errors import UserError; run_command({main})"
+    words = ["sh", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code]
+    return subprocess.run(words, capture_output=True, env=os.environ | {"PYTHONUTF8": "0"} | environment)
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(redirect):
+    for main, code in (("prints", 0), ("fails", 2)):
+        done = start(ENDS[main], redirect)
+        assert done.returncode == code and b"Traceback" not in done.stderr
+
+
+def test_no_file_of_a_run_takes_the_place_of_a_closed_stdout(tmp_path):
+    main = f"lambda: (open({str(tmp_path / 'file')!r}, 'w').write('mine'), print('said'))[2:] or None"
+    assert start(main, ">&-").returncode == 0
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_characters_that_an_encoding_lacks_are_escapes():
+    for encoding in ("ascii", "latin-1"):
+        done = start(ENDS["prints"], PYTHONIOENCODING=encoding)
+        assert done.returncode == 0 and b"\\u2013" in done.stdout and not done.stderr
+
+
+def test_an_error_whose_reader_has_left_keeps_its_exit_code():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from mdistiller.command import run_command; from mdistiller.errors import UserError\n"
+    done = subprocess.run([sys.executable, "-c", f"{code}run_command({ENDS['fails']})"], stderr=writer)
+    os.close(writer)
+    assert done.returncode == 2
+
+
+def test_an_interrupt_while_modules_are_imported_is_one_line():
+    code = "from mdistiller.command import quiet_interrupts; quiet_interrupts(); raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_commands_that_import_much_are_quiet_from_their_first_import_on():
+    tools = os.path.join(os.path.dirname(os.path.dirname(__file__)), "tools")
+    for name in ("compare", "sweep", "tables", "report", "figures", "methods"):
+        with open(os.path.join(tools, f"{name}.py")) as file:
+            before, _, after = file.read().partition("\nquiet_interrupts()\n")
+        assert after and before.count("mdistiller.") == 1 and "import yaml" not in before
