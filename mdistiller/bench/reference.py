@@ -54,7 +54,7 @@ def _augment(image):
 def _cutout(image):
     width, height = image.size
     side = width * 0.5 * random.random()
-    left, top = (int(max(0, random.uniform(0, size) - side / 2)) for size in (width, height))
+    left, top = (int(max(0, random.uniform(1, size) - side / 2)) for size in (width, height))
     image = image.copy()
     ImageDraw.Draw(image).rectangle((left, top, left + side, top + side), CUTOUT_COLOUR)
     return image

@@ -75,13 +75,15 @@ def rotate(images: Tensor, degrees: np.ndarray) -> Tensor:
 def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
     """Fill a box of each image. draws (B, 3) in [0, 1): side (of half the width), centre x and y.
 
+    A centre lies in (1, size], as the released code draws it (numpy's uniform(size) goes from size down to 1).
     The box reaches from its upper left corner, moved into the image and rounded down, by the side to the right and
     down; both corners are inside.
     """
     _, height, width, channels = images.shape
     side = CUTOUT_SIDE * width * draws[:, 0]
     limits = []
-    for size, centre in ((width, draws[:, 1] * width), (height, draws[:, 2] * height)):
+    for size, draw in ((width, draws[:, 1]), (height, draws[:, 2])):
+        centre = size - (size - 1) * draw
         first = np.floor(np.maximum(centre - side / 2, 0))
         limits += [first, np.floor(np.minimum(first + side, size))]
     left, right, top, bottom = upload(np.stack(limits).astype(np.int64)[:, :, None], images.device)

@@ -159,7 +159,8 @@ class DOT(torch.optim.Optimizer):
                 terms = [term for term in shifted if term[1] is not None]
                 velocity = []
                 for name, gradient, delta in terms:
-                    if not velocity:  # it decays once
+                    # it decays once, and where distillation alone reaches it, from the second step on, as in mdistiller
+                    if not velocity and (name == "task" or name in self.state[parameter]):
                         gradient = gradient.add(parameter, alpha=group["weight_decay"])
                     momentum = group["momentum"] + (delta if len(terms) == 2 else 0.0)
                     buffer = self.state[parameter].setdefault(name, torch.zeros_like(parameter))

@@ -81,7 +81,7 @@ def test_cutout_equals_pillow_s_rectangle_with_both_corners_inside():
     draws[:8] = [(s, x, y) for s in (0.01, 1 - 2**-53) for x in (0, 1 - 2**-53) for y in (0, 1 - 2**-53)]
     for image, result, (side, x, y) in zip(images, cutout(torch.from_numpy(images), draws), draws, strict=True):
         side, expected = side * 0.5 * 32, Image.fromarray(image)
-        left, top = int(max(0, x * 32 - side / 2)), int(max(0, y * 32 - side / 2))
+        left, top = int(max(0, 32 - 31 * x - side / 2)), int(max(0, 32 - 31 * y - side / 2))
         corner = min(32, left + side), min(32, top + side)
         ImageDraw.Draw(expected).rectangle((left, top, *corner), (125, 123, 114))
         assert (result.numpy() == np.asarray(expected)).all(), (side, x, y)
@@ -89,11 +89,19 @@ def test_cutout_equals_pillow_s_rectangle_with_both_corners_inside():
 
 def test_a_box_worked_out_by_hand():
     image = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-    # side 0.5 * 8 * 0.625 = 2.5; centre (1, 6): from (0, 4.75 -> 4) to (2.5 -> 2, 6.5 -> 6), inclusive
-    (result,) = cutout(image, np.array([[0.625, 1 / 8, 6 / 8]]))
+    # side 0.5 * 8 * 0.625 = 2.5; centre 8 - 7 u = (1, 6): from (0, 4.75 -> 4) to (2.5 -> 2, 6.5 -> 6), inclusive
+    (result,) = cutout(image, np.array([[0.625, 1, 2 / 7]]))
     expected = torch.zeros(8, 8, 3, dtype=torch.uint8)
     expected[4:7, 0:3] = torch.tensor([125, 123, 114], dtype=torch.uint8)
     assert torch.equal(result, expected)
+
+
+def test_as_many_boxes_stand_at_the_left_edge_as_in_the_released_code():
+    _, _, box = strong_draws(0, 1, np.arange(20_000))
+    blank = torch.zeros(len(box), 32, 32, 3, dtype=torch.uint8)
+    at_edge = (cutout(blank, box)[:, :, 0] != 0).flatten(1).any(1).double().mean()
+    # the corner is floor(max(0, c - s / 2)) = 0 for c < 1 + s / 2, c in (1, 32], s in [0, 16): E[s / 2] / 31 = 4 / 31
+    assert at_edge == pytest.approx(4 / 31, abs=0.01)
 
 
 def test_the_fourteen_operations_are_drawn_alike_and_independently_twice():

@@ -283,11 +283,13 @@ def test_dot_by_hand():
 
 @pytest.mark.parametrize("gradients", [([2.0], None), (None, [2.0])])
 def test_what_one_loss_alone_reaches_has_the_plain_momentum_and_decays(gradients):
+    """As SGD; but in its first step, what distillation alone reaches does not decay, as in mdistiller."""
     alone, sgd = (torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)) for _ in range(2))
     optimizer = DOT([alone], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.5)
     expected = torch.optim.SGD([sgd], lr=0.1, momentum=0.9, weight_decay=0.5)
-    for _ in range(3):
+    for step in range(3):
         optimizer.step(*([gradient and torch.tensor(gradient)] for gradient in gradients))
+        expected.param_groups[0]["weight_decay"] = 0.0 if step == 0 and gradients[0] is None else 0.5
         sgd.grad = torch.tensor([2.0], dtype=torch.float64)
         expected.step()
     torch.testing.assert_close(alone, sgd)
