@@ -50,7 +50,8 @@ class SDD(LastMapDistiller):
 
     The logits of parts of the image: the last map is averaged over the cells of M x M grids and classified. LOSS names
     the loss of each cell, with the settings of that method's node: kd (weights and temperature of KD) or dkd (those of
-    DKD, warm-up included); see `sdd_loss`. The authors' code calls the two SDD_KD and SDD_DKD, and takes M on the
+    DKD, but with a warm-up of WARMUP epochs); see `sdd_loss`. Gradients are clipped at the norm CLIP_NORM, unless
+    SOLVER.CLIP_NORM gives another. The authors' code calls the two SDD_KD and SDD_DKD, and takes M on the
     command line: [1, 2] for the like-architecture pairs its scripts list, [1, 2, 4] for the others.
 
     Departs from that code: grids are pooled from the map itself, not from its 4 x 4 pooling, which is the same where 4
@@ -62,6 +63,8 @@ class SDD(LastMapDistiller):
         "LOSS": Key("kd", choices=LOSSES, help="Loss of each cell, with the settings of that method's node."),
         "M": Key([1, 2, 4], least=1, most=64, help="Cells a side of each grid; the first is 1."),
         "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells that contradict the whole image"),
+        "WARMUP": Key(1, least=0, most=10**6, help="Epochs over which the loss rises to its full size, with LOSS dkd."),
+        "CLIP_NORM": Key(40.0, least=0, most=1e9, help="Greatest norm of the gradient; SOLVER.CLIP_NORM overrides it."),
     }
     reads = ("KD", "DKD")  # the settings of its LOSS
 
@@ -73,6 +76,7 @@ class SDD(LastMapDistiller):
 
     def build(self, cfg):
         self.check_maps()
+        self.clip_norm = cfg.CLIP_NORM
         self.scales, self.complementary_weight = list(cfg.M), cfg.COMPLEMENTARY_WEIGHT
         if cfg.LOSS == "kd":
             host = self.cfg.KD
@@ -80,7 +84,7 @@ class SDD(LastMapDistiller):
             self.divergence = lambda student, teacher, target: kd_loss(student, teacher, host.TEMPERATURE)
         else:
             host = self.cfg.DKD
-            self.ce_weight, self.weight, self.warmup = host.CE_WEIGHT, 1.0, host.WARMUP
+            self.ce_weight, self.weight, self.warmup = host.CE_WEIGHT, 1.0, cfg.WARMUP
             settings = host.ALPHA, host.BETA, host.T
             self.divergence = lambda student, teacher, target: dkd_loss(student, teacher, target, *settings)
 

@@ -58,8 +58,9 @@ class SimKD(LastMapDistiller):
     of the state; the student's own classifier takes no part and is not trained.
 
     Departs from the released code: both networks' maps are those that are averaged and classified, where it takes
-    MobileNetV2's before its last convolution; evaluation does not run the teacher. The ReLU that ends the projector
-    cannot reach a teacher's negative values; the maps of the CIFAR and ImageNet networks here have none.
+    those before the last convolution of MobileNetV2 and of ShuffleNetV2 (464 channels); evaluation does not run the
+    teacher. The ReLU that ends the projector cannot reach a teacher's negative values; the maps of the CIFAR and
+    ImageNet networks here have none.
     """
 
     defaults = {

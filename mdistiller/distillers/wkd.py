@@ -94,8 +94,10 @@ class WKD(Distiller):
     Departs from the released code, which computes the CKA matrix beforehand from training images: the first SAMPLES
     images of each class are gathered during the first epoch, in which the cosines stand in (as they do for a class
     seen less than twice). Sinkhorn runs in the log domain.
-    Uncertain: how many samples the authors take; WKD_LOGIT_WEIGHT 800 and TEMPERATURE 8 are of a CIFAR-100 file
-    (resnet32x4 -> resnet8x4) in a public copy of the authors' code, as is the decay from epoch 150.
+    They take every position of the last map of many images as a sample, here a sample is an image's pooled map, so the
+    two matrices differ; give theirs by COST_MATRIX_PATH.
+    WKD_LOGIT_WEIGHT 600, TEMPERATURE 8 and the decay from epoch 150 are the authors' for resnet32x4 -> resnet8x4 on
+    CIFAR-100, where they also train with SOLVER.NESTEROV True.
     """
 
     defaults = {
@@ -112,7 +114,7 @@ class WKD(Distiller):
         },
         "LOSS": {
             "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
-            "WKD_LOGIT_WEIGHT": weight_key(800.0),
+            "WKD_LOGIT_WEIGHT": weight_key(600.0),
             "COSINE_DECAY_EPOCH": Key(150, least=0, most=10**6, help="Epoch after which the weight falls to 0."),
         },
     }

@@ -49,7 +49,10 @@ def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int
 
 
 def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
-    """The optimiser that SOLVER names, over all learnable parameters (see `parameter_groups`)."""
+    """The optimiser that SOLVER names, over all learnable parameters (see `parameter_groups`).
+
+    A method whose authors clip gradients says so in its `clip_norm`; SOLVER.CLIP_NORM overrides it.
+    """
     solver = cfg.SOLVER
     if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
         raise UserError(f"SOLVER.SKIP_NONFINITE: needs SOLVER.ACCUMULATE 1; found {solver.ACCUMULATE}")
@@ -67,7 +70,7 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
         optimizer = torch.optim.SGD(
             groups, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
         )
-    return Updater(optimizer, scaler, solver.CLIP_NORM)
+    return Updater(optimizer, scaler, solver.CLIP_NORM or getattr(distiller, "clip_norm", 0.0))
 
 
 def _dot(solver, parameters):

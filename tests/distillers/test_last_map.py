@@ -8,6 +8,7 @@ from mdistiller.distillers.catkd import catkd_loss, class_activation_maps
 from mdistiller.distillers.last_map import classifier_of, run_to_map
 from mdistiller.distillers.sdd import multi_scale_logits, sdd_loss
 from mdistiller.distillers.simkd import simkd_loss
+from mdistiller.engine.optim import build_updater
 from mdistiller.errors import UserError
 from mdistiller.models import Output, build_model
 from tests.distillers.support import distiller_of, tiny_batch, tiny_distiller
@@ -174,10 +175,23 @@ def test_sdd_cells_are_those_of_the_grids_the_whole_map_first():
 def test_sdd_on_the_whole_map_alone_is_its_host(loss, host):
     losses = [
         tiny_distiller(name, *opts)(**tiny_batch())[1]
-        for name, opts in (("EA-SDD", ("SDD.M", [1], "SDD.LOSS", loss)), (f"EA-{host}", ()))
+        for name, opts in (("EA-SDD", ("SDD.M", [1], "SDD.LOSS", loss, "SDD.WARMUP", 20)), (f"EA-{host}", ()))
     ]
     torch.testing.assert_close(losses[0]["ce"], losses[1]["ce"])
     torch.testing.assert_close(losses[0]["sdd"], losses[1][loss])
+
+
+def test_sdd_clips_and_warms_up_as_its_authors_do():
+    distiller = tiny_distiller("SDD", "SDD.LOSS", "dkd")
+    assert distiller.warmup == 1
+    for opts, norm in (((), 40.0), (("SOLVER.CLIP_NORM", 3.0), 3.0), (("SDD.CLIP_NORM", 0.0), 0.0)):
+        distiller = tiny_distiller("SDD", *opts)
+        assert build_updater(distiller.cfg, distiller, torch.device("cpu")).clip_norm == norm
+    distiller = tiny_distiller("SDD", "SDD.CLIP_NORM", 2.0, "SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0)
+    updater = build_updater(distiller.cfg, distiller, torch.device("cpu"))
+    updater.step({"ce": 100 * sum(parameter.sum() for parameter in distiller.learnable_parameters())})
+    total = sum(float(parameter.grad.square().sum()) for parameter in distiller.learnable_parameters())
+    assert total**0.5 == pytest.approx(2.0, rel=1e-4)
 
 
 def test_sdd_standardizes_the_logits_of_every_cell():

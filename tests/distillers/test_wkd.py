@@ -76,7 +76,7 @@ def test_cost_is_zero_for_the_same_class_and_grows_with_distance():
 def test_the_weight_is_constant_then_falls_by_half_a_cosine():
     distiller = tiny_distiller("WKD", "SOLVER.EPOCHS", 240)
     weights = [distiller.weight_at(epoch) for epoch in (1, 150, 195, 240, 300)]
-    assert weights == pytest.approx([800, 800, 400, 0, 0])
+    assert weights == pytest.approx([600, 600, 300, 0, 0])
 
 
 def gather(distiller, steps=6):
