@@ -107,12 +107,16 @@ def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int]:
 
 def delete(folder: str | Path) -> None:
     """Delete a store, and nothing that is no store; runs that use it go on with what they have open."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # "." cannot be renamed
     if not read_facts(folder):
         raise UserError(f"{folder}: no teacher cache (facts.json is missing)")
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
-    folder.rename(aside / folder.name)  # at once: nobody opens half a store
-    shutil.rmtree(aside)
+    try:
+        folder.rename(aside / folder.name)  # at once: nobody opens half a store
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be deleted: {error.strerror}") from None
+    finally:
+        shutil.rmtree(aside)
 
 
 def _open(folder):

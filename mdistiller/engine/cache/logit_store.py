@@ -11,21 +11,24 @@ A store is a folder:
 A record is appended by writing its values first and its number second, under the lock. Killed in between, the values
 stand where the next ones will be written, and nobody has seen them. Should a machine lose power with the number on the
 disk and the values not, or a file be damaged, then the checksum, which covers the values and the entry number, fails:
-the entry counts as missing and is appended anew. Readers take no lock. Nothing is written through the memory map, so
-that a full disk is an error like any other and not a SIGBUS.
+the entry counts as missing and is appended anew. Readers take no lock. The files are not mapped into memory, so that a
+full disk, or a file cut short, is an error like any other and not a SIGBUS.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import reprlib
+import time
 from pathlib import Path
 
 import numpy as np
 
 from mdistiller.data.hashing import random_bits
 from mdistiller.errors import RunError, UserError
-from mdistiller.files import write_atomically
+from mdistiller.files import open_plain, write_atomically
 
 try:
     import fcntl
@@ -38,6 +41,12 @@ ENTRY = np.dtype("<i4")
 CHECKSUM_BYTES = 4
 NO_RECORD = -1
 VERIFY_RECORDS = 1 << 16  # records looked through at a time
+MAX_FACTS = 1 << 20  # bytes of facts.json
+MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
+MAX_CHUNK = 10**6
+PATIENCE = 120  # seconds that a process waits for the lock, which others hold for milliseconds
+SAY_AFTER = 5  # seconds after which it says so
+TRY_EVERY = 0.02  # seconds
 log = logging.getLogger("mdistiller")
 
 
@@ -49,8 +58,9 @@ def record_bytes(num_classes: int, dtype: str) -> int:
 def read_facts(folder: Path) -> dict | None:
     """The content of a store's facts.json, or None where there is no store."""
     try:
-        facts = json.loads((folder / "facts.json").read_text())
-    except (OSError, ValueError):
+        with open_plain(folder / "facts.json") as file:
+            facts = json.loads(file.read(MAX_FACTS))
+    except (OSError, ValueError, RecursionError):
         return None
     return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
 
@@ -58,12 +68,14 @@ def read_facts(folder: Path) -> dict | None:
 def _check_facts(folder, facts):
     """Raise UserError for facts that no store can have."""
     wrong = [name for name in ("num_entries", "num_records", "num_classes")
-             if not (isinstance(facts.get(name), int) and facts[name] > 0)]
-    wrong += [] if facts.get("dtype") in WORDS else ["dtype"]
+             if not (type(facts.get(name)) is int and 0 < facts[name] <= MOST[name])]
+    wrong += [] if isinstance(facts.get("dtype"), str) and facts["dtype"] in WORDS else ["dtype"]
     wrong += [] if isinstance(facts.get("key"), dict) else ["key"]
+    chunk = facts.get("chunk", 1)  # images of a forward pass
+    wrong += [] if type(chunk) is int and 0 < chunk <= MAX_CHUNK else ["chunk"]
     if wrong:
         found = facts.get(wrong[0])
-        raise UserError(f"{folder}/facts.json: {wrong[0]}: damaged, found {found!r}; delete {folder}")
+        raise UserError(f"{folder}/facts.json: {wrong[0]}: damaged, found {reprlib.repr(found)}; delete {folder}")
 
 
 class LogitStore:
@@ -84,9 +96,9 @@ class LogitStore:
         self.bytes = record_bytes(self.num_classes, facts["dtype"])
         self.coefficients = random_bits(FORMAT, 0, 0, np.arange(self.num_classes + 1))[:, 0] | np.uint64(1)
         self.count = 0  # records known to this process
-        self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # where the record of an entry is
         self.writable = True
         try:
+            self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # where the record of an entry is
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "ab")
             with self._locked():
@@ -94,10 +106,8 @@ class LogitStore:
             self._check(facts)
             self._logits = open(self.folder / "logits.bin", "r+b")
             self._entries = open(self.folder / "entries.bin", "r+b")
-            shape = (self.num_records, self.bytes // self.word.itemsize)
-            self._rows = np.asarray(np.memmap(self._logits, self.word, mode="r", shape=shape))
             self.catch_up()
-        except (OSError, RunError) as error:
+        except (OSError, RunError, MemoryError) as error:
             raise UserError(f"TEACHER_CACHE.DIR: {self.folder} cannot be used: {error}") from error
 
     def _create(self, facts):
@@ -125,11 +135,27 @@ class LogitStore:
 
     @contextlib.contextmanager
     def _locked(self):
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._take_lock()
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _take_lock(self):
+        """Raises OSError when another process keeps the lock, as one does that was stopped by Ctrl-Z in the moment."""
+        begin, said = time.monotonic(), False
+        while True:
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = time.monotonic() - begin
+            if waited > PATIENCE:
+                problem = f"another process has held {self.folder}/lock for {PATIENCE} seconds; continue or end it"
+                raise TimeoutError(errno.ETIMEDOUT, problem)
+            if waited > SAY_AFTER and not said:
+                log.warning("teacher cache: waiting for %s/lock, which another process holds", self.folder)
+                said = True
+            time.sleep(TRY_EVERY)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +176,7 @@ class LogitStore:
         self.catch_up()
         values = np.zeros((len(entries), self.num_classes), self.value)
         places = np.flatnonzero(self.index[entries] != NO_RECORD)
-        rows = self._rows[self.index[entries[places]]]
+        rows = self._rows(self.index[entries[places]])
         right = self._sound(rows, entries[places])
         if not right.all():
             self.index[entries[places[~right]]] = NO_RECORD  # to be appended anew
@@ -159,6 +185,17 @@ class LogitStore:
         found = np.zeros(len(entries), bool)
         found[places] = True
         return values, found
+
+    def _rows(self, records):
+        """Values and checksum of records (n,): (n, words), zeros where the file has become shorter.
+
+        Read and not mapped: a file that another process cuts short would end this one by SIGBUS.
+        """
+        rows = np.zeros((len(records), self.bytes), np.uint8)
+        for row, record in zip(rows, records.tolist(), strict=True):
+            data = os.pread(self._logits.fileno(), self.bytes, record * self.bytes)
+            row[: len(data)] = np.frombuffer(data, np.uint8)
+        return rows.view(self.word)
 
     def held(self) -> np.ndarray:
         """The numbers of the entries that have a record, ascending."""

@@ -1,5 +1,7 @@
 """The file of logits: what it returns, and what it survives."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdistiller.engine.cache import logit_store
+from mdistiller.engine.cache import admin, logit_store
 from mdistiller.engine.cache.logit_store import LogitStore
 from mdistiller.errors import UserError
 
@@ -202,3 +204,49 @@ def test_a_store_that_was_being_made_is_made_anew(tmp_path):
     (tmp_path / "facts.json").unlink()
     (tmp_path / "logits.bin").write_bytes(b"half")
     assert not len(open_store(tmp_path).held())
+
+
+@pytest.mark.parametrize("change", [
+    {"num_entries": 10**12}, {"num_classes": 10**12}, {"num_records": True}, {"dtype": ["float16"]}, {"chunk": 0},
+    {"chunk": -1}, {"chunk": "x"}, {"chunk": None}, {"chunk": 10**12},
+])
+def test_facts_that_no_store_can_have_are_one_line(tmp_path, change):
+    open_store(tmp_path, chunk=4)
+    facts = logit_store.read_facts(tmp_path)
+    (tmp_path / "facts.json").write_text(json.dumps(facts | change))
+    with pytest.raises(UserError, match=f"facts.json: {next(iter(change))}: damaged"):
+        open_store(tmp_path, chunk=4)
+
+
+def test_facts_of_a_hundred_thousand_levels_are_no_facts(tmp_path):
+    (tmp_path / "facts.json").write_text("[" * 100_000)
+    assert logit_store.read_facts(tmp_path) is None
+
+
+def test_a_file_that_is_cut_short_under_a_run_costs_the_rows_alone(tmp_path):
+    store, entries = open_store(tmp_path), np.arange(100)
+    store.write(entries, rows_of(entries))
+    os.truncate(tmp_path / "logits.bin", 50 * store.bytes)
+    values, found = store.read(entries)  # through a memory map: SIGBUS
+    assert found.sum() == 50 and not values[50:].any()
+    store.write(entries, rows_of(entries))
+    assert_holds(store, entries)
+
+
+def test_a_lock_that_another_process_keeps_is_waited_for_with_a_word_and_a_limit(tmp_path, monkeypatch, caplog):
+    store, holder = open_store(tmp_path), open_store(tmp_path)
+    monkeypatch.setattr(logit_store, "PATIENCE", 0.2)
+    monkeypatch.setattr(logit_store, "SAY_AFTER", 0.05)
+    with holder._locked():
+        store.write(np.arange(3), rows_of(range(3)))
+        assert not store.writable and "waiting for" in caplog.text and "another process has held" in caplog.text
+        with pytest.raises(UserError, match="another process has held .*lock for 0.2 seconds; continue or end it"):
+            open_store(tmp_path)
+    assert open_store(tmp_path).count == 0
+
+
+def test_the_working_folder_is_deleted_by_its_dot(tmp_path, monkeypatch):
+    open_store(tmp_path / "store")
+    monkeypatch.chdir(tmp_path / "store")
+    admin.delete(".")
+    assert not any(tmp_path.iterdir())
