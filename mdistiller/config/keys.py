@@ -15,7 +15,7 @@ def _network(role, default, start):
                                            "torchvision:<name> or <file>.py:<class>."),
         f"{role}_CHECKPOINT": Key(None, types=(str,), path=True, help=start),
         f"{role}_WEIGHTS": Key(None, types=(str,), help=(
-            "Which weights of a checkpoint that holds several, by their key, such as state_dict_ema; None: not averaged.")),
+            "Which weights of a checkpoint with several, by their key (state_dict_ema); None: those not averaged.")),
         f"{role}_INPUT_SIZE": Key(None, types=(int,), least=1, most=MOST_PIXELS, help=(
             "Pixels a side of its images; None is the data's size, or its own for a network made for one size.")),
         f"{role}_NORMALIZATION": Key(None, types=(str,), choices=("data", "own"), help=(
@@ -48,7 +48,6 @@ DATASET = {
         "Fixed, class-balanced part of the training images that is set aside; the best epoch is then chosen on it.")),
     "AUGMENTATION": Key("crop_flip", choices=("crop_flip", "crop", "rotate_flip"), help=(
         "How training images vary; crop never mirrors, rotate_flip (images in memory) turns by up to 20 degrees.")),
-    "VAL_FOLDER": Key("val", help="The folder beside train/ of imagenet and imagefolder whose images are tested on."),
     "IMAGE_SIZE": Key(224, least=8, most=MOST_PIXELS, help=(
         "Pixels a side of imagenet and imagefolder; an imagefolder of up to 64 lives in memory.")),
     "SKIP_BROKEN": Key(False, help="Leave out images that cannot be read, which otherwise end the run at its start."),
