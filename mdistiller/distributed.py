@@ -46,6 +46,23 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
 
 
+def gather(value) -> list:
+    """Every rank's value (of any kind that can be pickled), by rank; waits for all of them."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share_buffers(*modules: nn.Module) -> None:
+    """Give every rank the first one's buffers, such as the running statistics of batch norms."""
+    if world_size() > 1:
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()

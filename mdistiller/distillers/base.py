@@ -76,7 +76,7 @@ class Distiller(nn.Module):
     standardizes = True  # DISTILLER.LS: standardized logits reach `sample_losses` (logit methods)
     needs_teacher = True
     teacher_mode = "eval"  # or "train": batch statistics, and running statistics that move
-    own_buffers: tuple = ()  # how names of buffers begin that the method keeps equal over processes itself
+    own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them
     varying_modules = False  # some parameters take no part in some steps (DDP must look for them)
     release_weighting: Mapping = {}  # EA.COMPAT release: what the published code uses in place of the paper's
 

@@ -66,7 +66,7 @@ def mld_losses(
 
 @torch.no_grad()
 def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Which samples (B,) and which classes (C,) the teacher is not surer of than of half of them: booleans.
+    """Teacher confidence at or below the median, for samples (B,) and for classes (C,): booleans.
 
     A sample's confidence is its largest probability, a class's its sum of probabilities over the batch; the mask is
     confidence <= median, the median of an even count being the midpoint. On the device, without waiting for it.
@@ -97,7 +97,8 @@ def _total(rows, counts):
 
 @register("MLD", "MLKD", "KD_ours")
 class MLD(Distiller):
-    """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023).
+    """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023,
+    openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html).
 
     Aligns two views of each image (weak and strong augmentation) at the level of instances, classes and batch; see
     `mld_losses`. Temperature and weights are read from the node KD, as the public code bases do: KD.TEMPERATURE (the

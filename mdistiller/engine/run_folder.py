@@ -20,6 +20,7 @@ from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError, writing
 
+CHECKPOINTS = ("latest.pth", "previous.pth")  # from which a run continues
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
@@ -40,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._lock = None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -48,38 +50,67 @@ class RunFolder:
     def open(cls, cfg: CfgNode, resume: bool) -> "RunFolder":
         """The folder of this config: a new one, or with `resume` the one that is there.
 
-        Raises UserError when a run is there and is not to be resumed, or was made with another config.
+        Raises UserError when it already contains a run that is not to be resumed, or was made with another config.
         """
         folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
         config = folder / "config.yaml"
         if config.is_file():
             if not resume:
-                raise UserError(f"{folder.path}: a run is there; add --resume, or set EXPERIMENT.NAME or .SEED")
+                raise folder._taken()
             changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
+            folder._check_state()
         elif folder.path.is_file() or (folder.path.exists() and any(_visible(folder.path))):
             raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
         return folder
+
+    def _taken(self):
+        return UserError(f"{self.path}: already contains a run; add --resume, or set EXPERIMENT.NAME or .SEED")
+
+    def _check_state(self):
+        """Raise UserError where resuming would train anew over what a run has left: its checkpoints are gone."""
+        if any((self / name).exists() for name in CHECKPOINTS):
+            return
+        epochs = len(read_lines(self / "metrics.jsonl"))
+        if self.finished or epochs > 1:  # one is what a run may have that was killed before its first checkpoint
+            raise UserError(
+                f"{self.path}: the run {'has finished' if self.finished else f'has {epochs} epochs'}, and its "
+                f"checkpoints ({' and '.join(CHECKPOINTS)}) are gone; restore one, or set EXPERIMENT.NAME or .SEED"
+            )
+
+    def take(self, resume: bool) -> None:
+        """Hold the folder for this process until `release`. Raises UserError when another process trains there."""
+        self._lock = files.lock(self / ".lock", inherited=False)
+        if self._lock is None:
+            raise UserError(f"{self.path}: another process trains in this folder; wait for it, or set EXPERIMENT.NAME")
+        if not resume and (self / "config.yaml").is_file():  # begun since this process looked
+            raise self._taken()
+
+    def release(self) -> None:
+        """Let another process train in the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def finished(self) -> bool:
         """Whether a session of the run has come to its end."""
         return self.read_json("summary.json").get("status") == "done"
 
-    def check_teacher(self, digest: str | None) -> None:
-        """Raise UserError when the run that is there was begun with a teacher of another SHA-256."""
-        there = self.read_json("run.json").get("teacher_sha256")
-        if there and digest and there != digest:
-            raise UserError(
-                f"{self / 'run.json'}: the run to resume has another teacher: "
-                f"teacher_sha256 {there} there, {digest} now"
-            )
+    def check_same(self, **digests: str | None) -> None:
+        """Raise UserError when the run that is there was begun with another teacher or other data (their SHA-256)."""
+        there = self.read_json("run.json")
+        for key, digest in digests.items():
+            if there.get(key) and digest and there[key] != digest:
+                words = {"teacher_sha256": "another teacher", "data_sha256": "other training data"}[key]
+                raise UserError(
+                    f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now"
+                )
 
     def describe(self, cfg: CfgNode, **facts) -> None:
         """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept).
 
-        The record of a finished run stays: looking at it again made nothing of it.
+        A finished run's record is left unchanged.
         """
         if self.finished:
             return
@@ -139,6 +170,14 @@ class RunFolder:
         """Add a line. Raises RunError when it cannot be written; a part of it is dropped when the run is resumed."""
         with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; none where there is no file."""
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _visible(folder):

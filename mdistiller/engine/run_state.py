@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 from torch.optim.swa_utils import AveragedModel
 
@@ -9,11 +10,12 @@ from mdistiller import distributed, files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import Updater, num_epochs
-from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.run_folder import CHECKPOINTS, RunFolder
 from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
-LATEST, PREVIOUS, DAMAGED = "latest.pth", "previous.pth", "damaged.pth"
+LATEST, PREVIOUS = CHECKPOINTS
+DAMAGED = "damaged.pth"
 
 
 class RunState:
@@ -34,7 +36,13 @@ class RunState:
     def begin(self, epoch: int) -> None:
         """Stand before the first step of an epoch."""
         self.epoch, self.step = epoch, 0
+        self.earlier_seconds, self.started = 0.0, time.perf_counter()  # of the epoch, in other sessions and in this one
         self.meters = Meters(self.data.num_batches, self.run.device)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of the epoch so far, those of earlier sessions included."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     @property
     def global_step(self) -> int:
@@ -48,6 +56,7 @@ class RunState:
 
         The latest.pth before becomes previous.pth; one that could not be read does not take a good one's place.
         """
+        meters = distributed.gather(self.meters.state_dict())
         if not self.first:
             return
         state = {
@@ -58,7 +67,8 @@ class RunState:
             "best": self.best,
             "metrics": self.metrics,
             "wall_seconds": self.wall_seconds,
-            "meters": self.meters.state_dict(),
+            "epoch_seconds": self.epoch_seconds if self.step else 0.0,
+            "meters": meters[0] if len(meters) == 1 else meters,
             "skipped": self.skipped,
         }
         if self.distiller.teacher is not None and self.distiller.teacher_mode == "train":
@@ -163,7 +173,10 @@ class RunState:
         self.updater.load_state_dict(state["updater"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
-        self.meters.load_state_dict(state["meters"])
+        self.earlier_seconds = float(state.get("epoch_seconds", 0.0))
+        meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]
+        if distributed.rank() < len(meters):  # what each rank has measured of the epoch
+            self.meters.load_state_dict(meters[distributed.rank()])
         self.skipped = state.get("skipped", 0)
 
 

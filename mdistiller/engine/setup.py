@@ -88,7 +88,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
 
     Raises UserError for what the user can fix, RunError when the run cannot go on, Interrupted when it was stopped.
     """
-    local_rank = distributed.start()
+    local_rank, folder = distributed.start(), None
     try:
         folder = RunFolder.open(cfg, resume)
         device = prepare_device(cfg, local_rank)
@@ -96,10 +96,12 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         run = build_run(cfg, device)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache)
-        folder.check_teacher(run.facts.get("teacher_sha256"))
+        facts = run.facts | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
+        folder.check_same(**{key: facts.get(key) for key in ("teacher_sha256", "data_sha256")})
         distributed.barrier()  # no rank looks for the folder after another has made it
         if distributed.rank() == 0:
-            folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **run.facts)
+            folder.take(resume)
+            folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **facts)
             start_logging(folder / "train.log")
             _announce(run, folder)
         else:
@@ -115,6 +117,8 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
             log.info("done: %s", summary_line(summary))
         return summary
     finally:
+        if folder is not None:
+            folder.release()
         distributed.stop()
 
 

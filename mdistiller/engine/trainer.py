@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import math
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -61,7 +63,7 @@ class Trainer:
         Raises RunError for a non-finite loss, Interrupted after a signal of STOP_SIGNALS, the state saved.
         """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
-        self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step or None, enabled=self.first)
+        self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
         try:
             for _ in range(self.epoch, self.state.epochs + 1):
                 self._epoch()
@@ -79,12 +81,17 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _ask_to_stop(self, number, frame):
+        """Note a signal for the next step to see. A second one ends the process, which may wait for something."""
+        if self.stop_signal is not None:
+            stop = Interrupted(number)
+            print(f"error: interrupted by {stop} again: what was saved is whole; continue with --resume",
+                  file=sys.stderr, flush=True)
+            os._exit(stop.exit_code)
         self.stop_signal = number
 
     def _epoch(self):
-        epoch, started = self.epoch, time.perf_counter()
+        epoch, self.state.started = self.epoch, time.perf_counter()
         self.distiller.train()
-        before = self.meters.samples()
         poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # reading the CPU is free
         with progress(self.data.num_batches, f"epoch {epoch}/{self.state.epochs}", self.first) as bar:
             bar.update(self.step)
@@ -98,12 +105,12 @@ class Trainer:
                     self.state.save(LATEST)
         self._check_losses()
         self._warn()
-        samples, seconds = self.meters.samples() - before, time.perf_counter() - started
+        samples, seconds = self.meters.samples(), self.state.epoch_seconds
         record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch, 0, self.data.num_batches)}
         record |= self.meters.epoch_values()
         record |= {"seconds": seconds, f"{self.task.unit}_per_second": samples / seconds}
         record |= self._evaluate()
-        self.state.wall_seconds += time.perf_counter() - started
+        self.state.wall_seconds += self.state.epoch_seconds
         self._finish_epoch(record)
 
     def batches(self) -> Iterator[dict]:
@@ -206,6 +213,7 @@ class Trainer:
         raise Interrupted(self.stop_signal or signal.SIGTERM)
 
     def _evaluate(self):
+        distributed.share_buffers(self.distiller, *([self.average] if self.average is not None else []))
         self.distiller.eval()
         networks = {"": self.distiller.deployed().eval()}
         if self.average is not None:

@@ -4,7 +4,6 @@ A task is a planned run: `name`, `command` (the words after the interpreter) and
 its lock, log and word of failure go).
 """
 
-import fcntl
 import io
 import json
 import os
@@ -19,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdistiller import files
 from mdistiller.command import Interrupted, run_command
-from mdistiller.errors import writing
 
 DONE, FAILED, REFUSED, STOPPED, ELSEWHERE = "done", "failed", "refused", "stopped", "elsewhere"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -46,15 +45,8 @@ class Lock:
     @classmethod
     def take(cls, record: Path) -> "Lock | None":
         """The lock, or None when another sweep, or a run that one left behind, has it; UserError in a wrong place."""
-        with writing(record.parent):
-            record.parent.mkdir(parents=True, exist_ok=True)
-            file = open(f"{record}.lock", "a")  # open for as long as the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return cls(file)
+        file = files.lock(Path(f"{record}.lock"))
+        return None if file is None else cls(file)
 
     def release(self) -> None:
         """Let go of it; a run that still goes keeps it."""

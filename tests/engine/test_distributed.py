@@ -67,3 +67,19 @@ def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at epoch" in done.stdout
     assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 13 >= before
+
+
+def test_two_processes_stopped_within_an_epoch_end_with_the_metrics_of_an_unbroken_run(tmp_path):
+    for folder, how in (("whole", "whole"), ("stopped", "stop"), ("stopped", "resume")):
+        done = command(*TORCHRUN, "tests/engine/stopped_training.py", tmp_path / folder, how)
+        assert done.returncode == 0, done.stderr[-2000:]
+    whole, stopped = (next((tmp_path / name).glob("*/*")) for name in ("whole", "stopped"))
+    one, two = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+                for run in (whole, stopped))
+    times = {"seconds", "images_per_second"}
+    assert [{key: line[key] for key in line.keys() - times} for line in one] == [
+        {key: line[key] for key in line.keys() - times} for line in two
+    ]
+    assert "test_loss_ema" in one[0]
+    expected, found = weights(whole), weights(stopped)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)

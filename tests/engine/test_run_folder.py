@@ -62,8 +62,8 @@ def test_every_session_says_with_what_it_ran_and_another_teacher_is_refused(tmp_
     sessions = folder.read_json("run.json")["sessions"]
     assert len(sessions) == 2 and all({"commit", "versions", "python"} <= session.keys() for session in sessions)
     with pytest.raises(UserError, match="another teacher"):
-        folder.check_teacher("b" * 64)
-    folder.check_teacher("a" * 64)
+        folder.check_same(teacher_sha256="b" * 64)
+    folder.check_same(teacher_sha256="a" * 64)
 
 
 def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):

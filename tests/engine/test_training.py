@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(unbroken, tmp
 
 def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_nothing(unbroken):
     before = (unbroken / "latest.pth").read_bytes()
-    with pytest.raises(UserError, match="a run is there; add --resume"):
+    with pytest.raises(UserError, match="already contains a run; add --resume"):
         run(unbroken.parents[1])
     run(unbroken.parents[1], resume=True)
     assert (unbroken / "latest.pth").read_bytes() == before and len(metrics(unbroken)) == 3

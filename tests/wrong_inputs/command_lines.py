@@ -154,7 +154,7 @@ PLACES = [
     train("a file where the project goes", "LOG.PREFIX", ".", "EXPERIMENT.PROJECT", "taken", says="taken", files=TAKEN),
     train("a device where runs go", "LOG.PREFIX", "/dev/null", says="/dev/null"),
     train("a file where the run goes", "EXPERIMENT.NAME", "a", says="out/distill/a", files={"out/distill/a": "file\n"}),
-    train("a run that is there", "LOG.PREFIX", f"{SAVED}/runs", "EXPERIMENT.NAME", "ea", says="a run is there"),
+    train("a run that is there", "LOG.PREFIX", f"{SAVED}/runs", "EXPERIMENT.NAME", "ea", says="already contains a run"),
     train("another config of a run", "LOG.PREFIX", f"{SAVED}/runs", "EXPERIMENT.NAME", "ea", "SOLVER.LR", 0.7,
           says="other settings: ", resume=True),
     train("a folder of something else", "EXPERIMENT.NAME", "a", says="not empty and no run",

@@ -1,4 +1,4 @@
-"""A file of logits by entry number that many processes fill together and that no stop at any moment can spoil.
+"""Append-only file of logits by entry number, safe under concurrent writers and crashes.
 
 A store is a folder:
 
