@@ -10,7 +10,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E4
 
 quiet_interrupts()
 
-from mdistiller.errors import writing
+from mdistiller.files import write_text
 from mdistiller.runs.paper import load_tables
 
 
@@ -26,9 +26,7 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "methods.md", help="the file to write")
     output = parser.parse_args().output
-    with writing(output), open(output, "a"):  # before the work
-        pass
-    output.write_text(page())
+    write_text(output, page())
 
 
 def cli():

@@ -13,7 +13,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E4
 
 quiet_interrupts()
 
-from mdistiller.errors import writing
+from mdistiller.files import write_text
 from mdistiller.report.html import report
 
 
@@ -24,9 +24,7 @@ def main():
     parser.add_argument("--output", default="report.html")
     args = parser.parse_args()
     page, output = report(args.runs, args.figures), Path(args.output)
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
+    write_text(output, page)
     print(f"{output}: {len(page.encode()) / 1e6:.1f} MB")
 
 

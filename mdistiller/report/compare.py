@@ -1,5 +1,6 @@
 """A plain table of all finished runs below a folder."""
 
+import html
 import math
 from pathlib import Path
 
@@ -61,7 +62,13 @@ def row(group: list[RunRecord]) -> tuple[str, ...]:
     )
 
 
+def _cell(text):
+    """A text that may hold anything, as one cell of Markdown."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
+
+
 def _align(rows):
+    rows = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in padded]

@@ -61,6 +61,11 @@ def _plain(text):
     return re.sub(r"\*\*|`", "", text).replace("\\*", "*")
 
 
+def _comment(text):
+    """One line: names of folders and networks may hold line ends, after which LaTeX would read commands."""
+    return f"% {' '.join(text.split())}"
+
+
 def latex(blocks: Sequence[Block]) -> str:
     """A booktabs table for each grid, the rest as comments: \\usepackage{booktabs}, and nothing else."""
     parts = []
@@ -69,11 +74,11 @@ def latex(blocks: Sequence[Block]) -> str:
             case Grid():
                 parts.append(_latex_grid(block))
             case Heading(text):
-                parts.append(f"% {text}")
+                parts.append(_comment(text))
             case Paragraph(text):
-                parts.append(f"% {_plain(text)}")
+                parts.append(_comment(_plain(text)))
             case Items(lines) | Commands(lines):
-                parts.append("\n".join(f"% {line}" for line in lines))
+                parts.append("\n".join(map(_comment, lines)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,6 +15,7 @@ from mdistiller.report.layout import layout
 from mdistiller.report.svg import Series, line_chart
 from mdistiller.runs.fill import FilledTable, fill
 from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.reading import finite_points
 from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
 
 LONGEST_LOG = 60_000  # characters of a log that the page holds; its end, if it is longer
@@ -139,22 +140,19 @@ class Page:
                     parts.append(f'<p class="note">Means over seeds; {note}.</p>')
         return "\n".join(parts) if len(parts) > 1 else ""
 
-    def _series(self, place, key, spread=None):
-        """Mean over seeds at each epoch; the band is `spread` (a mean, too) or the deviation over seeds."""
-        records: dict[int, list[dict]] = {}
+    def _series(self, place, *keys):
+        """Mean of the first key over seeds at each epoch; the band is the second (a mean, too) or their deviation."""
+        at: dict[int, list[tuple[float, ...]]] = {}
         for run in self.groups[place]:
-            for record in self.metrics[run.path]:
-                if key in record:
-                    records.setdefault(record["epoch"], []).append(record)
-        if not records:
-            return None
-        epochs = sorted(records)
-        means, bands = [], []
+            for epoch, values in finite_points(self.metrics[run.path], *keys):
+                at.setdefault(epoch, []).append(values)
+        epochs, means, bands = sorted(at), [], []
         for epoch in epochs:
-            mean, deviation = mean_and_std(record[key] for record in records[epoch])
+            finite = [[value for value in column if not math.isnan(value)] for column in zip(*at[epoch], strict=True)]
+            (mean, deviation), *spread = (mean_and_std(column) if column else (math.nan, math.nan) for column in finite)
             means.append(mean)
-            bands.append(mean_and_std(record[spread] for record in records[epoch])[0] if spread else deviation)
-        return Series(self.labels[place], epochs, means, bands)
+            bands.append(spread[0][0] if spread else deviation)
+        return Series(self.labels[place], epochs, means, bands) if not all(map(math.isnan, means)) else None
 
     def provenance(self) -> str:
         """Configurations with the numbers of their seeds, then every run with config, command, commit and log."""
@@ -193,7 +191,7 @@ class Page:
             "command": f'<code id="{anchor}-command">{escape(str(facts.get("command", "unknown")))}</code>',
             "commit": f'<code id="{anchor}-commit">{escape(str(facts.get("commit", "unknown")))}</code>',
             "machine": escape(f"{facts.get('device')}, " + ", ".join(
-                f"{name} {version}" for name, version in facts.get("versions", {}).items())),
+                f"{name} {version}" for name, version in (facts.get("versions") or {}).items())),
         }
         if run.config["DISTILLER.TYPE"] != "NONE":
             rows["teacher"] = escape(f"{facts.get('teacher_checkpoint')}, SHA-256 {facts.get('teacher_sha256')}, "

@@ -1,9 +1,9 @@
 """Pages whose tables a command makes anew, between two marks. Needs no torch."""
 
-import os
 from pathlib import Path
 
-from mdistiller.errors import UserError, writing
+from mdistiller.errors import UserError
+from mdistiller.files import write_text
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -26,7 +26,4 @@ def parts_of(page: Path, name: str) -> tuple[str, str]:
 def write_into(page: Path, name: str, text: str) -> None:
     """Replace what stands between the two marks. Raises UserError when the page has none or cannot be written."""
     before, after = parts_of(page, name)
-    unfinished = page.with_name(f".{page.name}.new")
-    with writing(page):
-        unfinished.write_text(f"{before}{marks(name)[0]}\n\n{text}\n{after}")
-        os.replace(unfinished, page)
+    write_text(page, f"{before}{marks(name)[0]}\n\n{text}\n{after}")

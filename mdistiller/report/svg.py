@@ -1,6 +1,7 @@
 """Small line charts as inline SVG, for a page that needs neither a network nor matplotlib."""
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 330, 60, 12, 36, 46
 
 @dataclass(frozen=True)
 class Series:
-    """A line with a band of its deviation on either side (0 or NaN: none)."""
+    """A line with a band of its deviation on either side (0 or NaN: none); NaN in `y` is a gap."""
 
     label: str
     x: Sequence[float]
@@ -36,7 +37,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     spreads = [[0 if math.isnan(value) else value for value in one.spread] for one in series]
     xs = [value for one in series for value in one.x]
     ys = [y + sign * s for one, spread in zip(series, spreads, strict=True)
-          for y, s in zip(one.y, spread, strict=True) for sign in (-1, 1)]
+          for y, s in zip(one.y, spread, strict=True) if not math.isnan(y) for sign in (-1, 1)]
     low, high = min(ys), max(ys)
     margin = 0.05 * (high - low) or 0.5
     low, high, left, right = low - margin, high + margin, min(xs), max(max(xs), min(xs) + 1)
@@ -57,17 +58,22 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     parts += [text(at(value, low), f"{value:g}", "middle", 0, 19) for value in whole]
     for number, (one, spread) in enumerate(zip(series, spreads, strict=True)):
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        rows = list(zip(one.x, one.y, spread, strict=True))
-        if any(spread):
-            edge = [at(x, y + s) for x, y, s in rows] + [at(x, y - s) for x, y, s in reversed(rows)]
-            parts.append(f'<polygon points="{" ".join(edge)}" fill="{colour}" opacity="0.18"/>')
-        points = " ".join(at(x, y) for x, y, _ in rows)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
-                     f'stroke-dasharray="{dash}"/>')
+        for rows in _pieces(zip(one.x, one.y, spread, strict=True)):
+            if any(spread):
+                edge = [at(x, y + s) for x, y, s in rows] + [at(x, y - s) for x, y, s in reversed(rows)]
+                parts.append(f'<polygon points="{" ".join(edge)}" fill="{colour}" opacity="0.18"/>')
+            points = " ".join(at(x, y) for x, y, _ in rows)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
+                         f'stroke-dasharray="{dash}"/>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
     parts.append(f'<text x="0" y="20">{html.escape(y_label)}</text>')  # above: it stays whole at the width of a phone
     chart = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)}">{"".join(parts)}</svg>'
     return chart + _legend(series)
+
+
+def _pieces(rows):
+    """The parts of a line between its gaps."""
+    return [list(part) for gap, part in itertools.groupby(rows, lambda row: math.isnan(row[1])) if not gap]
 
 
 def _legend(series):

@@ -10,6 +10,7 @@ from typing import Any
 from mdistiller.config.files import read_yaml
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
+from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
 OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
@@ -28,10 +29,11 @@ def read_kept(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line, f"{path}, line {number}")
             name = row["name"]
-            whole = isinstance(name, str) and name not in runs and all(isinstance(row[part], dict) for part in PARTS)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            named = isinstance(name, str) and Path(name).name == name and name not in runs
+            whole = named and all(isinstance(row[part], dict) for part in PARTS)
+        except (json.JSONDecodeError, KeyError, TypeError):
             whole = False
         if not whole:
             raise UserError(f"{path}, line {number}: expected a run's name, config, summary and run, each name once")

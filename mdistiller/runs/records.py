@@ -17,6 +17,7 @@ from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
+from mdistiller.runs.reading import checked_record, is_measurement, read_metrics, read_record, read_text
 
 # What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
 # than rounding, and spellings of what another key holds. The teacher counts by its weights instead of its path.
@@ -29,14 +30,6 @@ NOT_IDENTITY = {
 
 READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
 HEADLINE = "top1"  # of runs from before summaries named their headline metric
-KINDS = {  # of what summary.json and run.json hold, where a reader counts on it
-    **dict.fromkeys(("epoch", "wall_seconds"), (int | float, "a number")),
-    **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
-    "headline": (str, "the name of a metric"),
-}
-NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # how names of numbers begin; "..._per_second" is one too
-
-
 _WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L"}
 
 
@@ -74,16 +67,15 @@ class RunRecord:
 
     def metrics(self) -> list[dict]:
         """Numbers by name, an epoch each. Raises UserError for lines of something else."""
-        return _metrics(self.path) if self.kept is None else _kept_metrics(self.path.parent).get(self.path.name, [])
+        if self.kept is None:
+            return read_metrics(self.path / "metrics.jsonl")
+        return _kept_metrics(self.path.parent).get(self.path.name, [])
 
     def config_text(self) -> str:
         """The config as YAML."""
         if self.kept is not None:
             return yaml.safe_dump(self.kept["config"], sort_keys=True)
-        try:
-            return (self.path / "config.yaml").read_text(errors="replace")
-        except OSError:
-            return ""
+        return read_text(self.path / "config.yaml")
 
     @property
     def headline(self) -> str:
@@ -125,7 +117,8 @@ def read_run(folder: Path) -> RunRecord:
     Raises UserError, naming file and key, for a record that is whole and holds something else than a run's.
     """
     path = folder / "config.yaml"
-    run = RunRecord(folder, _config(read_yaml(path), path), _json(folder / "summary.json"), _json(folder / "run.json"))
+    records = (read_record(folder / name) for name in ("summary.json", "run.json"))
+    run = RunRecord(folder, _config(read_yaml(path), path), *records)
     return _checked(run, folder / "summary.json")
 
 
@@ -139,7 +132,7 @@ def _config(tree, source):
 
 def _checked(run, source):
     for key in (f"last_{run.headline}", f"best_{run.headline}"):
-        if run.done and run.summary.get(key) is None:
+        if run.done and not is_measurement(run.summary.get(key)):
             raise UserError(f"{source}: {key}: expected a number in the summary of a finished run")
     return run
 
@@ -152,8 +145,9 @@ def find_runs(root: str | Path) -> list[RunRecord]:
     for path in Path(root).rglob(RUNS):
         for name, row in read_kept(path).items():
             source = f"{path}: {name}"
-            parts = (_config(row["config"], source), *(_typed(row[part], source) for part in ("summary", "run")))
-            runs.append(_checked(RunRecord(path.parent / name, *parts, kept=row), source))
+            records = (checked_record(row[part], source) for part in ("summary", "run"))
+            run = RunRecord(path.parent / name, _config(row["config"], source), *records, kept=row)
+            runs.append(_checked(run, source))
     return sorted((run for run in runs if "DISTILLER.TYPE" in run.config), key=lambda run: run.path)
 
 
@@ -169,44 +163,6 @@ def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
     """Mean, and standard deviation with divisor n - 1 (NaN for a single value)."""
     values = list(values)
     return fmean(values), stdev(values) if len(values) > 1 else math.nan
-
-
-def _json(path):
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return _typed(content, path)
-
-
-def _typed(content, path):
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, found {type(content).__name__}")
-    for key, value in content.items():
-        number = key.startswith(NUMBERS) or key.endswith("_per_second")
-        kind, words = KINDS.get(key, (int | float, "a number") if number else (object, ""))
-        if value is not None and not isinstance(value, kind):
-            raise UserError(f"{path}: {key}: expected {words}, found {value!r}")
-    return content
-
-
-def _metrics(folder):
-    """The lines of metrics.jsonl, one an epoch; a line that is not whole is left out."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
-        if not numbers or "epoch" not in row:
-            raise UserError(f"{folder / 'metrics.jsonl'}, line {number}: expected numbers by name, epoch among them")
-        rows.append(row)
-    return rows
 
 
 @cache
