@@ -20,7 +20,7 @@ from mdistiller.data.cifar import CIFAR100, read_cifar
 from mdistiller.engine import checkpoints, setup
 from mdistiller.engine.cache import admin as cache_admin
 from mdistiller.engine.teachers.archives import read_index
-from mdistiller.engine.teachers.download import extract
+from mdistiller.engine.teachers.unpack import extract
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
