@@ -14,10 +14,19 @@ from mdistiller.data.info import DataInfo
 VIEWS = ("image", "image_strong")
 
 
+def order_seed(cfg: CfgNode) -> int:
+    """The seed of order and augmentation: DATASET.SEED, or the run's own (EXPERIMENT.SEED) where that is None.
+
+    Apart from each other they split a result's variance into its sources, and runs of several seeds can see the same
+    views in the same order.
+    """
+    return cfg.EXPERIMENT.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
+
+
 class Data:
     """Batches of a data set. A batch is a dict: image (B, 3, H, W), target (B,), index (B,), ... on `device`.
 
-    Every augmentation is a function of (EXPERIMENT.SEED, epoch, index): batch order, ranks, workers and resume points
+    Every augmentation is a function of (`order_seed`, epoch, index): batch order, ranks, workers and resume points
     do not matter. A subclass makes the images: `_train_images` and `_eval_images`.
     """
 
@@ -30,7 +39,7 @@ class Data:
         # Elsewhere (MPS, XLA) strided windows would be copied out in full, and there is no float64: images are made on
         # the host there and moved as batches.
         self.home = self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
-        self.seed = cfg.EXPERIMENT.SEED
+        self.seed = order_seed(cfg)
         self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
         self.accumulate = cfg.SOLVER.ACCUMULATE
         self.labels = labels

@@ -224,3 +224,10 @@ def test_an_unknown_data_set_is_the_user_s_to_correct():
 
 def test_names_ignore_case():
     assert build_data(config("DATASET.TYPE", "Digits"), "cpu").info.name == "digits"
+
+
+def test_the_seed_of_order_and_augmentation_can_be_apart_from_that_of_the_run():
+    run_0 = epoch_of(noise_data("EXPERIMENT.SEED", 0))
+    for one, two in zip(run_0, epoch_of(noise_data("EXPERIMENT.SEED", 7, "DATASET.SEED", 0)), strict=True):
+        same(one, two)
+    assert not torch.equal(run_0[0]["index"], epoch_of(noise_data("EXPERIMENT.SEED", 7))[0]["index"])
