@@ -1,0 +1,136 @@
+"""The detector's passes: torchvision's own losses, whose proposals, frozen teachers, small images."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+
+from mdistiller.errors import UserError
+from mdistiller.models.detection import stack
+from mdistiller.models.detection.parts import SeededSampler, box_losses
+from tests.detection.support import detector, images, targets
+
+BOXES = targets([[4, 6, 30, 40], [20, 20, 60, 50]], [[10, 10, 50, 50]])
+
+
+@pytest.mark.parametrize("preset", ["torchvision", "detectron2"])
+def test_losses_equal_those_of_torchvisions_own_forward_to_the_last_bit(preset):
+    net = detector(preset=preset, pixels="rgb").train()
+    pictures = images((64, 64), (50, 60))
+    torch.manual_seed(3)
+    ours = net.train_pass(pictures, BOXES).task_losses
+    torch.manual_seed(3)
+    theirs = net.model([picture.float() for picture in pictures], BOXES)
+    pairs = {"rpn_cls": "loss_objectness", "rpn_box": "loss_rpn_box_reg", "cls": "loss_classifier"}
+    pairs |= {"box": "loss_box_reg"} if preset == "torchvision" else {}  # torchvision's own is smooth, ours L1
+    for name, other in pairs.items():
+        assert torch.equal(ours[name], theirs[other]), name
+    assert preset == "torchvision" or not torch.equal(ours["box"], theirs["loss_box_reg"])
+
+
+def test_seeds_make_the_sampled_proposals_a_function_of_them_whatever_the_batch():
+    net = detector().train()
+    pictures = images((64, 64), (64, 64))
+    both = net.train_pass(pictures, BOXES, [5, 6]).sampled
+    torch.manual_seed(99)
+    again = net.train_pass(pictures, BOXES, [5, 6]).sampled
+    alone = net.train_pass(pictures[1:], BOXES[1:], [6]).sampled
+    other = net.train_pass(pictures, BOXES, [7, 8]).sampled
+    assert torch.equal(both.proposals[0], again.proposals[0])
+    torch.testing.assert_close(both.proposals[1], alone.proposals[0], atol=1e-3, rtol=0)
+    assert not torch.equal(both.proposals[0], other.proposals[0])
+
+
+def test_a_seeded_choice_has_the_shares_that_are_asked_for():
+    labels = torch.tensor([1] * 10 + [0] * 100 + [-1] * 50)
+    sampler = SeededSampler(16, 0.25, stream=0)
+    sampler.seeds = [1]
+    (positive,), (negative,) = sampler([labels])
+    assert positive.sum() == 4 and negative.sum() == 12
+    assert (labels[positive] == 1).all() and (labels[negative] == 0).all()
+    (positive,), (negative,) = sampler([torch.tensor([1, 0, 0, -1])])  # fewer than it may take
+    assert positive.sum() == 1 and negative.sum() == 2
+
+
+def test_logits_of_a_teacher_are_of_the_students_boxes_alone():
+    student, teacher = detector().train(), detector("r34").eval()
+    pictures = stack(images((64, 64), (64, 64)))
+
+    def logits():
+        sampled = student.train_pass(student.normalise(pictures), BOXES, [1, 2]).sampled
+        with torch.no_grad():
+            return teacher.box_logits(teacher.features(teacher.normalise(pictures)), sampled.proposals,
+                                      sampled.image_sizes)[0]
+
+    before = logits()
+    torch.nn.init.normal_(teacher.model.rpn.head.bbox_pred.weight, std=0.1)
+    assert torch.equal(logits(), before)
+    torch.nn.init.normal_(student.model.rpn.head.bbox_pred.weight, std=0.1)
+    after = logits()
+    assert after.shape != before.shape or not torch.equal(after, before)
+
+
+def test_forty_pixels_are_pooled_with_the_strides_of_the_levels():
+    net = detector().eval()
+    net.detect(images((40, 40)))
+    assert net.model.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    big = net.features(images((128, 128), seed=1))
+    first, _ = net.box_logits(big, [BOXES[0]["boxes"]], [(128, 128)])
+    fresh, _ = detector().eval().box_logits(big, [BOXES[0]["boxes"]], [(128, 128)])
+    assert torch.equal(first, fresh)  # nothing is kept from the small image
+
+
+def test_both_networks_get_the_same_pixels_and_the_padding_is_zero_after_normalisation():
+    pictures = images((40, 60), (64, 32))
+    shared = stack(pictures)
+    assert shared.tensors.shape == (2, 3, 64, 64) and shared.image_sizes == [(40, 60), (64, 32)]
+    for pixels, order in (("rgb", [0, 1, 2]), ("bgr", [2, 1, 0])):
+        net = detector(pixels=pixels)
+        batch = net.normalise(shared)
+        mean, std = (torch.tensor(values)[:, None, None] for values in
+                     (net.model.transform.image_mean, net.model.transform.image_std))
+        for number, picture in enumerate(pictures):
+            height, width = picture.shape[1:]
+            expected = (picture[order].float() - mean) / std
+            assert torch.equal(batch.tensors[number, :, :height, :width], expected)
+            assert not batch.tensors[number, :, height:].any() and not batch.tensors[number, :, :, width:].any()
+
+
+def test_an_image_without_a_box_and_no_proposals_at_all_give_finite_losses():
+    net = detector().train()
+    losses = net.train_pass(images((64, 64)), targets([]), [1]).task_losses
+    assert losses["box"] == 0 and all(torch.isfinite(loss) for loss in losses.values())
+    logits, deltas = torch.zeros(0, 5, requires_grad=True), torch.zeros(0, 20, requires_grad=True)
+    nothing = box_losses(logits, deltas, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 0.0)
+    sum(nothing.values()).backward()
+    assert nothing["cls"] == 0 and nothing["box"] == 0 and logits.grad.shape == (0, 5)
+
+
+def test_the_published_networks_have_the_published_sizes():
+    def millions(name, learning=False):
+        net = detector(name, 80, norm="frozen", width=1.0, channels=256, head_channels=1024, freeze=2)
+        return sum(p.numel() for p in net.parameters() if p.requires_grad or not learning) / 1e6
+
+    background = 4 * 1025 / 1e6  # torchvision gives the background offsets of its own
+    for name, size in (("r18", 28.67), ("mv2", 19.16), ("r50", 41.70)):
+        assert millions(name) - background == pytest.approx(size, abs=0.01), name
+    assert millions("r18", learning=True) - background == pytest.approx(28.52, abs=0.01)
+
+
+def test_stride_of_the_bottlenecks_by_preset():
+    for preset, strides in (("detectron2", [(2, 2), (1, 1)]), ("torchvision", [(1, 1), (2, 2)])):
+        block = detector("r50", preset=preset).model.backbone.body.layer2[0]
+        assert [block.conv1.stride, block.conv2.stride] == strides
+
+
+def test_anchors_of_the_coarsest_level_are_64_pixels_apart_whatever_the_size():
+    net = detector()
+    batch = ImageList(torch.zeros(1, 3, 96, 128), [(96, 128)])
+    anchors = net.model.rpn.anchor_generator(batch, net.features(batch))[0][-12:]
+    centres = np.unique(((anchors[:, :2] + anchors[:, 2:]) / 2).numpy().round(3))
+    assert centres.tolist() == [0.0, 64.0]
+
+
+def test_an_unknown_network_is_said_with_those_there_are():
+    with pytest.raises(UserError, match="unknown detector 'r19': expected one of r18, r34, r50, r101, mv2"):
+        detector("r19")
