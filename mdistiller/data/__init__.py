@@ -1,6 +1,13 @@
 """Data sets, and batches of them. A batch is a dict: image, target, index, and what a method asks for."""
 
-from mdistiller.data import cifar, digits, folders, tiny_imagenet  # each registers its data sets
+from mdistiller.data import (  # each registers its data sets
+    cifar,
+    coco,
+    digits,
+    digits_detection,
+    folders,
+    tiny_imagenet,
+)
 from mdistiller.data.build import DATASETS, build_data
 from mdistiller.data.info import DataInfo
 

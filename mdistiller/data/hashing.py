@@ -8,7 +8,7 @@ batches, nor ranks, nor workers, nor the point a run resumes from can change an 
 import numpy as np
 
 # One stream per purpose, so that no two purposes share numbers. Their values are part of every run's protocol.
-ORDER, WEAK_VIEW, STRONG_VIEW, STRONG_OPERATIONS, SPLIT = range(5)
+ORDER, WEAK_VIEW, STRONG_VIEW, STRONG_OPERATIONS, SPLIT, DETECTION_VIEW, DETECTION_SAMPLING, CANVAS = range(8)
 
 _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the step of splitmix64

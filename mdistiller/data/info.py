@@ -23,6 +23,7 @@ class DataInfo:
     hasher: Callable[[], str] = field(repr=False)  # computes the fingerprint when it is first asked for
 
     task: str = "classification"  # what the data are for, see `mdistiller.tasks`
+    categories: tuple[int, ...] | None = field(default=None, repr=False)  # the data's own numbers of the classes
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import weakref
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,14 +55,11 @@ class StreamedData(Data):
             hasher=partial(fingerprint, self.files["train"]), **facts,
         )
         self.reader = Reader(self.files, dataset.IMAGE_SIZE, self.seed, dataset.AUGMENTATION == "crop_flip")
-        self.num_workers = dataset.NUM_WORKERS
-        self._idle = []  # loaders whose workers wait for the next pass
-        # Let go of in time: workers of a loader that is found in a reference cycle take five seconds each to end.
-        weakref.finalize(self, self._idle.clear)
+        self.workers = Workers(self.reader, dataset.NUM_WORKERS, self.device.type == "cuda")
 
     def _train_images(self, epoch, order, pieces, views):
         requests = [Request("train", order[piece], epoch, views) for piece in pieces]
-        for request, images in zip(requests, self._read(requests), strict=True):
+        for request, images in zip(requests, self.workers.read(requests), strict=True):
             batch = {"image": self._finish(images["image"])}
             if "image_strong" in views:
                 strong = strong_augment(self._upload(images["image_strong"]), self.seed, epoch, request.index)
@@ -71,13 +68,29 @@ class StreamedData(Data):
 
     def _eval_images(self, split, pieces):
         requests = [Request(split, np.arange(piece.start, piece.stop)) for piece in pieces]
-        return (self._finish(images["image"]) for images in self._read(requests))
+        return (self._finish(images["image"]) for images in self.workers.read(requests))
 
     def _plain_images(self, pieces):
         requests = [Request("train", piece) for piece in pieces]
-        return (self._finish(images["image"]) for images in self._read(requests))
+        return (self._finish(images["image"]) for images in self.workers.read(requests))
 
-    def _read(self, requests: list["Request"]) -> Iterator[dict]:
+    def _upload(self, images: Tensor) -> Tensor:
+        return images.to(self.home, non_blocking=True)
+
+    def _finish(self, images):
+        return super()._finish(self._upload(images))
+
+
+class Workers:
+    """Processes that make batches of requests, `reader[request]` each; 0 of them: this process."""
+
+    def __init__(self, reader: Dataset, number: int, pin: bool):
+        self.reader, self.number, self.pin = reader, number, pin
+        self._idle = []  # loaders whose workers wait for the next pass
+        # Let go of in time: workers of a loader that is found in a reference cycle take five seconds each to end.
+        weakref.finalize(self, self._idle.clear)
+
+    def read(self, requests: list) -> Iterator[Any]:
         """What the workers make of each request, in order. Passes may overlap: each has its own workers."""
         queue, loader = self._idle.pop() if self._idle else self._new_loader()
         queue[:] = requests
@@ -101,20 +114,14 @@ class StreamedData(Data):
             self.reader,
             sampler=queue,
             batch_size=None,  # a request is a batch already
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            timeout=PATIENCE if self.num_workers else 0,
-            pin_memory=self.device.type == "cuda",
+            num_workers=self.number,
+            persistent_workers=self.number > 0,
+            timeout=PATIENCE if self.number else 0,
+            pin_memory=self.pin,
             worker_init_fn=leave_signals_to_the_parent,
             generator=torch.Generator(),  # it draws a seed for its workers, and must not from the run's generator
         )
         return queue, loader
-
-    def _upload(self, images: Tensor) -> Tensor:
-        return images.to(self.home, non_blocking=True)
-
-    def _finish(self, images):
-        return super()._finish(self._upload(images))
 
 
 def fingerprint(files: ImageFiles) -> str:

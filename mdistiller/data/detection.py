@@ -1,0 +1,195 @@
+"""Batches of images with boxes, whatever their source."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from yacs.config import CfgNode
+
+from mdistiller.data.boxes import Annotation, GroupedOrder, View, draw_seeds, draw_views, show
+from mdistiller.data.files import problem_of
+from mdistiller.data.info import DataInfo
+from mdistiller.data.splits import train_val_positions
+from mdistiller.data.streamed import Workers
+from mdistiller.errors import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class BoxSource:
+    """Images with boxes, numbered from 0. `sizes` (N, 2) are heights and widths; `annotations` what is trained on;
+    `truth`, by image id, what is evaluated against, in COCO's form; `categories` pairs of id and name, ascending.
+    """
+
+    sizes: np.ndarray
+    annotations: Sequence[Annotation]
+    truth: dict[int, list[dict]]
+    categories: tuple[tuple[int, str], ...]
+
+    def image(self, position: int) -> Image.Image:
+        """The image as RGB. Raises what Pillow raises."""
+        raise NotImplementedError(f"{type(self).__name__} has no images")
+
+    def place(self, position: int) -> str:
+        """Where an image is, for messages."""
+        return f"image {self.annotations[position].image_id}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what is trained on."""
+        raise NotImplementedError(f"{type(self).__name__} has no fingerprint")
+
+
+class BoxRequest(NamedTuple):
+    """A batch that a worker is to make: images of a split at `positions`, each in its view."""
+
+    split: str
+    positions: np.ndarray
+    views: list[View]
+
+
+class BoxReader(Dataset):
+    """What a worker does: a `BoxRequest` -> [(pixels (3, h, w) uint8, boxes)], or a text naming a broken file."""
+
+    def __init__(self, sources: dict[str, tuple[BoxSource, np.ndarray]], longest: int):
+        self.sources, self.longest = sources, longest
+
+    def __getitem__(self, request: BoxRequest) -> list | str:
+        source, kept = self.sources[request.split]
+        examples: list[Any] = []
+
+        def make(position, view):
+            pixels, boxes = show(source.image(position), source.annotations[position].boxes, view, self.longest)
+            examples.append((torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(boxes)))
+
+        for position, view in zip(kept[request.positions], request.views, strict=True):
+            problem = problem_of(make, position, view)
+            if problem:
+                return f"{source.place(position)} ({problem})"
+        return examples
+
+
+class DetectionData:
+    """Batches of a source of images with boxes, of one shape group (wide or tall) each.
+
+    A batch holds `image`, a list of (3, h, w) uint8, RGB; `target`, a list of {"boxes", "labels", "image_id",
+    "size"}, the size (height, width) of the file; `seeds`, an int an image, for the sampling of proposals; `index`
+    (B,). Scale and mirroring are a function of (DATASET.SEED, pass over the images, index). An epoch is
+    num_train // batch size batches of an endless stream, in which leftovers of a pass wait for the next one.
+    """
+
+    items = "images"
+    views_are_finite = False
+
+    def __init__(self, train: BoxSource, test: BoxSource, cfg: CfgNode, device, name: str, flip: bool):
+        dataset = cfg.DATASET
+        self.device, self.accumulate = torch.device(device), cfg.SOLVER.ACCUMULATE
+        self.seed = cfg.EXPERIMENT.SEED if dataset.SEED is None else dataset.SEED
+        self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, dataset.TEST.BATCH_SIZE
+        self.sides, self.test_side = list(dataset.MIN_SIZES), dataset.TEST.MIN_SIZE
+        self.flip = flip and dataset.AUGMENTATION == "crop_flip"
+        useful = np.flatnonzero([len(one.boxes) > 0 for one in train.annotations])
+        if not len(useful):
+            raise UserError(f"DATASET.ROOT {dataset.ROOT}: none of the training images has a box")
+        chosen, val = train_val_positions(np.zeros(len(useful), np.int64), dataset.TRAIN_FRACTION,
+                                          dataset.VAL_FRACTION)
+        self.sources = {"train": (train, useful[chosen])} | ({"val": (train, useful[val])} if len(val) else {})
+        self.sources["test"] = (test, np.arange(len(test.annotations)))
+        heights, widths = train.sizes[useful[chosen]].T
+        self.order = GroupedOrder((heights > widths).astype(np.int64), self.batch_size, self.seed)
+        if self.num_batches < 1:
+            raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} is more than the {len(chosen)} training images")
+        self.workers = Workers(BoxReader(self.sources, dataset.MAX_SIZE), dataset.NUM_WORKERS,
+                               self.device.type == "cuda")
+        self.info = DataInfo(
+            name=name, num_classes=len(train.categories), num_train=len(chosen), image_size=self.test_side, mean=MEAN,
+            std=STD, targets=torch.zeros(len(chosen), dtype=torch.int64), family="detection",
+            classes=tuple(label for _, label in train.categories), hasher=train.fingerprint, task="detection",
+            categories=tuple(number for number, _ in train.categories),
+        )
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        return len(self.order.groups) // self.batch_size
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What `eval_batches` can be asked for: ("test",), or ("val", "test") with VAL_FRACTION."""
+        return tuple(split for split in self.sources if split != "train")
+
+    def num_eval(self, split: str = "test") -> int:
+        """Images of a split."""
+        return len(self.sources[split][1])
+
+    def train_batches(
+        self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[dict]:
+        """Batches of an epoch from number `start` on; of several ranks, this one's piece, and its `share`.
+
+        Raises UserError for another view than "image", and for ranks that would be left without an image.
+        """
+        if tuple(views) != ("image",):
+            raise UserError(f"DISTILLER.TYPE: {self.info.name} has one view of an image; the method asks for {views}")
+        if world_size > self.batch_size:
+            raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} images for {world_size} processes; expected more")
+        pieces = [self._piece(epoch, step, rank, world_size) for step in range(start, self.num_batches)]
+        requests = [BoxRequest("train", index, self._views(passes, index)) for passes, index in pieces]
+        source, kept = self.sources["train"]
+        for step, (passes, index), examples in zip(
+            range(start, self.num_batches), pieces, self._read(requests), strict=True
+        ):
+            batch = self._batch(source, kept[index], examples)
+            batch["seeds"] = [draw_seeds(self.seed, number, [one])[0]
+                              for number, one in zip(passes.tolist(), index, strict=True)]
+            batch["index"] = torch.from_numpy(index).to(self.device)
+            share = len(index) * world_size / (self.batch_size * self._updates(step))
+            yield batch if share == 1.0 else batch | {"share": share}
+
+    def batch_index(self, epoch: int, step: int) -> np.ndarray:
+        """Positions (B,) in 0..num_train-1 of the global batch number `step` (from 0) of an epoch."""
+        return self.order.batch((epoch - 1) * self.num_batches + step)[1]
+
+    def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+        """All images of a split once, in order, at the size of the test; `truth` is a list of their annotations.
+
+        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        """
+        source, kept = self.sources[split]
+        starts = range(rank * self.eval_batch_size, len(kept), world_size * self.eval_batch_size)
+        pieces = [np.arange(low, min(low + self.eval_batch_size, len(kept))) for low in starts]
+        requests = [BoxRequest(split, piece, [View(self.test_side, False)] * len(piece)) for piece in pieces]
+        for piece, examples in zip(pieces, self._read(requests), strict=True):
+            batch = self._batch(source, kept[piece], examples)
+            yield batch | {"truth": [source.truth[source.annotations[one].image_id] for one in kept[piece]]}
+
+    def _views(self, passes, index):
+        return [draw_views(self.seed, number, [one], self.sides, self.flip)[0]
+                for number, one in zip(passes.tolist(), index, strict=True)]
+
+    def _piece(self, epoch, step, rank, world_size):
+        passes, index = self.order.batch((epoch - 1) * self.num_batches + step)
+        return np.array_split(passes, world_size)[rank], np.array_split(index, world_size)[rank]
+
+    def _updates(self, step):
+        """Batches in the update that a step belongs to."""
+        first = step - step % self.accumulate
+        return min(self.accumulate, self.num_batches - first)
+
+    def _read(self, requests):
+        for examples in self.workers.read(requests):
+            yield [(self._upload(pixels), self._upload(boxes)) for pixels, boxes in examples]
+
+    def _upload(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _batch(self, source, positions, examples):
+        targets = []
+        for position, (_, boxes) in zip(positions, examples, strict=True):
+            annotation = source.annotations[position]
+            targets.append({"boxes": boxes, "labels": self._upload(torch.from_numpy(annotation.labels)),
+                            "image_id": annotation.image_id, "size": tuple(map(int, source.sizes[position]))})
+        return {"image": [pixels for pixels, _ in examples], "target": targets}

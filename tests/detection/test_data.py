@@ -1,0 +1,171 @@
+"""Images with boxes: geometry, order, COCO folders with everything that can be wrong in them, drawn digits."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mdistiller.data import build_data
+from mdistiller.data.boxes import GroupedOrder, View, draw_seeds, draw_views, flip_boxes, resized, show
+from mdistiller.errors import UserError
+from tests.detection.support import config, write_coco
+
+SIZES = [  # height, width, shorter side, longer side at most -> height, width: by hand from detectron2's rule
+    (480, 640, 800, 1333, (800, 1067)), (640, 480, 800, 1333, (1067, 800)), (427, 640, 800, 1333, (800, 1199)),
+    (375, 500, 800, 1333, (800, 1067)), (500, 375, 640, 1333, (853, 640)), (640, 427, 672, 1333, (1007, 672)),
+    (100, 100, 800, 1333, (800, 800)), (333, 500, 704, 1333, (704, 1057)), (200, 800, 800, 1333, (333, 1333)),
+    (800, 200, 800, 1333, (1333, 333)), (480, 640, 640, 1333, (640, 853)), (612, 612, 736, 1333, (736, 736)),
+    (240, 640, 800, 1333, (500, 1333)), (640, 240, 640, 1333, (1333, 500)), (96, 128, 96, 1333, (96, 128)),
+    (80, 100, 768, 1333, (768, 960)), (1, 1, 8, 16, (8, 8)), (10, 30, 8, 16, (5, 16)), (3, 2, 5, 100, (8, 5)),
+    (593, 600, 128, 256, (128, 130)),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "short", "longest", "expected"), SIZES)
+def test_the_resized_size(height, width, short, longest, expected):
+    assert resized(height, width, short, longest) == expected
+
+
+def test_flipping_twice_is_the_identity_and_boxes_follow_pixels():
+    boxes = np.array([[2, 3, 9, 12], [0, 0, 4, 4]], np.float32)
+    assert np.array_equal(flip_boxes(flip_boxes(boxes, 20), 20), boxes)
+    pixels = np.zeros((24, 20, 3), np.uint8)
+    pixels[3:12, 2:9] = 255
+    shown, moved = show(Image.fromarray(pixels), boxes, View(20, True), 100)
+    assert moved[0].tolist() == [11, 3, 18, 12]
+    assert (shown[3:12, 11:18] == 255).all() and shown.sum() == pixels.sum()
+    shown, moved = show(Image.fromarray(pixels), boxes, View(40, False), 100)
+    assert shown.shape == (48, 40, 3) and moved[0].tolist() == [4, 6, 18, 24]
+
+
+def test_views_and_seeds_are_functions_of_seed_epoch_and_index():
+    index = np.arange(200)
+    views = draw_views(3, 2, index, [640, 800], True)
+    assert draw_views(3, 2, index[50:60], [640, 800], True) == views[50:60]
+    assert draw_views(3, 3, index, [640, 800], True) != views != draw_views(4, 2, index, [640, 800], True)
+    assert 60 < sum(view.flip for view in views) < 140 and 60 < sum(view.short == 640 for view in views) < 140
+    assert not any(view.flip for view in draw_views(3, 2, index, [640], False))
+    assert len(set(draw_seeds(3, 2, index))) == 200 and draw_seeds(3, 2, [7]) == [draw_seeds(3, 2, index)[7]]
+
+
+def test_batches_are_of_one_shape_and_leftovers_wait_for_the_next_pass():
+    groups = np.array([0] * 7 + [1] * 4)
+    order = GroupedOrder(groups, 3, seed=5)
+    stream = [order.batch(number) for number in range(22)]  # 6 passes are 42 wide and 24 tall images: 14 + 8 batches
+    assert all(len(set(groups[index])) == 1 for _, index in stream)
+    seen = {(int(p), int(i)) for passes, index in stream for p, i in zip(passes, index, strict=True)}
+    assert seen == {(p, i) for p in range(1, 7) for i in range(11)}
+    fresh = GroupedOrder(groups, 3, seed=5).batch(17)
+    assert all(np.array_equal(*pair) for pair in zip(fresh, stream[17], strict=True))
+
+
+@pytest.mark.parametrize(("start", "epoch"), [(0, 1), (1, 3)])
+def test_a_batch_does_not_depend_on_where_a_run_resumes_or_on_ranks(tmp_path, start, epoch):
+    data = build_data(config(write_coco(tmp_path)), "cpu")
+    whole = list(data.train_batches(epoch))[start]
+    (resumed, *_) = data.train_batches(epoch, start=start)
+    halves = [next(data.train_batches(epoch, start=start, rank=rank, world_size=2)) for rank in range(2)]
+    for parts in ([resumed], halves):
+        pictures, seeds = ([one for part in parts for one in part[key]] for key in ("image", "seeds"))
+        assert all(torch.equal(*pair) for pair in zip(pictures, whole["image"], strict=True))
+        assert seeds == whole["seeds"]
+    assert [half["share"] for half in halves] == [1.0, 1.0] if "share" in halves[0] else True
+    assert data.batch_index(epoch, start).tolist() == whole["index"].tolist()
+
+
+def test_workers_give_the_same_batches(tmp_path):
+    root = write_coco(tmp_path)
+    inside, outside = (build_data(config(root, "DATASET.NUM_WORKERS", number), "cpu") for number in (0, 1))
+    for one, other in zip(inside.train_batches(1), outside.train_batches(1), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one["image"], other["image"], strict=True))
+        for a, b in zip(one["target"], other["target"], strict=True):
+            assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["labels"], b["labels"])
+
+
+def test_labels_are_ranks_of_the_category_ids_and_crowds_are_for_evaluation_alone(tmp_path):
+    def change(content):
+        content["annotations"][0]["iscrowd"] = 1
+        content["annotations"][2]["bbox"] = [1.0, 1.0, 1.0, 1.0]  # a pixel: no wider and higher than one
+
+    data = build_data(config(write_coco(tmp_path, change=change)), "cpu")
+    source, _ = data.sources["train"]
+    assert data.info.categories == (3, 7, 90) and data.info.num_classes == 3
+    assert source.annotations[0].labels.tolist() == [3] and source.annotations[1].labels.tolist() == [3]
+    assert [one["iscrowd"] for one in source.truth[100]] == [1, 0] and len(source.truth[101]) == 2
+    assert source.annotations[3].labels.tolist() == [1, 3]
+
+
+def test_images_without_a_box_are_not_trained_on_and_boxes_are_cut_off_at_the_border(tmp_path):
+    def change(content):
+        content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 102]
+        content["annotations"][0]["bbox"] = [-5.0, -5.0, 500.0, 30.0]
+
+    data = build_data(config(write_coco(tmp_path, change=change)), "cpu")
+    assert data.info.num_train == 4
+    assert data.sources["train"][0].annotations[0].boxes[0].tolist() == [0, 0, 64, 25]
+
+
+def set_box(value):
+    return lambda content: content["annotations"][0].update(bbox=value)
+
+
+BROKEN = {
+    "no image": (lambda c: c["images"][0].update(file_name="gone.jpg"), "image 100: no such file"),
+    "category": (lambda c: c["annotations"][0].update(category_id=4), "annotation 1: category 4 is not one"),
+    "outside": (set_box([70.0, 5.0, 10.0, 10.0]), "is outside image 100"),
+    "nan": (set_box([float("nan"), 5.0, 10.0, 10.0]), "expected four finite numbers"),
+    "text": (set_box(["1", 5.0, 10.0, 10.0]), "expected four finite numbers"),
+    "negative": (set_box([1.0, 5.0, -10.0, 10.0]), "expected four finite numbers"),
+    "annotation twice": (lambda c: c["annotations"][1].update(id=1), "annotation id 1 is there twice"),
+    "image twice": (lambda c: c["images"].append(dict(c["images"][0])), "image id 100 is there twice"),
+    "category twice": (lambda c: c["categories"].append(dict(c["categories"][0])), "category id 3 is there twice"),
+    "stranger": (lambda c: c["annotations"][0].update(image_id=7), "image 7 is not one of the file's"),
+    "no images": (lambda c: c.update(images=[], annotations=[]), "no images"),
+    "no boxes": (lambda c: c.update(annotations=[]), "none of the training images has a box"),
+    "no list": (lambda c: c.update(images=3), "images: expected a list of objects"),
+    "no size": (lambda c: c["images"][0].update(height=0), "image 100: expected height and width"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_annotation_file_is_one_line(tmp_path, name):
+    change, words = BROKEN[name]
+    root = write_coco(tmp_path, change=change)
+    with pytest.raises(UserError) as error:
+        build_data(config(root), "cpu")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_none_and_a_file_that_is_no_json(tmp_path):
+    with pytest.raises(UserError, match="expected annotations/instances_train2017.json"):
+        build_data(config(tmp_path), "cpu")
+    write_coco(tmp_path)
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
+    with pytest.raises(UserError, match="no JSON"):
+        build_data(config(tmp_path), "cpu")
+
+
+def test_grey_and_cmyk_images_are_read_as_colours_and_another_size_is_said(tmp_path):
+    root = write_coco(tmp_path)
+    for name, mode in (("000000000100.jpg", "L"), ("000000000101.jpg", "CMYK")):
+        path = root / "train2017" / name
+        Image.open(path).convert(mode).save(path)
+    source, _ = build_data(config(root), "cpu").sources["train"]
+    assert source.image(0).mode == source.image(1).mode == "RGB"
+    Image.new("RGB", (5, 5)).save(root / "val2017" / "000000000100.jpg")
+    data = build_data(config(root), "cpu")
+    with pytest.raises(UserError, match="000000000100.jpg .5x5 pixels, and instances_val2017.json says 64x60"):
+        list(data.eval_batches("test"))
+
+
+def test_drawn_digits_are_a_function_of_the_seed_with_boxes_around_what_is_seen():
+    from mdistiller.data.digits_detection import draw_canvas, scans
+
+    first, again, other = (draw_canvas("train", seed, 3) for seed in (0, 0, 1))
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+    assert len(scans("train")[0]) + len(scans("test")[0]) == 1797
+    for position in range(30):
+        _, boxes, labels = draw_canvas("test", 0, position)
+        assert 1 <= len(boxes) == len(labels) <= 6 and set(labels.tolist()) <= set(range(1, 11))
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 128).all() and (boxes[:, 2:] - boxes[:, :2] > 3).all()
