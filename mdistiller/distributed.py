@@ -1,6 +1,7 @@
 """Several processes, as torchrun starts them: one place that knows whether there are any."""
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,3 +81,11 @@ def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         distiller, device_ids=ids, find_unused_parameters=distiller.varying_modules
     )
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """What every rank passes, in order of rank, on all of them; of plain Python types. Waits for all."""
+    parts = [own] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(parts, own)
+    return parts

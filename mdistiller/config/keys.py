@@ -36,7 +36,9 @@ EXPERIMENT = {
 }
 
 DATASET = {
-    "TYPE": Key("cifar100", help="digits, cifar10, cifar100, tiny_imagenet, imagenet or imagefolder."),
+    "TYPE": Key("cifar100", help=(
+        "digits, cifar10, cifar100, tiny_imagenet, imagenet or imagefolder; with boxes: coco, coco_tiny or "
+        "digits_detection.")),
     "ROOT": Key("data", path=True, help="Folder that holds the data."),
     "DOWNLOAD": Key(False, help="Download data that is not there (CIFAR)."),
     "VAL_FOLDER": Key("val", path=True, help="Folder of the test images of an imagefolder, below DATASET.ROOT."),
@@ -51,7 +53,46 @@ DATASET = {
     "IMAGE_SIZE": Key(224, least=8, most=MOST_PIXELS, help=(
         "Pixels a side of imagenet and imagefolder; an imagefolder of up to 64 lives in memory.")),
     "SKIP_BROKEN": Key(False, help="Leave out images that cannot be read, which otherwise end the run at its start."),
-    "TEST": {"BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Images of a batch in evaluation.")},
+    "TEST": {
+        "BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Images of a batch in evaluation."),
+        "MIN_SIZE": Key(800, least=8, most=MOST_PIXELS, help="As MIN_SIZES, in evaluation."),
+    },
+    "MIN_SIZES": Key([640, 672, 704, 736, 768, 800], item=int, least=8, most=MOST_PIXELS, help=(
+        "Pixels of the shorter side of images with boxes, drawn for each image.")),
+    "MAX_SIZE": Key(1333, least=8, most=MOST_PIXELS, help="Pixels of the longer side of images with boxes at most."),
+    "RELEASED_PIXEL_MEAN": Key(False, help=(
+        "Detection: the pixel means of a ResNet-18 student in the order of the published code, a slip of it.")),
+    "DRAWN_SEED": Key(0, least=0, most=2**32 - 1, help="Seed of the images of digits_detection, which are drawn."),
+}
+
+MODEL = {
+    "PRESET": Key("detectron2", choices=("detectron2", "torchvision"), help=(
+        "Whose pooling, anchors, box losses and strides a detector has.")),
+    "NORM": Key("frozen", choices=("frozen", "bn", "sync", "gn"), help=(
+        "Norms of a detector's body: frozen as trained on ImageNet; bn, sync or gn to train from random weights.")),
+    "FREEZE": Key(2, least=0, most=5, help=(
+        "The stem and the stages of a ResNet with frozen norms up to this one do not learn; 0: all learn.")),
+    "CHANNELS": Key(256, least=1, most=4096, help="Channels of a detector's feature pyramid."),
+    "HEAD_CHANNELS": Key(1024, least=1, most=16384, help="Width of the two layers of a detector's box head."),
+    "STUDENT_WIDTH": Key(1.0, above=0, most=8, help="Factor on the channels of a detector's body."),
+    "TEACHER_WIDTH": Key(1.0, above=0, most=8, help="Factor on the channels of a detector's body."),
+    "ANCHOR_SIZES": Key([32.0, 64.0, 128.0, 256.0, 512.0], item=float, least=1, most=MOST_PIXELS, help=(
+        "Pixels of the anchors' sides, one size for each level of the pyramid.")),
+}
+
+DETECTION = {
+    "RPN_BATCH": Key(256, least=1, most=MOST_IMAGES, help=(
+        "Anchors of an image that the region proposal network is trained on.")),
+    "ROI_BATCH": Key(512, least=1, most=MOST_IMAGES, help=(
+        "Proposals of an image that the box head is trained on, and distilled on.")),
+    "ANCHORS_KEPT": Key([2000, 1000], item=int, least=1, most=MOST_IMAGES, help=(
+        "Anchors of a level and image before overlaps are removed, in training and in evaluation.")),
+    "PROPOSALS": Key([1000, 1000], item=int, least=1, most=MOST_IMAGES, help=(
+        "Proposals of an image, in training and in evaluation.")),
+    "SCORE_THRESHOLD": Key(0.05, least=0, most=1, help="Least score of a detection."),
+    "NMS": Key(0.5, least=0, most=1, help="Overlap above which the lower of two detections of a class is dropped."),
+    "DETECTIONS": Key(100, least=1, most=MOST_IMAGES, help="Detections of an image at most."),
+    "FOREGROUND_ONLY": Key(False, help="Distil on the foreground among the sampled proposals alone."),
 }
 
 DISTILLER = {
@@ -150,6 +191,8 @@ KEYS = {
     "TASK": {"TYPE": Key(None, types=(str,), choices=("classification", "detection", "language"), help=(
         "What a sample is: an image, a box proposal or a token; None is what DATASET.TYPE says."))},
     "DATASET": DATASET,
+    "MODEL": MODEL,
+    "DETECTION": DETECTION,
     "DISTILLER": DISTILLER,
     "EA": EA,
     "SOLVER": SOLVER,

@@ -86,7 +86,8 @@ class ReviewKD(Distiller):
     """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021, arXiv:2104.09044).
 
     From the pooled feature up to the first stage, each level of the student is fused with the deeper ones and compared
-    with the teacher's pre-activation of that level; weight * min(epoch / warm-up, 1) * mean(hcl_loss).
+    with the teacher's pre-activation of that level, or, of networks whose features end in maps (a feature pyramid has
+    no pooled feature), with the teacher's map of that level; weight * min(epoch / warm-up, 1) * mean(hcl_loss).
 
     Channels and sizes come from the networks: SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS and MAX_MID_CHANNEL
     (without effect in mdistiller too) are read for compatibility, and a value that contradicts the networks is
@@ -103,6 +104,7 @@ class ReviewKD(Distiller):
            for name, default in STATED_SHAPES.items()},
     }
     inputs = "features"
+    sample_axis = "image"
     release_weighting = {"upper_bound": LOG_100}
 
     def build(self, cfg):
@@ -113,10 +115,12 @@ class ReviewKD(Distiller):
         student, teacher = self.dry_run()
         if self.student_key not in student.features:
             raise misfit(self, *shapes, "STU_PREACT needs preact_feats of the student, which it has not")
-        if "preact_feats" not in teacher.features:
+        ends_in_maps = "pooled_feat" not in teacher.features and "pooled_feat" not in student.features
+        self.teacher_key = "feats" if ends_in_maps and "preact_feats" not in teacher.features else "preact_feats"
+        if self.teacher_key not in teacher.features:
             raise misfit(self, *shapes, "needs preact_feats of the teacher, which it has not")
-        self.depth = min(len(student.features[self.student_key]), len(teacher.features["preact_feats"]))
-        student, teacher = self._levels(student, self.student_key), self._levels(teacher, "preact_feats")
+        self.depth = min(len(student.features[self.student_key]), len(teacher.features[self.teacher_key]))
+        student, teacher = self._levels(student, self.student_key), self._levels(teacher, self.teacher_key)
         self._report_contradictions(cfg, student, teacher)
         mid_channels = min(MAX_MID_CHANNELS, student[-1].shape[1])
         pairs = list(zip(student, teacher, strict=True))[::-1]
@@ -126,8 +130,9 @@ class ReviewKD(Distiller):
         )
 
     def _levels(self, output, key):
-        """The last stages, without the stem, then the pooled feature as a 1x1 map: `depth` maps."""
-        return [*output.features[key], output.features["pooled_feat"][:, :, None, None]][-self.depth :]
+        """The last stages, without the stem, then the pooled feature as a 1x1 map, if there is one: `depth` maps."""
+        pooled = [output.features["pooled_feat"][:, :, None, None]] if "pooled_feat" in output.features else []
+        return [*output.features[key], *pooled][-self.depth :]
 
     def _report_contradictions(self, cfg, student, teacher):
         found = {
@@ -142,7 +147,7 @@ class ReviewKD(Distiller):
                 logger.warning("REVIEWKD.%s: %s is not used; it is %s for these networks", key, cfg[key], value)
 
     def sample_losses(self, student, teacher, epoch, **batch):
-        teacher_feats = self._levels(teacher, "preact_feats")
+        teacher_feats = self._levels(teacher, self.teacher_key)
         results, fused = [], None
         levels = zip(self._levels(student, self.student_key), teacher_feats, strict=True)
         for abf, (feat_student, feat_teacher) in zip(self.abfs, reversed(list(levels)), strict=True):

@@ -38,6 +38,8 @@ class Task:
     metrics: tuple[str, ...]  # every number that `evaluate` returns and the records keep
     unit: str  # what a loss is the mean of: "images", "proposals", "tokens"
 
+    results: list | None = None  # what the last `evaluate` found, of JSON's types, for others to score; None: nothing
+
     def __init__(self, cfg: CfgNode, info):
         self.cfg, self.info = cfg, info
 

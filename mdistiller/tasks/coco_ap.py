@@ -1,0 +1,55 @@
+"""Average precision of detections, by COCO's own rules (Lin et al., arXiv:1405.0312), computed by faster-coco-eval."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mdistiller.errors import UserError
+
+METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
+           "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+ABSENT = -1.0  # COCO's number where there is no such ground truth
+
+
+def average_precision(truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]):
+    """COCO's twelve numbers by name (`METRICS`), in percent; `ABSENT` where there is no such ground truth.
+
+    `truth` holds annotations (id, image_id, category_id, bbox, area, iscrowd), `results` detections in the standard
+    form (image_id, category_id, bbox, score), boxes as x, y, width, height. "ap" is the mean over IoU .50 to .95 and
+    over the categories that occur, 100 detections an image. Raises UserError where the library is not installed.
+    """
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise UserError(f"detection needs faster-coco-eval ({error}): pip install -e '.[detection]'") from None
+    content = {"images": [{"id": number} for number in image_ids], "annotations": truth, "info": {},
+               "categories": [{"id": number, "name": str(number)} for number in categories]}
+    reference = COCO()
+    reference.dataset = content
+    reference.createIndex()
+    found = reference.loadRes(results) if results else _nothing(COCO, content)
+    evaluation = COCOeval_faster(reference, found, "bbox", print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return {name: float(value) if value < 0 else 100 * float(value)
+            for name, value in zip(METRICS, evaluation.stats[:len(METRICS)], strict=True)}
+
+
+def standard_results(detections: list[dict[str, Tensor]], image_ids: Sequence[int], categories: Sequence[int]):
+    """Detections (boxes as corners, scores, labels from 1) as a list in COCO's standard form, of JSON's own types."""
+    results = []
+    for image_id, found in zip(image_ids, detections, strict=True):
+        corners = found["boxes"].float().cpu()
+        boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+        for box, score, label in zip(boxes, found["scores"].tolist(), found["labels"].tolist(), strict=True):
+            results.append({"image_id": image_id, "category_id": categories[label - 1], "bbox": box, "score": score})
+    return results
+
+
+def _nothing(kind, content):
+    empty = kind()
+    empty.dataset = content | {"annotations": []}
+    empty.createIndex()
+    return empty

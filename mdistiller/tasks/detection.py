@@ -1,0 +1,139 @@
+"""Object detection: a sample is a box proposal of the student's, sampled for training."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torchvision.models.detection.image_list import ImageList
+
+from mdistiller.distributed import gather_objects
+from mdistiller.errors import UserError
+from mdistiller.models.detection import Detector, stack
+from mdistiller.tasks.base import TASKS, Task, TaskOutput
+from mdistiller.tasks.coco_ap import average_precision, standard_results
+
+NEAR_NOTHING = 1.0  # percent of AP
+BLANK_SIDE = 128  # of the image that shapes of feature maps are learnt from
+
+
+class DetectorInputs(NamedTuple):
+    """Raw pixels that student and teacher share, and what is on them."""
+
+    images: ImageList
+    targets: list[dict] | None
+    seeds: list[int] | None
+
+
+@TASKS.register("detection")
+class Detection(Task):
+    """Boxes of C classes. Logits are (N, C+1) over the sampled proposals of all images, the background first.
+
+    The student's own losses ("cls", "box", "rpn_cls", "rpn_box", Ren et al., arXiv:1506.01497) have weight 1. The
+    teacher sees the same pixels and gives its logits for the student's proposals; its proposal network does not run.
+    `group` is the image of a proposal. As in the published code a process's losses are means over its own proposals.
+    """
+
+    headline = "ap"
+    metrics = ("ap", "ap50", "ap75")
+    unit = "proposals"
+
+    def network(self, role, pretrained=False):
+        cfg, name = self.cfg, self.cfg.DISTILLER[role]
+        if pretrained:
+            raise UserError(
+                f"DISTILLER.{role}_CHECKPOINT: detectors have no pretrained weights of a library here; name a file "
+                "(tools/fetch_teachers.py --convert detectron2 FILE makes one)"
+            )
+        model, rcnn = cfg.MODEL, cfg.DETECTION
+        released = cfg.DATASET.RELEASED_PIXEL_MEAN and role == "STUDENT" and name == "r18"
+        try:
+            return Detector(
+                name, self.info.num_classes, model.PRESET, model.NORM, model[f"{role}_WIDTH"], model.CHANNELS,
+                model.HEAD_CHANNELS, model.FREEZE if model.NORM == "frozen" else 0, "released" if released else None,
+                tuple(model.ANCHOR_SIZES), rpn_batch_size_per_image=rcnn.RPN_BATCH,
+                box_batch_size_per_image=rcnn.ROI_BATCH, rpn_post_nms_top_n_train=rcnn.PROPOSALS[0],
+                rpn_post_nms_top_n_test=rcnn.PROPOSALS[1], rpn_pre_nms_top_n_train=rcnn.ANCHORS_KEPT[0],
+                rpn_pre_nms_top_n_test=rcnn.ANCHORS_KEPT[1], box_score_thresh=rcnn.SCORE_THRESHOLD,
+                box_nms_thresh=rcnn.NMS, box_detections_per_img=rcnn.DETECTIONS,
+            )
+        except UserError as error:
+            raise UserError(f"DISTILLER.{role}: {error}") from None
+
+    def inputs(self, batch, view):
+        if view != "image":
+            raise ValueError(f"needs {view!r} in the batch, beside 'image': detection has one view of an image")
+        return DetectorInputs(stack(batch["image"]), batch.get("target"), batch.get("seeds"))
+
+    def run_student(self, network, inputs):
+        images = network.normalise(inputs.images)
+        if not network.training:  # a dry run, for shapes
+            return TaskOutput(images.tensors.new_zeros(0, network.num_classes + 1),
+                              {"feats": network.features(images)}, images.tensors.new_zeros(0).long())
+        step = network.train_pass(images, inputs.targets, inputs.seeds)
+        logits, group, sampled = step.logits, step.sampled.image_index, step.sampled
+        if self.cfg.DETECTION.FOREGROUND_ONLY:
+            rows = torch.where(sampled.target > 0)[0]
+            logits, group = logits[rows], group[rows]
+        return TaskOutput(logits, step.features, group, step.task_losses, sampled)
+
+    def run_teacher(self, network, inputs, student):
+        feats = network.features(network.normalise(inputs.images))
+        if student is None or student.extra is None:
+            return TaskOutput(feats[0].new_zeros(0, network.num_classes + 1), {"feats": feats})
+        sampled = student.extra
+        logits, _ = network.box_logits(feats, sampled.proposals, sampled.image_sizes)
+        if self.cfg.DETECTION.FOREGROUND_ONLY:
+            logits = logits[sampled.target > 0]
+        return TaskOutput(logits, {"feats": feats}, student.group)
+
+    def target(self, batch, student):
+        target = student.extra.target
+        return target[target > 0] if self.cfg.DETECTION.FOREGROUND_ONLY else target
+
+    def supervised(self, outputs, target, label_smoothing):
+        if label_smoothing:
+            raise UserError(f"SOLVER.LABEL_SMOOTHING: detection has none; expected 0, found {label_smoothing}")
+        (output,) = outputs
+        return dict(output.losses)
+
+    def progress(self, logits, target):
+        return {"accuracy": logits.argmax(dim=1) == target, "foreground": target > 0}
+
+    def evaluate(self, network, batches, device="cpu"):
+        truth, self.results, image_ids = self.collect(network, batches)
+        if not image_ids:
+            raise ValueError("no images to evaluate on")
+        return average_precision(truth, self.results, image_ids, self.info.categories) | {"count": len(image_ids)}
+
+    @torch.inference_mode()
+    def collect(self, network: nn.Module, batches: Iterable[dict]) -> tuple[list[dict], list[dict], list[int]]:
+        """(annotations, detections in COCO's standard form, image ids) of all ranks; each image counts once."""
+        own = list(self._detections(network, batches))
+        by_image = {image_id: rest for part in gather_objects(own) for image_id, *rest in part}
+        image_ids = sorted(by_image)
+        truth = [one for image_id in image_ids for one in by_image[image_id][0]]
+        results = [one for image_id in image_ids for one in by_image[image_id][1]]
+        return truth, results, image_ids
+
+    def _detections(self, network, batches) -> Iterator[tuple[int, list[dict], list[dict]]]:
+        for batch in batches:
+            sizes = [target["size"] for target in batch["target"]]
+            images = network.normalise(stack(batch["image"]))
+            found = network.detect(images, sizes)
+            for target, truth, one in zip(batch["target"], batch["truth"], found, strict=True):
+                image_id = target["image_id"]
+                yield image_id, truth, standard_results([one], [image_id], self.info.categories)
+
+    def doubt(self, result):
+        if result["ap"] >= NEAR_NOTHING:
+            return None
+        return (
+            f"AP of {result['ap']:.2f} is near 0: is its checkpoint of these categories, in this order, and of this "
+            "MODEL.PRESET and pixel normalisation?"
+        )
+
+    def blank_inputs(self, size, like):
+        height, width = (size, size) if isinstance(size, int) else size or (BLANK_SIDE, BLANK_SIDE)
+        return DetectorInputs(stack([torch.zeros(3, height, width, device=like.device, dtype=like.dtype)]), None, None)
+

@@ -1,0 +1,103 @@
+"""Average precision: the evaluator, judged by pycocotools and by what must be."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller.data import build_data
+from mdistiller.tasks.coco_ap import METRICS, average_precision, standard_results
+from tests.data.support import REAL, needs
+from tests.detection.support import config, golden, write_coco
+
+
+def judge(truth, results, image_ids, categories):
+    """pycocotools' twelve numbers."""
+    tools, evaluator = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = tools.COCO()
+        reference.dataset = {"images": [{"id": n} for n in image_ids], "annotations": [dict(one) for one in truth],
+                             "categories": [{"id": n, "name": str(n)} for n in categories], "info": {}}
+        reference.createIndex()
+        evaluation = evaluator.COCOeval(reference, reference.loadRes([dict(one) for one in results]), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@needs("coco_tiny")
+def test_the_example_of_the_coco_api_with_both_libraries():
+    folder = Path(REAL) / "coco_tiny" / "eval_fixture"
+    truth = json.loads((folder / "gt_val2014_100.json").read_text())
+    results = json.loads((folder / "det_fakebbox100.json").read_text())
+    image_ids, categories = ([one["id"] for one in truth[key]] for key in ("images", "categories"))
+    annotations = truth["annotations"]
+    found = average_precision(annotations, results, image_ids, categories)
+    expected = golden()["eval.stats"].tolist()
+    assert [found[name] / 100 for name in METRICS] == pytest.approx(expected, abs=1e-12)
+    assert judge(annotations, results, image_ids, categories) == pytest.approx(expected, abs=1e-12)
+
+
+def as_detections(truth, score=1.0):
+    return [{"image_id": one["image_id"], "category_id": one["category_id"], "bbox": one["bbox"], "score": score}
+            for one in truth if not one["iscrowd"]]
+
+
+def small(tmp_path, change=None):
+    data = build_data(config(write_coco(tmp_path, (5, 5), change=change)), "cpu")
+    source, _ = data.sources["train"]
+    truth = [one for found in source.truth.values() for one in found]
+    return truth, [one.image_id for one in source.annotations], data
+
+
+def test_truth_scores_one_hundred_and_nothing_scores_zero(tmp_path):
+    truth, image_ids, data = small(tmp_path)
+    assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(100)
+    nothing = average_precision(truth, [], image_ids, data.info.categories)
+    assert nothing["ap"] == 0 and nothing["ap_large"] == -1  # no large box is there
+
+
+def test_a_crowd_neither_helps_nor_hurts(tmp_path):
+    truth, image_ids, data = small(tmp_path)
+    crowded = [dict(one, iscrowd=int(place == 0)) for place, one in enumerate(truth)]
+    on_it = as_detections(truth)  # one of them is on the crowd
+    for results in (on_it, on_it[1:]):
+        assert average_precision(crowded, results, image_ids, data.info.categories)["ap"] == pytest.approx(100)
+
+
+def test_random_detections_are_judged_alike(tmp_path):
+    truth, image_ids, data = small(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for one in as_detections(truth):
+        shift = (torch.rand(4, generator=generator) * 8 - 4).tolist()
+        box = [max(0.5, a + b) for a, b in zip(one["bbox"], shift, strict=True)]
+        results.append(one | {"bbox": box, "score": float(torch.rand(1, generator=generator))})
+    ours = average_precision(truth, results, image_ids, data.info.categories)
+    theirs = judge(truth, results, image_ids, data.info.categories)
+    assert [ours[name] / (100 if ours[name] >= 0 else 1) for name in METRICS] == pytest.approx(theirs, abs=1e-12)
+
+
+def test_every_category_id_survives_the_round_trip():
+    categories = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+    labels = torch.arange(1, 81)
+    found = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0]]).repeat(80, 1), "scores": torch.ones(80), "labels": labels}
+    results = standard_results([found], [17], categories)
+    assert [one["category_id"] for one in results] == categories and results[0]["bbox"] == [1.0, 2.0, 3.0, 6.0]
+    json.dumps(results)
+
+
+@needs("coco_tiny")
+def test_both_splits_of_real_images_score_one_hundred_with_their_truth():
+    data = build_data(config(REAL, "DATASET.TYPE", "coco_tiny"), "cpu")
+    assert data.info.num_classes == 80 and data.info.num_train == 21 and data.num_eval("test") == 31
+    for split in ("train", "test"):
+        source, _ = data.sources[split]
+        truth = [one for found in source.truth.values() for one in found]
+        image_ids = [one.image_id for one in source.annotations]
+        assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(
+            100)

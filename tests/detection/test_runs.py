@@ -1,0 +1,207 @@
+"""Whole runs of detectors: learning, resuming, two processes, weights of proposals, what is saved."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller.command import Interrupted
+from mdistiller.config import load_cfg
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.setup import build_run, train
+from mdistiller.engine.trainer import Trainer
+from tests.data.support import REAL, needs
+from tests.detection.support import config, write_coco
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "NONE", "TTM", "EA-CTKD"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_coco(tmp_path / "coco")
+
+
+def one_step(cfg, **changes):
+    run = build_run(cfg, torch.device("cpu"))
+    for name, value in changes.items():
+        setattr(run.distiller, name, value)
+    torch.manual_seed(0)
+    batch = next(run.data.train_batches(1))
+    batch.pop("share", None)
+    return run, run.distiller(epoch=1, **batch)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_a_method_has_the_detectors_losses_and_its_own(root, method):
+    run, (logits, losses) = one_step(config(root, "DISTILLER.TYPE", method))
+    assert {"cls", "box", "rpn_cls", "rpn_box"} <= set(losses) and len(logits) == 32
+    assert logits.shape[1] == 4 and (method == "NONE") == (len(losses) == 4)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in run.distiller.learnable_parameters())
+
+
+@pytest.mark.parametrize("method", ["EA-KD", "EA-DKD", "EA-REVIEWKD"])
+def test_a_weight_of_two_doubles_what_is_distilled_and_leaves_the_detectors_losses(root, method):
+    cfg = config(root, "DISTILLER.TYPE", method)
+    _, (_, once) = one_step(cfg, sample_weight=lambda s, t: torch.ones(len(t)))
+    _, (_, twice) = one_step(cfg, sample_weight=lambda s, t: torch.full((len(t),), 2.0))
+    for name, loss in once.items():
+        factor = 1 if name in ("cls", "box", "rpn_cls", "rpn_box") else 2
+        torch.testing.assert_close(twice[name], factor * loss)
+
+
+def test_only_the_foreground_is_distilled_on_request(root):
+    _, (logits, losses) = one_step(config(root, "DISTILLER.TYPE", "EA-KD", "DETECTION.FOREGROUND_ONLY", True))
+    _, (_, all_losses) = one_step(config(root, "DISTILLER.TYPE", "EA-KD"))
+    assert 0 < len(logits) < 32
+    assert losses["cls"] == all_losses["cls"] and losses["kd"] != all_losses["kd"]
+
+
+def test_the_teacher_stays_as_it_is_and_is_in_no_state(root, tmp_path):
+    cfg = config(root, "DISTILLER.TYPE", "EA-KD", "MODEL.NORM", "bn", "SOLVER.MAX_ITER", 5, "SOLVER.EVAL_PERIOD", 5)
+    run = build_run(cfg, torch.device("cpu"))
+    teacher = run.distiller.teacher
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    Trainer(run, _folder(cfg, tmp_path)).fit()
+    run.distiller.train()
+    assert not teacher.training and not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    assert not any("teacher" in key for key in run.distiller.state_dict())
+
+
+def _folder(cfg, path):
+    from mdistiller.engine.run_folder import RunFolder
+
+    cfg.LOG.PREFIX = str(path)
+    folder = RunFolder.open(cfg, False)
+    folder.describe(cfg, device="cpu", processes=1)
+    return folder
+
+
+def weights(folder):
+    return torch.load(folder / "student_latest.pth", weights_only=True)["model"]
+
+
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights_and_results(root, tmp_path, monkeypatch):
+    opts = ["DISTILLER.TYPE", "EA-KD", "EXPERIMENT.NAME", "run", "LOG.SAVE_CHECKPOINT_STEPS", 1, "SOLVER.MAX_ITER", 6,
+            "SOLVER.EVAL_PERIOD", 3]
+    train(config(root, *opts, "LOG.PREFIX", str(tmp_path / "whole")))
+    own, cfg, steps = Trainer._step, config(root, *opts, "LOG.PREFIX", str(tmp_path / "cut")), []
+
+    def stop_at_five(self, batch):
+        steps.append(0)
+        if len(steps) == 5:
+            raise Interrupted(15)
+        own(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", stop_at_five)
+    with pytest.raises(Interrupted):
+        train(cfg)
+    monkeypatch.setattr(Trainer, "_step", own)
+    train(cfg, resume=True)
+    whole, cut = (tmp_path / name / "distill" / "run" for name in ("whole", "cut"))
+    assert all(torch.equal(value, weights(cut)[key]) for key, value in weights(whole).items())
+    last = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]) for folder in (whole, cut)]
+    assert {k: v for k, v in last[0].items() if "second" not in k} == {
+        k: v for k, v in last[1].items() if "second" not in k}
+    summary = json.loads((whole / "summary.json").read_text())
+    assert {"last_ap", "best_ap", "last_ap50", "last_ap75"} <= set(summary) and summary["status"] == "done"
+
+
+def command(*opts, processes=1):
+    start = [sys.executable] if processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run([*start, "tools/train.py", *map(str, opts)], cwd=REPOSITORY, capture_output=True, text=True,
+                          timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(root, tmp_path):
+    from mdistiller.config.loading import dump_cfg
+
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_cfg(config(root, "DISTILLER.TYPE", "EA-KD", "EXPERIMENT.NAME", "run", "DEVICE", "cpu")))
+    for processes in (1, 2):
+        done = command("--cfg", file, "LOG.PREFIX", tmp_path / str(processes), processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (weights(tmp_path / name / "distill" / "run") for name in "12")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=key)
+
+
+def test_broken_annotations_end_the_command_in_one_line(tmp_path):
+    write_coco(tmp_path, change=lambda content: content["annotations"][0].update(category_id=4))
+    done = command("--cfg", "configs/coco_tiny/kd/r18_mv2.yaml", "DATASET.ROOT", tmp_path, "LOG.PREFIX", tmp_path / "o")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "annotation 1: category 4 is not one of the file's" in done.stderr
+
+
+def test_no_method_knows_of_detection():
+    for path in sorted((REPOSITORY / "mdistiller" / "distillers").glob("*.py")):
+        text = path.read_text().lower()
+        assert not re.findall(r"\bdetect\w*|\bproposal\w*|\bbox(?:es)?\b|\broi\w*|\brpn\w*", text), path
+    assert {"KD", "DKD", "REVIEWKD"} <= {name.upper() for name in DISTILLERS}
+
+
+def test_autocast_to_bfloat16_gives_finite_float32_losses(root):
+    run = build_run(config(root, "DISTILLER.TYPE", "EA-KD"), torch.device("cpu"))
+    batch = next(run.data.train_batches(1))
+    batch.pop("share", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, losses = run.distiller(epoch=1, **batch)
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+
+
+TWO_IMAGES = ["DATASET.MIN_SIZES", "[128]", "SOLVER.LR", 0.01, "SOLVER.EVAL_PERIOD", 120, "SOLVER.MAX_ITER", 120]
+
+
+def keep(tmp_path, image_ids):
+    """A folder of COCO's format with these real training images, for training and testing."""
+    source, root = Path(REAL) / "coco_tiny", tmp_path / "few"
+    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
+    content["images"] = [one for one in content["images"] if one["id"] in image_ids]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in image_ids]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (root / split).symlink_to(source / "train2017")
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.slow
+@needs("coco_tiny")
+def test_two_real_images_are_learnt_by_heart(tmp_path):
+    opts = ["DATASET.ROOT", str(keep(tmp_path, {24577, 425988})), *TWO_IMAGES, "LOG.PREFIX", str(tmp_path / "o")]
+    teacher = train(load_cfg(REPOSITORY / "configs/coco_tiny/vanilla/r18.yaml", opts))
+    assert teacher["last_ap50"] >= 90
+    checkpoint = tmp_path / "o/distill/coco_tiny_none_r18_s0/student_latest.pth"
+    opts += ["DISTILLER.TEACHER_CHECKPOINT", str(checkpoint), "SOLVER.EVAL_PERIOD", 40, "SOLVER.MAX_ITER", 200]
+    student = train(load_cfg(REPOSITORY / "configs/coco_tiny/ea_kd/r18_mv2.yaml", opts))
+    assert student["last_ap50"] >= 90
+    lines = (tmp_path / "o/distill/coco_tiny_ea-kd_r18_mv2_s0/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["train_kd"] for line in lines]
+    assert losses[-1] < losses[0] / 5
+
+
+@pytest.mark.slow
+@needs("coco_tiny")
+def test_eight_real_images(tmp_path):
+    content = json.loads((Path(REAL) / "coco_tiny/annotations/instances_train2017.json").read_text())
+    chosen = {one["id"] for one in sorted(content["images"], key=lambda one: one["id"])[:8]}
+    opts = ["DATASET.ROOT", str(keep(tmp_path, chosen)), "DATASET.MIN_SIZES", "[128]", "SOLVER.MAX_ITER", 400,
+            "SOLVER.EVAL_PERIOD", 400, "LOG.PREFIX", str(tmp_path / "o")]
+    assert train(load_cfg(REPOSITORY / "configs/coco_tiny/vanilla/r18.yaml", opts))["last_ap50"] >= 25
+
+
+def test_the_released_pixel_means_are_a_switch_of_the_student_alone(root):
+    for released, mean in ((False, [123.675, 116.28, 103.53]), (True, [103.53, 116.28, 123.675])):
+        run = build_run(config(root, "DISTILLER.TYPE", "KD", "DATASET.RELEASED_PIXEL_MEAN", released),
+                        torch.device("cpu"), weights=False)
+        assert run.distiller.student.model.transform.image_mean == mean
+        assert run.distiller.teacher.model.transform.image_mean == [123.675, 116.28, 103.53]
