@@ -15,24 +15,30 @@ quiet_interrupts()
 
 from mdistiller.runs.records import metric_words
 
+ABSENT = -1.0  # COCO's number where there is no ground truth of a kind
+
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("-m", "--model", help="name of the network, such as resnet8x4")
     parser.add_argument("-c", "--checkpoint", help="its checkpoint")
-    parser.add_argument("-d", "--dataset", default="cifar100", help="DATASET.TYPE (default: cifar100)")
+    parser.add_argument("-d", "--dataset", help="DATASET.TYPE (default: cifar100, or that of --cfg)")
     parser.add_argument("--run", help="a run folder: its last and its best epoch are evaluated")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
+    parser.add_argument("--cfg", help="with -c: a YAML file that says network and data, such as a detector's")
+    parser.add_argument("--results", metavar="FILE", help="detection: also write COCO's standard results (JSON)")
     args = parser.parse_intermixed_args()
-    if bool(args.run) == bool(args.model and args.checkpoint):
-        parser.error("give either --run, or both -m and -c")
+    if bool(args.run) == bool((args.model or args.cfg) and args.checkpoint):
+        parser.error("give either --run, or -c with -m or --cfg")
 
     from mdistiller.engine.reopen import evaluate_checkpoint, evaluate_run
 
     if args.run:
-        results = evaluate_run(args.run, args.opts)
+        results = evaluate_run(args.run, args.opts, args.results)
     else:
-        results = {args.model: evaluate_checkpoint(args.model, args.checkpoint, args.dataset, args.opts)}
+        dataset = args.dataset or (None if args.cfg else "cifar100")
+        found = evaluate_checkpoint(args.model, args.checkpoint, dataset, args.opts, args.cfg, args.results)
+        results = {args.model or args.checkpoint: found}
     for name, result in results.items():
         print(f"{name}: {', '.join(words_of(result))}")
 
@@ -44,6 +50,8 @@ def words_of(result):
             yield f"mean entropy {value:.3f} nats"
         elif metric == "count":
             yield f"{value} samples"
+        elif value == ABSENT:
+            yield f"{metric_words(metric)} -"
         else:
             yield f"{metric_words(metric)} {value:.4f}" if metric == "loss" else f"{metric_words(metric)} {value:.2f}"
 

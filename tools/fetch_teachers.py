@@ -21,7 +21,11 @@ def main():
     parser.add_argument("--to", metavar="DIR", help="the folder (default: checkpoints/ of this project)")
     parser.add_argument("--index", metavar="FILE", help="another index (default: checkpoints/index.json)")
     parser.add_argument("--allow-http", action="store_true", help="also fetch over http, unencrypted")
+    parser.add_argument("--convert", nargs=2, metavar=("detectron2", "FILE"),
+                        help="bring a detector's file (.pkl, or .pth of a pair) into checkpoints of ours, in DIR/coco/")
     args = parser.parse_args()
+    if args.convert:
+        return convert(parser, args)
     if not (args.name or args.list):
         parser.error("give a set of teachers, such as cifar100, or --list")
 
@@ -50,6 +54,19 @@ def main():
     else:
         start_logging()
         teachers.fetch(chosen[0], folder, args.archive, args.allow_http)
+
+
+def convert(parser, args):
+    """Convert a file that somebody else has trained, and say what was written."""
+    kind, file = args.convert
+    if kind != "detectron2":
+        parser.error(f"--convert: expected detectron2 FILE, found {kind!r}")
+
+    from mdistiller.engine.teachers.archives import FOLDER
+    from mdistiller.engine.teachers.convert import convert_file
+
+    for path in convert_file(file, args.to or FOLDER):
+        print(path)
 
 
 def cli():

@@ -59,17 +59,26 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
 def load_network(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> dict:
     """Load a checkpoint file into `network`, every key accounted for; returns the file's content.
 
-    The weights are found as `fitting_state` says; `key` names them where a file has several. Raises UserError that
-    says in one line what does not fit.
+    The weights are found as `fitting_state` says; `key` names them where a file has several. A file that says
+    `part`, how names begin, holds that part of a network alone; the rest stays as it is. Raises UserError that says in
+    one line what does not fit.
     """
     content = load(path)
     try:
-        state, fits = fitting_state(content, network, key)
+        state, fits = fitting_state(_completed(content, network), network, key)
     except ValueError as error:
         raise UserError(f"{path}: does not fit the network {name}: {error}") from None
     say_choice(path, fits)
     network.load_state_dict(state)
     return content
+
+
+def _completed(content, network):
+    """The content; of a file of a part of a network, with the network's own weights for the rest."""
+    part, state = content.get("part"), content.get("model")
+    if not isinstance(part, str) or not isinstance(state, dict):
+        return content
+    return {"model": {key: value for key, value in network.state_dict().items() if not key.startswith(part)} | state}
 
 
 def find_teacher(dataset: str, name: str, configured: str | None) -> Path:

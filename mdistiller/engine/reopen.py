@@ -1,5 +1,6 @@
 """Finished runs and loose checkpoints, opened again: to evaluate, to analyse, to export."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast, choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.setup import Run, build_run
 from mdistiller.errors import UserError
+from mdistiller.files import write_text
 
 
 def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) -> Run:
@@ -30,24 +32,40 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
 
 
 @out_of_memory_fails_the_run()
-def evaluate_run(folder: str | Path, opts: Sequence = ()) -> dict[str, dict]:
-    """Test results of a run's last and best epoch, in the precision (SOLVER.AMP) that it was measured in."""
-    return {name: _test(open_run(folder, checkpoint, opts)) for name, checkpoint in
-            (("last", "latest"), ("best", "best"))}
+def evaluate_run(folder: str | Path, opts: Sequence = (), results: str | None = None) -> dict[str, dict]:
+    """Test results of a run's last and best epoch, in the precision (SOLVER.AMP) that it was measured in.
+
+    What the last epoch's network found is written to the file `results`, see `Task.results`.
+    """
+    last, best = (open_run(folder, checkpoint, opts) for checkpoint in ("latest", "best"))
+    return {"last": _test(last, results=results), "best": _test(best)}
 
 
-def _test(run, network=None):
+def _test(run, network=None, results=None):
     network = run.distiller.deployed().eval() if network is None else network
     with autocast(run.device, run.cfg.SOLVER.AMP):
-        return run.task.evaluate(network, run.data.eval_batches("test"), run.device)
+        numbers = run.task.evaluate(network, run.data.eval_batches("test"), run.device)
+    if results is not None:
+        if run.task.results is None:
+            raise UserError(f"--results: {run.data.info.name} has no results but its numbers; expected a detection set")
+        write_text(results, json.dumps(run.task.results))
+    return numbers
 
 
 @out_of_memory_fails_the_run()
-def evaluate_checkpoint(model: str, path: str | Path, dataset: str, opts: Sequence = ()) -> dict:
-    """Test results of a network's checkpoint file on a data set."""
-    cfg = load_cfg(None, ["DISTILLER.TYPE", "NONE", "DATASET.TYPE", dataset, "DISTILLER.STUDENT", model, *opts])
+def evaluate_checkpoint(
+    model: str | None, path: str | Path, dataset: str | None, opts: Sequence = (), cfg_file: str | None = None,
+    results: str | None = None,
+) -> dict:
+    """Test results of a network's checkpoint file on a data set; `cfg_file` names what is left out (None).
+
+    What the network found is written to the file `results`, see `Task.results`.
+    """
+    named = {"DATASET.TYPE": dataset, "DISTILLER.STUDENT": model}
+    chosen = [word for key, value in named.items() if value is not None for word in (key, value)]
+    cfg = load_cfg(cfg_file, ["DISTILLER.TYPE", "NONE", *chosen, *opts])
     run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     network = run.distiller.student
-    name = f"{model} with {run.data.info.num_classes} classes"
+    name = f"{cfg.DISTILLER.STUDENT} with {run.data.info.num_classes} classes"
     checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)
-    return _test(run, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval())
+    return _test(run, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval(), results)

@@ -1,0 +1,43 @@
+"""Detectors that others have trained, brought into checkpoints of ours."""
+
+from pathlib import Path
+
+from mdistiller.engine import checkpoints
+from mdistiller.errors import UserError
+from mdistiller.models.detection.convert import convert_detectron2, name_of, read_pickle, split_pair
+
+BODY = "model.backbone.body."
+DATASET = "coco"
+
+
+def convert_file(path: str | Path, folder: str | Path) -> list[Path]:
+    """Write the networks of a detectron2 file into `folder`/coco/; returns the files.
+
+    A .pkl is a detector of detectron2's model zoo; a .pth one of the same names, or, with entries that begin with
+    "teacher.", a teacher and the ImageNet weights of its student's body (the files that published pairs come in).
+    Nothing in them is run. Raises UserError for anything else.
+    """
+    path, folder = Path(path), Path(folder) / DATASET
+    if path.suffix == ".pkl":
+        state = read_pickle(path)
+    else:
+        content = checkpoints.load(path)
+        state = content.get("model", content)
+    written = []
+    try:
+        if any(str(name).startswith("teacher.") for name in state):
+            teacher, body = split_pair(state)
+            if body:
+                written.append(_save({"model": body, "part": BODY}, folder / f"{name_of(body)}_imagenet.pth"))
+        else:
+            teacher = convert_detectron2(state)
+        written.insert(0, _save({"model": teacher}, folder / f"{name_of(teacher)}.pth"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return written
+
+
+def _save(content, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(content, path)
+    return path

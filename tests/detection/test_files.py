@@ -1,0 +1,102 @@
+"""Files of others: detectron2's pickles and pairs brought into ours, and results that others score."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdistiller.engine import checkpoints
+from mdistiller.engine.teachers.convert import convert_file
+from mdistiller.errors import UserError
+from mdistiller.models.detection.convert import torchvision_rows
+from tests.detection.support import GOLDEN, SMALL, detector, golden, write_coco
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def zoo_state():
+    with np.load(GOLDEN / "detectron2.npz") as arrays:
+        return {key.removeprefix("state."): arrays[key] for key in arrays.files if key.startswith("state.")}
+
+
+def tool(name, *words):
+    return subprocess.run([sys.executable, f"tools/{name}.py", *map(str, words)], cwd=REPOSITORY, capture_output=True,
+                          text=True, timeout=120)
+
+
+def test_a_pickle_of_the_model_zoo_becomes_a_checkpoint(tmp_path):
+    file = tmp_path / "model_final.pkl"
+    file.write_bytes(pickle.dumps({"model": zoo_state(), "__author__": "somebody"}))
+    done = tool("fetch_teachers", "--convert", "detectron2", file, "--to", tmp_path)
+    assert (done.returncode, done.stdout.split()) == (0, [str(tmp_path / "coco" / "r50.pth")]), done.stderr
+    net = detector("r50", 80, norm="frozen", pixels="bgr")
+    checkpoints.load_network(net, tmp_path / "coco" / "r50.pth", "r50 with 80 classes")
+    scores = golden("detectron2")["state.roi_heads.box_predictor.cls_score.weight"]
+    assert torch.equal(net.model.roi_heads.box_predictor.cls_score.weight, torch.cat([scores[-1:], scores[:-1]]))
+    assert not net.model.roi_heads.box_predictor.bbox_pred.weight[:4].any()
+
+
+def test_a_pair_becomes_a_teacher_and_the_body_of_a_student(tmp_path):
+    zoo = {key: torch.from_numpy(value) for key, value in zoo_state().items()}
+    body = {key: value for key, value in zoo.items() if key.startswith("backbone.bottom_up.")}
+    torch.save({"model": {f"teacher.{key}": value for key, value in zoo.items()} | body}, tmp_path / "pair.pth")
+    teacher, student = convert_file(tmp_path / "pair.pth", tmp_path)
+    assert (teacher.name, student.name) == ("r50.pth", "r50_imagenet.pth")
+    net = detector("r50", 3, norm="frozen")
+    before = net.model.roi_heads.box_head.fc6.weight.clone()
+    checkpoints.load_network(net, student, "r50 with 3 classes")
+    assert torch.equal(net.model.roi_heads.box_head.fc6.weight, before)
+    assert torch.equal(net.model.backbone.body.conv1.weight, zoo["backbone.bottom_up.stem.conv1.weight"])
+    torch.save({"model": dict(list(torch.load(student, weights_only=True)["model"].items())[1:]),
+                "part": "model.backbone.body."}, student)
+    with pytest.raises(UserError, match="1 keys missing"):
+        checkpoints.load_network(net, student, "r50 with 3 classes")
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("code of a file was run",)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (pickle.dumps({"model": {"a": Harmful()}}), "builtins.print is not allowed"), (b"nothing", "no pickle"),
+    (pickle.dumps({"model": {}}), "no pickle"), (pickle.dumps({"model": {"head.x": np.ones(2)}}), "head.x: no part of"),
+])
+def test_a_file_that_is_no_detector_is_one_line_and_runs_nothing(tmp_path, capsys, content, words):
+    (tmp_path / "model.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        convert_file(tmp_path / "model.pkl", tmp_path)
+    assert "code of a file" not in capsys.readouterr().out and "\n" not in str(error.value)
+
+
+def test_torchvisions_ninety_one_outputs_are_cut_to_those_that_exist():
+    theirs = detector(classes=90).model.state_dict()
+    kept = [0, *range(1, 12), *range(13, 26)]
+    ours = torchvision_rows(theirs, kept)
+    net = detector(classes=len(kept) - 1)
+    net.load_state_dict(ours)
+    name = "roi_heads.box_predictor.bbox_pred.weight"
+    assert torch.equal(net.model.state_dict()[name][4 * 12:4 * 13], theirs[name][4 * 13:4 * 14])
+
+
+def test_results_are_written_in_cocos_standard_form(tmp_path):
+    root = write_coco(tmp_path / "coco")
+    torch.save({"model": detector("r18", 3).state_dict()}, tmp_path / "net.pth")
+    done = tool("eval", "-m", "r18", "-c", tmp_path / "net.pth", "-d", "coco", "--results", tmp_path / "found.json",
+                *SMALL, "DATASET.TYPE", "coco", "DATASET.ROOT", root, "DETECTION.SCORE_THRESHOLD", 0)
+    assert done.returncode == 0, done.stderr
+    assert "AP 0" in done.stdout.replace("ap ", "AP ") and "3 samples" in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found and {one["category_id"] for one in found} <= {3, 7, 90}
+    assert {one["image_id"] for one in found} <= {100, 101, 102} and len(found[0]["bbox"]) == 4
+
+
+def test_results_of_a_classifier_are_refused(tmp_path):
+    done = tool("eval", "-m", "resnet20", "-c", "checkpoints/digits/resnet20.pth", "-d", "digits", "--results",
+                tmp_path / "found.json")
+    assert done.returncode == 2 and "--results: digits has no results but its numbers" in done.stderr
