@@ -17,10 +17,10 @@ from mdistiller.runs.training import Training
 EPOCHS = ("last", "best")
 _PROTOCOL = {  # key -> how a protocol is told
     "SOLVER.EPOCHS": "{} epochs", "SOLVER.BATCH_SIZE": "batches of {}", "DATASET.TRAIN_FRACTION": "{} of the images",
-    "DATASET.VAL_FRACTION": "{} of them for validation",
+    "DATASET.VAL_FRACTION": "{} of them for validation", "SOLVER.MAX_ITER": "{} updates",
 }
 _PER_METHOD = ("DISTILLER.", "EA.", "DATASET.TYPE")  # what is compared within a protocol
-_ALWAYS_TOLD = ("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE")
+_ALWAYS_TOLD = ("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE", "SOLVER.MAX_ITER")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,11 @@ class Filled:
     def protocol_text(self) -> str:
         values = dict(self.protocol)
         views = values.pop("views")
+        if values["SOLVER.MAX_ITER"]:
+            del values["SOLVER.EPOCHS"]  # has no part in a run that is counted in updates
         told = [
             _PROTOCOL.get(key, key + " {}").format(value) for key, value in values.items()
-            if key in _ALWAYS_TOLD or value != BASE[key]
+            if (key in _ALWAYS_TOLD and value) or value != BASE[key]
         ]
         return ", ".join([told[0], f"{views} view{'s' if views > 1 else ''}", *told[1:]])
 

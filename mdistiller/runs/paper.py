@@ -62,7 +62,7 @@ class Table:
 
 @cache
 def load_runs() -> tuple[Run, ...]:
-    """Every training of the paper's tables 1-5, 8, 9 and A1, in the order of runs.yaml."""
+    """Every training of the paper's tables 1-6, 8, 9, A1 and A2, in the order of runs.yaml."""
     data = read_yaml(DATA / "runs.yaml")
     runs = []
     for group in data["groups"]:
@@ -129,6 +129,7 @@ def _table(name, spec):
                 std=of_row["std"][index] if "std" in of_row else None,
                 host=host,
                 note=of_row.get("notes", {}).get(column, ""),
+                metric=of_column.get("metric"),
                 run=_run_of(name, spec.get("config"), row, of_row, column, of_column),
             )
     gains = spec.get("average_gain", {})

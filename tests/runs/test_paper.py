@@ -14,9 +14,9 @@ RUNS, TABLES = load_runs(), load_tables()
 
 def test_tables_that_the_project_covers_have_a_run_in_every_cell():
     covered = {name for name, table in TABLES.items() if any(cell.run for cell in table.cells.values())}
-    assert covered == {"1", "2", "3", "4", "5", "8", "9", "A1", "C4", "C5"}
+    assert covered == {"1", "2", "3", "4", "5", "6", "8", "9", "A1", "A2", "C4", "C5"}
     assert all(cell.run for name in covered for cell in TABLES[name].cells.values())
-    assert sum(len(table.cells) for name, table in TABLES.items() if name in covered) == 216
+    assert sum(len(table.cells) for name, table in TABLES.items() if name in covered) == 240
 
 
 def test_every_run_fills_a_cell_of_its_table_with_the_number_it_prints():
@@ -24,16 +24,17 @@ def test_every_run_fills_a_cell_of_its_table_with_the_number_it_prints():
     for table in TABLES.values():
         for cell in table.cells.values():
             if cell.run and cell.run.table == cell.table:
-                assert cell.printed == cell.run.printed, cell
+                if cell.metric in (None, "ap"):  # a run's number is its headline
+                    assert cell.printed == cell.run.printed, cell
                 filled.add(id(cell.run))
-    assert filled == {id(run) for run in RUNS} and len(RUNS) == 154
+    assert filled == {id(run) for run in RUNS} and len(RUNS) == 162
 
 
 def test_a_training_that_several_tables_print_is_one_training():
     known = {}
     for run in RUNS:
         assert known.setdefault((run.config, run.overrides), run).settings == run.settings, run
-    assert len(known) == 154 - 8  # three of Table 8 and four of Table 9 are Table 2's, one of Table 9 is Table 1's
+    assert len(known) == 162 - 8  # three of Table 8 and four of Table 9 are Table 2's, one of Table 9 is Table 1's
     assert TABLES["8"].cells["res32x4_res8x4", "3"].run.config == "configs/cifar100/ea_kd/res32x4_res8x4.yaml"
     assert TABLES["9"].cells["MLD", "none"].run.protocol == (240, 2, 1.0)
     assert TABLES["9"].cells["MLD", "ea"].run.protocol == (480, 2, 1.0)

@@ -51,7 +51,7 @@ def test_cells_are_chosen_by_method_and_pair_whatever_their_case():
 def test_a_training_of_several_tables_is_planned_once_and_names_are_all_different():
     trainings = [Training.of_cell(cell) for cell in choose_cells(covered_tables(["all"]))]
     runs = plan_runs([*((training, 2) for training in trainings), (trainings[0], 1)])
-    assert len(runs) == 2 * 146 == len({run.folder for run in runs})
+    assert len(runs) == 2 * 154 == len({run.folder for run in runs})
     assert runs[0].folder.name == "cifar100_kd_res32x4_res8x4_s0" and runs[146].seed == 1
     assert {run.name for run in runs if "EA.KIND-base" in run.name} >= {
         "cifar100_ea_kd_res32x4_res8x4_EA.KIND-base_s0"}
@@ -132,4 +132,5 @@ def test_a_smoke_run_keeps_the_method_and_replaces_data_networks_and_schedule(tm
 def test_every_pair_of_the_paper_has_stand_ins():
     pairs = {Training.of_cell(cell).pair for cell in choose_cells(covered_tables(["all"]))}
     assert pairs <= SMOKE["pairs"].keys()
-    assert all(re.match(r"DISTILLER\.\w+=", text) for pair in SMOKE["pairs"].values() for text in pair)
+    small = [pair for name, pair in SMOKE["pairs"].items() if name not in ("r101_r18", "r50_mv2")]
+    assert all(re.match(r"DISTILLER\.\w+=", text) for pair in small for text in pair)

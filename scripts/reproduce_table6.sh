@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Table 6, detection on MS-COCO with KD: 6 trainings, each over 3 seeds; DATASET.ROOT holds COCO 2017.
+# Options: see reproduce.sh.
+exec "$(dirname "$0")/reproduce.sh" 6 "$@"
