@@ -17,6 +17,7 @@ class Registry(dict):
         super().__init__()
         self.kind = kind
         self.aliases = {}
+        self.task_aliases = {}  # task -> {alias in lower case: name}: what a name means in that task alone
 
     def register(self, name: str):
         """Decorator: file the object under `name`. Raises ValueError when the name is taken."""
@@ -29,13 +30,17 @@ class Registry(dict):
 
         return add
 
-    def alias(self, alias: str, name: str) -> None:
-        """Let `alias` mean `name` in lookups; iteration does not list it."""
-        self.aliases[alias.lower()] = name
+    def alias(self, alias: str, name: str, task: str | None = None) -> None:
+        """Let `alias` mean `name` in lookups, of one task alone where it is given; iteration does not list it."""
+        aliases = self.aliases if task is None else self.task_aliases.setdefault(task, {})
+        aliases[alias.lower()] = name
 
-    def canonical(self, name: str) -> str:
-        """The registered spelling of `name`. Raises `UnknownName`, naming the nearest ones."""
-        keys = {key.lower(): key for key in self.keys()} | self.aliases
+    def canonical(self, name: str, task: str | None = None) -> str:
+        """The registered spelling of `name`. Raises `UnknownName`, naming the nearest ones.
+
+        `task`, a TASK.TYPE, adds the aliases of that task, which go before all other names.
+        """
+        keys = {key.lower(): key for key in self.keys()} | self.aliases | self.task_aliases.get(task, {})
         if str(name).lower() in keys:
             return keys[str(name).lower()]
         near = [keys[key] for key in difflib.get_close_matches(str(name).lower(), keys)]

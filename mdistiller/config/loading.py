@@ -124,7 +124,7 @@ def _settle(cfg, reading):
 
     methods = load_methods()
     try:
-        name = methods.canonical(cfg.DISTILLER.TYPE)
+        name = methods.canonical(cfg.DISTILLER.TYPE, cfg.TASK.TYPE)
     except UserError as error:
         fail("DISTILLER.TYPE", str(error))
     cfg.DISTILLER.TYPE = ea_name(name) if cfg.DISTILLER.EA else name

@@ -37,6 +37,9 @@ def register(name: str, *aliases: str):
         for alias in aliases:
             DISTILLERS.alias(alias, name)
             DISTILLERS.alias(ea_name(alias), ea_name(name))
+        for task, alias in cls.task_aliases.items():
+            DISTILLERS.alias(alias, name, task)
+            DISTILLERS.alias(ea_name(alias), ea_name(name), task)
         return cls
 
     return add
@@ -67,6 +70,7 @@ class Distiller(nn.Module):
     config_key: str  # the node of the config that holds the method's settings; its registered name unless set
     reads: tuple = ()  # other methods' config nodes that it reads; the rest raise an error
     method: str  # its registered name, without EA-
+    task_aliases: Mapping = {}  # TASK.TYPE -> another name that the method has in that task
     weighted = False  # the EA- variants weigh each sample
     batch_terms: tuple = ()  # losses without a per-sample form: scalars, never weighted
     views: tuple = ("image",)  # images of the batch that pass through both networks
