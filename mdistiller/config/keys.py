@@ -1,6 +1,7 @@
 """Every configuration key that is not a method's own: default (mdistiller's, where it has one), range and meaning."""
 
 from mdistiller.config.key import MOST_FLOAT, Key, flat_keys
+from mdistiller.config.language import GENERATION, LM
 
 MOST_PIXELS = 4096  # a side: a slip of the finger then meets an error before it meets the memory
 MOST_IMAGES = 2**20  # of a batch
@@ -37,8 +38,8 @@ EXPERIMENT = {
 
 DATASET = {
     "TYPE": Key("cifar100", help=(
-        "digits, cifar10, cifar100, tiny_imagenet, imagenet or imagefolder; with boxes: coco, coco_tiny or "
-        "digits_detection.")),
+        "digits, cifar10, cifar100, tiny_imagenet, imagenet, imagefolder; of text words, dolly, instructions; with boxes "
+        "coco, coco_tiny, digits_detection.")),
     "ROOT": Key("data", path=True, help="Folder that holds the data."),
     "DOWNLOAD": Key(False, help="Download data that is not there (CIFAR)."),
     "VAL_FOLDER": Key("val", path=True, help="Folder of the test images of an imagefolder, below DATASET.ROOT."),
@@ -119,8 +120,10 @@ EA = {
     "LOGITS": Key("raw", choices=("raw", "standardized"), help="Which logits the weights come from."),
     "COMPAT": Key("paper", choices=("paper", "release"), help=(
         "release makes the choices of the published code, method by method.")),
-    "LEVEL": Key("sample", choices=("sample", "group"), help=(
-        "Whether each sample has a weight of its own, or all samples of an image or sequence share one.")),
+    "LEVEL": Key("sample", choices=("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response"), help=(
+        "Whether each sample has a weight of its own (token says the same of text), or all samples of an image or "
+        "sequence share that of their mean entropies (group, sequence; prompt_and_response: of all tokens) or their "
+        "mean weight.")),
 }
 
 SOLVER = {
@@ -197,6 +200,8 @@ KEYS = {
     "EA": EA,
     "SOLVER": SOLVER,
     "TEACHER_CACHE": TEACHER_CACHE,
+    "LM": LM,
+    "GENERATION": GENERATION,
     "COMPILE": Key(False, help="torch.compile of student and teacher."),
     "DEVICE": Key("auto", help="Device of the networks; auto is CUDA, else MPS, else CPU."),
     "LOG": LOG,

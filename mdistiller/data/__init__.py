@@ -6,7 +6,9 @@ from mdistiller.data import (  # each registers its data sets
     digits,
     digits_detection,
     folders,
+    instructions,
     tiny_imagenet,
+    words,
 )
 from mdistiller.data.build import DATASETS, build_data
 from mdistiller.data.info import DataInfo

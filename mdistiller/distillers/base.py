@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller.config.loading import OwnNodes
-from mdistiller.distillers.ea import weigh_samples
+from mdistiller.distillers.chunks import entropies_around, losses_in_chunks, rows_stand_alone
+from mdistiller.distillers.ea import ALONE, SampleWeights, entropy, weigh_entropies
+from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
-from mdistiller.functional import mean_by_group, standardize
+from mdistiller.functional import group_mean, mean_by_group, standardize
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks import Task, TaskOutput
 from mdistiller.tasks.classification import Classification
@@ -43,19 +45,6 @@ def register(name: str, *aliases: str):
         return cls
 
     return add
-
-
-def weighted_mean(loss: Tensor, weight: Tensor, name: str) -> Tensor:
-    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14 as a mean); 0, with a gradient of 0, for no sample.
-
-    Raises ValueError for another shape of loss.
-    """
-    if loss.shape != weight.shape:
-        raise ValueError(
-            f"loss {name!r} has shape {tuple(loss.shape)}, expected {tuple(weight.shape)}: "
-            "reduce over every dimension except the batch"
-        )
-    return (weight * loss).mean() if len(loss) else (weight * loss).sum()
 
 
 class Distiller(nn.Module):
@@ -147,22 +136,26 @@ class Distiller(nn.Module):
             teachers = []
         logits = students[0].logits
         with torch.autocast(logits.device.type, enabled=False):
-            losses = self._losses(students, teachers, epoch, batch)
+            if rows_stand_alone(self, students[0]):
+                losses = losses_in_chunks(self, students[0], teachers[0] if teachers else None, epoch, batch)
+            else:
+                students, teachers = ([out.in_full() for out in map(as_task_output, outputs)]
+                                      for outputs in (students, teachers))
+                losses = self._losses(students, teachers, epoch, batch)
         return logits, losses
 
     def _losses(self, students, teachers, epoch, batch):
-        students, teachers = ([self._full_precision(out) for out in outputs] for outputs in (students, teachers))
+        students, teachers = ([self.full_precision(out) for out in outputs] for outputs in (students, teachers))
         target = self.task.target(batch, students[0])
         losses = self.task.supervised(students, target, self.label_smoothing)
-        losses = {name: self.ce_weight * loss if name == "ce" else loss for name, loss in losses.items()}
+        losses = {name: self.supervised_weight(name) * loss for name, loss in losses.items()}
         self.progress = self.task.progress(students[0].logits.detach(), target)
         self.monitor = {}
         if not self.needs_teacher:
             return losses
         weights = {view: self._weigh(*pair) for view, *pair in zip(self.views, students, teachers, strict=True)}
-        if self.logit_standardization and self.standardizes and self.inputs == "logits":
-            students, teachers = ([_standardized(output) for output in outputs] for outputs in (students, teachers))
-        group = students[0].group
+        students, teachers = ([self.standardized(output) for output in outputs] for outputs in (students, teachers))
+        group, importance = students[0].group, students[0].importance
         if len(self.views) == 1:
             (students,), (teachers,) = students, teachers
         terms = self.sample_losses(students, teachers, **batch | {"target": target, "epoch": epoch})
@@ -172,10 +165,19 @@ class Distiller(nn.Module):
             if name not in self.batch_terms:
                 weight = weights[self.term_views.get(name, "image")]
                 if self.sample_axis == "image" and group is not None:
-                    weight = mean_by_group(weight, group, len(loss), empty=1.0)
-                loss = weighted_mean(loss, weight, name)
+                    weight, importance = mean_by_group(weight, group, len(loss), empty=1.0), None
+                loss = weighted_mean(loss, weight if importance is None else weight * importance, name)
             losses[name] = loss
         return losses
+
+    def supervised_weight(self, name: str) -> float:
+        """What multiplies a loss of the task."""
+        return self.ce_weight if name == "ce" else 1.0
+
+    def standardized(self, output: TaskOutput) -> TaskOutput:
+        """The output as `sample_losses` gets it: with standardized logits where DISTILLER.LS asks for them."""
+        wanted = self.logit_standardization and self.standardizes and self.inputs == "logits"
+        return output._replace(logits=standardize(output.logits)) if wanted else output
 
     def _inputs(self, batch, view):
         try:
@@ -211,17 +213,37 @@ class Distiller(nn.Module):
         """
         if not self.weighted:
             return torch.ones(len(logits_teacher), device=logits_teacher.device, dtype=logits_teacher.dtype)
-        if self.weigh_standardized:
-            logits_student, logits_teacher = standardize(logits_student), standardize(logits_teacher)
-        weights = weigh_samples(
-            logits_student, logits_teacher, self.weight_temperature, self.weight_kind, self.weight_bound, group
-        )
-        self.monitor = self.monitor or weights._asdict()  # the first view's
-        return weights.weight
+        entropies = self.entropy(logits_student), self.entropy(logits_teacher)
+        return self.weigh(*entropies, logits_teacher.shape[-1], group)
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """Entropies (n,) that weights come from, in nats, of logits (n, C)."""
+        return entropy(standardize(logits) if self.weigh_standardized else logits, self.weight_temperature)
+
+    def weigh(self, student: Tensor, teacher: Tensor, num_classes: int, group: Tensor | None = None,
+              around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """Weights (n,) of samples by their entropies (n,).
+
+        `around` holds (m,) entropies of student and teacher, and groups, of further samples that count in the mean
+        entropies of the groups.
+        """
+        bound = math.log(num_classes) if self.weight_bound is None else float(self.weight_bound)
+        seen = student, teacher
+        if around is not None:
+            every = torch.cat([group, around[2]])
+            seen = [group_mean(torch.cat(pair), every)[: len(group)] for pair in zip(seen, around[:2], strict=True)]
+            group = None
+        weight = weigh_entropies(*seen, self.weight_kind, bound, group, self.weight_level)
+        self.monitor = self.monitor or SampleWeights(weight, student, teacher)._asdict()  # the first view's
+        return weight
 
     def _weigh(self, student, teacher):
         group = {"group": student.group} if self.weigh_groups and student.group is not None else {}
-        return self.sample_weight(student.logits.detach(), teacher.logits.detach(), **group)
+        logits = student.logits.detach(), teacher.logits.detach()
+        if student.surroundings is None or not self.weighted:
+            return self.sample_weight(*logits, **group)
+        around = entropies_around(self, student, teacher)
+        return self.weigh(*map(self.entropy, logits), logits[1].shape[-1], student.group, around)
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
 
@@ -279,14 +301,14 @@ class Distiller(nn.Module):
         self.weight_bound = bound
         self.weight_kind = cfg.KIND
         self.weight_temperature = release.get("temperature", cfg.TEMPERATURE)
-        self.weigh_groups = cfg.LEVEL == "group"
+        self.weight_level, self.weigh_groups = cfg.LEVEL, cfg.LEVEL not in ALONE
         self.weigh_standardized = cfg.LOGITS == "standardized"
         if release:  # the release weighs from the logits that it distils
             self.weigh_standardized = self.logit_standardization and release.get("logits") == "standardized"
 
-    def _full_precision(self, output) -> TaskOutput:
+    def full_precision(self, output) -> TaskOutput:
         """The output with everything the losses read in float32 (wider stays as it is)."""
-        output = output if isinstance(output, TaskOutput) else TaskOutput(output.logits, output.features)
+        output = as_task_output(output)
         features = _map(_wide, output.features) if self.inputs == "features" else output.features
         return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses))
 
@@ -300,6 +322,11 @@ class Vanilla(Distiller):
 register("NONE")(Vanilla)
 
 
+def as_task_output(output) -> TaskOutput:
+    """What a network or a task returns, as a `TaskOutput`."""
+    return output if isinstance(output, TaskOutput) else TaskOutput(output.logits, output.features)
+
+
 def as_data_info(info) -> SimpleNamespace:
     """`info` (an object, a mapping or None) as a namespace that has every field a method may read."""
     fields = {} if info is None else info if isinstance(info, Mapping) else {k: getattr(info, k, None) for k in _FIELDS}
@@ -307,10 +334,6 @@ def as_data_info(info) -> SimpleNamespace:
 
 
 _FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
-
-
-def _standardized(output):
-    return output._replace(logits=standardize(output.logits))
 
 
 def _map(fn, value):

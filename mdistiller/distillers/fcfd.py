@@ -195,7 +195,7 @@ class FCFD(Distiller):
                 for direction, k in paths
                 if direction == "t2s"
             ]
-        bridged, *mixed = (self._full_precision(output) for output in [bridged, *into_teacher, *into_student])
+        bridged, *mixed = (self.full_precision(output) for output in [bridged, *into_teacher, *into_student])
         losses = fcfd_loss(
             student.logits,
             teacher.logits,

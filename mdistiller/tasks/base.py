@@ -18,7 +18,10 @@ class TaskOutput(NamedTuple):
     `logits` (n, C), one row a sample; `features`, see `mdistiller.models.Output`; `group` (n,) int64, which samples
     belong together (an image's proposals, a sequence's tokens), from 0, or None where every sample stands alone;
     `losses`, scalars of the network's own by name, or None; `extra`, what the teacher's pass and the target need of
-    the student's pass.
+    the student's pass; `importance` (n,), of mean 1, what each sample counts in a mean, or None where all count alike;
+    `head`, what makes logits of rows: where it is given, `logits` holds rows (n, D), from which logits are made later;
+    `surroundings`, rows (m, D), their groups (m,) and their head, of further samples that only the weights of groups
+    read.
     """
 
     logits: Tensor
@@ -26,6 +29,31 @@ class TaskOutput(NamedTuple):
     group: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     extra: Any = None
+    importance: Tensor | None = None
+    head: "Head | None" = None
+    surroundings: "tuple[Tensor, Tensor, Head] | None" = None
+
+    def in_full(self) -> "TaskOutput":
+        """The output with the logits (n, C) of all samples."""
+        return self if self.head is None else self._replace(logits=self.head(self.logits), head=None)
+
+
+class Head(NamedTuple):
+    """Rows (n, D) to logits (n, C), in the precision of the pass that made the rows.
+
+    With `chunk` above 0, losses that look at each sample alone are computed for so many rows at a time, and once more
+    in the backward pass, so that the logits of all samples never exist together.
+    """
+
+    network: nn.Module
+    num_classes: int
+    chunk: int = 0
+    autocast: torch.dtype | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        enabled = self.autocast is not None
+        with torch.autocast(rows.device.type, dtype=self.autocast, enabled=enabled):
+            return self.network(rows if enabled else rows.to(next(self.network.parameters()).dtype))
 
 
 class Task:

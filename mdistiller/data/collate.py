@@ -1,0 +1,58 @@
+"""Prompts and answers as the tensors that a causal language model is trained on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+IGNORED = -100  # a label that no loss reads
+
+
+class Sample(NamedTuple):
+    """One example as token numbers: prompt, answer (end-of-text token included, where it was not cut off), and the
+    texts that an answer is compared with."""
+
+    prompt: list[int]
+    answer: list[int]
+    references: tuple[str, ...] = ()
+
+
+def cut(prompt: Sequence[int], answer: Sequence[int], end: int, max_prompt: int, max_length: int) -> Sample:
+    """Token numbers within the limits: the prompt's first `max_prompt`, then the answer and the end-of-text token, of
+    which the whole keeps the first `max_length` (the end may be lost)."""
+    prompt = list(prompt[:max_prompt])
+    return Sample(prompt, [*answer, end][: max(max_length - len(prompt), 0)])
+
+
+def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> dict[str, np.ndarray]:
+    """Arrays (B, L) of samples, padded on the right: `ids` (all tokens but the last), `mask` (1 at tokens), `places`
+    (0, 1, 2, ...; 0 at padding), `labels` (the next token where it belongs to the answer, else IGNORED).
+
+    L is that of the longest sample, or `length`. Besides, of supervised positions: `positions` (n,) in B * L, `group`
+    (n,), the row of each, and `target` (n,), the next token.
+    """
+    rows = [[*sample.prompt, *sample.answer] for sample in samples]
+    length = length or max(max(len(row) for row in rows) - 1, 1)
+    shape = len(rows), length
+    ids, mask = np.full(shape, pad, np.int64), np.zeros(shape, np.int64)
+    places, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
+    for number, (row, sample) in enumerate(zip(rows, samples, strict=True)):
+        size, first = len(row) - 1, len(sample.prompt) - 1
+        ids[number, :size], mask[number, :size] = row[:-1], 1
+        places[number, :size] = np.arange(size)
+        labels[number, first:size] = row[first + 1 :]
+    supervised = labels != IGNORED
+    group, column = supervised.nonzero()
+    return {
+        "ids": ids, "mask": mask, "places": places, "labels": labels,
+        "positions": group * length + column, "group": group, "target": labels[supervised],
+    }
+
+
+def collate_prompts(prompts: Sequence[Sequence[int]], pad: int, length: int | None = None) -> dict[str, np.ndarray]:
+    """`ids` and `mask` (B, L) of prompts, padded on the left, so that all end in the last column."""
+    length = length or max(len(prompt) for prompt in prompts)
+    ids, mask = np.full((len(prompts), length), pad, np.int64), np.zeros((len(prompts), length), np.int64)
+    for number, prompt in enumerate(prompts):
+        ids[number, length - len(prompt) :], mask[number, length - len(prompt) :] = prompt, 1
+    return {"ids": ids, "mask": mask}

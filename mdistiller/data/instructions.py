@@ -1,0 +1,262 @@
+"""Instruction sets: JSON Lines of instruction, input and output, as prompts and answers of a language model."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+from mdistiller.data.build import DATASETS
+from mdistiller.data.collate import Sample, collate, cut
+from mdistiller.data.hashing import permutation
+from mdistiller.data.images import upload
+from mdistiller.data.info import DataInfo
+from mdistiller.data.splits import train_val_positions
+from mdistiller.data.tokenizers import load_tokenizer
+from mdistiller.errors import UserError
+
+log = logging.getLogger("mdistiller")
+# The Alpaca template, an interchange format: answers were collected and models trained with exactly these bytes.
+WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+    "response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+
+
+def prompt_of(instruction: str, input: str = "") -> str:
+    """The prompt of an instruction in the Alpaca template, with or without an input."""
+    if input:
+        return WITH_INPUT.replace("{instruction}", instruction, 1).replace("{input}", input, 1)
+    return WITHOUT_INPUT.replace("{instruction}", instruction, 1)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, the answer that is trained on, and all answers that are right."""
+
+    prompt: str
+    answer: str
+    references: tuple[str, ...]
+    copied: str = ""  # what copying would answer: the input, or the instruction where there is none
+
+
+@dataclass(frozen=True, eq=False)
+class TextInfo(DataInfo):
+    """Facts about text: `num_classes` is the size of the tokenizer's vocabulary."""
+
+    tokenizer: Any = field(default=None, repr=False)
+    task: str = "language"
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """The examples of a JSON Lines file: `instruction`, `input` (may be missing), `output` (a text, or several).
+
+    Raises UserError naming the file and line for anything else, empty answers included.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    examples = [_example(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not examples:
+        raise UserError(f"{path}: no examples")
+    return examples
+
+
+def _example(place, line):
+    try:
+        content = json.loads(line)
+        instruction, given, output = content["instruction"], content.get("input") or "", content["output"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{place}: expected an object with instruction, input and output ({type(error).__name__}: {error})"
+        ) from None
+    output = (output,) if isinstance(output, str) else tuple(output) if isinstance(output, list) else ()
+    if not all(isinstance(text, str) for text in (instruction, given, *output)):
+        raise UserError(f"{place}: instruction, input and output: expected texts")
+    if not output or not all(text.strip() for text in output):
+        raise UserError(f"{place}: output: expected an answer, found an empty one")
+    return Example(prompt_of(instruction, given), output[0], output, given or instruction)
+
+
+class TextData:
+    """Batches of token numbers of a data set of prompts and answers, in the manner of `mdistiller.data.base.Data`.
+
+    A batch is a dict: ids, mask, places, labels (B, L), positions, group, target (n,), see `collate`; index (B,).
+    """
+
+    items = "examples"
+    views_are_finite = False
+    flip = False
+
+    def __init__(self, cfg: CfgNode, device, name: str, tokenizer, train: Sequence[Example],
+                 held_out: dict[str, Sequence[Example]]):
+        self.device, self.seed, self.settings = torch.device(device), cfg.EXPERIMENT.SEED, cfg.LM
+        self.home = self.device
+        self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
+        self.accumulate, self.tokenizer = cfg.SOLVER.ACCUMULATE, tokenizer
+        self.pad, self.end = tokenizer.eos_token_id, tokenizer.eos_token_id
+        keep, val = train_val_positions(
+            np.zeros(len(train), np.int64), cfg.DATASET.TRAIN_FRACTION, cfg.DATASET.VAL_FRACTION
+        )
+        if len(val) and "val" not in held_out:
+            held_out = {"val": [train[number] for number in val], **held_out}
+        self.examples = {"train": [train[number] for number in keep], **held_out}
+        self.samples = {split: self._tokenize(split) for split in self.examples}
+        self.tokens = np.array([len(sample.answer) for sample in self.samples["train"]])
+        number = len(self.tokens)
+        if not self.num_batches:
+            raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} is more than the {number} training examples of "
+                            f"{name}; expected less, or LM.DROP_LAST False")
+        self.labels = np.zeros(number, np.int64)
+        self.info = TextInfo(
+            name=name, num_classes=len(tokenizer), num_train=number, image_size=0, mean=(), std=(), family="language",
+            targets=torch.zeros(number, dtype=torch.int64), classes=None, hasher=self._fingerprint, tokenizer=tokenizer,
+        )
+
+    def _tokenize(self, split):
+        """The samples of a split; prompts over the limit are left out and counted, or cut (LM.LONG_PROMPTS)."""
+        examples, limit = self.examples[split], self.settings.MAX_PROMPT
+        texts = [example.prompt for example in examples], [example.answer for example in examples]
+        prompts, answers = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in texts)
+        short = [len(prompt) <= limit for prompt in prompts]
+        if self.settings.LONG_PROMPTS == "drop":
+            kept = np.flatnonzero(short)
+        else:
+            kept = np.arange(len(examples))
+        if not all(short):
+            verb = "left out" if self.settings.LONG_PROMPTS == "drop" else "cut"
+            log.info("%s: %d of %d prompts have more than %d tokens and are %s (LM.MAX_PROMPT, LM.LONG_PROMPTS)",
+                     split, len(short) - sum(short), len(short), limit, verb)
+        if not len(kept):
+            raise UserError(f"LM.MAX_PROMPT: all prompts of {split} have more than {limit} tokens")
+        self.examples[split] = [examples[number] for number in kept]
+        return [
+            cut(prompts[number], answers[number], self.end, limit, self.settings.MAX_LENGTH)._replace(
+                references=examples[number].references
+            )
+            for number in kept
+        ]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of a training epoch, the last one perhaps smaller, or left out (LM.DROP_LAST)."""
+        number = len(self.tokens)
+        return number // self.batch_size if self.settings.DROP_LAST else -(-number // self.batch_size)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in ("val", "test") if split in self.samples)
+
+    def num_eval(self, split: str = "test") -> int:
+        return len(self.samples[split])
+
+    def train_batches(
+        self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[dict]:
+        """Batches of an epoch from number `start` on, as those of `Data`; `share` counts supervised tokens.
+
+        With LM.REDUCTION sequence it counts examples, with LM.AVERAGE micro_batch every batch has an equal share.
+        """
+        if tuple(views) != ("image",):
+            raise UserError(f"DISTILLER.TYPE: needs another view of an image ({views[-1]}), and text has none")
+        order = permutation(self.seed, epoch, self.info.num_train)
+        for number in range(start, self.num_batches):
+            pieces = np.array_split(order[self._part(number)], world_size)
+            piece = pieces[rank] if len(pieces[rank]) else order[self._part(number)][:1]
+            batch = self.batch("train", piece)
+            if world_size > 1 or self.accumulate > 1:
+                batch["share"] = self._share(number, pieces[rank], order, world_size)
+            yield batch
+
+    def batch(self, split: str, index: np.ndarray) -> dict:
+        """The tensors of the samples of a split at positions `index` (B,), on the device."""
+        samples = [self.samples[split][number] for number in index]
+        length = self.settings.MAX_LENGTH if self.settings.PADDING == "fixed" else None
+        arrays = collate(samples, self.pad, length)
+        if self.settings.REDUCTION == "sequence":
+            arrays["importance"] = _sequence_means(arrays["group"])
+        return {name: upload(array, self.device) for name, array in {**arrays, "index": np.asarray(index)}.items()}
+
+    def _part(self, number):
+        return slice(number * self.batch_size, (number + 1) * self.batch_size)
+
+    def _share(self, number, piece, order, world_size):
+        first = number - number % self.accumulate
+        micro = range(first, min(first + self.accumulate, self.num_batches))
+        if self.settings.AVERAGE == "micro_batch":
+            return 1 / len(micro) if len(piece) else 0.0
+        count = self.tokens if self.settings.REDUCTION == "token" else (self.tokens > 0).astype(np.int64)
+        update = sum(int(count[order[self._part(other)]].sum()) for other in micro)
+        return int(count[piece].sum()) * world_size / max(update, 1)
+
+    def batch_index(self, epoch: int, step: int) -> np.ndarray:
+        """Positions (B,) of the examples of the global batch number `step` (from 0) of an epoch."""
+        return permutation(self.seed, epoch, self.info.num_train)[self._part(step)]
+
+    def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+        """All examples of a split once, in order; `samples` are their `Sample`s, `split` its name.
+
+        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        """
+        size, number = self.eval_batch_size, len(self.samples[split])
+        for low in range(rank * size, number, world_size * size):
+            index = np.arange(low, min(low + size, number))
+            samples = [self.samples[split][position] for position in index]
+            yield self.batch(split, index) | {"samples": samples, "split": split}
+
+    def plain_batches(self, index: np.ndarray):
+        raise UserError("LOG.ENTROPY_TRACE: is of images; expected 0 for text")
+
+    def train_views(self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[tuple]:
+        """(index, zeros) of each batch that `train_batches` gives with the same arguments, on the host."""
+        order = permutation(self.seed, epoch, self.info.num_train)
+        for number in range(start, self.num_batches):
+            pieces = np.array_split(order[self._part(number)], world_size)
+            piece = pieces[rank] if len(pieces[rank]) else order[self._part(number)][:1]
+            yield piece, np.zeros(len(piece), np.int64)
+
+    def _fingerprint(self):
+        digest = hashlib.sha256()
+        for sample in self.samples["train"]:
+            digest.update(repr((sample.prompt, sample.answer)).encode())
+        return digest.hexdigest()
+
+
+def _sequence_means(group):
+    """(n,) float32 with mean 1 by which a mean over tokens becomes the mean over sequences of their token means."""
+    counts = np.bincount(group)
+    return (len(group) / (np.count_nonzero(counts) * counts[group])).astype(np.float32)
+
+
+def _file(cfg: CfgNode, key: str) -> Path:
+    return Path(cfg.DATASET.ROOT) / cfg.LM[key]
+
+
+def _registered(name: str) -> Callable:
+    def build(cfg: CfgNode, device) -> TextData:
+        tokenizer = load_tokenizer(cfg.LM.TOKENIZER or cfg.DISTILLER.STUDENT)
+        for key in ("TRAIN_FILE", "TEST_FILE"):
+            if not cfg.LM[key]:
+                raise UserError(f"LM.{key}: expected a JSON Lines file below DATASET.ROOT {cfg.DATASET.ROOT}")
+        held_out = {"val": read_examples(_file(cfg, "VAL_FILE"))} if cfg.LM.VAL_FILE else {}
+        held_out["test"] = read_examples(_file(cfg, "TEST_FILE"))
+        return TextData(cfg, device, name, tokenizer, read_examples(_file(cfg, "TRAIN_FILE")), held_out)
+
+    build.__doc__ = "An instruction set in the files LM.TRAIN_FILE, LM.VAL_FILE (or none) and LM.TEST_FILE."
+    return build
+
+
+DATASETS.register("instructions")(_registered("instructions"))
+DATASETS.register("dolly")(_registered("dolly"))

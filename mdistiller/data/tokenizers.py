@@ -1,0 +1,48 @@
+"""Tokenizers: those of transformers by name, and a small one of whole words."""
+
+from pathlib import Path
+
+from mdistiller.errors import UserError
+from mdistiller.libraries import first_line, import_transformers, source_of
+
+END_OF_WORDS = "<end>"
+
+
+def load_tokenizer(name: str):
+    """The tokenizer of a folder, a GGUF file or a hub name. Raises UserError where there is none, or it has no EOS."""
+    transformers = import_transformers()
+    place, keywords = source_of(name)
+    try:
+        if {path.name for path in Path(place).glob("*.*")} >= {"vocab.json", "merges.txt"} and not (
+            Path(place) / "tokenizer_config.json"
+        ).exists():  # as GPT-2 was published: the files say nothing of their class
+            tokenizer = transformers.GPT2Tokenizer(str(Path(place) / "vocab.json"), str(Path(place) / "merges.txt"))
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, **keywords)
+    except ImportError as error:
+        raise UserError(
+            f"the tokenizer of {name} needs gguf: pip install 'mdistiller-ea[llm]' ({first_line(error)})"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"LM.TOKENIZER: no tokenizer {name!r}: expected a folder with tokenizer.json (or vocab.json and "
+            f"merges.txt), a .gguf file, or a name of the hub, which must be reachable ({first_line(error)})"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"LM.TOKENIZER: {name} has no end-of-text token, which every answer ends with")
+    return tokenizer
+
+
+def word_tokenizer(words: list[str]):
+    """A tokenizer of transformers that knows these words, separated by blanks, and an end-of-text token, number 0."""
+    transformers = import_transformers()
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    numbers = {word: number for number, word in enumerate([END_OF_WORDS, *words])}
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token=END_OF_WORDS))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_WORDS, pad_token=END_OF_WORDS, bos_token=END_OF_WORDS
+    )

@@ -1,0 +1,115 @@
+"""Answers of a causal language model: one token after the other, with noise that belongs to the example."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MULTIPLIER = 1_000_003  # of seeds, so that (seed, example) pairs do not meet
+SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class Decoding(NamedTuple):
+    """How answers are drawn: see the section GENERATION of the configuration."""
+
+    sampling: str = "per_example"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+    no_repeat_ngram: int = 0
+
+
+@torch.no_grad()
+def generate(network, prompts: Sequence[Sequence[int]], keys: Sequence[int], end: int, decoding: Decoding,
+             seed: int = 0, device: torch.device | str = "cpu") -> list[list[int]]:
+    """New token numbers for each prompt, up to the end-of-text token `end`, which is left out.
+
+    `network` is a `LanguageModel` in eval mode. Prompts are padded on the left, with positions counted from their own
+    first token. Sampling "per_example" adds Gumbel noise of a generator of (seed, key of the example) to the logits
+    and takes the greatest: the same distribution as drawing from them, whatever the batch is. "global" draws the noise
+    of all rows from one generator, "greedy" adds none. An answer ends early where the network has no more positions.
+    """
+    ids, mask = _left_padded(prompts, end, device)
+    limit = getattr(network.inner.config, "max_position_embeddings", None)
+    steps = min(decoding.max_new_tokens, (limit or ids.shape[1] + decoding.max_new_tokens) - ids.shape[1])
+    noise = _noise(decoding.sampling, keys, seed, network.vocabulary, device)
+    repeated = [Repeats(prompt, decoding.no_repeat_ngram) for prompt in prompts]
+    answers, running = [[] for _ in prompts], [True] * len(prompts)
+    places, past = (mask.cumsum(1) - 1).clamp_min(0), None
+    for _ in range(steps):
+        logits, past = network.next_logits(ids, mask, places, past)
+        logits = filtered(logits.float(), repeated, decoding)
+        chosen = (logits if noise is None else logits + noise()).argmax(dim=1)
+        for row, token in enumerate(chosen.tolist()):
+            running[row] &= token != end
+            if running[row]:
+                answers[row].append(token)
+                repeated[row].add(token)
+        if not any(running):
+            break
+        ids, places = chosen[:, None], places[:, -1:] + 1
+        mask = F.pad(mask, (0, 1), value=1)
+    return answers
+
+
+def _left_padded(prompts, pad, device):
+    length = max(len(prompt) for prompt in prompts)
+    rows = [[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+
+def _noise(sampling, keys, seed, size, device) -> Callable[[], Tensor] | None:
+    """A function that returns the Gumbel noise (B, V) of the next step; None for greedy answers."""
+    if sampling == "greedy":
+        return None
+    seeds = [seed * MULTIPLIER + int(key) for key in (keys if sampling == "per_example" else keys[:1])]
+    generators = [torch.Generator().manual_seed(value) for value in seeds]
+    shape = (size,) if sampling == "per_example" else (len(keys), size)
+
+    def draw():
+        uniform = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+        return -(-uniform.view(len(keys), size).clamp_min(SMALLEST).log()).clamp_min(SMALLEST).log().to(device)
+
+    return draw
+
+
+def filtered(logits: Tensor, repeated: Sequence["Repeats"], decoding: Decoding) -> Tensor:
+    """Logits (B, V) at the temperature, minus infinity at what may not come: repeats, and all outside top-k, top-p."""
+    logits = logits / decoding.temperature
+    for row, history in enumerate(repeated):
+        if banned := history.banned():
+            logits[row, list(banned)] = -torch.inf
+    if 0 < decoding.top_k < logits.shape[1]:
+        least = logits.topk(decoding.top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if decoding.top_p < 1:
+        ordered, order = logits.sort(dim=1, descending=True)
+        before = ordered.softmax(1).cumsum(1) - ordered.softmax(1)
+        outside = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= decoding.top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+class Repeats:
+    """The tokens of one row, prompt included, and which next token would make an n-gram come again (n 0: none)."""
+
+    def __init__(self, prompt: Sequence[int], n: int):
+        self.n, self.tokens, self.followers = n, [], {}
+        for token in prompt if n else ():
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        if not self.n:
+            return
+        self.tokens.append(token)
+        if len(self.tokens) >= self.n:
+            self.followers.setdefault(tuple(self.tokens[-self.n : -1]), set()).add(token)
+
+    def banned(self) -> set[int]:
+        if not self.n or len(self.tokens) < self.n - 1:
+            return set()
+        return self.followers.get(tuple(self.tokens[len(self.tokens) - self.n + 1 :]), set())

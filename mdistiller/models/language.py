@@ -1,0 +1,177 @@
+"""Causal language models: tokens (B, L) to logits at chosen positions, of any model that transformers loads."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller.errors import UserError
+from mdistiller.libraries import import_transformers, source_of
+from mdistiller.models.base import reason_of
+from mdistiller.models.transparent import Transparent
+
+TINY = re.compile(r"tiny_(\d{1,2})x(\d{1,4})")  # layers x width: small models of our own, for small vocabularies
+TINY_POSITIONS = 64
+HEAD_WIDTH = 16  # of a tiny model's attention
+CHECK_LENGTH = 4  # tokens that a new model is tried on
+CHECK_TOLERANCE = 1e-3
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Tokens(NamedTuple):
+    """What a language model is given: ids and mask (B, L), and positions (n,) of B * L whose outputs are wanted.
+
+    `mask` is 1 at tokens and 0 at padding; `places` (B, L) count the tokens of each row from 0.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    places: Tensor
+    positions: Tensor
+
+
+class LanguageModel(Transparent):
+    """A causal model of transformers, which alone shows in the state dict.
+
+    The head is applied to the hidden states of wanted positions alone, so that nothing of the size tokens times
+    vocabulary is made.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__(inner)
+        inner.config.use_cache = False
+
+    @property
+    def head(self) -> nn.Module:
+        """Hidden states (n, D) -> logits (n, V)."""
+        return self.inner.get_output_embeddings()
+
+    @property
+    def vocabulary(self) -> int:
+        return self.head.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states that the head reads."""
+        return self.head.weight.shape[1]
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Last hidden states (n, D) at the wanted positions."""
+        output = self.inner.base_model(
+            input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.places, use_cache=False
+        )
+        return output.last_hidden_state.flatten(0, 1)[tokens.positions]
+
+    def next_logits(self, ids: Tensor, mask: Tensor, places: Tensor, cache=None) -> tuple[Tensor, object]:
+        """Logits (B, V) that follow the last of the ids (B, L), and the cache to continue from.
+
+        `mask` (B, all so far) and `places` (B, L) as in `Tokens`; with a cache the ids are those that it lacks.
+        """
+        known = inspect.signature(self.inner.forward).parameters
+        name = "cache" if "cache" in known else "past_key_values"  # renamed in transformers 5
+        output = self.inner(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1,
+                            **{name: cache})
+        return output.logits[:, -1], getattr(output, name, None) or output.past_key_values
+
+
+def build_language_model(
+    name: str, vocabulary: int, pretrained: bool = False, every_layer: int = 1, dtype: str = "float32"
+) -> LanguageModel:
+    """A causal language model by name, its weights random unless `pretrained`.
+
+    `name` is `tiny_<layers>x<width>` (a small model of our own for a `vocabulary` of words), a folder as
+    `save_pretrained` writes it, a GGUF file, or a name of the Hugging Face hub. `every_layer` k keeps the layers 0, k,
+    2k, ... (a student cut from its teacher). Raises UserError where there is no such model, or one whose logits are
+    not those of its head.
+    """
+    transformers = import_transformers()
+    if found := TINY.fullmatch(name):
+        if pretrained:
+            raise UserError(f"no pretrained weights of {name!r}: it is trained here; expected a checkpoint's file")
+        network = _tiny(transformers, vocabulary, *map(int, found.groups()))
+    else:
+        network = _load(transformers, name, pretrained, DTYPES[dtype])
+    if every_layer > 1:
+        network = keep_layers(network, every_layer)
+    network = LanguageModel(network.to(DTYPES[dtype]))
+    _check_head(network, name)
+    return network
+
+
+def _tiny(transformers, vocabulary, layers, width):
+    config = transformers.GPT2Config(
+        vocab_size=vocabulary, n_positions=TINY_POSITIONS, n_embd=width, n_layer=layers,
+        n_head=max(width // HEAD_WIDTH, 1), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _load(transformers, name, pretrained, dtype):
+    place, keywords = source_of(name)
+    if keywords and not Path(name).is_file():
+        raise UserError(f"no such GGUF file: {name}")
+    try:
+        if pretrained:
+            return transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **keywords)
+        config = transformers.AutoConfig.from_pretrained(place, **keywords)
+        return transformers.AutoModelForCausalLM.from_config(config)
+    except ImportError as error:
+        extra = "gguf and accelerate" if keywords else "another library"
+        raise UserError(f"{name} needs {extra}: pip install 'mdistiller-ea[llm]' ({reason_of(error)})") from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"no language model {name!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
+            f"tiny_<layers>x<width>, or a name of the Hugging Face hub, which must be reachable ({reason_of(error)})"
+        ) from None
+
+
+def _layers_of(network):
+    """(name within the model, list of its layers)."""
+    number = network.config.num_hidden_layers
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == number:
+            return name, module
+    raise UserError(f"{type(network).__name__}: its {number} layers are not found; expected LM.EVERY_LAYER 1")
+
+
+def keep_layers(network: nn.Module, every: int) -> nn.Module:
+    """A causal model of transformers with the layers 0, every, 2 * every, ... of another, everything else copied.
+
+    Raises UserError for a model whose layers cannot be told.
+    """
+    prefix, layers = _layers_of(network)
+    kept = list(range(0, len(layers), every))
+    config = type(network.config).from_dict(network.config.to_dict())
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [network.config.layer_types[number] for number in kept]
+    smaller = type(network)(config).to(next(network.parameters()).dtype)
+    state, start = {}, f"{prefix}."
+    for key, value in network.state_dict().items():
+        if key.startswith(start):
+            number, _, rest = key.removeprefix(start).partition(".")
+            if int(number) not in kept:
+                continue
+            key = f"{start}{kept.index(int(number))}.{rest}"
+        state[key] = value
+    smaller.load_state_dict(state)
+    smaller.generation_config = network.generation_config
+    return smaller
+
+
+@torch.no_grad()
+def _check_head(network, name):
+    """Raise UserError for a model whose own logits are not what its head makes of the last hidden states."""
+    training = network.training
+    network.eval()
+    ids = torch.arange(CHECK_LENGTH)[None] % network.vocabulary
+    positions = torch.arange(CHECK_LENGTH)
+    ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions)))
+    theirs = network.inner(input_ids=ids, use_cache=False).logits[0]
+    network.train(training)
+    if not torch.allclose(ours.float(), theirs.float(), rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE):
+        raise UserError(f"{name}: its logits are not those of its head (scaled or capped?), which is not supported")

@@ -1,0 +1,181 @@
+"""Language models: a sample is a supervised token, a token of an answer or the end of it."""
+
+import torch
+import torch.nn.functional as F
+
+from mdistiller.distributed import sum_over_ranks
+from mdistiller.errors import UserError
+from mdistiller.models.decoding import Decoding, generate
+from mdistiller.models.language import LanguageModel, Tokens, build_language_model
+from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
+from mdistiller.tasks.rouge import exact, rouge_l
+
+SEED_STEP = 10  # between the seeds of answers to the same example
+END_OF_TEXT = "<|endoftext|>"  # an answer ends where a model spells it out
+NEAR_CHANCE = 2.0  # times the accuracy of guessing
+
+
+@TASKS.register("language")
+class Language(Task):
+    """Causal language models on prompts and answers. A batch is that of `mdistiller.data.instructions.TextData`.
+
+    Hidden states are gathered at supervised positions and the head is applied to them alone: logits are (n, V), n the
+    supervised tokens of the batch, in the order of sequences, which `group` numbers.
+    """
+
+    unit = "tokens"
+
+    def __init__(self, cfg, info):
+        super().__init__(cfg, info)
+        answers = bool(cfg.GENERATION.EXAMPLES)
+        self.headline = "rouge_l" if answers else "accuracy"
+        self.metrics = (("rouge_l", "exact") if answers else ()) + ("accuracy", "loss")
+        self.vocabulary: dict[str, int] = {}
+        self.weighs_all_tokens = cfg.EA.LEVEL == "prompt_and_response"
+
+    def network(self, role, pretrained=False):
+        cfg, settings, teacher = self.cfg, self.cfg.LM, role == "TEACHER"
+        name = cfg.DISTILLER[role]
+        every = 1 if teacher else settings.EVERY_LAYER
+        dtype = settings.TEACHER_DTYPE if teacher else "float32"
+        try:
+            network = build_language_model(name, self.info.num_classes, pretrained, every, dtype)
+        except UserError as error:
+            raise UserError(f"DISTILLER.{role}: {error}") from None
+        self.vocabulary[role] = network.vocabulary
+        if network.vocabulary < self.info.num_classes:
+            raise UserError(f"DISTILLER.{role}: {name} has a vocabulary of {network.vocabulary}; expected that of the "
+                            f"tokenizer, {self.info.num_classes} (LM.TOKENIZER)")
+        if len(set(self.vocabulary.values())) > 1:
+            sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
+            raise UserError(f"DISTILLER.{role}: teacher and student need one vocabulary; found {sizes}")
+        if settings.CHECKPOINTING and not teacher:
+            network.inner.gradient_checkpointing_enable()
+        return network
+
+    def inputs(self, batch, view):
+        if view != "image":
+            raise ValueError(f"needs {view!r} in the batch: a view of images, which text does not have")
+        return batch
+
+    def run_student(self, network, inputs):
+        return self._run(network, inputs)
+
+    def run_teacher(self, network, inputs, student=None):
+        if "hidden_teacher" in inputs:  # stored
+            rows = inputs["hidden_teacher"]
+            return self._output(network, rows, inputs)
+        return self._run(network, inputs)
+
+    def _run(self, network, inputs):
+        positions = inputs["positions"]
+        if self.weighs_all_tokens:
+            around, group_around = _surroundings(inputs)
+            rows, others = self._hidden(network, inputs, torch.cat([positions, around])).split(
+                [len(positions), len(around)]
+            )
+            output = self._output(network, rows, inputs)
+            return output._replace(surroundings=(others.detach(), group_around, output.head))
+        return self._output(network, self._hidden(network, inputs, positions), inputs)
+
+    def _hidden(self, network, inputs, positions):
+        return network(Tokens(inputs["ids"], inputs["mask"], inputs["places"], positions))
+
+    def _output(self, network, rows, inputs):
+        device = rows.device.type
+        amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        head = Head(network.head, network.vocabulary, self.cfg.LM.LOSS_CHUNK, amp)
+        return TaskOutput(rows, {"pooled_feat": rows}, inputs["group"], importance=inputs.get("importance"), head=head)
+
+    def target(self, batch, student):
+        return batch["target"]
+
+    def supervised(self, outputs, target, label_smoothing):
+        losses = [F.cross_entropy(output.logits, target, label_smoothing=label_smoothing, reduction="none")
+                  for output in outputs]
+        if outputs[0].importance is not None:
+            losses = [loss * outputs[0].importance for loss in losses]
+        return {"ce": sum(loss.sum() / max(len(target), 1) for loss in losses)}
+
+    def progress(self, logits, target):
+        return {"accuracy": logits.argmax(dim=1) == target}
+
+    @torch.inference_mode()
+    def evaluate(self, network, batches, device="cpu"):
+        """{"rouge_l", "exact" (percent; without them where GENERATION.EXAMPLES is 0), "accuracy" (percent of answer
+        tokens whose most probable token is right, given all before), "loss" (nats a token), "count" (tokens)}.
+
+        Rouge-L is the mean over examples, and over the GENERATION.REPEATS answers to each of the split "val".
+        """
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        sums = torch.zeros(6, dtype=dtype, device=device)
+        for batch in batches:
+            logits = self.logits(network, batch).float()
+            target = batch["target"]
+            loss = F.cross_entropy(logits, target, reduction="sum")
+            row = [loss, (logits.argmax(dim=1) == target).sum(), torch.full_like(loss, len(target))]
+            row += [torch.full_like(loss, value) for value in self._score_answers(network, batch, device)]
+            sums += torch.stack([value.to(dtype) for value in row])
+        loss, hits, tokens, rouge, matches, answers = sum_over_ranks(sums).tolist()
+        if not tokens:
+            raise ValueError("no answers to evaluate on")
+        result = {"accuracy": 100 * hits / tokens, "loss": loss / tokens, "count": int(tokens)}
+        if self.cfg.GENERATION.EXAMPLES:
+            result |= {"rouge_l": rouge / max(answers, 1), "exact": matches / max(answers, 1)}
+        return result
+
+    def logits(self, network: LanguageModel, batch: dict) -> torch.Tensor:
+        """Logits (n, V) of a network at the supervised positions of a batch."""
+        return network.head(self._hidden(network, batch, batch["positions"]))
+
+    def _score_answers(self, network, batch, device):
+        """Sums of Rouge-L and of exact matches, and the number of answers."""
+        settings, chosen = self.cfg.GENERATION, []
+        for sample, index in zip(batch["samples"], batch["index"].tolist(), strict=True):
+            if settings.EXAMPLES < 0 or index < settings.EXAMPLES:
+                chosen.append((sample, index))
+        sums = [0.0, 0.0, 0]
+        repeats = settings.REPEATS if batch["split"] == "val" else 1
+        for low in range(0, len(chosen), settings.BATCH_SIZE):
+            samples, keys = zip(*chosen[low : low + settings.BATCH_SIZE], strict=True)
+            for repeat in range(repeats):
+                texts = self.answer(network, [sample.prompt for sample in samples], keys, repeat, device)
+                for sample, text in zip(samples, texts, strict=True):
+                    sums[0] += rouge_l(text, sample.references)
+                    sums[1] += exact(text, sample.references)
+                    sums[2] += 1
+        return sums
+
+    def answer(self, network, prompts, keys, repeat=0, device="cpu", decoding: Decoding | None = None) -> list[str]:
+        """Sampled answers to prompts (token numbers) as texts; `keys` number the examples, see `generate`."""
+        seed = self.cfg.GENERATION.SEED + SEED_STEP * repeat
+        decoding = decoding or decoding_of(self.cfg)
+        tokenizer = self.info.tokenizer
+        new = generate(network, prompts, keys, tokenizer.eos_token_id, decoding, seed, device)
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [text.split(END_OF_TEXT)[0].strip() for text in texts]
+
+    def doubt(self, result):
+        chance = 100 / self.info.num_classes
+        if result["accuracy"] >= NEAR_CHANCE * chance:
+            return None
+        return f"token accuracy of {result['accuracy']:.2f} is near chance: is it of this tokenizer (LM.TOKENIZER)?"
+
+    def blank_inputs(self, size, like):
+        zero = torch.zeros(1, 1, dtype=torch.int64, device=like.device)
+        flat = zero.flatten()
+        return {"ids": zero, "mask": zero + 1, "places": zero, "positions": flat, "group": flat, "target": flat}
+
+
+def decoding_of(cfg) -> Decoding:
+    """The settings of GENERATION."""
+    node = cfg.GENERATION
+    return Decoding(node.SAMPLING, node.TEMPERATURE, node.TOP_P, node.TOP_K, node.MAX_NEW_TOKENS, node.NO_REPEAT_NGRAM)
+
+
+def _surroundings(inputs):
+    """(positions (m,), groups (m,)) of the tokens that no loss reads."""
+    mask = inputs["mask"].flatten().clone()
+    mask[inputs["positions"]] = 0
+    positions = mask.nonzero()[:, 0]  # the one place that waits for the device, at this level of EA alone
+    return positions, positions // inputs["ids"].shape[1]
