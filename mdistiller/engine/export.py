@@ -56,9 +56,13 @@ def export_run(
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
     run = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
     cfg, network, info = run.cfg, run.distiller.deployed().eval(), run.data.info
-    size, (mean, std) = info.image_size, (info.mean, info.std)
+    output = Path(output) if output else folder / "export"
     if checkpoint == "ema":
         checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
+    place = run.task.publish(network, output)
+    if place is not None:  # the library's own format, whatever formats there are for images
+        return sorted(place.iterdir())
+    size, (mean, std) = info.image_size, (info.mean, info.std)
     facts = {
         "network": cfg.DISTILLER.STUDENT,
         "family": info.family,
@@ -72,7 +76,6 @@ def export_run(
         "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
         "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
     }
-    output = Path(output) if output else folder / "export"
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
     written = []
     for name in formats:

@@ -14,6 +14,7 @@ import mdistiller
 from mdistiller import distributed
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
+from mdistiller.engine import checkpoints
 from mdistiller.engine.cache.teacher_cache import open_cache, why_live
 from mdistiller.engine.device import (
     autocast,
@@ -114,6 +115,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         if cache is not None:
             log.info("teacher cache: %s", cache.summary())
         if distributed.rank() == 0:
+            _publish(run, folder)
             log.info("done: %s", summary_line(summary))
         return summary
     finally:
@@ -134,6 +136,14 @@ def _teacher_cache(run):
     cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.facts["teacher_sha256"], run.device)
     run.facts["teacher_cache"] = str(cache.store.folder)
     return cache
+
+
+def _publish(run, folder):
+    """The best student in the format of the task's library, where it has one."""
+    best = folder / "student_best.pth"
+    if type(run.task).publish is not Task.publish and best.is_file():
+        checkpoints.load_network(run.distiller.student, best, run.cfg.DISTILLER.STUDENT)
+        log.info("the best student, for other programs: %s", run.task.publish(run.distiller.student, folder.path))
 
 
 def _measure_teacher(run, folder):

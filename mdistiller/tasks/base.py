@@ -1,6 +1,7 @@
 """What differs between classification, detection and language models, as one object (see `Task`)."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +111,10 @@ class Task:
 
     def doubt(self, result: dict[str, float]) -> str | None:
         """A line about a teacher whose result looks wrong, and the usual reasons; None where nothing does."""
+
+    def publish(self, network: nn.Module, folder: Path) -> Path | None:
+        """Write a student in the format of the task's own library, below `folder`; returns the place, None if none."""
+        return None
 
     def blank_inputs(self, size: int | tuple[int, int] | None, like: Tensor) -> Any:
         """Inputs of one example without content, for learning the shapes of features; dtype and device of `like`."""

@@ -1,10 +1,14 @@
 """Language models: a sample is a supervised token, a token of an answer or the end of it."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
 from mdistiller.distributed import sum_over_ranks
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, writing
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
@@ -139,16 +143,16 @@ class Language(Task):
         for low in range(0, len(chosen), settings.BATCH_SIZE):
             samples, keys = zip(*chosen[low : low + settings.BATCH_SIZE], strict=True)
             for repeat in range(repeats):
-                texts = self.answer(network, [sample.prompt for sample in samples], keys, repeat, device)
+                seed = settings.SEED + SEED_STEP * repeat
+                texts = self.answer(network, [sample.prompt for sample in samples], keys, seed, device)
                 for sample, text in zip(samples, texts, strict=True):
                     sums[0] += rouge_l(text, sample.references)
                     sums[1] += exact(text, sample.references)
                     sums[2] += 1
         return sums
 
-    def answer(self, network, prompts, keys, repeat=0, device="cpu", decoding: Decoding | None = None) -> list[str]:
+    def answer(self, network, prompts, keys, seed, device="cpu", decoding: Decoding | None = None) -> list[str]:
         """Sampled answers to prompts (token numbers) as texts; `keys` number the examples, see `generate`."""
-        seed = self.cfg.GENERATION.SEED + SEED_STEP * repeat
         decoding = decoding or decoding_of(self.cfg)
         tokenizer = self.info.tokenizer
         new = generate(network, prompts, keys, tokenizer.eos_token_id, decoding, seed, device)
@@ -160,6 +164,20 @@ class Language(Task):
         if result["accuracy"] >= NEAR_CHANCE * chance:
             return None
         return f"token accuracy of {result['accuracy']:.2f} is near chance: is it of this tokenizer (LM.TOKENIZER)?"
+
+    def publish(self, network, folder):
+        """`folder`/pretrained, as transformers' `save_pretrained` writes it, tokenizer included."""
+        place = folder / "pretrained"
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing(place), tempfile.TemporaryDirectory(dir=folder, prefix=".pretrained.") as draft:
+            network.inner.config.use_cache = True
+            network.inner.save_pretrained(draft)
+            network.inner.config.use_cache = False
+            self.info.tokenizer.save_pretrained(draft)
+            place.mkdir(exist_ok=True)
+            for path in Path(draft).iterdir():
+                os.replace(path, place / path.name)
+        return place
 
     def blank_inputs(self, size, like):
         zero = torch.zeros(1, 1, dtype=torch.int64, device=like.device)

@@ -1,0 +1,138 @@
+"""The final evaluation of language models: sampled answers to instruction sets, kept as JSON Lines, and their scores.
+
+In a run's folder, answers/<checkpoint>/<name of the set>_<n-gram rule>_seed<seed>.jsonl holds a line an example:
+index, prompt, answer, references, rouge_l, exact, tokens. A stopped evaluation continues where it was: an answer
+depends on (seed, example) alone. answers/<checkpoint>/scores.json sums them up.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+
+from mdistiller import files
+from mdistiller.data.collate import cut
+from mdistiller.data.instructions import Example, read_examples
+from mdistiller.engine.device import autocast
+from mdistiller.engine.reopen import open_run
+from mdistiller.errors import UserError, writing
+from mdistiller.tasks.language import decoding_of
+from mdistiller.tasks.rouge import exact, rouge_l
+
+log = logging.getLogger("mdistiller")
+FOLDER, SCORES = "answers", "scores.json"
+COPY = "copy"  # the answer that repeats the input, or the instruction where there is none
+WHO = ("best", "latest", COPY)
+
+
+def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Sequence[int], ngram: int,
+                     checkpoint: str = "best", limit: int | None = None, opts: Sequence = ()) -> dict:
+    """Answers of a run's student to sets of instructions, and their scores, as scores.json holds them.
+
+    `sets` maps names to JSON Lines files; `ngram` is the n-gram rule of these answers (0: none), `limit` the number of
+    examples of each set (None: all). `checkpoint` "copy" scores the copied input instead, without a network.
+    """
+    folder = Path(run_folder)
+    run = open_run(folder, "best" if checkpoint == COPY else checkpoint, opts)
+    if run.task.unit != "tokens":
+        raise UserError(f"{folder}: its task has no answers; expected a run of language models")
+    place = folder / FOLDER / checkpoint
+    for name, path in sets.items():
+        examples = read_examples(path)[:limit]
+        for seed in seeds if checkpoint != COPY else seeds[:1]:
+            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram)
+            target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
+            _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE)
+    return summarize(place)
+
+
+def _answering(run, seed, ngram):
+    """A function from examples and their numbers to answers and their lengths in tokens, by the run's student."""
+    task, cfg = run.task, run.cfg
+    network, tokenizer = run.distiller.deployed().eval(), run.task.info.tokenizer
+    decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
+
+    def answer(examples, numbers):
+        prompts = [
+            cut(tokenizer(example.prompt, add_special_tokens=False)["input_ids"], [], 0, cfg.LM.MAX_PROMPT,
+                cfg.LM.MAX_LENGTH).prompt for example in examples
+        ]
+        with torch.inference_mode(), autocast(run.device, cfg.SOLVER.AMP):
+            texts = task.answer(network, prompts, numbers, seed, run.device, decoding)
+        return [(text, len(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts]
+
+    return answer
+
+
+def _copied(examples, numbers):
+    return [(example.copied.strip(), len(example.copied.split())) for example in examples]
+
+
+def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) -> None:
+    """Append the answers that a file lacks, batch by batch; a line that was cut off by a stop is made anew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _whole_lines(path)
+    with writing(path):
+        files.write_text(path, "".join(line + "\n" for line in done))
+        for low in range(len(done), len(examples), batch_size):
+            part = examples[low : low + batch_size]
+            numbers = list(range(low, low + len(part)))
+            lines = [_line(*item) for item in zip(numbers, part, answer(part, numbers), strict=True)]
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(lines))
+                file.flush()
+
+
+def _whole_lines(path):
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            if json.loads(line)["index"] != len(kept):
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept
+
+
+def _line(index, example, answered):
+    text, tokens = answered
+    content = {
+        "index": index, "prompt": example.prompt, "answer": text, "references": list(example.references),
+        "rouge_l": rouge_l(text, example.references), "exact": exact(text, example.references), "tokens": tokens,
+    }
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+def read_answers(path: Path) -> Iterator[dict]:
+    """The lines of a file of answers."""
+    yield from map(json.loads, _whole_lines(path))
+
+
+def summarize(place: Path) -> dict:
+    """{set: {rule: {"rouge_l", "rouge_l_std" (over seeds), "exact", "tokens", "seeds", "examples"}}} of the files of a
+    folder of answers, written to its scores.json."""
+    found: dict = {}
+    for path in sorted(place.glob("*_seed*.jsonl")):
+        name, rule, seed = path.stem.rsplit("_", 2)
+        lines = list(read_answers(path))
+        if lines:
+            means = {key: fmean(line[key] for line in lines) for key in ("rouge_l", "exact", "tokens")}
+            found.setdefault(name, {}).setdefault(rule, {})[int(seed.removeprefix("seed"))] = means, len(lines)
+    scores = {name: {rule: _over_seeds(seeds) for rule, seeds in rules.items()} for name, rules in found.items()}
+    files.write_text(place / SCORES, json.dumps(scores, indent=1) + "\n")
+    return scores
+
+
+def _over_seeds(seeds):
+    means = {key: fmean(one[key] for one, _ in seeds.values()) for key in ("rouge_l", "exact", "tokens")}
+    each = [one["rouge_l"] for one, _ in seeds.values()]
+    return means | {
+        "rouge_l_std": stdev(each) if len(each) > 1 else None,
+        "seeds": sorted(seeds), "examples": min(number for _, number in seeds.values()),
+    }

@@ -1,0 +1,46 @@
+"""Answers of a run's student to instruction sets, and Rouge-L: python tools/answers.py --run FOLDER --sets FILE ...
+
+Answers are kept below FOLDER/answers as JSON Lines; an evaluation that was stopped continues where it was. A set is
+NAME=FILE, or a FILE whose name it takes. Five seeds and no repeated 6-grams are the evaluation of Tables 7 and A3.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
+
+from mdistiller.command import Parser, run_command  # noqa: E402
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--run", required=True, help="a run folder")
+    parser.add_argument("--sets", nargs="+", required=True, metavar="[NAME=]FILE", help="JSON Lines of instructions")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 20, 30, 40, 50], help="(default: 10 to 50)")
+    parser.add_argument("--ngram", type=int, default=6, help="n-grams that may not come again; 0: none (default: 6)")
+    parser.add_argument("--checkpoint", default="best", help="best, latest, epoch_<n>; copy scores the copied input")
+    parser.add_argument("--limit", type=int, help="examples of each set (default: all)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as GENERATION.BATCH_SIZE 64")
+    args = parser.parse_intermixed_args()
+    sets = {}
+    for entry in args.sets:
+        name, _, file = entry.rpartition("=")
+        sets[name or Path(file).stem] = Path(file)
+
+    from mdistiller.engine.generation import evaluate_answers
+
+    scores = evaluate_answers(args.run, sets, args.seeds, args.ngram, args.checkpoint, args.limit, args.opts)
+    for name, rules in scores.items():
+        for rule, found in rules.items():
+            spread = "" if found["rouge_l_std"] is None else f" (sd over {len(found['seeds'])} decoding seeds " \
+                f"{found['rouge_l_std']:.2f})"
+            print(f"{name}, {rule}: Rouge-L {found['rouge_l']:.2f}{spread}, exact {found['exact']:.2f}, "
+                  f"{found['tokens']:.1f} tokens an answer ({found['examples']} examples)")
+
+
+def cli():
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
