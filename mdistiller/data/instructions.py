@@ -13,7 +13,7 @@ import torch
 from yacs.config import CfgNode
 
 from mdistiller.data.build import DATASETS
-from mdistiller.data.collate import Sample, collate, cut
+from mdistiller.data.collate import collate, cut
 from mdistiller.data.hashing import permutation
 from mdistiller.data.images import upload
 from mdistiller.data.info import DataInfo
@@ -37,8 +37,8 @@ WITH_INPUT = (
 def prompt_of(instruction: str, input: str = "") -> str:
     """The prompt of an instruction in the Alpaca template, with or without an input."""
     if input:
-        return WITH_INPUT.replace("{instruction}", instruction, 1).replace("{input}", input, 1)
-    return WITHOUT_INPUT.replace("{instruction}", instruction, 1)
+        return WITH_INPUT.format(instruction=instruction, input=input)
+    return WITHOUT_INPUT.format(instruction=instruction)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""Sampled answers, Rouge-L, and their files."""
+
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+
+from mdistiller.data import build_data
+from mdistiller.data.instructions import WITH_INPUT, WITHOUT_INPUT, prompt_of, read_examples
+from mdistiller.engine import checkpoints, generation
+from mdistiller.models.decoding import Decoding, Repeats, filtered, generate
+from mdistiller.models.language import build_language_model
+from mdistiller.tasks.rouge import exact, rouge_l
+from tests.language.support import config
+
+GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
+
+
+@pytest.fixture(scope="module")
+def words():
+    """(network, data) of the teacher that is shipped, and its data."""
+    data = build_data(config(), "cpu")
+    network = build_language_model("tiny_2x64", data.info.num_classes)
+    checkpoints.load_network(network, "checkpoints/words/tiny_2x64.pth", "tiny_2x64")
+    return network.eval(), data
+
+
+def test_the_shipped_teacher_answers_made_up_tasks_that_anyone_can_check(words):
+    network, data = words
+    tokenizer = data.tokenizer
+    prompts = ["reverse apple sea door :", "first lamp key boat horse :", "last lamp key boat horse :",
+               "repeat sky sun :"]
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    found = generate(network, ids, range(4), data.end, Decoding("greedy", max_new_tokens=8))
+    assert [tokenizer.decode(answer) for answer in found] == ["door sea apple", "lamp", "horse", "sky sun"]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_an_example_gets_the_same_answer_whatever_the_batch_is(words, temperature):
+    network, data = words
+    prompts = [sample.prompt for sample in data.samples["test"][:7]]
+    decoding = Decoding(temperature=temperature, max_new_tokens=6)
+    together = generate(network, prompts, range(7), data.end, decoding, seed=3)
+    alone = [generate(network, [prompts[k]], [k], data.end, decoding, seed=3)[0] for k in range(7)]
+    halves = generate(network, prompts[4:], range(4, 7), data.end, decoding, seed=3)
+    assert together == alone and together[4:] == halves
+    assert all(data.end not in answer for answer in together)
+    if temperature > 1:
+        assert together != generate(network, prompts, range(7), data.end, decoding, seed=4)
+
+
+def test_gumbel_noise_draws_from_the_distribution_of_the_logits():
+    class Constant(torch.nn.Module):
+        vocabulary = 3
+        inner = torch.nn.Module()
+
+        def next_logits(self, ids, mask, places, cache=None):
+            return torch.tensor([[0.5, 0.3, 0.2]]).log().expand(len(ids), 3), None
+
+    Constant.inner.config = None
+    number = 4000
+    drawn = generate(Constant(), [[1]] * number, range(number), 9, Decoding(max_new_tokens=1))
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=3) / number
+    torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.03)
+
+
+def test_no_ngram_comes_again_the_prompt_included(words):
+    network, data = words
+    decoding = Decoding(temperature=5.0, max_new_tokens=30, no_repeat_ngram=2)
+    prompts = [sample.prompt for sample in data.samples["test"][:4]]
+    answers = generate(network, prompts, range(4), data.end, decoding, seed=1)
+    assert max(map(len, answers)) > 10
+    for prompt, answer in zip(prompts, answers, strict=True):
+        pairs = list(zip([*prompt, *answer], [*prompt, *answer][1:], strict=False))
+        made = pairs[len(prompt) - 1 :]
+        assert all(pairs.count(pair) == 1 for pair in made)
+    history = Repeats([1, 2, 3, 1, 2], 3)
+    assert history.banned() == {3}
+    assert Repeats([1, 2, 3, 1, 2], 0).banned() == set()
+
+
+def test_top_k_and_top_p_leave_what_their_names_say():
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    free = [Repeats([], 0)]
+    assert filtered(logits, free, Decoding(top_k=2)).isfinite().tolist() == [[True, True, False, False]]
+    assert filtered(logits, free, Decoding(top_p=0.65)).isfinite().tolist() == [[True, True, False, False]]
+    assert filtered(logits, free, Decoding(top_p=0.75)).isfinite().tolist() == [[True, True, True, False]]
+    torch.testing.assert_close(filtered(logits, free, Decoding(temperature=2.0)), logits / 2)
+
+
+def test_rouge_l_worked_out_by_hand():
+    # "a b c d" against "a c d e": the longest common subsequence is a c d: precision 3/4, recall 3/4
+    assert rouge_l("a b c d", ["a c d e"]) == pytest.approx(75.0)
+    # the stemmer makes "running" and "runs" one word; case and punctuation do not count; the best reference does
+    assert rouge_l("Running, fast!", ["something else", "runs fast"]) == pytest.approx(100.0)
+    # one word of one, one of three: precision 1, recall 1/3
+    assert rouge_l("sun", ["the sun shines"]) == pytest.approx(50.0)
+    assert rouge_l("", ["something"]) == 0.0
+    assert exact(" sun ", ["moon", "sun"]) == 100.0 and exact("Sun", ["sun"]) == 0.0
+
+
+def test_the_templates_are_the_published_bytes_and_texts_with_braces_stay_as_they_are():
+    assert prompt_of("Do {input}.", "a\n{b}") == (
+        WITH_INPUT.replace("{input}", "a\n{b}").replace("{instruction}", "Do {input}.")
+    )
+    digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in (WITHOUT_INPUT, WITH_INPUT)]
+    assert digests == ["7768da83ee0feb38", "f1b8970aa9b05de4"]
+
+
+@pytest.mark.skipif(not GIVEN, reason="MDISTILLER_TEST_DATA does not name a folder with real instruction sets")
+def test_the_templates_have_as_many_gpt2_tokens_as_published_and_real_prompts_fit():
+    cfg = config("SFT", "DATASET.TYPE", "dolly", "DATASET.ROOT", f"{GIVEN}/llm_data", "LM.TOKENIZER",
+                 f"{GIVEN}/llm_data/gpt2_tokenizer", "LM.TRAIN_FILE", "dolly_train_open_qa.jsonl", "LM.TEST_FILE",
+                 "dolly_test.jsonl", "LM.MAX_PROMPT", 256, "LM.MAX_LENGTH", 512, "DATASET.TRAIN_FRACTION", 1.0)
+    data = build_data(cfg, "cpu")
+    assert len(data.tokenizer) == 50257 and data.end == 50256
+    empty = [len(data.tokenizer(prompt)["input_ids"]) for prompt in (prompt_of(""), WITH_INPUT.format(
+        instruction="", input=""))]
+    assert empty == [29, 43]
+    assert len(data.samples["test"]) == 500 and max(len(sample.prompt) for sample in data.samples["test"]) == 256
+
+
+def write_set(path, number):
+    lines = [{"instruction": "sun", "input": "moon", "output": ["moon star", "star"]}] * number
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_stopped_evaluation_continues_to_the_same_file(tmp_path):
+    write_set(tmp_path / "set.jsonl", 10)
+    examples, asked = read_examples(tmp_path / "set.jsonl"), []
+
+    def answer(part, numbers):
+        asked.extend(numbers)
+        return [(f"star {number}", 2) for number in numbers]
+
+    whole = tmp_path / "free_seed1.jsonl"
+    generation._complete(whole, examples, answer, 4)
+    expected = whole.read_bytes()
+    cut_off = tmp_path / "x_free_seed2.jsonl"
+    cut_off.write_bytes(expected[: expected.index(b"\n", 900) + 20])  # within a line
+    before = sum(line.endswith("\n") for line in cut_off.read_text().splitlines(keepends=True))
+    asked.clear()
+    generation._complete(cut_off, examples, answer, 4)
+    assert cut_off.read_bytes() == expected and asked == list(range(before, 10)) and 0 < before < 10
+
+
+def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(tmp_path):
+    write_set(tmp_path / "set.jsonl", 2)
+    examples = read_examples(tmp_path / "set.jsonl")
+    for seed, text in ((10, "star"), (20, "nothing here")):
+        generation._complete(tmp_path / f"dolly_ngram6_seed{seed}.jsonl", examples,
+                             lambda part, numbers, text=text: [(text, 1)] * len(part), 32)
+    scores = generation.summarize(tmp_path)["dolly"]["ngram6"]
+    assert scores["rouge_l"] == pytest.approx(50) and scores["rouge_l_std"] == pytest.approx(5000**0.5)
+    assert scores["seeds"] == [10, 20] and scores["examples"] == 2 and scores["exact"] == pytest.approx(50)
+    assert json.loads((tmp_path / "scores.json").read_text())["dolly"]["ngram6"]["examples"] == 2
+
+
+@pytest.mark.skipif(not GIVEN, reason="MDISTILLER_TEST_DATA does not name a folder with real instruction sets")
+def test_copying_the_input_and_shuffled_references_score_what_the_reference_metric_gives():
+    from tests.language.goldens import ARRAYS
+
+    folder = os.path.join(GIVEN, "llm_data")
+    test = read_examples(os.path.join(folder, "dolly_test.jsonl"))
+    shuffled = ARRAYS["rouge/dolly_shuffle_index"]
+    scores = [rouge_l(test[other].answer, example.references) for example, other in zip(test, shuffled, strict=True)]
+    assert sum(scores) / len(scores) == pytest.approx(float(ARRAYS["rouge/dolly_shuffle_mean"]), abs=1e-4)
+    copied = {"dolly_test": 21.06, "self_inst": 14.52, "vicuna": 10.86, "s_ni_11": 44.14}
+    for name, expected in copied.items():
+        examples = read_examples(os.path.join(folder, f"{name}.jsonl"))
+        scores = [rouge_l(example.copied, example.references) for example in examples]
+        assert sum(scores) / len(scores) == pytest.approx(expected, abs=0.006), name
