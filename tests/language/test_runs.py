@@ -1,0 +1,203 @@
+"""Runs of language models, as a user starts, stops, continues and reads them."""
+
+import builtins
+import json
+import sys
+
+import pytest
+import torch
+
+from mdistiller.config import load_cfg
+from mdistiller.engine.setup import build_run, train
+from mdistiller.errors import UserError
+from mdistiller.models.language import Tokens, build_language_model, keep_layers
+from tests.engine.support import assert_same_weights, command
+
+FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
+        "SOLVER.BATCH_SIZE", 32, "DATASET.VAL_FRACTION", 0.01, "LOG.SAVE_CHECKPOINT_STEPS", 1)
+
+
+def fast_cfg(folder, method="ea_fkl", *opts):
+    return load_cfg(f"configs/words/{method}/tiny.yaml", [*FAST, "LOG.PREFIX", str(folder), *opts])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    train(fast_cfg(folder))
+    return next(folder.glob("*/*"))
+
+
+def test_a_run_says_what_it_measured_and_is_chosen_by_rouge_l_on_validation_examples(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["status"] == "done" and summary["headline"] == "rouge_l" and summary["selected_on"] == "val"
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {"val_rouge_l", "test_rouge_l", "test_exact", "test_accuracy", "test_loss", "weight_mean", "weight_std",
+            "train_accuracy", "train_ce", "train_kd", "tokens_per_second"} <= lines[-1].keys()
+    best = max(lines, key=lambda line: (line["val_rouge_l"], line["epoch"]))
+    assert summary["best_epoch"] == best["epoch"] and summary["best_rouge_l"] == best["test_rouge_l"]
+    assert json.loads((finished / "run.json").read_text())["teacher_rouge_l"] > 90
+
+
+def test_a_run_stopped_within_an_epoch_continues_to_the_same_weights_and_the_same_choice(finished, tmp_path):
+    from mdistiller.engine.trainer import Trainer
+
+    original, steps = Trainer._step, []
+
+    def stop_at_the_eighth(self, batch):
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return original(self, batch)
+
+    Trainer._step = stop_at_the_eighth
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(fast_cfg(tmp_path))
+    finally:
+        Trainer._step = original
+    train(fast_cfg(tmp_path), resume=True)
+    folder = next(tmp_path.glob("*/*"))
+    for name in ("latest.pth", "best.pth", "student_best.pth"):
+        assert_same_weights(folder, finished, name)
+    pairs = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
+             for one in (folder, finished)]
+    for mine, theirs in zip(*pairs, strict=True):
+        assert {k: v for k, v in mine.items() if "second" not in k} == {
+            k: v for k, v in theirs.items() if "second" not in k
+        }
+
+
+def test_the_best_student_loads_in_transformers_with_identical_logits(finished):
+    transformers = pytest.importorskip("transformers")
+    cfg = load_cfg(finished / "config.yaml")
+    ours = build_language_model("tiny_1x32", 60)
+    ours.load_state_dict(torch.load(finished / "student_best.pth", weights_only=True)["model"])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(finished / "pretrained").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished / "pretrained")
+    ids = torch.tensor([tokenizer("reverse apple sea door :")["input_ids"]])
+    places = torch.arange(ids.shape[1])[None]
+    with torch.no_grad():
+        expected = theirs(ids).logits[0]
+        found = ours.head(ours.eval()(Tokens(ids, torch.ones_like(ids), places, places[0])))
+    assert cfg.DISTILLER.STUDENT == "tiny_1x32" and ids.shape[1] == 5
+    assert torch.equal(found, expected)
+
+
+def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished, tmp_path):
+    lines = [{"instruction": "reverse apple sea door :", "output": "door sea apple"}] * 3
+    (tmp_path / "made.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["tools/answers.py", "--run", finished, "--seeds", 10, 20, "--ngram", 0, "--sets", tmp_path / "made.jsonl"]
+    first = command(*words)
+    assert first.returncode == 0, first.stderr
+    assert "made, free: Rouge-L" in first.stdout and "2 decoding seeds" in first.stdout
+    kept = finished / "answers" / "best" / "made_free_seed10.jsonl"
+    before, scores = kept.read_bytes(), json.loads((kept.parent / "scores.json").read_text())
+    assert scores["made"]["free"]["examples"] == 3
+    assert command(*words).stdout == first.stdout and kept.read_bytes() == before
+    copied = command(*words, "--checkpoint", "copy")
+    assert "exact 0.00" in copied.stdout
+
+
+def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
+    teacher = build_language_model("tiny_4x32", 60)
+    student = keep_layers(teacher.inner, 2)
+    assert student.config.num_hidden_layers == 2
+    for number, kept in enumerate((0, 2)):
+        mine, theirs = student.transformer.h[number].state_dict(), teacher.inner.transformer.h[kept].state_dict()
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert torch.equal(student.transformer.wte.weight, teacher.inner.transformer.wte.weight)
+
+
+def errors(tmp_path):
+    empty, broken, long = tmp_path / "empty.jsonl", tmp_path / "broken.jsonl", tmp_path / "long.jsonl"
+    empty.write_text('{"instruction": "sun", "output": "moon"}\n{"instruction": "sun", "output": " "}\n')
+    broken.write_text('{"instruction": "sun"\n')
+    long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
+    small = tmp_path / "tokenizer"
+    from mdistiller.data.tokenizers import word_tokenizer
+
+    word_tokenizer(["sun", "moon"]).save_pretrained(small)
+    files = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(small),
+             "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
+
+    def using(file):
+        return [*files, "LM.TRAIN_FILE", file, "LM.TEST_FILE", file]
+
+    return {
+        "no file": (using("none.jsonl"), "none.jsonl: cannot be read: No such file"),
+        "no name": (files, "LM.TRAIN_FILE: expected a JSON Lines file"),
+        "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty one"),
+        "no JSON": (using("broken.jsonl"), "broken.jsonl:1: expected an object with instruction, input and output"),
+        "only long prompts": (using("long.jsonl"), "LM.MAX_PROMPT: all prompts of train have more than 16 tokens"),
+        "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
+        "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
+        "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
+        "an image method": (["DISTILLER.TYPE", "MLD"], "text has none"),
+        "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
+        "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
+    }
+
+
+def test_what_is_wrong_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, (opts, words) in errors(tmp_path).items():
+        with pytest.raises(ValueError) as caught:
+            run = build_run(fast_cfg(tmp_path, "ea_fkl", *opts), torch.device("cpu"))
+            next(run.data.train_batches(1, views=run.distiller.views))
+        message = str(caught.value)
+        assert isinstance(caught.value, UserError), (name, message)
+        assert words in message and "\n" not in message, (name, message)
+
+
+def test_another_vocabulary_of_teacher_or_tokenizer_is_one_line(tmp_path):
+    network = build_language_model("tiny_1x32", 70)
+    network.inner.save_pretrained(tmp_path / "larger")
+    with pytest.raises(UserError, match="need one vocabulary; found student 60, teacher 70"):
+        opts = ["DISTILLER.TEACHER", str(tmp_path / "larger"), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"]
+        build_run(fast_cfg(tmp_path, "ea_fkl", *opts), torch.device("cpu"))
+    network = build_language_model("tiny_1x32", 50)
+    network.inner.save_pretrained(tmp_path / "smaller")
+    with pytest.raises(UserError, match="has a vocabulary of 50; expected that of the tokenizer, 60"):
+        build_run(fast_cfg(tmp_path, "sft", "DISTILLER.STUDENT", str(tmp_path / "smaller")), torch.device("cpu"))
+
+
+def test_a_missing_library_is_one_line_that_names_the_extra(tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("transformers"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"needs transformers: pip install 'mdistiller-ea\[llm\]'"):
+        build_run(fast_cfg(tmp_path), torch.device("cpu"))
+
+
+def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, caplog):
+    lines = [{"instruction": "sun", "output": "moon"}, {"instruction": "sun " * 90, "output": "moon"}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    from mdistiller.data import build_data
+    from mdistiller.data.tokenizers import word_tokenizer
+
+    word_tokenizer(["sun", "moon"]).save_pretrained(tmp_path / "tokenizer")
+    opts = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(tmp_path / "tokenizer"),
+            "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "SOLVER.BATCH_SIZE", 1,
+            "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
+    with caplog.at_level("INFO", logger="mdistiller"):
+        data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
+    assert data.info.num_train == data.num_eval("test") == 1
+    assert "train: 1 of 2 prompts have more than 60 tokens and are left out" in caplog.text
+    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut", "LM.MAX_LENGTH", 100), "cpu")
+    assert data.info.num_train == 2 and len(data.samples["train"][1].prompt) == 60
+
+
+@pytest.mark.parametrize("name", ["KD", "RKLD", "SKLD", "SRKLD", "EA-KD"])
+def test_the_names_of_the_papers_tables_are_divergences_for_language_models_alone(name):
+    found = load_cfg("configs/words/base.yaml", ["DISTILLER.TYPE", name]).DISTILLER.TYPE
+    expected = {"KD": "FKL", "RKLD": "RKL", "SKLD": "SKL", "SRKLD": "SRKL", "EA-KD": "EA-FKL"}
+    assert found == expected[name]
+    if name == "KD":
+        assert load_cfg("configs/digits/kd/res20_res8.yaml").DISTILLER.TYPE == "KD"
