@@ -97,8 +97,7 @@ class TextData:
     """
 
     items = "examples"
-    views_are_finite = False
-    flip = False
+    views_are_finite, view_numbers, flip = True, np.zeros(1, np.int64), False  # text is always the same
 
     def __init__(self, cfg: CfgNode, device, name: str, tokenizer, train: Sequence[Example],
                  held_out: dict[str, Sequence[Example]]):
@@ -180,10 +179,12 @@ class TextData:
                 batch["share"] = self._share(number, pieces[rank], order, world_size)
             yield batch
 
-    def batch(self, split: str, index: np.ndarray) -> dict:
-        """The tensors of the samples of a split at positions `index` (B,), on the device."""
+    def batch(self, split: str, index: np.ndarray, fixed: bool | None = None) -> dict:
+        """The tensors of the samples of a split at positions `index` (B,), on the device; `fixed` padding is
+        LM.PADDING's unless given."""
         samples = [self.samples[split][number] for number in index]
-        length = self.settings.MAX_LENGTH if self.settings.PADDING == "fixed" else None
+        fixed = self.settings.PADDING == "fixed" if fixed is None else fixed
+        length = self.settings.MAX_LENGTH if fixed else None
         arrays = collate(samples, self.pad, length)
         if self.settings.REDUCTION == "sequence":
             arrays["importance"] = _sequence_means(arrays["group"])

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from mdistiller.config import load_cfg
+from mdistiller.data import build_data, instructions
+from mdistiller.data.tokenizers import word_tokenizer
 from mdistiller.engine.setup import build_run, train
+from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from tests.engine.support import assert_same_weights, command
@@ -40,8 +43,6 @@ def test_a_run_says_what_it_measured_and_is_chosen_by_rouge_l_on_validation_exam
 
 
 def test_a_run_stopped_within_an_epoch_continues_to_the_same_weights_and_the_same_choice(finished, tmp_path):
-    from mdistiller.engine.trainer import Trainer
-
     original, steps = Trainer._step, []
 
     def stop_at_the_eighth(self, batch):
@@ -115,8 +116,6 @@ def errors(tmp_path):
     broken.write_text('{"instruction": "sun"\n')
     long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
     small = tmp_path / "tokenizer"
-    from mdistiller.data.tokenizers import word_tokenizer
-
     word_tokenizer(["sun", "moon"]).save_pretrained(small)
     files = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(small),
              "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
@@ -176,20 +175,18 @@ def test_a_missing_library_is_one_line_that_names_the_extra(tmp_path, monkeypatc
         build_run(fast_cfg(tmp_path), torch.device("cpu"))
 
 
-def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, caplog):
+def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, monkeypatch):
     lines = [{"instruction": "sun", "output": "moon"}, {"instruction": "sun " * 90, "output": "moon"}]
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    from mdistiller.data import build_data
-    from mdistiller.data.tokenizers import word_tokenizer
-
     word_tokenizer(["sun", "moon"]).save_pretrained(tmp_path / "tokenizer")
     opts = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(tmp_path / "tokenizer"),
             "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "SOLVER.BATCH_SIZE", 1,
             "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
-    with caplog.at_level("INFO", logger="mdistiller"):
-        data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
+    said = []
+    monkeypatch.setattr(instructions.log, "info", lambda text, *words: said.append(text % words))
+    data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
     assert data.info.num_train == data.num_eval("test") == 1
-    assert "train: 1 of 2 prompts have more than 60 tokens and are left out" in caplog.text
+    assert said[0].startswith("train: 1 of 2 prompts have more than 60 tokens and are left out")
     data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut", "LM.MAX_LENGTH", 100), "cpu")
     assert data.info.num_train == 2 and len(data.samples["train"][1].prompt) == 60
 

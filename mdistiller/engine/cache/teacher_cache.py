@@ -24,11 +24,13 @@ from yacs.config import CfgNode
 
 from mdistiller import distributed
 from mdistiller.data.images import NUM_VIEWS, upload
+from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_facts
 from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_facts, record_bytes
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.optim import num_epochs
 from mdistiller.errors import UserError
+from mdistiller.models.language import Tokens
 
 LOOK_AHEAD = 8  # forward passes' worth of samples looked up together; at most one pass in as many is part repetition
 # How far two computations of a row may be apart, in parts of its largest magnitude, besides the rounding of storage
@@ -46,6 +48,8 @@ def why_live(distiller, data) -> str | None:
         return f"{name} runs its teacher in train mode"
     if tuple(distiller.views) != ("image",):
         return f"{name} has views that never come again ({', '.join(distiller.views[1:])})"
+    if getattr(getattr(distiller, "task", None), "weighs_all_tokens", False) and distiller.weighted:
+        return "EA.LEVEL prompt_and_response reads tokens that no loss reads"
     if not data.views_are_finite:
         return f"{data.info.name} is augmented without end (DATASET.AUGMENTATION)"
     return None
@@ -92,13 +96,16 @@ def folder_of(directory: str | Path, key: dict) -> Path:
 
 
 def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device,
-               lookups: int | None = None) -> "TeacherCache":
+               lookups: int | None = None) -> "TeacherCache | HiddenCache":
     """The cache of the config's teacher (on its device, in eval mode), announced, checked, and made if need be.
 
     `lookups` is how many samples will pass (None: those of SOLVER.EPOCHS). Raises UserError when the disk cannot hold
     what they would add, or when what is stored does not agree with the teacher.
     """
     facts = describe(cfg, data, teacher, teacher_sha256, device)
+    hidden = hasattr(data, "tokens")  # of text; images have logits
+    if hidden:
+        facts, lookups = hidden_facts(facts, data, teacher.width), int(data.tokens.sum())
     folder = folder_of(cfg.TEACHER_CACHE.DIR, facts["key"])
     _announce(folder, facts, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
 
@@ -106,7 +113,12 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
             return teacher(image).logits
 
-    cache = TeacherCache(LogitStore(folder, facts), data, logits_of)
+    def hidden_of(batch):
+        with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
+            return teacher(Tokens(batch["ids"], batch["mask"], batch["places"], batch["positions"]))
+
+    store = LogitStore(folder, facts)
+    cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of)
     rounding = ROUNDING[cfg.SOLVER.AMP]
     checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
     if checked and distributed.rank() == 0:
