@@ -23,6 +23,8 @@ quiet_interrupts()
 from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
 from mdistiller.report.study import load_studies
+from mdistiller.runs.language import SPEC as LANGUAGE
+from mdistiller.runs.language import is_language, trainings
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs, metric_words, read_run
 from mdistiller.runs.training import Training
@@ -75,6 +77,8 @@ def planned(args):
                 raise UserError(f"--methods: {name}: no line of this study; expected one of {', '.join(lines)}")
         wanted = [(line.training, min(line.seeds, args.seeds or line.seeds)) for name, line in lines.items()
                   if name in (args.methods or lines)]
+    elif args.table and any(map(is_language, args.table)):
+        wanted = _language(args, extra)
     elif args.table:
         tables = {table.name: table for table in covered_tables(args.table)}
         cells = plan.choose_cells(tables.values(), args.methods, args.pairs)
@@ -85,6 +89,20 @@ def planned(args):
             raise UserError("--methods and --pairs choose cells of --table; they say nothing of --cfg")
         wanted = [(Training(config, (), extra, args.smoke), args.seeds or 1) for config in args.cfg]
     return plan.plan_runs(wanted)
+
+
+def _language(args, extra):
+    """What trains the rows of tables of language models, and their controls."""
+    rows = {}
+    for name in args.table:
+        if not is_language(name):
+            raise UserError(f"--table: {name}: tables of language models are trained by themselves")
+        rows |= trainings(name, extra, args.smoke)
+    for word in args.methods:
+        if word not in rows:
+            raise UserError(f"--methods: {word}: no row of the table; expected one of {', '.join(rows)}")
+    seeds = args.seeds or (1 if args.smoke else LANGUAGE["seeds"])
+    return [(training, seeds) for label, training in rows.items() if label in (args.methods or rows)]
 
 
 def main():

@@ -18,11 +18,14 @@ quiet_interrupts()
 from mdistiller.config.stated import as_overrides, stated
 from mdistiller.errors import UserError
 from mdistiller.report import formats
+from mdistiller.report.language import language_blocks
 from mdistiller.report.layout import WIDEST, layout
 from mdistiller.report.pages import write_into
 from mdistiller.report.study import load_studies, table
 from mdistiller.runs.fill import EPOCHS, fill
-from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.language import SPEC as LANGUAGE
+from mdistiller.runs.language import is_language, rows
+from mdistiller.runs.paper import covered_tables, load_tables
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import SMOKE
 
@@ -54,6 +57,9 @@ def main():
             write_into(Path(args.write), args.study, text)
         print(text, end="")
         return
+    if any(map(is_language, args.table)):
+        print(_language(args, extra), end="")
+        return
     tables = covered_tables(args.table)
     prefix = stated(None, extra).get("LOG.PREFIX")
     root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
@@ -64,6 +70,24 @@ def main():
         words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
     commands = [" ".join(["python tools/sweep.py --table", each.name, *words]) for each in tables]
     print(_text(args, filled, commands), end="")
+
+
+def _language(args, extra):
+    """The tables of language models, which have rows of answers."""
+    others = [name for name in args.table if not is_language(name)]
+    if others or args.format == "csv":
+        raise UserError(f"--table: {' '.join(args.table)}: tables of language models are printed by themselves, as "
+                        "markdown, latex or html")
+    root = args.runs or stated(None, extra).get("LOG.PREFIX") or (
+        LANGUAGE["smoke"]["prefix"] if args.smoke else DEFAULT_RUNS)
+    runs, blocks = find_runs(root), []
+    words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
+    for name in dict.fromkeys(args.table):
+        table, command = load_tables()[name], " ".join(["python tools/sweep.py --table", name, *words])
+        blocks += language_blocks(table, rows(name, runs, extra, args.smoke), command, args.smoke)
+    if args.format == "html":
+        return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
+    return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)
 
 
 def _text(args, filled, commands):

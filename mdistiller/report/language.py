@@ -1,0 +1,86 @@
+"""The paper's tables of language models, filled from runs and their scored answers."""
+
+import math
+from collections.abc import Sequence
+
+from mdistiller.report.layout import MISSING, NOTHING, Block, Commands, Grid, Heading, Items, Paragraph, number
+from mdistiller.runs.language import SPEC, Row
+from mdistiller.runs.paper import Table
+
+WORDS = (
+    "Rouge-L in percent (F-measure, Porter stemmer, best over references), answers sampled at temperature 1 with no "
+    "6-gram twice, of the epoch that is best on the dev set. Here: mean over training seeds of means over decoding "
+    "seeds, ± the deviation over training seeds / over decoding seeds; the paper's deviations would be of decoding "
+    "alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for no work."
+)
+
+
+def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool = False) -> list[Block]:
+    """Overview beside the paper's numbers, controls, and the commands that fill what is missing."""
+    columns = [SPEC["smoke"]["column"]] if smoke else list(SPEC["sets"])
+    blocks: list[Block] = [Heading(f"Table {table.name}: {table.title}", 2)]
+    blocks.append(Paragraph("**A smoke run**: made-up words, tiny models. The numbers mean nothing." if smoke else WORDS))
+    lines = [] if smoke else [_fixed("copied input", SPEC["copy"], columns), *_untrained(table, columns)]
+    named = [row for row in rows if row.printed or smoke and row.label in table.rows]
+    controls = [row for row in rows if row not in named]
+    header = ("", "seeds", *columns)
+    lines += [line for row in named for line in _lines(row, columns)]
+    blocks.append(Grid(header, tuple(lines), f"{table.title}: Rouge-L"))
+    blocks.append(Heading("Controls: is it the weighting, or the larger loss?", 3))
+    blocks.append(Grid(header, tuple(line for row in controls for line in _lines(row, columns)), "Controls"))
+    gains = [text for row in rows for text in _gains(row, {one.label: one for one in rows}, columns)]
+    blocks += [Heading("Gain over the host, on the means", 3), Items(tuple(gains))] if gains else []
+    return blocks + _missing(rows, columns, command, smoke)
+
+
+def _fixed(label, values, columns):
+    return (label, "", *(number(values.get(column)) for column in columns))
+
+
+def _untrained(table, columns):
+    """Rows of the paper that nothing here trains: its teacher."""
+    for label in table.rows:
+        if label.lower().startswith("teacher"):
+            values = {column: table.cells[label, column].printed for column in columns}
+            yield _fixed(f"{label}, paper", values, columns)
+
+
+def _lines(row, columns):
+    if row.printed:
+        yield _fixed(f"{row.label}, paper", row.printed, columns)
+    seeds = f"{len(row.runs)}" if row.runs else MISSING
+    yield (f"{row.label}, here", seeds, *(_text(row.scores.get(column)) for column in columns))
+
+
+def _text(score):
+    if score is None:
+        return MISSING
+    spreads = [NOTHING if value is None or math.isnan(value) else f"{value:.2f}"
+               for value in (score.training, score.decoding)]
+    return f"{score.mean:.2f} ± {' / '.join(spreads)}"
+
+
+def _gains(row, by_label, columns):
+    host = by_label.get(row.host)
+    if host is None:
+        return
+    both = [column for column in columns if column in row.scores and column in host.scores]
+    if both:
+        text = ", ".join(f"{column} {row.scores[column].mean - host.scores[column].mean:+.2f}" for column in both)
+        yield f"{row.label} over {row.host}: {text}"
+
+
+def _missing(rows, columns, command, smoke):
+    wanted = 1 if smoke else SPEC["seeds"]
+    fewer = [row for row in rows if len(row.runs) < wanted]
+    unscored = [row for row in rows if row.runs and not row.scores and not smoke]
+    blocks: list[Block] = []
+    if fewer:
+        lines = [f"{command} --methods '{row.label}'" for row in fewer]
+        blocks += [Heading(f"Missing: {len(fewer)} of {len(rows)} rows have fewer than {wanted} seeds", 3),
+                   Paragraph(f"All of them: `{command}`"), Commands(tuple(lines))]
+    if unscored:
+        lines = [f"python tools/answers.py --run {run.path} --sets dolly=data/dolly/test.jsonl"
+                 for row in unscored for run in row.runs]
+        blocks += [Heading("Trained, and not scored yet", 3), Commands(tuple(lines))]
+    return blocks

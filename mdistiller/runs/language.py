@@ -1,0 +1,99 @@
+"""The paper's tables of language models as trainings and answers: rows, what trains them, and their scores."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from mdistiller.config.files import read_yaml
+from mdistiller.runs.matching import best_group
+from mdistiller.runs.paper import DATA, load_tables
+from mdistiller.runs.records import RunRecord, mean_and_std
+from mdistiller.runs.training import Training
+
+SPEC = read_yaml(DATA / "language.yaml")
+SCORES = Path("answers", "best", "scores.json")
+SMOKE_MARK = f"LOG.PREFIX={SPEC['smoke']['prefix']}"  # the first override of a smoke run
+
+
+@dataclass(frozen=True)
+class Score:
+    """Rouge-L of one row on one set, percent: the mean over training seeds of means over decoding seeds."""
+
+    mean: float
+    training: float  # standard deviation over training seeds; NaN of one
+    decoding: float | None  # mean over runs of the standard deviation over decoding seeds
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, or a control: its training and the finished runs of it."""
+
+    label: str
+    training: Training
+    host: str | None
+    printed: Mapping[str, float]  # by column; empty of a control
+    runs: tuple[RunRecord, ...]
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """By column, as far as answers were scored."""
+        if self.training.extra and self.training.extra[0] == SMOKE_MARK:
+            found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
+        else:
+            each = [_scores_of(run.path) for run in self.runs]
+            found = {column: [one[name] for one in each if name in one] for column, name in SPEC["sets"].items()}
+        return {column: _score(values) for column, values in found.items() if values}
+
+
+def _scores_of(folder):
+    try:
+        content = json.loads((folder / SCORES).read_text())
+    except (OSError, ValueError):
+        return {}
+    rule = SPEC["rule"]
+    return {name: (rules[rule]["rouge_l"], rules[rule]["rouge_l_std"]) for name, rules in content.items()
+            if rule in rules}
+
+
+def _score(values):
+    mean, deviation = mean_and_std([value for value, _ in values])
+    decoding = [spread for _, spread in values if spread is not None]
+    return Score(mean, deviation, fmean(decoding) if decoding else None, len(values))
+
+
+def is_language(table: str) -> bool:
+    """Whether a name is that of a table of language models."""
+    return table.upper() in SPEC["tables"]
+
+
+def _specs(table):
+    return {**SPEC["tables"][table.upper()], **SPEC["controls"]}
+
+
+def trainings(table: str, extra: Sequence[str] = (), smoke: bool = False) -> dict[str, Training]:
+    """What trains the rows and the controls of a table, by label."""
+    found = {}
+    for label, spec in _specs(table).items():
+        if smoke:
+            config = SPEC["smoke"]["config"].format(method=spec.get("like", spec["method"]))
+            own = (*spec.get("set", ()), *SPEC["smoke"]["overrides"])
+            found[label] = Training(config, own, (SMOKE_MARK, *extra))
+        else:
+            found[label] = Training(SPEC["config"].format(method=spec["method"]), (), tuple(extra))
+    return found
+
+
+def rows(table: str, runs: Sequence[RunRecord], extra: Sequence[str] = (), smoke: bool = False) -> list[Row]:
+    """The rows of a table and its controls, with the finished runs that fit them."""
+    printed = load_tables()[table]
+    found = []
+    for label, training in trainings(table, extra, smoke).items():
+        numbers = {column: printed.cells[label, column].printed for column in printed.columns
+                   if (label, column) in printed.cells and not smoke}
+        group, _ = best_group(runs, training.settings)
+        found.append(Row(label, training, _specs(table)[label].get("host"), numbers, tuple(group)))
+    return found
