@@ -78,12 +78,11 @@ def trainings(table: str, extra: Sequence[str] = (), smoke: bool = False) -> dic
     """What trains the rows and the controls of a table, by label."""
     found = {}
     for label, spec in _specs(table).items():
+        config, own = (SPEC["smoke"] if smoke else SPEC)["config"].format(method=spec["method"]), spec.get("set", ())
         if smoke:
-            config = SPEC["smoke"]["config"].format(method=spec.get("like", spec["method"]))
-            own = (*spec.get("set", ()), *SPEC["smoke"]["overrides"])
-            found[label] = Training(config, own, (SMOKE_MARK, *extra))
+            found[label] = Training(config, (*own, *SPEC["smoke"]["overrides"]), (SMOKE_MARK, *extra))
         else:
-            found[label] = Training(SPEC["config"].format(method=spec["method"]), (), tuple(extra))
+            found[label] = Training(config, tuple(own), tuple(extra))
     return found
 
 
