@@ -110,6 +110,7 @@ DISTILLER = {
         "Another spelling of EA.TEMPERATURE.")),
 }
 
+LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response")
 EA = {
     "KIND": Key("ea", choices=("none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student",
                                "constant", "normalized"), help="Formula of the weight (paper, Eqs. 8 to 12)."),
@@ -120,7 +121,7 @@ EA = {
     "LOGITS": Key("raw", choices=("raw", "standardized"), help="Which logits the weights come from."),
     "COMPAT": Key("paper", choices=("paper", "release"), help=(
         "release makes the choices of the published code, method by method.")),
-    "LEVEL": Key("sample", choices=("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response"), help=(
+    "LEVEL": Key("sample", choices=LEVELS, help=(
         "Whether each sample has a weight of its own (token says the same of text), or all samples of an image or "
         "sequence share that of their mean entropies (group, sequence; prompt_and_response: of all tokens) or their "
         "mean weight.")),

@@ -154,14 +154,20 @@ class ReverseKL(Divergence):
 @register("JSD")
 class JensenShannon(Divergence):
     __doc__ = f"Generalized Jensen-Shannon divergence: {Divergence.__doc__}"
-    defaults = {**Divergence.defaults, "BETA": Key(0.5, least=0, most=1, help="Share of the teacher in the mixture; DistiLLM's is 0.1.")}
+    defaults = {
+        **Divergence.defaults,
+        "BETA": Key(0.5, least=0, most=1, help="Share of the teacher in the mixture; DistiLLM's is 0.1."),
+    }
     divergence, option = staticmethod(generalized_js), "beta"
 
 
 @register("SKL")
 class SkewedForwardKL(Divergence):
     __doc__ = f"Skewed forward KL divergence: {Divergence.__doc__}"
-    defaults = {**Divergence.defaults, "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture.")}
+    defaults = {
+        **Divergence.defaults,
+        "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture."),
+    }
     task_aliases = {"language": "SKLD"}
     divergence, option = staticmethod(skewed_forward_kl), "lam"
 
@@ -169,7 +175,10 @@ class SkewedForwardKL(Divergence):
 @register("SRKL")
 class SkewedReverseKL(Divergence):
     __doc__ = f"Skewed reverse KL divergence: {Divergence.__doc__}"
-    defaults = {**Divergence.defaults, "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture.")}
+    defaults = {
+        **Divergence.defaults,
+        "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture."),
+    }
     task_aliases = {"language": "SRKLD"}
     divergence, option = staticmethod(skewed_reverse_kl), "lam"
 
@@ -177,5 +186,8 @@ class SkewedReverseKL(Divergence):
 @register("AKL")
 class AdaptiveKL(Divergence):
     __doc__ = f"Adaptive KL divergence: {Divergence.__doc__}"
-    defaults = {**Divergence.defaults, "ALPHA": Key(0.5, least=0, most=1, help="Probability of the teacher that the tail holds at most.")}
+    defaults = {
+        **Divergence.defaults,
+        "ALPHA": Key(0.5, least=0, most=1, help="Probability of the teacher that the tail holds at most."),
+    }
     divergence, option = staticmethod(adaptive_kl), "alpha"

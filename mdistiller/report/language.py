@@ -13,13 +13,14 @@ WORDS = (
     "seeds, ± the deviation over training seeds / over decoding seeds; the paper's deviations would be of decoding "
     "alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for no work."
 )
+SMOKE_WORDS = "**A smoke run**: made-up words, tiny models. The numbers mean nothing."
 
 
 def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool = False) -> list[Block]:
     """Overview beside the paper's numbers, controls, and the commands that fill what is missing."""
     columns = [SPEC["smoke"]["column"]] if smoke else list(SPEC["sets"])
     blocks: list[Block] = [Heading(f"Table {table.name}: {table.title}", 2)]
-    blocks.append(Paragraph("**A smoke run**: made-up words, tiny models. The numbers mean nothing." if smoke else WORDS))
+    blocks.append(Paragraph(SMOKE_WORDS if smoke else WORDS))
     lines = [] if smoke else [_fixed("copied input", SPEC["copy"], columns), *_untrained(table, columns)]
     named = [row for row in rows if row.printed or smoke and row.label in table.rows]
     controls = [row for row in rows if row not in named]

@@ -227,7 +227,7 @@ def test_a_wrong_value_is_told_with_its_file_key_and_what_was_expected(write, ke
     ("DKD.BTEA", "command line: unknown key DKD.BTEA; nearest: DKD.BETA"),
     ("SOLVER.EPOCH", "command line: unknown key SOLVER.EPOCH; nearest: SOLVER.EPOCHS"),
     ("BATCH_SIZE", "SOLVER.BATCH_SIZE"),
-    ("ZZZ", "unknown key ZZZ; known: AT, "),
+    ("ZZZ", "unknown key ZZZ; known: AKL, AT, "),
     ("SOLVER.LR.X", "SOLVER.LR: expected float, found {'X': '1'}"),
     ("", "unknown key ''"),
     ("..", "unknown key ''"),
