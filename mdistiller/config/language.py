@@ -10,6 +10,7 @@ LM = {
     "TRAIN_FILE": Key("", path=True, help="JSON Lines of instruction, input and output, below DATASET.ROOT."),
     "VAL_FILE": Key("", path=True, help="The best epoch is chosen on it; empty chooses on the test file."),
     "TEST_FILE": Key("", path=True, help="JSON Lines of the test set, below DATASET.ROOT."),
+    "EVAL_EXAMPLES": Key(0, least=0, most=10**9, help="First examples of VAL_FILE and TEST_FILE that count; 0 is all."),
     "MAX_PROMPT": Key(256, least=1, most=MOST_TOKENS, help="Greatest number of tokens of a prompt."),
     "MAX_LENGTH": Key(512, least=2, most=MOST_TOKENS, help=(
         "Greatest number of tokens of prompt and answer; the answer is cut.")),

@@ -251,8 +251,9 @@ def _registered(name: str) -> Callable:
         for key in ("TRAIN_FILE", "TEST_FILE"):
             if not cfg.LM[key]:
                 raise UserError(f"LM.{key}: expected a JSON Lines file below DATASET.ROOT {cfg.DATASET.ROOT}")
-        held_out = {"val": read_examples(_file(cfg, "VAL_FILE"))} if cfg.LM.VAL_FILE else {}
-        held_out["test"] = read_examples(_file(cfg, "TEST_FILE"))
+        limit = cfg.LM.EVAL_EXAMPLES or None
+        held_out = {"val": read_examples(_file(cfg, "VAL_FILE"))[:limit]} if cfg.LM.VAL_FILE else {}
+        held_out["test"] = read_examples(_file(cfg, "TEST_FILE"))[:limit]
         return TextData(cfg, device, name, tokenizer, read_examples(_file(cfg, "TRAIN_FILE")), held_out)
 
     build.__doc__ = "An instruction set in the files LM.TRAIN_FILE, LM.VAL_FILE (or none) and LM.TEST_FILE."
