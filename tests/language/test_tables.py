@@ -1,0 +1,80 @@
+"""Tables 7 and A3, and the page on language models."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mdistiller.config import dump_cfg, load_cfg
+from mdistiller.engine.setup import train
+from mdistiller.runs.language import trainings
+from tests.engine.support import REPOSITORY, command
+from tests.language.test_runs import fast_cfg
+
+
+@pytest.mark.parametrize("table", ["7", "A3"])
+def test_a_table_without_runs_shows_the_paper_the_copy_row_the_controls_and_the_commands(table, tmp_path):
+    printed = command("tools/tables.py", "--table", table, "--runs", tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    for words in ("copied input", "21.06", "44.14", "24.95", "missing", "EA-KD, constant", "EA-KD, normalized",
+                  "KD, rate 0.9", f"python tools/sweep.py --table {table} --methods 'EA-KD'", "decoding"):
+        assert words in printed.stdout, words
+
+
+def test_every_row_names_a_configuration_that_there_is_and_differs_from_the_others():
+    found = {**trainings("7"), **trainings("A3")}
+    assert all(training.path.is_file() for training in found.values())
+    assert len({(training.config, training.overrides) for training in found.values()}) == len(found) == 12
+
+
+def scored_run(folder, seed, method, score):
+    """A run folder whose config says what Table 7's row asks for, without its training."""
+    run = folder / f"{method}_{seed}"
+    place = run / "answers" / "best"
+    place.mkdir(parents=True)
+    cfg = load_cfg(f"configs/dolly/{method}/gpt2_xl_gpt2.yaml", ["EXPERIMENT.SEED", seed])
+    (run / "config.yaml").write_text(dump_cfg(cfg))
+    (run / "run.json").write_text(json.dumps({"overridden": {}}))
+    (run / "summary.json").write_text(json.dumps(
+        {"status": "done", "headline": "rouge_l", "last_rouge_l": score, "best_rouge_l": score, "seed": seed}))
+    scores = {"dolly": {"ngram6": {"rouge_l": score, "rouge_l_std": 0.2}}}
+    (place / "scores.json").write_text(json.dumps(scores))
+
+
+def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp_path):
+    for method, scores in (("fkl", (24.0, 25.0)), ("ea_fkl", (26.0, 26.0))):
+        for seed, score in enumerate(scores):
+            scored_run(tmp_path, seed, method, score)
+    text = command("tools/tables.py", "--table", "7", "--runs", tmp_path).stdout
+    assert re.search(r"\| KD, here +\| 2 +\| 24.50 ± 0.71 / 0.20 ", text), text
+    assert re.search(r"\| EA-KD, here +\| 2 +\| 26.00 ± 0.00 / 0.20 ", text)
+    assert "EA-KD over KD: Dolly +1.50" in text
+    assert re.search(r"\| SFT \(GPT2-S\), here +\| missing", text)
+
+
+def test_a_smoke_sweep_trains_a_row_and_the_table_finds_it(tmp_path):
+    words = ["--table", "A3", "--smoke", f"LOG.PREFIX={tmp_path}"]
+    done = command("tools/sweep.py", *words, "--methods", "EA-KD")
+    assert done.returncode == 0, done.stderr
+    printed = command("tools/tables.py", *words).stdout
+    assert "A smoke run" in printed and re.search(r"\| EA-KD, here +\| 1 +\| \d+\.\d\d", printed), printed
+
+
+def test_the_commands_of_the_page_are_there_and_its_first_ones_do_what_it_says(tmp_path):
+    page = (REPOSITORY / "docs" / "language.md").read_text()
+    named = set(re.findall(r"(?:configs|scripts|tools)/[\w./]+\.(?:yaml|sh|py)", page))
+    assert len(named) >= 6 and all((REPOSITORY / name).is_file() for name in named)
+    lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("    python")]
+    train_words, answer_words = lines[:2]
+    cfg = fast_cfg(tmp_path)
+    assert train_words[-1] == "configs/words/ea_fkl/tiny.yaml"
+    train(cfg)
+    folder = tmp_path / Path(answer_words[answer_words.index("--run") + 1]).relative_to("output")
+    assert folder.is_dir() and (folder / "pretrained" / "config.json").is_file()
+    (tmp_path / "my_set.jsonl").write_text('{"instruction": "first sun moon :", "output": "sun"}\n')
+    answer_words[answer_words.index("--run") + 1] = folder
+    answer_words[-1] = tmp_path / "my_set.jsonl"
+    done = command(*answer_words)
+    assert done.returncode == 0 and "my_set, free: Rouge-L" in done.stdout, done.stderr
