@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.data.base import order_seed
 from mdistiller.data.build import DATASETS
 from mdistiller.data.collate import collate, cut
 from mdistiller.data.hashing import permutation
@@ -101,7 +102,7 @@ class TextData:
 
     def __init__(self, cfg: CfgNode, device, name: str, tokenizer, train: Sequence[Example],
                  held_out: dict[str, Sequence[Example]]):
-        self.device, self.seed, self.settings = torch.device(device), cfg.EXPERIMENT.SEED, cfg.LM
+        self.device, self.seed, self.settings = torch.device(device), order_seed(cfg), cfg.LM
         self.home = self.device
         self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
         self.accumulate, self.tokenizer = cfg.SOLVER.ACCUMULATE, tokenizer

@@ -93,7 +93,7 @@ def test_home_and_variables_are_expanded_in_bases_and_plugins(monkeypatch, tmp_p
 
 
 def test_every_key_that_names_a_place_is_a_path():
-    words = ("ROOT", "DIR", "PREFIX", "PATH", "CHECKPOINT", "FOLDER", "PLUGINS")
+    words = ("ROOT", "DIR", "PREFIX", "PATH", "CHECKPOINT", "FOLDER", "PLUGINS", "_FILE", "TOKENIZER")
     places = {name for name in KEYS if name.split(".")[-1].endswith(words) and "FOLD_" not in name}
     assert places == {name for name, key in KEYS.items() if key.path} - {"DISTILLER.TEACHER", "DISTILLER.STUDENT"}
 
