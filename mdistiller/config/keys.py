@@ -38,7 +38,7 @@ EXPERIMENT = {
 
 DATASET = {
     "TYPE": Key("cifar100", help=(
-        "digits, cifar10, cifar100, tiny_imagenet, imagenet, imagefolder; of text words, dolly, instructions; with boxes "
+        "digits, cifar10, cifar100, tiny_imagenet, imagenet, imagefolder; of text words, dolly, instructions; of boxes "
         "coco, coco_tiny, digits_detection.")),
     "ROOT": Key("data", path=True, help="Folder that holds the data."),
     "DOWNLOAD": Key(False, help="Download data that is not there (CIFAR)."),
