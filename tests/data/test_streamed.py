@@ -269,7 +269,7 @@ def test_a_worker_that_the_system_ends_fails_the_run(root, error, kind, says):
             raise error
 
     data = build(root)
-    data._idle.append(([], Ended()))
+    data.workers._idle.append(([], Ended()))
     with pytest.raises(kind, match=says):
         epoch_of(data)
 

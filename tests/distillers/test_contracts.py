@@ -200,4 +200,4 @@ def test_scale_decoupled_distillation_keeps_the_nodes_whose_settings_it_takes(lo
     opts = ["DISTILLER.TYPE", "SDD", "SDD.LOSS", loss]
     assert {"SDD", "KD", "DKD"} <= set(active_cfg(load_cfg(None, opts)))
     assert active_cfg(load_cfg(None, opts)) != active_cfg(load_cfg(None, [*opts, "KD.TEMPERATURE", "2"]))
-    assert tiny_distiller("SDD", "SDD.LOSS", loss, "DKD.WARMUP", 7).warmup == (7 if loss == "dkd" else 0)
+    assert tiny_distiller("SDD", "SDD.LOSS", loss, "SDD.WARMUP", 7).warmup == (7 if loss == "dkd" else 0)
