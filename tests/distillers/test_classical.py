@@ -338,13 +338,13 @@ def test_a_network_without_maps_is_refused(name):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("AT.P", 0, "AT.P: expected a whole number of at least 1; found 0"),
-        ("KDSVD.K", 0, "KDSVD.K: expected a whole number of at least 1; found 0"),
+        ("AT.P", 0, "AT.P: expected a number at least 1 and at most 64; found 0"),
+        ("KDSVD.K", 0, "KDSVD.K: expected a number at least 1 and at most 4096; found 0"),
         ("KDSVD.SIGN", "lapack", "KDSVD.SIGN: expected one of library, canonical; found 'lapack'"),
-        ("OFD.TEACHER_MODE", "frozen", "OFD.TEACHER_MODE: expected train or eval; found 'frozen'"),
-        ("OFD.CONNECTOR.KERNEL_SIZE", 2, "OFD.CONNECTOR.KERNEL_SIZE: expected an odd number; found 2"),
-        ("RKD.PDIST.EPSILON", 0.0, "RKD.PDIST.EPSILON: expected a number greater than 0; found 0.0"),
-        ("VID.INIT_PRED_VAR", 0.0, "VID.INIT_PRED_VAR: expected a number greater than VID.EPS, 1e-05; found 0.0"),
+        ("OFD.TEACHER_MODE", "frozen", "OFD.TEACHER_MODE: expected one of train, eval; found 'frozen'"),
+        ("OFD.CONNECTOR.KERNEL_SIZE", 2, "OFD.CONNECTOR.KERNEL_SIZE: expected one of 1, 3, 5, 7, 9, 11; found 2"),
+        ("RKD.PDIST.EPSILON", 0.0, "RKD.PDIST.EPSILON: expected a number greater than 0 and at most 1; found 0.0"),
+        ("VID.INIT_PRED_VAR", 0.0, "VID.INIT_PRED_VAR: expected a number greater than 0 and at most 1e+06; found 0.0"),
     ],
 )
 def test_values_that_mean_nothing_are_refused_with_their_key(key, value, message):

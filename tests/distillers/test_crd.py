@@ -246,8 +246,8 @@ def test_data_that_cannot_be_contrasted_are_refused(info, message):
     "key, value, message",
     [
         ("MODE", "strict", "CRD.MODE: expected one of exact, relax; found 'strict'"),
-        ("NCE.K", 0, "CRD.NCE.K: expected a whole number of at least 1; found 0"),
-        ("NCE.MOMENTUM", 1.0, "CRD.NCE.MOMENTUM: expected a number of at least 0 and below 1; found 1.0"),
+        ("NCE.K", 0, "CRD.NCE.K: expected a number at least 1 and at most 16777216; found 0"),
+        ("NCE.MOMENTUM", 1.0, "CRD.NCE.MOMENTUM: expected a number at least 0 and below 1; found 1.0"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(key, value, message):

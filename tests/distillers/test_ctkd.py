@@ -200,7 +200,7 @@ def test_theta_ascends_the_loss_when_the_factor_is_minus_one():
     "key, value", [("VARIANT", "globl"), ("LAMBDA_LOOPS", 0), ("T_START", 0.0), ("T_END", -2.0)]
 )
 def test_a_wrong_setting_is_one_line_that_names_the_key(key, value):
-    with pytest.raises(UserError, match="CTKD.(VARIANT|LAMBDA_LOOPS|T_START): expected"):
+    with pytest.raises(UserError, match="CTKD.(VARIANT|LAMBDA_LOOPS|T_START|T_END): expected"):
         load_cfg(None, ["DISTILLER.TYPE", "CTKD", f"CTKD.{key}", value])
 
 

@@ -260,7 +260,7 @@ def test_maps_of_other_ratios_are_refused():
     [
         (["FCFD.EXTRA_TYPE", "both"], "FCFD.EXTRA_TYPE: expected one of bi, s2t, t2s, nomix; found 'both'"),
         (["FCFD.TEACHER_MODE", "test"], "FCFD.TEACHER_MODE: expected one of train, eval; found 'test'"),
-        (["FCFD.EXTRA_PATHS", -1], "FCFD.EXTRA_PATHS: expected a number at least 0; found -1"),
+        (["FCFD.EXTRA_PATHS", -1], "FCFD.EXTRA_PATHS: expected a number at least 0 and at most 64; found -1"),
         (["FCFD.EXTRA_TYPE", "nomix"], "FCFD.EXTRA_PATHS: expected 0 with EXTRA_TYPE nomix; found 2"),
     ],
 )

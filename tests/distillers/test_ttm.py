@@ -65,7 +65,7 @@ def test_a_probability_that_underflows_in_float32_still_counts_after_the_power()
 
 @pytest.mark.parametrize("name", ["TTM", "WTTM"])
 def test_a_temperature_of_zero_is_refused(name):
-    with pytest.raises(UserError, match=f"{name}.GAMMA: expected a number greater than 0; found 0"):
+    with pytest.raises(UserError, match=f"{name}.GAMMA: expected a number greater than 0 and at most 1000; found 0"):
         load_cfg(None, ["DISTILLER.TYPE", name, f"{name}.GAMMA", 0])
 
 
