@@ -9,6 +9,7 @@ import torch
 
 from mdistiller.engine.device import out_of_memory_fails_the_run
 from mdistiller.errors import RunError
+from mdistiller.tasks.classification import Classification
 from tests.engine.support import REPOSITORY, run
 
 COUNT = """
@@ -37,9 +38,10 @@ def test_freed_memory_is_used_again():
     assert kept < 0.01 * by_itself
 
 
-def test_a_run_without_memory_enough_fails_in_words(tmp_path):
+def test_a_run_without_memory_enough_fails_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(Classification, "supervised", lambda *outputs: {"ce": torch.empty(2**50)})
     with pytest.raises(RunError, match=r"^out of memory \(.*allocate.*SOLVER.BATCH_SIZE"):
-        run(tmp_path, "CATKD", "CAT_KD.LOSS.CAM_RESOLUTION", 99999)
+        run(tmp_path, "KD")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMuch more text")])
