@@ -99,7 +99,7 @@ def ea_weight(
 
     `temperature` is the paper's T', independent of the distillation temperature; `upper_bound` is H_ub, log C when
     None (the release divides by the number 100 in places). `group` (n,) int64: samples with the same number get the
-    weight of their group's mean entropies (the tokens of a sequence, the proposals of an image); with `level`
+    weight of their group's mean entropies (the tokens of one sequence, say); with `level`
     "mean_weight", the mean of their weights. The other kinds are the paper's ablations (Tables 1 and 9) and two
     controls: `constant` gives every sample the batch mean of w, `normalized` divides w by that mean; with several
     processes the batch is the process's own, as for every method that relates the samples of a batch.

@@ -15,7 +15,7 @@ from mdistiller.engine.cache import admin, logit_store
 from mdistiller.engine.cache.logit_store import LogitStore
 from mdistiller.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ENTRIES, CLASSES = 2000, 7
 
 
@@ -108,7 +108,8 @@ print("done", flush=True)
 
 def writer(folder, seed):
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(seed)], cwd=REPOSITORY,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                               env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
