@@ -13,7 +13,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
+from torchvision.ops import MultiScaleRoIAlign, box_area
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # a box of 224 pixels is pooled from p4 (Lin et al., arXiv:1612.03144, Eq. 1)
 FIRST_LEVEL, LAST_LEVEL = 2, 5
@@ -55,6 +55,8 @@ class LevelPooler(MultiScaleRoIAlign):
     """RoIAlign from the level that fits a box, with the strides 4 to 32 of the levels.
 
     torchvision's own takes the scales from the first batch it sees, and keeps them: small images make them wrong.
+    The kernel is called directly: with deterministic algorithms on CUDA, `torchvision.ops.roi_align` compiles a slow
+    replacement of it, for minutes. The kernel's backward pass on CUDA adds in no fixed order.
     """
 
     def __init__(self, preset: Preset, levels: Sequence[str]):
@@ -71,8 +73,8 @@ class LevelPooler(MultiScaleRoIAlign):
         pooled = torch.zeros(len(rois), maps[0].shape[1], *self.output_size, dtype=dtype, device=flat.device)
         for level, (one, scale) in enumerate(zip(maps, self.scales, strict=True)):
             rows = torch.where(levels == level)[0]
-            part = roi_align(
-                one.to(dtype), rois[rows], self.output_size, scale, self.sampling_ratio, self.preset.aligned
+            part = torch.ops.torchvision.roi_align(
+                one.to(dtype), rois[rows], scale, *self.output_size, self.sampling_ratio, self.preset.aligned
             )
             pooled = pooled.index_put((rows,), part.to(dtype))
         return pooled
