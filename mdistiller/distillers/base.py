@@ -88,8 +88,8 @@ class Distiller(nn.Module):
             teacher.requires_grad_(False)
         self.logit_standardization = bool(cfg.DISTILLER.LS)
         self.ce_weight, self.label_smoothing = 1.0, cfg.SOLVER.LABEL_SMOOTHING
-        # Of the last step, on the device, for the log: what its sample weights were (of the first view), and what the
-        # task says of its samples.
+        # Of the last step, on the device, for the log: what its sample weights were (of the first view) and, where the
+        # task tells parts of the samples apart, their weighted losses; and what the task says of its samples.
         self.monitor: dict[str, Tensor] = {}
         self.progress: dict[str, Tensor] = {}
         self._choose_weighting(cfg.EA)
@@ -166,7 +166,10 @@ class Distiller(nn.Module):
                 weight = weights[self.term_views.get(name, "image")]
                 if self.sample_axis == "image" and group is not None:
                     weight, importance = mean_by_group(weight, group, len(loss), empty=1.0), None
-                loss = weighted_mean(loss, weight if importance is None else weight * importance, name)
+                weight = weight if importance is None else weight * importance
+                each, loss = loss, weighted_mean(loss, weight, name)
+                if self.task.parts and self.sample_axis == "sample":
+                    self.monitor["loss"] = self.monitor.get("loss", 0) + (weight * each).detach()
             losses[name] = loss
         return losses
 

@@ -1,11 +1,15 @@
 """What a training epoch measures, kept on the device until somebody reads it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
 from mdistiller.distributed import sum_over_ranks
 
 WEIGHT_NAMES = ("weight_mean", "weight_std", "entropy_teacher", "entropy_student")
+SUM = "sum/"  # how the columns begin that hold sums over the samples of a step by part, see `Task.parts`
 
 
 class Meters:
@@ -21,12 +25,15 @@ class Meters:
         self.progress: dict[str, float] = {}  # name of what the task says -> 100 where it is a part in percent, else 1
         self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, known on the host
 
-    def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict) -> None:
+    def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
+            parts: Mapping[str, str] = MappingProxyType({})) -> None:
         """Record step number `step` (from 0) of `samples` samples: losses are scalars; `progress` and `monitor` hold
-        what the task and the sample weights were, (samples,) by name, see `Distiller`."""
+        what the task and the sample weights were, (samples,) by name, see `Distiller`; `parts`, see `Task`."""
         row = {name: loss.detach() for name, loss in losses.items()}
         row |= {name: values.sum() for name, values in progress.items()}
-        if monitor and samples:
+        if "loss" in monitor:
+            row |= _sums_by_part(progress, monitor, parts)
+        if "weight" in monitor and samples:
             weight = monitor["weight"]
             row |= {
                 "weight_mean": weight.mean(),
@@ -55,10 +62,10 @@ class Meters:
             return None
         first = int(bad.any(dim=1).nonzero()[0, 0])
         names = [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
-        return first, [name for name in names if name not in WEIGHT_NAMES] or names
+        return first, [name for name in names if self._is_loss(name)] or names
 
     def _is_loss(self, name):
-        return name not in self.progress and name not in WEIGHT_NAMES
+        return name not in self.progress and name not in WEIGHT_NAMES and not name.startswith(SUM)
 
     def zero_losses(self) -> list[str]:
         """Names of the losses that were 0 in every step of the epoch on this rank (waits)."""
@@ -72,17 +79,20 @@ class Meters:
 
     def epoch_values(self) -> dict[str, float]:
         """Means over the samples of all ranks: `train_<name>` of what the task says, `train_loss`, `train_<term>`,
-        weights."""
+        weights; for each part of the samples `weight_<part>`, the mean weight, and `loss_share_<part>`, the part of the
+        distillation loss that comes from it, in percent."""
         counts = self.counts.to(self.device, torch.float32)
         sums = (self.rows * counts[:, None]).sum(dim=0)
-        for name in self.progress:  # is a sum already
-            sums[self.names.index(name)] = self.rows[:, self.names.index(name)].sum()
+        for number, name in enumerate(self.names):
+            if name in self.progress or name.startswith(SUM):  # is a sum already
+                sums[number] = self.rows[:, number].sum()
         sums = sum_over_ranks(torch.cat([sums, counts.sum()[None]])).cpu()
         means = dict(zip(self.names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        by_part = {name: means.pop(name) for name in self.names if name.startswith(SUM)}
         values = {f"train_{name}": factor * means.pop(name) for name, factor in self.progress.items()}
         weights = {name: means.pop(name) for name in WEIGHT_NAMES if name in means}
         values["train_loss"] = sum(means.values())
-        return values | {f"train_{name}": value for name, value in means.items()} | weights
+        return values | {f"train_{name}": value for name, value in means.items()} | weights | _means_by_part(by_part)
 
     def state_dict(self) -> dict:
         rows = None if self.rows is None else self.rows.cpu()
@@ -95,3 +105,26 @@ class Meters:
             self.names = ["top1" if name == "hits" else name for name in self.names]
             self.progress = {"top1": 100.0}
         self.rows = None if state["rows"] is None else state["rows"].to(self.device)
+
+
+def _sums_by_part(progress, monitor, parts):
+    """{column: sum} of counts, weights and weighted losses (samples,) over the samples of each part."""
+    loss, row = monitor["loss"], {}
+    weight = monitor.get("weight", torch.ones_like(loss))
+    for name, rest in parts.items():
+        for part, mask in ((name, progress[name]), (rest, ~progress[name])):
+            row |= {f"{SUM}count/{part}": mask.sum(), f"{SUM}weight/{part}": (weight * mask).sum(),
+                    f"{SUM}loss/{part}": (loss * mask).sum()}
+    return row
+
+
+def _means_by_part(sums):
+    parts = [name.rpartition("/")[2] for name in sums if name.startswith(f"{SUM}count/")]
+    total = sum(sums[f"{SUM}loss/{part}"] for part in parts)
+    values = {}
+    for part in parts:
+        if count := sums[f"{SUM}count/{part}"]:
+            values[f"weight_{part}"] = sums[f"{SUM}weight/{part}"] / count
+        if total:
+            values[f"loss_share_{part}"] = 100 * sums[f"{SUM}loss/{part}"] / total
+    return values

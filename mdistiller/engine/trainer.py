@@ -137,7 +137,7 @@ class Trainer:
         self.updater.step(scaled, first=step % solver.ACCUMULATE == 0, last=last)
         if self.average is not None:
             self.average.update_parameters(self.distiller.deployed())
-        self.meters.add(step, losses, len(logits), self.distiller.progress, self.distiller.monitor)
+        self.meters.add(step, losses, len(logits), self.distiller.progress, self.distiller.monitor, self.task.parts)
         self.state.step += 1
 
     def _leave_out(self, losses):

@@ -1,7 +1,8 @@
 """What differs between classification, detection and language models, as one object (see `Task`)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,9 @@ class Task:
     headline: str  # the metric by which the best epoch is chosen, and which tables show
     metrics: tuple[str, ...]  # every number that `evaluate` returns and the records keep
     unit: str  # what a loss is the mean of: "images", "proposals", "tokens"
+    # A boolean of `progress` -> what the other samples are called: the records say for both parts the mean weight and
+    # the share of the distillation loss.
+    parts: Mapping[str, str] = MappingProxyType({})
 
     results: list | None = None  # what the last `evaluate` found, of JSON's types, for others to score; None: nothing
 

@@ -1,6 +1,7 @@
 """Object detection: a sample is a box proposal of the student's, sampled for training."""
 
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ class Detection(Task):
     headline = "ap"
     metrics = ("ap", "ap50", "ap75")
     unit = "proposals"
+    parts = MappingProxyType({"foreground": "background"})
 
     def network(self, role, pretrained=False):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]

@@ -12,6 +12,7 @@ import torch
 from mdistiller.command import Interrupted
 from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.meters import Meters
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from tests.data.support import REAL, needs
@@ -207,3 +208,32 @@ def test_the_released_pixel_means_are_a_switch_of_the_student_alone(root):
                         torch.device("cpu"), weights=False)
         assert run.distiller.student.model.transform.image_mean == mean
         assert run.distiller.teacher.model.transform.image_mean == [123.675, 116.28, 103.53]
+
+
+def test_the_records_tell_foreground_from_background():
+    meters = Meters(2, torch.device("cpu"))
+    parts, front = {"foreground": "background"}, torch.tensor([True, False, False, False])
+    monitor = {"weight": torch.tensor([4.0, 1.0, 1.0, 2.0]), "loss": torch.tensor([3.0, 0.5, 0.5, 0.0])}
+    monitor |= {f"entropy_{role}": torch.ones(4) for role in ("student", "teacher")}
+    meters.add(0, {"kd": torch.tensor(1.0)}, 4, {"foreground": front}, monitor, parts)
+    meters.add(1, {"kd": torch.tensor(1.0)}, 4, {"foreground": ~front}, monitor, parts)
+    found = meters.epoch_values()
+    assert found["train_loss"] == 1 and found["train_foreground"] == 50 and found["weight_mean"] == 2
+    assert found["weight_foreground"] == (4 + 4) / 4 and found["weight_background"] == (4 + 4) / 4
+    assert found["loss_share_foreground"] == 50 and found["loss_share_background"] == 50
+    one = Meters(1, torch.device("cpu"))
+    one.add(0, {"kd": torch.tensor(1.0)}, 4, {"foreground": front}, {"loss": monitor["loss"]}, parts)  # no weights
+    found = one.epoch_values()
+    assert found["weight_foreground"] == found["weight_background"] == 1 and found["loss_share_foreground"] == 75
+
+
+@pytest.mark.parametrize("method", ["KD", "EA-KD"])
+def test_a_run_records_what_foreground_and_background_weigh(root, tmp_path, method):
+    cfg = config(root, "DISTILLER.TYPE", method, "SOLVER.MAX_ITER", 2, "SOLVER.EVAL_PERIOD", 2)
+    folder = _folder(cfg, tmp_path)
+    Trainer(build_run(cfg, torch.device("cpu")), folder).fit()
+    (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    part = row["train_foreground"] / 100
+    mean = part * row["weight_foreground"] + (1 - part) * row["weight_background"]
+    assert mean == pytest.approx(row.get("weight_mean", 1), rel=1e-5) and ("weight_mean" in row) == (method == "EA-KD")
+    assert row["loss_share_foreground"] + row["loss_share_background"] == pytest.approx(100)
