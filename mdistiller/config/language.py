@@ -21,6 +21,7 @@ LM = {
     "EVERY_LAYER": Key(1, least=1, most=10**4, help=(
         "Of the student: k keeps the layers 0, k, 2k, ... of the network that it names.")),
     "TEACHER_DTYPE": Key("float32", choices=("float32", "bf16"), help="Precision of the teacher's weights."),
+    "TEACHER_KL": Key(False, help="Measure the KL divergence from DISTILLER.TEACHER on VAL_FILE and TEST_FILE."),
     "LOSS_CHUNK": Key(0, least=0, most=MOST_TOKENS, help=(
         "Tokens whose logits exist together, computed again in the backward pass; 0 is all.")),
     "REDUCTION": Key("token", choices=("token", "sequence"), help=(

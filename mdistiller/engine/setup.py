@@ -66,7 +66,8 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     """Data, task and distiller of a config, on the device; nothing is written.
 
     Without `weights` no checkpoint is read: the networks have the right architecture alone, as for a run whose own
-    state is loaded next. Raises UserError for what the user can put right.
+    state is loaded next (a teacher that `Task.evaluate` compares with has its weights in any case). Raises UserError
+    for what the user can put right.
     """
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
     task = build_task(cfg, data.info)
@@ -74,12 +75,14 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     if weights:
         set_seed(cfg.EXPERIMENT.SEED)
     student = load_student(cfg, task) if weights else task.network("STUDENT")
-    if method.needs_teacher:
-        teacher, facts = ready_teacher(cfg, task, method, device) if weights else (task.network("TEACHER"), {})
+    if method.needs_teacher or task.compares:
+        ready_made = weights or task.compares
+        teacher, facts = ready_teacher(cfg, task, method, device) if ready_made else (task.network("TEACHER"), {})
+        task.reference = teacher.eval() if task.compares else None
     if weights:
         ready(student, cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
-    distiller = build_distiller(cfg, student, teacher, data.info, task)
+    distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, data.info, task)
     return Run(cfg, device, data, task, place(distiller, device, cfg.SOLVER.CHANNELS_LAST), facts)
 
 

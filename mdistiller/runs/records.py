@@ -24,13 +24,15 @@ from mdistiller.runs.reading import checked_record, is_measurement, read_metrics
 NOT_IDENTITY = {
     "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "EXPERIMENT.DETERMINISTIC",
     "DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE",
-    "DISTILLER.TEACHER_CHECKPOINT", "DISTILLER.EA", "SOLVER.CHANNELS_LAST", "COMPILE", "DEVICE", *OTHER_SPELLINGS,
+    "DISTILLER.TEACHER_CHECKPOINT", "DISTILLER.EA", "SOLVER.CHANNELS_LAST", "COMPILE", "DEVICE",
+    "LM.TEACHER_KL", *OTHER_SPELLINGS,
 }
 
 
 READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
 HEADLINE = "top1"  # of runs from before summaries named their headline metric
-_WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L"}
+_WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L",
+          "teacher_kl": "KL from the teacher"}
 
 
 def metric_words(name: str) -> str:

@@ -71,6 +71,8 @@ class Task:
     # the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})
 
+    compares = False  # whether `evaluate` compares a network with the teacher, which is then its `reference`
+    reference: nn.Module | None = None  # the teacher with its weights, in eval mode
     results: list | None = None  # what the last `evaluate` found, of JSON's types, for others to score; None: nothing
 
     def __init__(self, cfg: CfgNode, info):

@@ -33,7 +33,11 @@ class Language(Task):
         super().__init__(cfg, info)
         answers = bool(cfg.GENERATION.EXAMPLES)
         self.headline = "rouge_l" if answers else "accuracy"
+        self.compares = cfg.LM.TEACHER_KL
+        if self.compares and not cfg.DISTILLER.TEACHER:
+            raise UserError("LM.TEACHER_KL: there is no teacher to compare with; name one in DISTILLER.TEACHER")
         self.metrics = (("rouge_l", "exact") if answers else ()) + ("accuracy", "loss")
+        self.metrics += ("teacher_kl",) if self.compares else ()
         self.vocabulary: dict[str, int] = {}
         self.weighs_all_tokens = cfg.EA.LEVEL == "prompt_and_response"
 
@@ -107,23 +111,27 @@ class Language(Task):
     @torch.inference_mode()
     def evaluate(self, network, batches, device="cpu"):
         """{"rouge_l", "exact" (percent; without them where GENERATION.EXAMPLES is 0), "accuracy" (percent of answer
-        tokens whose most probable token is right, given all before), "loss" (nats a token), "count" (tokens)}.
+        tokens whose most probable token is right, given all before), "loss" (nats a token), "teacher_kl" (KL divergence
+        of the network from the teacher, KL(teacher || network), nats a token; with LM.TEACHER_KL), "count" (tokens)}.
 
         Rouge-L is the mean over examples, and over the GENERATION.REPEATS answers to each of the split "val".
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        sums = torch.zeros(6, dtype=dtype, device=device)
+        sums = torch.zeros(7, dtype=dtype, device=device)
         for batch in batches:
             logits = self.logits(network, batch).float()
             target = batch["target"]
             loss = F.cross_entropy(logits, target, reduction="sum")
             row = [loss, (logits.argmax(dim=1) == target).sum(), torch.full_like(loss, len(target))]
             row += [torch.full_like(loss, value) for value in self._score_answers(network, batch, device)]
+            row += [self._teacher_kl(logits, batch) if self.compares else torch.zeros_like(loss)]
             sums += torch.stack([value.to(dtype) for value in row])
-        loss, hits, tokens, rouge, matches, answers = sum_over_ranks(sums).tolist()
+        loss, hits, tokens, rouge, matches, answers, divergence = sum_over_ranks(sums).tolist()
         if not tokens:
             raise ValueError("no answers to evaluate on")
         result = {"accuracy": 100 * hits / tokens, "loss": loss / tokens, "count": int(tokens)}
+        if self.compares:
+            result["teacher_kl"] = divergence / tokens
         if self.cfg.GENERATION.EXAMPLES:
             result |= {"rouge_l": rouge / max(answers, 1), "exact": matches / max(answers, 1)}
         return result
@@ -131,6 +139,11 @@ class Language(Task):
     def logits(self, network: LanguageModel, batch: dict) -> torch.Tensor:
         """Logits (n, V) of a network at the supervised positions of a batch."""
         return network.head(self._hidden(network, batch, batch["positions"]))
+
+    def _teacher_kl(self, logits, batch):
+        """Sum over the supervised tokens of KL(teacher || network), of the network's logits (n, V)."""
+        taught = self.logits(self.reference, batch).float()
+        return F.kl_div(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1), log_target=True, reduction="sum")
 
     def _score_answers(self, network, batch, device):
         """Sums of Rouge-L and of exact matches, and the number of answers."""

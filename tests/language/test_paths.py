@@ -9,6 +9,7 @@ from mdistiller.data import build_data
 from mdistiller.data.collate import Sample, collate, collate_prompts, cut
 from mdistiller.data.instructions import TextData
 from mdistiller.distillers.divergence import forward_kl
+from mdistiller.engine.setup import build_run
 from mdistiller.models.language import Tokens
 from tests.language.goldens import ARRAYS
 from tests.language.support import assert_same, config, distiller_of, step
@@ -176,3 +177,16 @@ def test_text_has_one_view():
     assert isinstance(data, TextData)
     with pytest.raises(ValueError, match="text has none"):
         next(data.train_batches(1, views=("image", "image_strong")))
+
+
+@pytest.mark.parametrize("method", ["SFT", "FKL"])
+def test_the_divergence_from_the_teacher_is_measured_on_request(method):
+    run = build_run(config(method, "LM.TEACHER_KL", True), torch.device("cpu"))
+    (batch,) = list(run.data.eval_batches("test"))[:1]
+    with torch.no_grad():
+        student, teacher = (run.task.logits(network, batch) for network in (run.distiller.student, run.task.reference))
+    by_hand = (teacher.softmax(1) * (teacher.log_softmax(1) - student.log_softmax(1))).sum(1).mean()
+    found = run.task.evaluate(run.distiller.student, [batch])
+    assert found["teacher_kl"] == pytest.approx(by_hand.item(), rel=1e-5) and found["teacher_kl"] > 0
+    assert run.task.evaluate(run.task.reference, [batch])["teacher_kl"] == pytest.approx(0, abs=1e-6)
+    assert "teacher_kl" not in build_run(config(method), torch.device("cpu")).task.metrics
