@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from mdistiller.config.files import read_yaml
@@ -46,7 +47,8 @@ class Line:
 class Study:
     """Lines in sections, by title and name; `words` describe the protocol.
 
-    `comparisons`: title -> pairs of names of lines, the second one being what the first is compared with.
+    `comparisons`: title -> pairs of names of lines, the second one being what the first is compared with. `measures`:
+    head -> name of a number of the records, for a table of what else the last epoch measured.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Study:
     words: str
     sections: Mapping[str, Mapping[str, Line]]
     comparisons: Mapping[str, Iterable[tuple[str, str]]]
+    measures: Mapping[str, str]
 
     @property
     def lines(self) -> dict[str, Line]:
@@ -65,7 +68,7 @@ def load_studies(extra: tuple[str, ...] = ()) -> Registry:
     studies = Registry("study")
     for name, spec in read_yaml(DATA / "studies.yaml").items():
         sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
-        studies[name] = Study(name, spec["title"], spec["words"], sections, spec.get("comparisons", {}))
+        studies[name] = Study(name, spec["title"], spec["words"], sections, spec.get("comparisons", {}), spec.get("measures", {}))
     return studies
 
 
@@ -93,6 +96,10 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     blocks = [f"## {study.title}", study.words.strip()]
     for title, lines in study.sections.items():
         blocks += [f"### {title}", _grid(HEAD, [_row(line, groups) for line in lines.values()])]
+    if study.measures:
+        rows = [_measured(name, found, study.measures) for name, found in groups.items() if found]
+        head = ("method", *study.measures)
+        blocks += ["### What else the last epoch measured (means over the seeds)", _grid(head, rows)]
     for title, pairs in study.comparisons.items():
         rows = [_compared(name, host, groups) for name, host in pairs if groups[name] and groups[host]]
         blocks += [f"### {title}", _grid(COMPARISON, rows)]
@@ -120,6 +127,12 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     if not host:
         return (*start, *[""] * 4)
     return (*start, line.host, *_gained(paired_gain(_last(runs), _last(host))))
+
+
+def _measured(name, runs, measures) -> tuple[str, ...]:
+    last = [run.metrics()[-1] for run in runs.values()]
+    found = ([row[key] for row in last if key in row] for key in measures.values())
+    return (name, *(f"{fmean(values):.2f}" if values else "" for values in found))
 
 
 def _compared(name, host, groups):
