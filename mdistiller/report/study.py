@@ -68,7 +68,8 @@ def load_studies(extra: tuple[str, ...] = ()) -> Registry:
     studies = Registry("study")
     for name, spec in read_yaml(DATA / "studies.yaml").items():
         sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
-        studies[name] = Study(name, spec["title"], spec["words"], sections, spec.get("comparisons", {}), spec.get("measures", {}))
+        further = (spec.get(key, {}) for key in ("comparisons", "measures"))
+        studies[name] = Study(name, spec["title"], spec["words"], sections, *further)
     return studies
 
 
