@@ -63,7 +63,7 @@ class TextInfo(DataInfo):
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a JSON Lines file: `instruction`, `input` (may be missing), `output` (a text, or several).
 
-    Raises UserError naming the file and line for anything else, empty answers included.
+    A line may have a whole `prompt`, without the template, in place of instruction and input. Raises UserError naming the file and line for anything else, empty answers included.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -78,7 +78,9 @@ def read_examples(path: str | Path) -> list[Example]:
 def _example(place, line):
     try:
         content = json.loads(line)
-        instruction, given, output = content["instruction"], content.get("input") or "", content["output"]
+        whole = content.get("prompt")
+        instruction = content["instruction"] if whole is None else whole
+        given, output = content.get("input") or "", content["output"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{place}: expected an object with instruction, input and output ({type(error).__name__}: {error})"
@@ -88,7 +90,8 @@ def _example(place, line):
         raise UserError(f"{place}: instruction, input and output: expected texts")
     if not output or not all(text.strip() for text in output):
         raise UserError(f"{place}: output: expected an answer, found an empty one")
-    return Example(prompt_of(instruction, given), output[0], output, given or instruction)
+    prompt = prompt_of(instruction, given) if whole is None else whole
+    return Example(prompt, output[0], output, given or instruction)
 
 
 class TextData:

@@ -16,8 +16,9 @@ import torch
 from mdistiller import files
 from mdistiller.data.collate import cut
 from mdistiller.data.instructions import Example, read_examples
-from mdistiller.engine.device import autocast
-from mdistiller.engine.reopen import open_run
+from mdistiller.engine.device import autocast, choose_device
+from mdistiller.engine.reopen import open_run, read_config
+from mdistiller.engine.setup import build_run
 from mdistiller.errors import UserError, writing
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
@@ -25,7 +26,7 @@ from mdistiller.tasks.rouge import exact, rouge_l
 log = logging.getLogger("mdistiller")
 FOLDER, SCORES = "answers", "scores.json"
 COPY = "copy"  # the answer that repeats the input, or the instruction where there is none
-WHO = ("best", "latest", COPY)
+TEACHER, START = "teacher", "start"
 
 
 def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Sequence[int], ngram: int,
@@ -33,26 +34,38 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     """Answers of a run's student to sets of instructions, and their scores, as scores.json holds them.
 
     `sets` maps names to JSON Lines files; `ngram` is the n-gram rule of these answers (0: none), `limit` the number of
-    examples of each set (None: all). `checkpoint` "copy" scores the copied input instead, without a network.
+    examples of each set (None: all). In place of a checkpoint of the run, "start" is the student before its first step,
+    "teacher" the run's teacher, and "copy" scores the copied input, without a network.
     """
     folder = Path(run_folder)
-    run = open_run(folder, "best" if checkpoint == COPY else checkpoint, opts)
-    if run.task.unit != "tokens":
-        raise UserError(f"{folder}: its task has no answers; expected a run of language models")
+    run = _run_of(folder, checkpoint, opts)
     place = folder / FOLDER / checkpoint
     for name, path in sets.items():
         examples = read_examples(path)[:limit]
         for seed in seeds if checkpoint != COPY else seeds[:1]:
-            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram)
+            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint)
             target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
             _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE)
     return summarize(place)
 
 
-def _answering(run, seed, ngram):
-    """A function from examples and their numbers to answers and their lengths in tokens, by the run's student."""
-    task, cfg = run.task, run.cfg
-    network, tokenizer = run.distiller.deployed().eval(), run.task.info.tokenizer
+def _run_of(folder, checkpoint, opts):
+    if checkpoint in (START, TEACHER):
+        cfg = read_config(folder, opts)
+        run = build_run(cfg, choose_device(cfg.DEVICE))
+        if checkpoint == TEACHER and run.distiller.teacher is None:
+            raise UserError(f"{folder}: {cfg.DISTILLER.TYPE} has no teacher; name a run of a method that has one")
+    else:
+        run = open_run(folder, "best" if checkpoint == COPY else checkpoint, opts)
+    if run.task.unit != "tokens":
+        raise UserError(f"{folder}: its task has no answers; expected a run of language models")
+    return run
+
+
+def _answering(run, seed, ngram, checkpoint):
+    """A function from examples and their numbers to answers and their lengths in tokens."""
+    task, cfg, tokenizer = run.task, run.cfg, run.task.info.tokenizer
+    network = (run.distiller.teacher if checkpoint == TEACHER else run.distiller.deployed()).eval()
     decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
 
     def answer(examples, numbers):

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from mdistiller.config import load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast, choose_device, out_of_memory_fails_the_run, place
@@ -12,17 +14,22 @@ from mdistiller.errors import UserError
 from mdistiller.files import write_text
 
 
+def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
+    """The config of a run folder, with overrides. Raises UserError where there is none."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: no run folder (config.yaml is missing)")
+    return load_cfg(path, opts)
+
+
 def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) -> Run:
     """A run at one of its checkpoints ("best", "latest", "epoch_40"), its distiller in eval mode.
 
     The teacher has the run's architecture but no weights: nothing here needs them.
     """
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: no run folder (config.yaml is missing)")
-    cfg = load_cfg(folder / "config.yaml", opts)
+    cfg = read_config(folder, opts)
     run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
-    path = folder / f"{checkpoint}.pth"
+    path = Path(folder) / f"{checkpoint}.pth"
     try:
         run.distiller.load_state_dict(checkpoints.load(path)["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError):

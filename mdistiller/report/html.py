@@ -10,6 +10,7 @@ from pathlib import Path
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
 from mdistiller.report import formats
+from mdistiller.report.answers import answers_section
 from mdistiller.report.compare import HEAD, row
 from mdistiller.report.layout import layout
 from mdistiller.report.svg import Series, line_chart
@@ -40,7 +41,8 @@ def report(root: str | Path, figures: str | Path | None = None) -> str:
     if not runs:
         raise UserError(f"{root}: no run folder below it")
     page = Page(Path(root), runs)
-    sections = [page.head(), page.summary(), page.paper(), page.curves(), _figures(figures), page.provenance()]
+    sections = [page.head(), page.summary(), page.paper(), page.curves(), answers_section(runs, page.link),
+                _figures(figures), page.provenance()]
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -112,11 +114,12 @@ class Page:
         lines = []
         for cell in filled.cells.values():
             if cell.runs:
-                links = ", ".join(self._link(run) for run in cell.runs)
+                links = ", ".join(self.link(run) for run in cell.runs)
                 lines.append(f"<li>{escape(cell.cell.row)}, {escape(cell.cell.column)}: {links}</li>")
         return f"<p>The runs behind the numbers of this table:</p><ul>{''.join(lines)}</ul>"
 
-    def _link(self, run, words=None):
+    def link(self, run: RunRecord, words: str | None = None) -> str:
+        """A link to a run's part of the page."""
         return f'<a href="#run-{self.number[run.path]}">{escape(words or f"seed {run.seed}")}</a>'
 
     def curves(self) -> str:
@@ -162,8 +165,8 @@ class Page:
             networks = escape(f"{config['DISTILLER.TEACHER']} to {config['DISTILLER.STUDENT']}")
             networks = escape(config["DISTILLER.STUDENT"]) if config["DISTILLER.TYPE"] == "NONE" else networks
             lines = "".join(
-                f"<tr><td>{self._link(run)}</td>" + "".join(
-                    f"<td>{self._link(run, number)}</td>" for number in
+                f"<tr><td>{self.link(run)}</td>" + "".join(
+                    f"<td>{self.link(run, number)}</td>" for number in
                     (_percent(run.result("last")), _percent(run.result("best")))
                 ) + f"<td>{escape(str(run.summary.get('best_epoch', '')))}</td></tr>" for run in group
             )

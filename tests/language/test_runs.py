@@ -1,7 +1,9 @@
 """Runs of language models, as a user starts, stops, continues and reads them."""
 
 import builtins
+import html
 import json
+import re
 import sys
 
 import pytest
@@ -10,10 +12,12 @@ import torch
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data, instructions
 from mdistiller.data.tokenizers import word_tokenizer
+from mdistiller.engine.generation import evaluate_answers
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
+from mdistiller.report.html import report
 from tests.engine.support import assert_same_weights, command
 
 FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
@@ -98,6 +102,23 @@ def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished,
     assert command(*words).stdout == first.stdout and kept.read_bytes() == before
     copied = command(*words, "--checkpoint", "copy")
     assert "exact 0.00" in copied.stdout
+
+
+def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished, tmp_path):
+    line = {"prompt": "reverse apple sea door :", "output": "door sea apple"}
+    (tmp_path / "pages.jsonl").write_text(json.dumps(line) + "\n")
+    for checkpoint in ("teacher", "start", "best"):
+        evaluate_answers(finished, {"pages": tmp_path / "pages.jsonl"}, [10], 0, checkpoint)
+    said = {who: json.loads((finished / "answers" / who / "pages_free_seed10.jsonl").read_text())["answer"]
+            for who in ("teacher", "start", "best")}
+    assert said["start"] != said["teacher"] == "door sea apple"
+    for other in (finished / "answers").glob("*/made_*"):  # of the test above: the page shows one file
+        other.unlink()
+    page = report(finished)
+    for who, words in (("teacher", "teacher"), ("start", "student before training"), ("best", "student, best epoch")):
+        shown = re.search(rf"<th>{words} \(Rouge-L \d+\)</th><td>(.*?)</td>", page)[1]
+        assert html.unescape(shown) == said[who]
+    assert "<th>reference</th><td>door sea apple</td>" in page and "reverse apple sea door :" in page
 
 
 def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
