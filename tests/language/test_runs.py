@@ -4,6 +4,7 @@ import builtins
 import html
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -18,7 +19,7 @@ from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.html import report
-from tests.engine.support import assert_same_weights, command
+from tests.engine.support import REPOSITORY, assert_same_weights, command
 
 FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
         "SOLVER.BATCH_SIZE", 32, "DATASET.VAL_FRACTION", 0.01, "LOG.SAVE_CHECKPOINT_STEPS", 1)
@@ -71,6 +72,23 @@ def test_a_run_stopped_within_an_epoch_continues_to_the_same_weights_and_the_sam
         assert {k: v for k, v in mine.items() if "second" not in k} == {
             k: v for k, v in theirs.items() if "second" not in k
         }
+
+
+def test_two_processes_train_and_choose_as_one(finished, tmp_path):
+    """With torchrun: the ranks' answers have different numbers of tokens, and the same updates as in one process."""
+    opts = [*map(str, FAST), "LOG.PREFIX", str(tmp_path), "EXPERIMENT.NAME", "two"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                           "tools/train.py", "--cfg", "configs/words/ea_fkl/tiny.yaml", *opts], cwd=REPOSITORY,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folders = finished, tmp_path / "distill" / "two"
+    one, two = (torch.load(folder / "student_latest.pth", weights_only=True)["model"] for folder in folders)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-4, rtol=1e-4, msg=key)
+    one, two = (json.loads((folder / "summary.json").read_text()) for folder in folders)
+    assert two["best_epoch"] == one["best_epoch"]
+    for key in ("last_accuracy", "last_loss", "last_rouge_l"):
+        assert two[key] == pytest.approx(one[key], rel=1e-3), key
 
 
 def test_the_best_student_loads_in_transformers_with_identical_logits(finished):
