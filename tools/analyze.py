@@ -19,13 +19,14 @@ quiet_interrupts()
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea  # noqa: E402
 
-NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")
+NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")  # of the paper
+WEIGHTS = "weights"  # of language models, which "all" leaves out
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, "all"], metavar="NAME",
-                        help="2, B1, ...; or all")
+    parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, WEIGHTS, "all"], metavar="NAME",
+                        help="2, B1, ...; weights (of language models); or all")
     parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")
     parser.add_argument("--output", default="analysis")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")

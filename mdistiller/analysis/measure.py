@@ -9,6 +9,7 @@ import torch
 
 from mdistiller.analysis import arithmetic, networks
 from mdistiller.analysis.surface import loss_surface
+from mdistiller.analysis.token_weights import token_weights
 from mdistiller.engine.trace import balanced_subset, measure
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
@@ -198,6 +199,7 @@ FIGURES = {
     "B1": Figure(high_entropy_students, ("KD", "EA-KD")),
     "B2": Figure(surfaces, ("KD", "EA-KD")),
     "B3": Figure(students),
+    "weights": Figure(token_weights, ("EA-FKL",)),
 }
 
 

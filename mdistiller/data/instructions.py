@@ -63,7 +63,8 @@ class TextInfo(DataInfo):
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a JSON Lines file: `instruction`, `input` (may be missing), `output` (a text, or several).
 
-    A line may have a whole `prompt`, without the template, in place of instruction and input. Raises UserError naming the file and line for anything else, empty answers included.
+    A line may have a whole `prompt`, without the template, in place of instruction and input. Raises UserError naming
+    the file and line for anything else, empty answers included.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

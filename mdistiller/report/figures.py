@@ -10,9 +10,10 @@ import numpy as np
 
 from mdistiller.errors import UserError, writing
 from mdistiller.registry import ea_name, split_ea
+from mdistiller.report.figure_weights import token_weights
 
 TEACHER = "Teacher"
-TEXTS = ("method", "network", "device", "key")  # columns of words
+TEXTS = ("method", "network", "device", "key", "student", "level")  # columns of words
 # Okabe and Ito's colours, told apart by the colour-blind and, by lightness, in print.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -372,4 +373,5 @@ def accuracy_over(plt, source):
 FIGURES: dict[str, Callable] = {
     "1": speed, "2": high_entropy_teacher, "3": entropy_boxes, "4": sample_losses, "5": loss_shares, "6": students,
     "7": surfaces, "8": accuracy_over, "B1": high_entropy_students, "B2": surfaces, "B3": students,
+    "weights": token_weights,
 }

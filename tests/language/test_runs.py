@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from mdistiller.analysis import files, measure
+from mdistiller.analysis.token_weights import token_weights
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data, instructions
 from mdistiller.data.tokenizers import word_tokenizer
@@ -19,6 +22,7 @@ from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.html import report
+from mdistiller.runs.records import find_runs
 from tests.engine.support import REPOSITORY, assert_same_weights, command
 
 FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
@@ -237,3 +241,21 @@ def test_the_names_of_the_papers_tables_are_divergences_for_language_models_alon
     assert found == expected[name]
     if name == "KD":
         assert load_cfg("configs/digits/kd/res20_res8.yaml").DISTILLER.TYPE == "KD"
+
+
+def test_the_figure_of_weights_is_measured_and_drawn(finished, tmp_path):
+    pytest.importorskip("matplotlib")
+    from mdistiller.report.figures import draw
+
+    (run,) = find_runs(finished.parent)
+    content = token_weights({"EA-FKL": [run]}, measure.Options())
+    rows = {(row["student"], row["temperature"], row["level"]): row for row in content["spread"]}
+    arrays, sequences = content["weights"], 256
+    assert len(rows) == 18 and rows["own", 2.0, "sequence"]["number"] == sequences
+    tokens = arrays["EA-FKL, own|2|token"]
+    assert rows["own", 2.0, "token"]["mean"] == pytest.approx(tokens.mean(), rel=1e-5)
+    assert rows["own", 3.0, "token"]["percent"] < rows["own", 1.0, "token"]["percent"]
+    # with a student of greatest entropy w is the teacher's entropy, so that both means over a sequence are the same
+    np.testing.assert_allclose(arrays["EA-FKL, uniform|1|sequence"], arrays["EA-FKL, uniform|1|mean_weight"], rtol=1e-5)
+    files.write(tmp_path, "weights", content, {})
+    assert [path.suffix for path in draw("weights", tmp_path, tmp_path)] == [".png", ".pdf"]
