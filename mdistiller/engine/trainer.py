@@ -65,8 +65,11 @@ class Trainer:
         previous = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
         try:
-            for _ in range(self.epoch, self.state.epochs + 1):
-                self._epoch()
+            with progress(self.state.epochs, "run", self.first, initial=self.epoch - 1, unit=" epoch") as bar:
+                for _ in range(self.epoch, self.state.epochs + 1):
+                    self._epoch()
+                    bar.set_postfix(self._last_and_best(), refresh=False)
+                    bar.update()
             return self.state.summarize("done")
         except Interrupted:
             self.state.summarize("interrupted")
@@ -193,7 +196,9 @@ class Trainer:
         done, global_step = self.step - 1, self.state.global_step
         self._check_losses()
         if not bar.disable and self.meters.rows is not None:
-            bar.set_postfix(loss=f"{sum(self.meters.losses(done).values()):.3f}")
+            rate = self.meters.counts.sum().item() / self.state.epoch_seconds
+            bar.set_postfix({f"{self.task.unit}/s": f"{rate:.0f}"},
+                            loss=f"{sum(self.meters.losses(done).values()):.3f}")
         if global_step % self.cfg.LOG.TENSORBOARD_FREQ == 0 and self.first and self.meters.rows is not None:
             losses = self.meters.losses(done)
             self.scalars.add({f"step/{name}": value for name, value in losses.items()}, global_step)
@@ -249,6 +254,10 @@ class Trainer:
         state.summarize("running")
         if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= state.epochs:
             raise Interrupted(self.stop_signal or signal.SIGTERM)
+
+    def _last_and_best(self):
+        chosen_on = f"{self.data.splits[0]}_{self.task.headline}"
+        return {"last": f"{self.state.metrics[chosen_on]:.2f}", "best": f"{self.state.best[chosen_on]:.2f}"}
 
     def _line(self, record):
         headline, unit = self.task.headline, self.task.unit
