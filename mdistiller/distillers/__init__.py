@@ -14,11 +14,11 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distiller:
-    """The distiller that `cfg.DISTILLER.TYPE` names (or its EA- variant, when `cfg.DISTILLER.EA` is set).
+    """The distiller that `cfg.DISTILLER.TYPE` names, or its EA- variant if `cfg.DISTILLER.EA` is set.
 
-    `data_info` tells the training set's num_classes, num_train, image_size and targets (an object or a mapping; what
-    a method does not need may be missing); `task` says what a sample is, None is classification. Raises UserError for
-    an unknown method or networks that do not fit it.
+    `data_info` is an object or a mapping with the training set's num_classes, num_train, image_size and targets;
+    entries that the method does not need may be missing. `task` defines what a sample is; None means classification.
+    Raises UserError for an unknown method, or for networks that the method cannot use.
     """
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
     name = ea_name(name) if cfg.DISTILLER.EA else name
@@ -26,7 +26,7 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
 
 
 def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
-    """The loss of plain distillation at KD.TEMPERATURE, (B, C), (B, C) -> (B,): what any method is measured by."""
+    """The loss of plain distillation at KD.TEMPERATURE, as a common measure of all methods: (B, C), (B, C) -> (B,)."""
     return kd_loss(logits_student, logits_teacher, cfg.KD.TEMPERATURE)
 
 

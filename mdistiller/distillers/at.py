@@ -9,15 +9,16 @@ from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stage
 
 
 def _attention(feat, p):
-    """(B, C, H, W) -> (B, H * W) of unit length; all zero for a map that is."""
+    """(B, C, H, W) -> (B, H * W) of unit length; a map of zeros stays zero."""
     return F.normalize(feat.pow(p).mean(dim=1).flatten(1), dim=1)
 
 
 def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2) -> Tensor:
     """Mean squared difference of attention maps (Zagoruyko, Komodakis, arXiv:1612.03928, Eq. 2), summed over stages.
 
-    Lists of (B, C, H, W), paired in order -> (B,). The attention at a position is the channel mean of feat^p, over the
-    norm of the map; p is meant to be even, as the sign is kept. The larger map is pooled before the power.
+    Lists of (B, C, H, W), paired in order -> (B,). The attention map is the mean of feat^p over channels, divided by
+    its norm over positions. p should be even, because an odd power keeps the sign. The larger map of a pair is pooled
+    to the size of the smaller one before the power is taken.
     """
     losses = [
         (_attention(student, p) - _attention(teacher, p)).square().mean(dim=1)
@@ -30,8 +31,10 @@ def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2
 class AttentionTransfer(Distiller):
     """Paying More Attention to Attention (Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928).
 
-    weight * sum over stages of mean((q(student) - q(teacher))^2), q the normalised channel mean of feat^P.
-    Departs from the paper as RepDistiller does: the mean over positions, not the norm, hence the weight of 1000.
+    weight * sum over stages of mean((q(student) - q(teacher))^2), where q is the normalised channel mean of feat^P.
+
+    Departs from the paper as RepDistiller does: the squared difference is averaged over positions instead of taking
+    its norm, which is why the weight is 1000.
     """
 
     defaults = {

@@ -1,4 +1,4 @@
-"""What every method shares: it runs the networks, weighs each sample's loss, and reduces to scalars.
+"""The base class of all methods: it runs the networks, weighs each sample's loss and reduces the losses to scalars.
 
 A method is one file: a pure function, and a class that declares what it needs and returns one loss per sample.
 """
@@ -14,15 +14,15 @@ from yacs.config import CfgNode
 
 from mdistiller.config.loading import OwnNodes
 from mdistiller.distillers.chunks import entropies_around, losses_in_chunks, rows_stand_alone
-from mdistiller.distillers.ea import ALONE, SampleWeights, entropy, weigh_entropies
+from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
-from mdistiller.functional import group_mean, mean_by_group, standardize
+from mdistiller.functional import mean_by_group, standardize
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks import Task, TaskOutput
 from mdistiller.tasks.classification import Classification
 
-LOG_1000 = math.log(1000)  # the greatest weight bound of ImageNet's 1,000 classes
+LOG_1000 = math.log(1000)  # upper bound of the entropy with ImageNet's 1,000 classes
 
 
 def register(name: str, *aliases: str):
@@ -48,30 +48,30 @@ def register(name: str, *aliases: str):
 
 
 class Distiller(nn.Module):
-    """A student, a frozen teacher outside the module's state, and the losses between them.
+    """A student, a frozen teacher, which is not part of the module's state, and the losses between them.
 
     Subclasses set `defaults` (their config node), read it in `build`, and return per-sample losses from
     `sample_losses`; the declarations below say what else they need. In train mode `forward(**batch)` returns
     `(logits_student, losses)`, in eval mode `forward(image)` returns the student's logits.
     """
 
-    defaults: Mapping = {}  # its config node: keys by name, each a `Key` (or a plain default), in nested dicts
-    config_key: str  # the node of the config that holds the method's settings; its registered name unless set
-    reads: tuple = ()  # other methods' config nodes that it reads; the rest raise an error
-    method: str  # its registered name, without EA-
-    task_aliases: Mapping = {}  # TASK.TYPE -> another name that the method has in that task
-    weighted = False  # the EA- variants weigh each sample
-    batch_terms: tuple = ()  # losses without a per-sample form: scalars, never weighted
-    views: tuple = ("image",)  # images of the batch that pass through both networks
-    term_views: Mapping = {}  # loss name -> the view whose logits weigh it, where that is not "image"
-    inputs = "logits"  # or "features": what the losses read of the networks' outputs
-    sample_axis = "sample"  # or "image": one loss an image; an image of several samples gets their mean weight
-    standardizes = True  # DISTILLER.LS: standardized logits reach `sample_losses` (logit methods)
+    defaults: Mapping = {}  # the method's config node: nested dicts of keys, each a `Key` or a plain default
+    config_key: str  # name of that node; the registered name of the method unless set
+    reads: tuple = ()  # config nodes of other methods that the method reads; reading any other one is an error
+    method: str  # the registered name, without EA-
+    task_aliases: Mapping = {}  # TASK.TYPE -> another name of the method in that task
+    weighted = False  # whether samples are weighted by EA; True in the EA- variants
+    batch_terms: tuple = ()  # names of losses without a per-sample form: scalars, never weighted
+    views: tuple = ("image",)  # names of the batch's images that pass through both networks
+    term_views: Mapping = {}  # loss name -> the view whose logits give its weights; "image" if absent
+    inputs = "logits"  # which outputs of the networks the losses read: "logits" or "features"
+    sample_axis = "sample"  # "sample": one loss per sample; "image": one per image, with the mean weight of its samples
+    standardizes = True  # whether `sample_losses` of a logit method gets standardized logits under DISTILLER.LS
     needs_teacher = True
-    teacher_mode = "eval"  # or "train": batch statistics, and running statistics that move
+    teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
     own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them
-    varying_modules = False  # some parameters take no part in some steps (DDP must look for them)
-    release_weighting: Mapping = {}  # EA.COMPAT release: what the published code uses in place of the paper's
+    varying_modules = False  # whether some parameters are unused in some steps (DDP must then search for them)
+    release_weighting: Mapping = {}  # settings of the published code, which EA.COMPAT release uses
 
     def __init__(
         self, cfg: CfgNode, student: nn.Module, teacher: nn.Module | None, data_info=None, task: Task | None = None
@@ -88,30 +88,32 @@ class Distiller(nn.Module):
             teacher.requires_grad_(False)
         self.logit_standardization = bool(cfg.DISTILLER.LS)
         self.ce_weight, self.label_smoothing = 1.0, cfg.SOLVER.LABEL_SMOOTHING
-        # Of the last step, on the device, for the log: what its sample weights were (of the first view) and, where the
-        # task tells parts of the samples apart, their weighted losses; and what the task says of its samples.
+        # For the log, of the last step and on the device: weights and entropies of the samples (first view) and, if the
+        # task names parts of the samples, their weighted losses; and the task's own values, such as hits.
         self.monitor: dict[str, Tensor] = {}
         self.progress: dict[str, Tensor] = {}
-        self._choose_weighting(cfg.EA)
+        self.as_released = cfg.EA.COMPAT == "release"  # some methods have further settings of the published code
+        self.weighting = choose_weighting(cfg, type(self), self.data_info.name)
         self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
         self.train()
 
     # --- what a method defines -------------------------------------------------------------------------------------
 
     def build(self, cfg: CfgNode) -> None:
-        """Read the method's own node and make its modules; `self.cfg` has the general nodes and those of `reads`."""
+        """Read the method's own node `cfg` and make its modules. `self.cfg` has the general nodes and those of `reads`.
+        """
 
     def sample_losses(self, student, teacher, **batch) -> dict[str, Tensor]:
-        """Losses by name, (B,) each (a scalar where the name is in `batch_terms`), config weights included.
+        """Losses by name, each (B,), or a scalar if the name is in `batch_terms`, multiplied by their config weights.
 
-        `student` and `teacher` are `Output(logits, features)`, in tuples by view when the method has several `views`.
-        `batch` holds target, epoch (from 1) and whatever else the loader yields.
+        `student` and `teacher` are `Output(logits, features)`, or tuples of one for each of several `views`. `batch`
+        holds target, epoch (from 1) and everything else that the loader yields.
         """
         return {}
 
     @classmethod
     def check(cls, cfg: CfgNode) -> tuple[str, str] | None:
-        """(key, what is wrong) where keys of the node do not go together, each within its own range; else None."""
+        """(key, problem) if values of the node's keys, each within its range, contradict each other; else None."""
         return None
 
     # --- the step --------------------------------------------------------------------------------------------------
@@ -120,8 +122,8 @@ class Distiller(nn.Module):
                 logits_teacher: Tensor | None = None, **batch):
         """Train mode: (logits_student (n, C), {name: scalar}) of a batch. Eval mode: `predict(image)`.
 
-        What else the batch holds goes to the task and to the method by name; `logits_teacher` (n, C) stands in for the
-        teacher's forward pass where a method reads logits only.
+        Further entries of the batch are passed by name to the task and to the method. `logits_teacher` (n, C), if
+        given, replaces the teacher's forward pass for methods that read logits only.
         """
         batch |= {"image": image, "target": target}
         if not self.training:
@@ -174,11 +176,12 @@ class Distiller(nn.Module):
         return losses
 
     def supervised_weight(self, name: str) -> float:
-        """What multiplies a loss of the task."""
+        """The factor of a loss of the task."""
         return self.ce_weight if name == "ce" else 1.0
 
     def standardized(self, output: TaskOutput) -> TaskOutput:
-        """The output as `sample_losses` gets it: with standardized logits where DISTILLER.LS asks for them."""
+        """The output as `sample_losses` gets it: with standardized logits under DISTILLER.LS, if the method wants them.
+        """
         wanted = self.logit_standardization and self.standardizes and self.inputs == "logits"
         return output._replace(logits=standardize(output.logits)) if wanted else output
 
@@ -193,60 +196,46 @@ class Distiller(nn.Module):
         return self.task.run_student(self.student, inputs)
 
     def run_teacher(self, inputs: Any, student: TaskOutput | None = None) -> TaskOutput:
-        """The teacher's output for one view, on the samples of the student's, without gradient.
+        """The teacher's output for one view, for the samples of the student's output, without gradient.
 
-        Not in inference mode: the targets of a mean squared error are saved for the backward pass.
+        Inference mode is not possible here, because a mean squared error saves its target for the backward pass.
         """
         with torch.no_grad():
             return self.task.run_teacher(self.teacher, inputs, student)
 
     def predict(self, inputs: Any):
-        """What the deployed network says in eval mode: for an image (B, 3, H, W), its logits (B, C)."""
+        """The output of the deployed network in eval mode: for images (B, 3, H, W), logits (B, C)."""
         output = self.deployed()(inputs)
         return getattr(output, "logits", output)
 
     def deployed(self) -> nn.Module:
-        """The network that is evaluated, averaged, and kept apart from the run."""
+        """The network that is evaluated, averaged (SOLVER.EMA) and saved on its own."""
         return self.student
 
     def sample_weight(self, logits_student: Tensor, logits_teacher: Tensor, group: Tensor | None = None) -> Tensor:
-        """Weight of each sample's losses, (n,): EA for the weighted variant of a method, else ones.
+        """Weight of each sample's losses, (n,): that of EA for the weighted variant of a method, else 1.
 
-        `group` (n,): which samples belong together, where EA.LEVEL is group.
+        `group` (n,) is the group of each sample, if EA.LEVEL weighs by groups.
         """
         if not self.weighted:
             return torch.ones(len(logits_teacher), device=logits_teacher.device, dtype=logits_teacher.dtype)
-        entropies = self.entropy(logits_student), self.entropy(logits_teacher)
+        entropies = map(self.weighting.entropy, (logits_student, logits_teacher))
         return self.weigh(*entropies, logits_teacher.shape[-1], group)
-
-    def entropy(self, logits: Tensor) -> Tensor:
-        """Entropies (n,) that weights come from, in nats, of logits (n, C)."""
-        return entropy(standardize(logits) if self.weigh_standardized else logits, self.weight_temperature)
 
     def weigh(self, student: Tensor, teacher: Tensor, num_classes: int, group: Tensor | None = None,
               around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-        """Weights (n,) of samples by their entropies (n,).
-
-        `around` holds (m,) entropies of student and teacher, and groups, of further samples that count in the mean
-        entropies of the groups.
-        """
-        bound = math.log(num_classes) if self.weight_bound is None else float(self.weight_bound)
-        seen = student, teacher
-        if around is not None:
-            every = torch.cat([group, around[2]])
-            seen = [group_mean(torch.cat(pair), every)[: len(group)] for pair in zip(seen, around[:2], strict=True)]
-            group = None
-        weight = weigh_entropies(*seen, self.weight_kind, bound, group, self.weight_level)
-        self.monitor = self.monitor or SampleWeights(weight, student, teacher)._asdict()  # the first view's
+        """Weights (n,) from the entropies (n,), see `Weighting.weights`; those of the first view go to `monitor`."""
+        weight = self.weighting.weights(student, teacher, num_classes, group, around)
+        self.monitor = self.monitor or SampleWeights(weight, student, teacher)._asdict()
         return weight
 
     def _weigh(self, student, teacher):
-        group = {"group": student.group} if self.weigh_groups and student.group is not None else {}
+        group = {"group": student.group} if self.weighting.by_group and student.group is not None else {}
         logits = student.logits.detach(), teacher.logits.detach()
         if student.surroundings is None or not self.weighted:
             return self.sample_weight(*logits, **group)
         around = entropies_around(self, student, teacher)
-        return self.weigh(*map(self.entropy, logits), logits[1].shape[-1], student.group, around)
+        return self.weigh(*map(self.weighting.entropy, logits), logits[1].shape[-1], student.group, around)
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
 
@@ -263,19 +252,19 @@ class Distiller(nn.Module):
         return self
 
     def learnable_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser trains: the student's parameters, then those of the method's own modules."""
+        """The parameters for the optimiser: those of the student, then those of the method's own modules."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def extra_parameters(self) -> int:
-        """How many trained parameters the method adds to the student."""
+        """Number of trained parameters that the method adds to those of the student."""
         own = {id(parameter) for parameter in self.student.parameters()}
         return sum(parameter.numel() for parameter in self.learnable_parameters() if id(parameter) not in own)
 
     @torch.no_grad()
     def dry_run(self, input_size: int | tuple[int, int] | None = None):
-        """(student's output, teacher's output) of one blank example, in eval mode so that no statistic moves.
+        """(student's output, teacher's output) for one blank example, in eval mode so that no statistics change.
 
-        Departs from mdistiller, whose dry run in train mode shifts the running statistics of the loaded teacher.
+        Departs from mdistiller, whose dry run in train mode changes the running statistics of the loaded teacher.
         """
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
@@ -288,36 +277,18 @@ class Distiller(nn.Module):
         return tuple(outputs)
 
     def feature_shapes(self, input_size=None, key: str = "feats") -> tuple[list, list]:
-        """Shapes (1, C, H, W) of the student's and the teacher's `features[key]` for the data's image size."""
+        """Shapes (1, C, H, W) of `features[key]` of student and teacher, for images of the data's size."""
         return tuple([tuple(f.shape) for f in output.features[key]] for output in self.dry_run(input_size))
 
-    def _choose_weighting(self, cfg):
-        release, self.as_released = {}, cfg.COMPAT == "release"  # a method may have settings of its own in the release
-        if self.weighted and self.as_released:
-            if not self.release_weighting:
-                raise UserError(f"EA.COMPAT: no released code weighs {self.method}; expected paper")
-            release = self.release_weighting
-        bound = cfg.UPPER_BOUND if cfg.UPPER_BOUND != "log_c" else None
-        if "upper_bound" in release:
-            imagenet = self.data_info.name == "imagenet"
-            bound = release.get("upper_bound_imagenet" if imagenet else "upper_bound", release["upper_bound"])
-        self.weight_bound = bound
-        self.weight_kind = cfg.KIND
-        self.weight_temperature = release.get("temperature", cfg.TEMPERATURE)
-        self.weight_level, self.weigh_groups = cfg.LEVEL, cfg.LEVEL not in ALONE
-        self.weigh_standardized = cfg.LOGITS == "standardized"
-        if release:  # the release weighs from the logits that it distils
-            self.weigh_standardized = self.logit_standardization and release.get("logits") == "standardized"
-
     def full_precision(self, output) -> TaskOutput:
-        """The output with everything the losses read in float32 (wider stays as it is)."""
+        """The output with everything that the losses read in float32; float64 stays float64."""
         output = as_task_output(output)
         features = _map(_wide, output.features) if self.inputs == "features" else output.features
         return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses))
 
 
 class Vanilla(Distiller):
-    """Training with cross-entropy alone, as teachers and plain students are trained; there is no teacher."""
+    """Training with cross-entropy alone and without a teacher, for teachers and for students without distillation."""
 
     needs_teacher = False
 
@@ -325,13 +296,34 @@ class Vanilla(Distiller):
 register("NONE")(Vanilla)
 
 
+def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | None) -> Weighting:
+    """The settings of the node EA, or with EA.COMPAT release those of the method's published code.
+
+    Raises UserError if no code was published for the method.
+    """
+    release = {}
+    if method.weighted and cfg.EA.COMPAT == "release":
+        release = method.release_weighting
+        if not release:
+            raise UserError(f"EA.COMPAT: no released code weighs {method.method}; expected paper")
+    bound = cfg.EA.UPPER_BOUND if cfg.EA.UPPER_BOUND != "log_c" else None
+    if "upper_bound" in release:
+        key = "upper_bound_imagenet" if data_name == "imagenet" else "upper_bound"
+        bound = release.get(key, release["upper_bound"])
+    standardized = cfg.EA.LOGITS == "standardized"
+    if release:  # the published code takes the entropies of the logits that it distils
+        standardized = bool(cfg.DISTILLER.LS) and release.get("logits") == "standardized"
+    temperature = release.get("temperature", cfg.EA.TEMPERATURE)
+    return Weighting(cfg.EA.KIND, temperature, bound, cfg.EA.LEVEL, standardized)
+
+
 def as_task_output(output) -> TaskOutput:
-    """What a network or a task returns, as a `TaskOutput`."""
+    """The output of a network or of a task as a `TaskOutput`."""
     return output if isinstance(output, TaskOutput) else TaskOutput(output.logits, output.features)
 
 
 def as_data_info(info) -> SimpleNamespace:
-    """`info` (an object, a mapping or None) as a namespace that has every field a method may read."""
+    """`info` (an object, a mapping or None) as a namespace of all fields that a method may read; None if absent."""
     fields = {} if info is None else info if isinstance(info, Mapping) else {k: getattr(info, k, None) for k in _FIELDS}
     return SimpleNamespace(**{field: fields.get(field) for field in _FIELDS})
 
@@ -343,7 +335,7 @@ def _map(fn, value):
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, dict):
-        return type(value)((key, _map(fn, child)) for key, child in value.items())  # it may explain what it lacks
+        return type(value)((key, _map(fn, child)) for key, child in value.items())  # the class explains missing keys
     return [_map(fn, child) for child in value] if isinstance(value, list | tuple) else value
 
 

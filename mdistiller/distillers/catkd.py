@@ -9,15 +9,15 @@ from mdistiller.distillers.last_map import LastMapDistiller
 
 
 def class_activation_maps(feature_map: Tensor, weight: Tensor) -> Tensor:
-    """The classifier applied at each position, without bias: (B, D, H, W), (C, D) -> (B, C, H, W)."""
+    """The classifier without its bias, applied at each position: (B, D, H, W), (C, D) -> (B, C, H, W)."""
     return F.conv2d(feature_map, weight[:, :, None, None])
 
 
 def catkd_loss(cams_student: Tensor, cams_teacher: Tensor, resolution: int = 2, normalize: bool = True) -> Tensor:
-    """Mean squared difference of pooled class activation maps: (B, C, H, W), sizes may differ -> (B,).
+    """Mean squared difference of pooled class activation maps (Guo et al., arXiv:2304.12777).
 
-    Each map is average pooled to `resolution` squared and, if asked for, divided by its norm over the positions
-    (Guo et al., CVPR 2023); the mean runs over classes and positions, as released.
+    (B, C, H, W), (B, C, H, W) -> (B,); the sizes may differ. Each map is average pooled to `resolution` x `resolution`
+    and, with `normalize`, divided by its norm over positions. The mean runs over classes and positions, as released.
     """
     student, teacher = (F.adaptive_avg_pool2d(cams, resolution).flatten(2) for cams in (cams_student, cams_teacher))
     if normalize:
@@ -29,13 +29,13 @@ def catkd_loss(cams_student: Tensor, cams_teacher: Tensor, resolution: int = 2, 
 class CATKD(LastMapDistiller):
     """Class Attention Transfer Based Knowledge Distillation (Guo et al., CVPR 2023, arXiv:2304.12777).
 
-    CE + CAT_loss_weight * cat, between the class activation maps: the last map under the classifier's weights. The
-    authors put the classifier before the average, as a convolution without bias; reading its weights gives the same
-    maps and leaves the networks as they are (their biases stay in the logits). Keys, under CAT_KD, and defaults are
-    those of the authors' code, whose files set another weight, resolution and IF_NORMALIZE for each pair; with onlyCAT
-    there is no cross-entropy.
+    CE + CAT_loss_weight * cat, where cat compares class activation maps: the last map, classified at each position.
+    The authors move the classifier before the global average, as a convolution without bias. Here its weights are
+    applied to the map, which gives the same maps and leaves the networks unchanged (their logits keep the bias). The
+    keys, in the node CAT_KD, and the defaults are those of the authors' code, whose files set another weight,
+    resolution and IF_NORMALIZE for each pair. With onlyCAT there is no cross-entropy.
 
-    Uncertain: the paper normalises the maps, while the authors' files do so only between unlike architectures.
+    Uncertain: the paper normalises the maps, but the authors' files do so only for pairs of different architectures.
     """
 
     config_key = "CAT_KD"
@@ -45,7 +45,7 @@ class CATKD(LastMapDistiller):
         "LOSS": {
             "CE_WEIGHT": weight_key(1.0, "the cross-entropy"),
             "CAT_loss_weight": weight_key(400.0),
-            "CAM_RESOLUTION": Key(2, least=1, most=256, help="Positions a side that the maps are pooled to."),
+            "CAM_RESOLUTION": Key(2, least=1, most=256, help="Height and width to which the maps are pooled."),
         },
     }
 

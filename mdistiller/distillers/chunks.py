@@ -1,4 +1,4 @@
-"""Losses of many samples with a large vocabulary, a few samples at a time."""
+"""Losses of samples with very many classes (a vocabulary), computed for a few samples at a time to save memory."""
 
 from functools import partial
 
@@ -11,7 +11,8 @@ from mdistiller.tasks import TaskOutput
 
 
 def rows_stand_alone(distiller, student) -> bool:
-    """Whether the logits are to be made in chunks, and the method looks at the logits of each sample alone."""
+    """Whether the logits are to be made in chunks and the method allows it: each loss reads one sample's logits only.
+    """
     head = getattr(student, "head", None)
     return (
         head is not None and head.chunk > 0 and distiller.inputs == "logits" and not distiller.batch_terms
@@ -20,10 +21,10 @@ def rows_stand_alone(distiller, student) -> bool:
 
 
 def losses_in_chunks(distiller, student: TaskOutput, teacher: TaskOutput | None, epoch: int, batch: dict) -> dict:
-    """The losses of a step, by name, equal to those of all logits at once; outputs hold rows and a head.
+    """The losses of a step by name, equal to those computed from all logits at once; outputs hold rows and a head.
 
-    Each chunk is a function from rows to (losses, entropies), which is computed again in the backward pass: the
-    entropies that weights come from cost no second pass, and no logits outlive their chunk.
+    Each chunk is a function from rows to losses and entropies, checkpointed and so computed again in the backward
+    pass. No logits outlive their chunk, and the entropies for the weights need no separate pass.
     """
     target, number = distiller.task.target(batch, student), len(student.logits)
     parts = []
@@ -43,7 +44,7 @@ def losses_in_chunks(distiller, student: TaskOutput, teacher: TaskOutput | None,
 
 
 def _part(distiller, student, teacher, piece, target, epoch, batch, rows, rows_teacher):
-    """{(kind, name): (k,)} of a chunk of k rows; supervised losses have one value, their part of the mean."""
+    """{(kind, name): (k,)} for a chunk of k rows; a supervised loss has one value, its part of the mean."""
     part = _slice(student, piece, student.head(rows))
     outputs, target = distiller.full_precision(part), target[piece]
     supervised = distiller.task.supervised([outputs], target, distiller.label_smoothing)
@@ -58,7 +59,7 @@ def _part(distiller, student, teacher, piece, target, epoch, batch, rows, rows_t
         taught = distiller.full_precision(_slice(teacher, piece, teacher.head(rows_teacher)))
     if distiller.weighted:
         for role, output in (("student", outputs), ("teacher", taught)):
-            found["entropy", role] = distiller.entropy(output.logits.detach())
+            found["entropy", role] = distiller.weighting.entropy(output.logits.detach())
     outputs, taught = distiller.standardized(outputs), distiller.standardized(taught)
     terms = distiller.sample_losses(outputs, taught, **batch | {"target": target, "epoch": epoch})
     return found | {("term", name): loss for name, loss in terms.items()}
@@ -73,15 +74,15 @@ def _weight(distiller, student, teacher, entropies):
     if teacher is None or not distiller.weighted:
         return torch.ones(len(student.logits), device=student.logits.device)
     around = None if student.surroundings is None else entropies_around(distiller, student, teacher)
-    group = student.group if distiller.weigh_groups else None
+    group = student.group if distiller.weighting.by_group else None
     return distiller.weigh(entropies["student"], entropies["teacher"], student.head.num_classes, group, around)
 
 
 @torch.no_grad()
 def entropies_around(distiller, student: TaskOutput, teacher: TaskOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """(entropies (m,) of the student, of the teacher, groups (m,)) of the samples that surround those of the losses."""
+    """Entropies (m,) of the student and of the teacher, and groups (m,), of the `surroundings` of the samples."""
     found = []
     for rows, _, head in (student.surroundings, teacher.surroundings):
         pieces = rows.split(head.chunk or max(len(rows), 1))
-        found.append(torch.cat([distiller.entropy(head(piece).float()) for piece in pieces]))
+        found.append(torch.cat([distiller.weighting.entropy(head(piece).float()) for piece in pieces]))
     return *found, student.surroundings[1]

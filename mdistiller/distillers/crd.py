@@ -15,10 +15,10 @@ MAX_KEYS = 2**26  # random keys held at a time, 256 MiB
 
 
 def nce_loss(scores: Tensor, num_data: int, eps: float = 1e-7) -> Tensor:
-    """Noise-contrastive estimation (Tian et al., arXiv:1910.10699, section 3.1), one number per anchor.
+    """Noise-contrastive estimation (Tian et al., arXiv:1910.10699, section 3.1), one loss per anchor.
 
-    (B, K + 1) positive scores, the positive pair's in column 0 -> (B,), in nats, summed over the K noise samples. Noise
-    is uniform over the `num_data` training images.
+    `scores` (B, K + 1) are greater than 0, with that of the positive pair in column 0 -> (B,), in nats, summed over
+    the K noise samples. The noise distribution is uniform over the `num_data` training images.
     """
     noise = (scores.shape[1] - 1) / num_data
     positive, negatives = scores[:, 0], scores[:, 1:]
@@ -27,27 +27,31 @@ def nce_loss(scores: Tensor, num_data: int, eps: float = 1e-7) -> Tensor:
 
 
 def crd_loss(scores_student: Tensor, scores_teacher: Tensor, num_data: int) -> Tensor:
-    """Both directions, student's anchors on teacher's memory and teacher's on student's: 2 x (B, K + 1) -> (B,)."""
+    """`nce_loss` in both directions: (B, K + 1), (B, K + 1) -> (B,).
+
+    The student's scores compare its embeddings with the teacher's memory, the teacher's scores the reverse.
+    """
     return nce_loss(scores_student, num_data) + nce_loss(scores_teacher, num_data)
 
 
 def similarities(embedding: Tensor, memory: Tensor, contrast: Tensor) -> Tensor:
-    """Inner products of (B, d) with the rows of `memory` (N, d) that `contrast` (B, K + 1) names: (B, K + 1).
+    """Inner products (B, K + 1) of embeddings (B, d) with the rows of `memory` (N, d) at `contrast` (B, K + 1).
 
-    The rows are not held for the backward pass as they stand, so `memory` may be written to afterwards.
+    The backward pass does not read `memory` itself, so it may be written to afterwards.
     """
     batch, columns = contrast.shape
     num_data, dim = memory.shape
-    if num_data * (batch + dim) < batch * columns * dim:  # all products and a copy are less than the rows gathered
+    if num_data * (batch + dim) < batch * columns * dim:  # all products take less memory than the gathered rows
         return (embedding @ memory.clone().mT).gather(1, contrast)
     return (memory[contrast] @ embedding[:, :, None]).squeeze(2)
 
 
 class ContrastSampler(nn.Module):
-    """Draws contrast indices on the device: `forward(index (B,))` -> (B, K + 1), the positive in column 0.
+    """Draws contrast indices on the device: `forward(index (B,))` -> (B, K + 1), with the positive in column 0.
 
-    K negatives from all images of other classes, uniformly and independently for each anchor; without replacement where
-    a class leaves at least K images, else with. `relax` takes a random image of the anchor's class as the positive.
+    The K negatives are drawn uniformly from all images of other classes, independently for each anchor. They are drawn
+    without replacement if every class leaves at least K images, else with replacement. With `relax` the positive is a
+    random image of the anchor's class.
     """
 
     def __init__(self, targets: Tensor, num_negatives: int, relax: bool = False):
@@ -70,7 +74,7 @@ class ContrastSampler(nn.Module):
         return torch.cat([positive[:, None], negatives], dim=1)
 
     def _without_replacement(self, target):
-        """The images with the least of random keys, where the class's own are out of reach: (B,) -> (B, K)."""
+        """The K images with the smallest random keys; those of the anchor's class are excluded: (B,) -> (B, K)."""
         keys = torch.rand(len(target), len(self.targets), device=target.device)
         keys.masked_fill_(self.targets == target[:, None], 2.0)
         return keys.topk(self.num_negatives, dim=1, largest=False, sorted=False).indices
@@ -81,16 +85,16 @@ class ContrastSampler(nn.Module):
     def _with_replacement(self, target):
         start, size = self.starts[target, None], self.sizes[target, None]
         place = self._below((len(self.targets) - size).expand(-1, self.num_negatives))
-        return self.by_class[place + size * (place >= start)]  # skips the class's own run
+        return self.by_class[place + size * (place >= start)]  # skips the images of the anchor's own class
 
     @staticmethod
     def _below(bound):
-        """Whole numbers in [0, bound), uniform to one part in 10^12."""
+        """Integers in [0, bound), uniform up to a relative error of 10^-12."""
         return torch.randint(2**62, bound.shape, device=bound.device) % bound
 
 
 class Embedding(nn.Module):
-    """Linear, then unit length."""
+    """A linear layer whose output is scaled to unit length."""
 
     def __init__(self, in_features: int, dim: int):
         super().__init__()
@@ -105,32 +109,33 @@ class CRD(Distiller):
     """Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv:1910.10699).
 
     weight * mean(NCE(exp(teacher memory . student / T) / Z1) + NCE(exp(student memory . teacher / T) / Z2)), on linear
-    embeddings of pooled features. Memories hold a running embedding of every training image; Z, the mean score of the
-    first step times their number, stays.
+    embeddings of pooled features. The memories hold a running embedding of every training image. Z1 and Z2 are the mean
+    scores of the first step times the number of training images, and stay constant afterwards.
 
-    A batch may bring its own `contrast` (B, K + 1), indices with the positive in column 0; else they are drawn here
-    from `index` and the training targets. NCE.K larger than the training set is cut to the images that every class
-    leaves as negatives (small data). With several processes all keep the same memory and Z; the loss is of each one's
-    batch. FEAT.STUDENT_DIM and TEACHER_DIM are read for compatibility: the networks tell.
+    A batch may contain `contrast` (B, K + 1), indices with the positive in column 0; otherwise they are drawn from
+    `index` and the training targets. For small data sets, an NCE.K larger than the training set is reduced to the
+    number of negatives that every class has. All processes of a run keep the same memories and Z, and each computes the
+    loss of its own batch. FEAT.STUDENT_DIM and FEAT.TEACHER_DIM are accepted for compatibility and have no effect: the
+    widths are taken from the networks.
     """
 
     defaults = {
         "MODE": Key("exact", choices=("exact", "relax"), help=(
-            "Positive of an anchor: the image itself, or (relax) a random one of its class.")),
+            "Positive of an anchor: the image itself (exact), or a random image of its class (relax).")),
         "FEAT": {
             "DIM": Key(128, least=1, most=2**16, help="Width of the embeddings."),
-            "STUDENT_DIM": Key(256, least=1, most=2**20, help="Without effect: the network tells its width."),
-            "TEACHER_DIM": Key(256, least=1, most=2**20, help="Without effect: the network tells its width."),
+            "STUDENT_DIM": Key(256, least=1, most=2**20, help="Without effect: the width is taken from the network."),
+            "TEACHER_DIM": Key(256, least=1, most=2**20, help="Without effect: the width is taken from the network."),
         },
         "NCE": {
             "K": Key(16384, least=1, most=2**24, help="Negatives of each anchor."),
-            "MOMENTUM": Key(0.5, least=0, below=1, help="Part of a remembered embedding that stays at each update."),
+            "MOMENTUM": Key(0.5, least=0, below=1, help="Part of an embedding in memory that is kept at an update."),
             "TEMPERATURE": Key(0.07, above=0, most=1e4, help="Temperature of the similarities."),
         },
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.8)},
     }
     inputs = "features"
-    own_buffers = ("memory_", "sampler.")  # tens of MB that DDP need not send in every step
+    own_buffers = ("memory_", "sampler.")  # tens of MB, which DDP would send in every step
 
     def build(self, cfg):
         self.ce_weight, self.contrast_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
@@ -138,7 +143,7 @@ class CRD(Distiller):
         targets = self.data_info.targets
         self.num_data = self.data_info.num_train or (0 if targets is None else len(targets))
         if not self.num_data:
-            raise UserError("CRD remembers every training image: the data must tell their number (num_train)")
+            raise UserError("CRD stores an embedding of every training image: data_info must have num_train")
         student, teacher = (output.features["pooled_feat"].shape[1] for output in self.dry_run())
         self.embed_s, self.embed_t = Embedding(student, cfg.FEAT.DIM), Embedding(teacher, cfg.FEAT.DIM)
         bound = math.sqrt(3 / cfg.FEAT.DIM)  # so that a row's norm is about 1
@@ -150,7 +155,7 @@ class CRD(Distiller):
     def _make_sampler(self, targets, cfg):
         negatives = len(targets) - int(torch.bincount(targets).max())
         if negatives == 0:
-            raise UserError("CRD contrasts classes: the training images are all of one class")
+            raise UserError("CRD needs training images of at least two classes; found one class")
         num_negatives = cfg.NCE.K if cfg.NCE.K <= len(targets) else negatives
         return ContrastSampler(targets, num_negatives, relax=cfg.MODE == "relax")
 
@@ -172,7 +177,7 @@ class CRD(Distiller):
 
     @torch.no_grad()
     def _set_z(self, scores):
-        """The first step's mean scores, over all processes, times the number of images; constant from then on."""
+        """In the first step, set Z to the mean score over all processes times the number of images."""
         sums = torch.stack([*(score.sum() for score in scores), scores[0].new_full((), scores[0].numel())])
         if _world_size() > 1:
             dist.all_reduce(sums)
@@ -193,9 +198,9 @@ def _world_size():
 
 
 def _of_all_processes(capacity, *tensors):
-    """Each of `tensors` (n, ...) with those of the other processes, whose n may differ but not exceed `capacity`.
+    """Each of `tensors` (n, ...) concatenated over all processes; n may differ between them, up to `capacity`.
 
-    Shorter ones are filled up with copies of their first entry, which for rows to be written changes nothing.
+    Shorter tensors are filled up with copies of their first entry; writing such a row twice changes nothing.
     """
     if _world_size() == 1:
         return tensors

@@ -18,13 +18,13 @@ def crld_losses(
     tau_strong: float,
     standardize: bool = False,
 ) -> dict[str, Tensor]:
-    """KL divergences within and across two views (Zhang et al., arXiv:2412.16493), (B,) each, in nats times T**2.
+    """KL divergences within and across two views (Zhang et al., arXiv:2412.16493), each (B,), in nats times T**2.
 
-    All logits (B, C). `within_weak` and `within_strong` compare student and teacher on the same view, `cross_weak` the
-    student's strong view with the teacher's weak one, `cross_strong` the reverse: named by the teacher's view. Labels
-    are mined by confidence: a sample takes part within views if the teacher's largest probability on the weak view is
-    at least tau_weak, across views if that on the strong view is at least tau_strong, else its losses are 0.
-    `standardize` (logit standardization) applies to the divergences, not to the confidences.
+    All logits are (B, C). `within_weak` and `within_strong` compare student and teacher on the same view. `cross_weak`
+    compares the student's strong view with the teacher's weak view, and `cross_strong` the student's weak view with the
+    teacher's strong view. A sample has losses within views only if the teacher's largest probability on the weak view
+    is at least `tau_weak`, and losses across views only if that on the strong view is at least `tau_strong`; otherwise
+    they are 0. `standardize` (logit standardization) applies to the divergences, not to these confidences.
     """
     within, across = (
         (logits.softmax(dim=1).amax(dim=1) >= tau).to(logits.dtype)
@@ -47,11 +47,11 @@ class CRLD(Distiller):
     """Cross-View Consistency Regularisation for Knowledge Distillation (Zhang et al., ACM MM 2024, arXiv:2412.16493).
 
     CE_WEIGHT * CE of both views + WV_WEIGHT * (within_weak + within_strong) + CV_WEIGHT * (cross_weak + cross_strong);
-    see `crld_losses`. Where samples are weighted, a term takes the weight of the teacher's view. Keys and defaults are
-    those of a public copy of the authors' code; its ImageNet file has TEMPERATURE 1 and CE_WEIGHT 2.
+    see `crld_losses`. If samples are weighted, each term uses the weight of the teacher's view. The keys and defaults
+    are those of a public copy of the authors' code, whose ImageNet file has TEMPERATURE 1 and CE_WEIGHT 2. The strong
+    view is that of MLD: two random operations and a cutout.
 
-    The strong view is this project's (two random operations and a cutout, as in MLD).
-    Uncertain: whether that equals the authors' strong view; whether the paper masks by view as that copy does.
+    Uncertain: whether the authors' strong view is the same, and whether the paper masks by view as that copy does.
     """
 
     defaults = {
@@ -64,7 +64,7 @@ class CRLD(Distiller):
     }
     views = ("image", "image_strong")
     term_views = {"within_strong": "image_strong", "cross_strong": "image_strong"}
-    standardizes = False  # confidences are those of the raw logits
+    standardizes = False  # the confidences are taken from the raw logits
 
     def build(self, cfg):
         self.ce_weight, self.temperature = cfg.CE_WEIGHT, cfg.TEMPERATURE

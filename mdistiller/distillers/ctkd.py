@@ -1,4 +1,4 @@
-"""Curriculum temperature (Li et al., AAAI 2023): the temperature is learned against the student."""
+"""Curriculum temperature (Li et al., AAAI 2023): the temperature is trained to increase the student's loss."""
 
 import math
 
@@ -21,9 +21,10 @@ def ctkd_loss(
 ) -> Tensor:
     """KL divergence from teacher to student at a learned temperature (Li et al., arXiv:2211.16231): (B, C) -> (B,).
 
-    In nats, times temperature**2, which the gradient of the temperature flows through too. `temperature` is one for
-    all (a number or a tensor of one element) or one a sample (B,); for the latter `smoothing` is 1e-7 unless given, 0
-    for the former. It is added to the teacher's probabilities, without renormalising, as the release does.
+    In nats, times temperature**2; the gradient of the temperature flows through this factor too. `temperature` is a
+    number or a tensor of one element for all samples, or a tensor (B,) with one for each sample. `smoothing` is added
+    to the teacher's probabilities without renormalising them, as in the released code; by default it is 0 for one
+    temperature and 1e-7 for one per sample.
     """
     if isinstance(temperature, Tensor):
         if smoothing is None and temperature.numel() > 1:
@@ -49,18 +50,19 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def gradient_reversal(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; on the way back the gradient is multiplied by `factor` as it is (negative to reverse it)."""
+    """The identity, whose backward pass multiplies the gradient by `factor` (a negative one reverses it)."""
     return _GradientReversal.apply(x, factor)
 
 
 def cosine_schedule(epoch: int, max_value: float, min_value: float, num_loops: int) -> float:
-    """Factor of an epoch (from 1): half a cosine from `max_value` to `min_value` at `num_loops`, then constant."""
+    """Factor in an epoch (from 1): a half cosine from `max_value` to `min_value` in `num_loops` epochs, then constant.
+    """
     progress = min(epoch, num_loops) / num_loops
     return min_value + (max_value - min_value) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class GlobalTemperature(nn.Module):
-    """One learned number (1,) for all samples, before the sigmoid."""
+    """One learned number (1,) for all samples, to which the sigmoid is applied later."""
 
     def __init__(self):
         super().__init__()
@@ -71,10 +73,11 @@ class GlobalTemperature(nn.Module):
 
 
 class InstanceTemperature(nn.Module):
-    """A number a sample (B,), before the sigmoid, from both predictions at the teacher's `top` likeliest classes.
+    """One number per sample (B,), to which the sigmoid is applied later, predicted from the logits of both networks.
 
-    Two layers as 1x1 convolutions. The last starts at 0, so all samples start with the middle of the range. The input
-    is detached: the student is not taught to change its temperature.
+    The input are the logits of the `top` classes that are most probable for the teacher, through two layers (1x1
+    convolutions). The last layer starts at 0, so that all samples start in the middle of the range. The input is
+    detached, so that the student is not trained to change its temperature.
     """
 
     def __init__(self, num_classes: int, top: int = 100, hidden: int = 256):
@@ -98,22 +101,23 @@ class InstanceTemperature(nn.Module):
 class CTKD(Distiller):
     """Curriculum Temperature for Knowledge Distillation (Li et al., AAAI 2023, arXiv:2211.16231).
 
-    tau = T_START + T_END * sigmoid(u): T_END is a span, not an end. u is a parameter (VARIANT global) or the output of
-    a small network of both predictions (instance, after a third-party copy of the released module: details may
-    differ). Both belong to the one group of the optimiser, weight decay included, and ascend the loss through a
-    gradient reversal whose factor falls from LAMBDA_MAX to LAMBDA_MIN within LAMBDA_LOOPS epochs.
+    The temperature is tau = T_START + T_END * sigmoid(u), so T_END is the length of its range and not the end. With
+    VARIANT global, u is one parameter; with VARIANT instance, it is the output of a small network that reads both
+    logits (written after a third-party copy of the released module, so details may differ). A gradient reversal makes
+    these parameters increase the loss; its factor goes from LAMBDA_MAX to LAMBDA_MIN within LAMBDA_LOOPS epochs. The
+    optimiser trains them in the same parameter group as the student, with weight decay.
 
-    With logit standardization the standardized logits are divided by tau, and the instance network sees those same
-    logits: it chooses a temperature for the distributions that are distilled.
+    With logit standardization, the standardized logits are divided by tau and are also the input of the small network,
+    since it chooses a temperature for the distributions that are distilled.
     """
 
     defaults = {
         "VARIANT": Key("global", choices=VARIANTS, help="One temperature, or one for each sample."),
-        "T_START": Key(1.0, above=0, most=1e4, help="Least temperature."),
-        "T_END": Key(20.0, least=-1e4, most=1e4, help="Span of the temperatures above T_START."),
+        "T_START": Key(1.0, above=0, most=1e4, help="Lowest temperature."),
+        "T_END": Key(20.0, least=-1e4, most=1e4, help="Length of the range of temperatures above T_START."),
         "LAMBDA_MAX": Key(0.0, least=-1e4, most=1e4, help="Factor of the reversed gradient at the start."),
-        "LAMBDA_MIN": Key(-1.0, least=-1e4, most=1e4, help="Factor of the reversed gradient in the end."),
-        "LAMBDA_LOOPS": Key(10, least=1, most=10**6, help="Epochs in which the factor falls; 5 on ImageNet."),
+        "LAMBDA_MIN": Key(-1.0, least=-1e4, most=1e4, help="Factor of the reversed gradient at the end."),
+        "LAMBDA_LOOPS": Key(10, least=1, most=10**6, help="Epochs in which the factor changes; 5 on ImageNet."),
         "LOSS": {"CE_WEIGHT": weight_key(0.1, "the cross-entropy"), "KD_WEIGHT": weight_key(0.9)},
     }
 

@@ -1,4 +1,4 @@
-"""DIST: correlation instead of divergence (Huang et al., NeurIPS 2022)."""
+"""DIST: distillation by correlation instead of divergence (Huang et al., NeurIPS 2022)."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ EPS = 1e-8  # as released: added to the product of the norms
 
 
 def pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation of x and y along `dim`, which disappears; 0 where either is constant."""
+    """Pearson's correlation of x and y along `dim`, which is removed; 0 if one of them is constant."""
     x, y = x - x.mean(dim, keepdim=True), y - y.mean(dim, keepdim=True)
     return (x * y).sum(dim) / (x.norm(dim=dim) * y.norm(dim=dim) + EPS)
 
@@ -17,9 +17,10 @@ def pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
 def dist_losses(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> dict[str, Tensor]:
     """One minus the correlations of the probabilities (Huang et al., arXiv:2205.10536), in [0, 2] * T**2.
 
-    Logits (B, C), softened by the temperature T, whose square multiplies both, as released:
-      inter (B,)   between the rows of student and teacher, the classes of one sample
-      intra ()     between their columns, one class over the batch, averaged over the classes
+    Logits are (B, C). The probabilities are taken at temperature T, and both losses are multiplied by T**2, as
+    released:
+      inter (B,)   correlation of the rows of student and teacher: the classes of one sample
+      intra ()     correlation of their columns: one class over the batch, averaged over the classes
     """
     p_student, p_teacher = ((logits / temperature).softmax(dim=1) for logits in (logits_student, logits_teacher))
     return {
@@ -32,12 +33,12 @@ def dist_losses(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
 class DIST(Distiller):
     """Knowledge Distillation from A Stronger Teacher (Huang, You, Wang, Qian, Xu, NeurIPS 2022, arXiv:2205.10536).
 
-    CE + BETA * inter + GAMMA * intra: the student keeps the teacher's relations between the classes of a sample and
-    between the samples of a class, not its probabilities. The intra-class term correlates over the batch, so it has no
-    per-sample form and is not weighted; a batch of one makes it a constant.
+    CE + BETA * inter + GAMMA * intra: the student learns the teacher's relations between the classes of a sample and
+    between the samples of a class, but not its probabilities. The intra-class term is a correlation over the batch, so
+    it has no per-sample form and is not weighted; for a batch of one sample it is constant.
 
-    Uncertain: the defaults, meant for CIFAR-100 (on ImageNet the temperature is 1). The released loss has BETA and
-    GAMMA 1 and leaves an overall weight and the temperature to files that could not be checked.
+    Uncertain: the defaults, which are meant for CIFAR-100 (on ImageNet the temperature is 1). The released loss has
+    BETA 1 and GAMMA 1; its files, which could not be checked, set an overall weight and the temperature.
     """
 
     defaults = {

@@ -1,12 +1,14 @@
-"""Divergences between the softened outputs of teacher and student, as language models are distilled by them.
+"""Divergences between the softened outputs of teacher and student, as they are used to distil language models.
 
-All are functions of logits (n, C), of student and teacher, and return (n,), in nats, without the square of the
-temperature (unlike `kd_loss`, which is temperature**2 times `forward_kl`). p is the teacher, q the student, both at the
-temperature. Logits are brought to at least float32 before they are divided by it, since a division in bfloat16 rounds.
-Log-probabilities are never taken of mixed probabilities, so that logits hundreds of nats apart give finite values.
+All functions take logits (n, C) of student and teacher and return (n,), in nats. They are not multiplied by the square
+of the temperature, unlike `kd_loss`, which is temperature**2 times `forward_kl`. In the formulas p is the teacher and q
+the student, both at the temperature. Logits are converted to at least float32 before the division by the temperature,
+because a division in bfloat16 rounds. Mixtures of probabilities are computed from log-probabilities, so that logits
+that differ by hundreds of nats give finite values.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,21 +28,21 @@ def _log_probabilities(logits_student, logits_teacher, temperature):
 
 
 def _log_mixture(log_a, log_b, share):
-    """log(share a + (1 - share) b) of log-probabilities; exactly the one or the other for a share of 1 or 0."""
+    """log(share a + (1 - share) b) from log a and log b; exactly log a for a share of 1, and log b for a share of 0."""
     if share in (0, 1):
         return log_a if share else log_b
     return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
 def _kl(log_from, log_to):
-    """KL(a, b) = sum a (log a - log b) of log a and log b, (n, C) each, with gradient to both: (n,)."""
+    """KL(a, b) = sum a (log a - log b) from log a and log b, each (n, C), with gradient for both: (n,)."""
     return kl_divergence(log_to, log_from)
 
 
 def forward_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(p, q) = sum p (log p - log q), from teacher to student: (n, C), (n, C) -> (n,), in nats.
 
-    Hinton et al. (arXiv:1503.02531) without temperature squared, which `kd_loss` has.
+    The loss of Hinton et al. (arXiv:1503.02531) without the factor temperature**2 of `kd_loss`.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
     return _kl(log_p, log_q)
@@ -49,7 +51,7 @@ def forward_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: floa
 def reverse_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(q, p) = sum q (log q - log p), from student to teacher: (n, C), (n, C) -> (n,), in nats.
 
-    The divergence of MiniLLM (Gu et al., arXiv:2306.08543), here of given tokens, not of sampled ones.
+    The divergence of MiniLLM (Gu et al., arXiv:2306.08543), here for the tokens of given answers, not of sampled ones.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
     return _kl(log_q, log_p)
@@ -73,8 +75,8 @@ def skewed_forward_kl(
 ) -> Tensor:
     """KL(p, m), m = lam p + (1 - lam) q: (n, C), (n, C) -> (n,), in nats; at most -log lam.
 
-    DistiLLM (Ko et al., ICML 2024, arXiv:2402.03898). The released code takes the log of mixed probabilities and gives
-    NaN where both underflow; this does not.
+    DistiLLM (Ko et al., ICML 2024, arXiv:2402.03898). The released code takes the logarithm of a mixture of
+    probabilities, which gives NaN if both underflow; this function stays finite.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
     return _kl(log_p, _log_mixture(log_p, log_q, lam))
@@ -89,12 +91,13 @@ def skewed_reverse_kl(
 
 
 def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, alpha: float = 0.5) -> Tensor:
-    """Forward and reverse KL, weighed by where the two differ: (n, C), (n, C) -> (n,), in nats.
+    """Mean of forward and reverse KL, weighted by where p and q differ: (n, C), (n, C) -> (n,), in nats.
 
-    AKL (Wu et al., COLING 2025, arXiv:2404.02657). The tail are the classes in ascending p while their summed p is at
-    most `alpha`, the head are the others. Forward KL weighs head / (head + tail), reverse KL the rest, where each is
-    the sum of |p - q| over its classes, without gradient. Exactly 0 for equal logits, where the released code divides
-    0 by 0.
+    AKL (Wu et al., COLING 2025, arXiv:2404.02657). The tail consists of the classes with the smallest p, as many as
+    have a sum of p of at most `alpha`; the head consists of the others. With head and tail also naming the sums of
+    |p - q| over these classes, the weight of forward KL is head / (head + tail) and that of reverse KL is
+    tail / (head + tail), both without gradient. The result is exactly 0 for equal logits, for which the released code
+    divides 0 by 0.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
     with torch.no_grad():
@@ -107,23 +110,23 @@ def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
 
 
 class Divergence(Distiller):
-    """(1 - KD_RATE) cross-entropy + KD_RATE divergence, as in DSKD (Zhang et al., EMNLP 2024, arXiv:2406.17328).
+    """(1 - KD_RATE) * cross-entropy + KD_RATE * divergence, as in DSKD (Zhang et al., EMNLP 2024, arXiv:2406.17328).
 
-    The temperature softens the divergence alone and its square does not multiply it. Of language models a sample is a
-    supervised token; of images, an image.
+    The temperature applies to the divergence only, which is not multiplied by its square. For language models a sample
+    is a supervised token, for images it is an image.
     """
 
     defaults = {
         "TEMPERATURE": temperature_key(2.0),
-        "KD_RATE": Key(0.5, least=0, most=1, help="Share of the divergence; cross-entropy has the rest."),
+        "KD_RATE": Key(0.5, least=0, most=1, help="Weight of the divergence; the cross-entropy has 1 - KD_RATE."),
     }
     divergence: staticmethod  # a function of this file
-    option: str | None = None  # its further argument, a key of the node in capitals
+    arguments: tuple = ()  # names of its further arguments; in capitals they are keys of the node
 
     def build(self, cfg):
         self.temperature, self.kd_rate = cfg.TEMPERATURE, cfg.KD_RATE
         self.ce_weight = 1 - self.kd_rate
-        self.options = {self.option: cfg[self.option.upper()]} if self.option else {}
+        self.options = {name: cfg[name.upper()] for name in self.arguments}
 
     def sample_losses(self, student, teacher, **batch):
         loss = self.divergence(student.logits, teacher.logits, self.temperature, **self.options)
@@ -132,62 +135,31 @@ class Divergence(Distiller):
 
 @register("SFT")
 class SFT(Distiller):
-    """Supervised fine-tuning: cross-entropy alone, without a teacher; the row that divergences are measured by."""
+    """Supervised fine-tuning: cross-entropy alone, without a teacher. It is the baseline of the divergences."""
 
     needs_teacher = False
 
 
-@register("FKL")
-class ForwardKL(Divergence):
-    __doc__ = f"Forward KL divergence, the KD of language models: {Divergence.__doc__}"
-    task_aliases = {"language": "KD"}
-    divergence = staticmethod(forward_kl)
-
-
-@register("RKL")
-class ReverseKL(Divergence):
-    __doc__ = f"Reverse KL divergence: {Divergence.__doc__}"
-    task_aliases = {"language": "RKLD"}
-    divergence = staticmethod(reverse_kl)
-
-
-@register("JSD")
-class JensenShannon(Divergence):
-    __doc__ = f"Generalized Jensen-Shannon divergence: {Divergence.__doc__}"
-    defaults = {
-        **Divergence.defaults,
-        "BETA": Key(0.5, least=0, most=1, help="Share of the teacher in the mixture; DistiLLM's is 0.1."),
+def _register(name: str, divergence: Callable, summary: str, language_name: str | None = None, **options: Key) -> None:
+    """Register a `Divergence` with the further arguments `options`, and its other name for language models."""
+    attributes = {
+        "__module__": __name__,
+        "__doc__": f"{summary}: {Divergence.__doc__}",
+        "defaults": Divergence.defaults | {option.upper(): key for option, key in options.items()},
+        "task_aliases": {"language": language_name} if language_name else {},
+        "divergence": staticmethod(divergence),
+        "arguments": tuple(options),
     }
-    divergence, option = staticmethod(generalized_js), "beta"
+    register(name)(type(name, (Divergence,), attributes))
 
 
-@register("SKL")
-class SkewedForwardKL(Divergence):
-    __doc__ = f"Skewed forward KL divergence: {Divergence.__doc__}"
-    defaults = {
-        **Divergence.defaults,
-        "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture."),
-    }
-    task_aliases = {"language": "SKLD"}
-    divergence, option = staticmethod(skewed_forward_kl), "lam"
-
-
-@register("SRKL")
-class SkewedReverseKL(Divergence):
-    __doc__ = f"Skewed reverse KL divergence: {Divergence.__doc__}"
-    defaults = {
-        **Divergence.defaults,
-        "LAM": Key(0.1, least=0, most=1, help="Share of the other distribution in the mixture."),
-    }
-    task_aliases = {"language": "SRKLD"}
-    divergence, option = staticmethod(skewed_reverse_kl), "lam"
-
-
-@register("AKL")
-class AdaptiveKL(Divergence):
-    __doc__ = f"Adaptive KL divergence: {Divergence.__doc__}"
-    defaults = {
-        **Divergence.defaults,
-        "ALPHA": Key(0.5, least=0, most=1, help="Probability of the teacher that the tail holds at most."),
-    }
-    divergence, option = staticmethod(adaptive_kl), "alpha"
+_register("FKL", forward_kl, "Forward KL divergence, the KD of language models", "KD")
+_register("RKL", reverse_kl, "Reverse KL divergence", "RKLD")
+_register("JSD", generalized_js, "Generalized Jensen-Shannon divergence", beta=Key(
+    0.5, least=0, most=1, help="Share of the teacher in the mixture; DistiLLM's is 0.1."))
+_register("SKL", skewed_forward_kl, "Skewed forward KL divergence", "SKLD", lam=Key(
+    0.1, least=0, most=1, help="Share of the teacher in the mixture."))
+_register("SRKL", skewed_reverse_kl, "Skewed reverse KL divergence", "SRKLD", lam=Key(
+    0.1, least=0, most=1, help="Share of the student in the mixture."))
+_register("AKL", adaptive_kl, "Adaptive KL divergence", alpha=Key(
+    0.5, least=0, most=1, help="Largest sum of the teacher's probabilities in the tail."))

@@ -9,10 +9,10 @@ from mdistiller.functional import kl_divergence, warm_up
 
 
 def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log of (p_target, 1 - p_target), (B, 2), and log-softmax over the other classes, (B, C - 1)."""
+    """Log of (p_target, 1 - p_target), (B, 2), and the log-softmax over the other classes, (B, C - 1)."""
     logits = logits / temperature
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = logits.gather(1, columns + (columns >= target[:, None]))  # not a boolean mask: that would wait for the GPU
+    others = logits.gather(1, columns + (columns >= target[:, None]))  # a boolean mask would wait for the GPU
     on_target = logits.gather(1, target[:, None])
     binary = torch.cat([on_target, others.logsumexp(dim=1, keepdim=True)], dim=1)
     return binary.log_softmax(dim=1), others.log_softmax(dim=1)
@@ -23,9 +23,10 @@ def dkd_loss(
 ) -> Tensor:
     """alpha * TCKD + beta * NCKD (Zhao et al., arXiv:2203.08679, Eq. 7): (B, C), (B, C), (B,) -> (B,), in nats.
 
-    TCKD compares (p_target, 1 - p_target), NCKD the softmax over the other classes; both times temperature**2.
-    The other classes enter through log-sum-exp and the target's column is dropped, where the released code takes the
-    log of summed probabilities and subtracts 1000: equal for ordinary logits, finite for all.
+    TCKD compares (p_target, 1 - p_target), NCKD the softmax over the other classes; both are multiplied by
+    temperature**2. Here the probability of the other classes is a log-sum-exp, and the target's column is removed. The
+    released code takes the logarithm of summed probabilities and subtracts 1000 from the target's logit instead: equal
+    for ordinary logits, but not finite for extreme ones.
     """
     binary_student, others_student = split_target(logits_student, target, temperature)
     binary_teacher, others_teacher = split_target(logits_teacher, target, temperature)
@@ -37,8 +38,8 @@ def dkd_loss(
 class DKD(Distiller):
     """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679).
 
-    With logit standardization the loss is multiplied by LS_WEIGHT (the repository of that paper multiplies alpha and
-    beta); `as_released`, KD.LOSS.KD_WEIGHT stands in for it.
+    With logit standardization the loss is multiplied by LS_WEIGHT (the code of that paper multiplies alpha and beta by
+    it), or with EA.COMPAT release by KD.LOSS.KD_WEIGHT.
     """
 
     defaults = {

@@ -1,8 +1,8 @@
-"""Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12): a sample whose teacher
-output has high entropy teaches more.
+"""Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12).
 
-The one place that knows the formulas; the base class multiplies by them in one place. A sample is whatever has its own
-pair of logits (an image, a token): everything here takes (n, C) logits and returns (n,) tensors.
+The losses of a sample weigh more when the teacher's output for it has a high entropy. This is the only file that knows
+the formulas, and `Distiller` in base.py the only class that applies them. A sample is anything with its own pair of
+logits (an image, a token), so every function here takes logits (n, C) and returns tensors (n,).
 """
 
 import math
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdistiller.functional import entropy, group_mean
+from mdistiller.functional import entropy, group_mean, standardize
 
 
 def _ea(student, teacher, bound):
     return teacher * (1 + student / bound) / 2
 
 
-KINDS = {  # of the entropies of student and teacher, (n,), and their upper bound
+KINDS = {  # functions of the entropies of student and teacher, (n,), and of their upper bound
     "none": lambda student, teacher, bound: torch.ones_like(teacher),
     "base": lambda student, teacher, bound: teacher,
     "interact": lambda student, teacher, bound: teacher * student / bound,
@@ -26,16 +26,16 @@ KINDS = {  # of the entropies of student and teacher, (n,), and their upper boun
     "student": lambda student, teacher, bound: student,
     "inverted_teacher": lambda student, teacher, bound: bound - teacher,
     "inverted_student": lambda student, teacher, bound: bound - student,
-    # Controls that separate the two things EA does: rescaling the loss, and reweighting within the batch.
+    # Two controls that separate the effects of EA: "constant" only rescales the loss, "normalized" only reweights it.
     "constant": lambda student, teacher, bound: _ea(student, teacher, bound).mean().expand_as(teacher),
     "normalized": lambda student, teacher, bound: _normalized(_ea(student, teacher, bound)),
 }
 
 
-# EA.LEVEL. Other names than the first two say the same of language models, where a group is a sequence; with
-# "prompt_and_response" the mean entropies are those of all its tokens, not of the supervised ones alone.
+# The values of EA.LEVEL. For text, "token" means "sample" and "sequence" means "group". "prompt_and_response" means
+# "group" with entropies averaged over all tokens of a sequence, and not only over the supervised ones.
 LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response")
-ALONE = ("sample", "token")  # levels at which a sample's weight is its own
+PER_SAMPLE = ("sample", "token")  # levels at which each sample has a weight of its own
 
 
 def _normalized(weight):
@@ -43,7 +43,7 @@ def _normalized(weight):
 
 
 class SampleWeights(NamedTuple):
-    """Weights and the entropies they come from (nats, at the weight temperature, before groups are averaged), (n,)."""
+    """Weights (n,) and the entropies (n,) that they come from, in nats, before the mean over groups is taken."""
 
     weight: Tensor
     entropy_student: Tensor
@@ -54,38 +54,54 @@ class SampleWeights(NamedTuple):
 def weigh_entropies(
     student: Tensor, teacher: Tensor, kind: str, bound: float, group: Tensor | None = None, level: str = "group"
 ) -> Tensor:
-    """Weights (n,) of samples by the entropies (n,) of student and teacher and their upper bound; see `ea_weight`.
+    """Weights (n,) from the entropies (n,) of student and teacher and their upper bound; see `ea_weight`.
 
     Raises ValueError for an unknown `kind`.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
-    if group is None or level in ALONE:
+    if group is None or level in PER_SAMPLE:
         return KINDS[kind](student, teacher, bound)
     if level == "mean_weight":
         return group_mean(KINDS[kind](student, teacher, bound), group)
     return KINDS[kind](group_mean(student, group), group_mean(teacher, group), bound)
 
 
+class Weighting(NamedTuple):
+    """The settings of the weights, as `ea_weight` explains them; `standardized` logits give the entropies if True."""
+
+    kind: str = "ea"
+    temperature: float = 3.0
+    upper_bound: float | None = None
+    level: str = "group"
+    standardized: bool = False
+
+    @property
+    def by_group(self) -> bool:
+        """Whether samples of one group share a weight."""
+        return self.level not in PER_SAMPLE
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """Entropies (n,) of logits (n, C), in nats, from which the weights are computed."""
+        return entropy(standardize(logits) if self.standardized else logits, self.temperature)
+
+    def weights(self, student: Tensor, teacher: Tensor, num_classes: int, group: Tensor | None = None,
+                around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """Weights (n,) from the entropies (n,) of student and teacher.
+
+        `around` holds the same for m further samples: entropies of the student and of the teacher, and groups. They
+        have no loss, but they count in the mean entropies of their groups.
+        """
+        bound = math.log(num_classes) if self.upper_bound is None else float(self.upper_bound)
+        if around is None:
+            return weigh_entropies(student, teacher, self.kind, bound, group, self.level)
+        groups = torch.cat([group, around[2]])
+        means = [group_mean(torch.cat(pair), groups)[: len(group)]
+                 for pair in zip((student, teacher), around[:2], strict=True)]
+        return weigh_entropies(*means, self.kind, bound)
+
+
 @torch.no_grad()
-def weigh_samples(
-    logits_student: Tensor,
-    logits_teacher: Tensor,
-    temperature: float = 3.0,
-    kind: str = "ea",
-    upper_bound: float | None = None,
-    group: Tensor | None = None,
-    level: str = "group",
-) -> SampleWeights:
-    """`ea_weight` together with the entropies of both networks: (n, C), (n, C) -> three tensors (n,), detached.
-
-    Raises ValueError for an unknown `kind`.
-    """
-    bound = math.log(logits_teacher.shape[-1]) if upper_bound is None else float(upper_bound)
-    entropies = entropy(logits_student, temperature), entropy(logits_teacher, temperature)
-    return SampleWeights(weigh_entropies(*entropies, kind, bound, group, level), *entropies)
-
-
 def ea_weight(
     logits_student: Tensor,
     logits_teacher: Tensor,
@@ -97,14 +113,17 @@ def ea_weight(
 ) -> Tensor:
     """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 11), detached: (n, C), (n, C) -> (n,).
 
-    `temperature` is the paper's T', independent of the distillation temperature; `upper_bound` is H_ub, log C when
-    None (the release divides by the number 100 in places). `group` (n,) int64: samples with the same number get the
-    weight of their group's mean entropies (the tokens of one sequence, say); with `level`
-    "mean_weight", the mean of their weights. The other kinds are the paper's ablations (Tables 1 and 9) and two
-    controls: `constant` gives every sample the batch mean of w, `normalized` divides w by that mean; with several
-    processes the batch is the process's own, as for every method that relates the samples of a batch.
+    `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
+    means log C (the released code divides by the number 100 for some methods). `group` (n,) int64 gives the group of
+    each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
+    or with `level` "mean_weight" the mean of their own weights. The other values of `kind` are the paper's ablations
+    (Tables 1 and 9) and two controls: `constant` gives every sample the batch mean of w, and `normalized` divides w by
+    that mean. With several processes, the batch is that of the process, as in every method that relates the samples of
+    a batch. Raises ValueError for an unknown `kind`.
     """
-    return weigh_samples(logits_student, logits_teacher, temperature, kind, upper_bound, group, level).weight
+    weighting = Weighting(kind, temperature, upper_bound, level)
+    entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
+    return weighting.weights(*entropies, logits_teacher.shape[-1], group)
 
 
-__all__ = ["ALONE", "KINDS", "LEVELS", "SampleWeights", "ea_weight", "entropy", "weigh_entropies", "weigh_samples"]
+__all__ = ["KINDS", "LEVELS", "SampleWeights", "Weighting", "ea_weight", "entropy", "weigh_entropies"]

@@ -16,7 +16,7 @@ from mdistiller.errors import UserError
 from mdistiller.functional import warm_up
 from mdistiller.models.base import Output
 
-DIRECTIONS = {"bi": ("s2t", "t2s"), "s2t": ("s2t",), "t2s": ("t2s",), "nomix": ()}  # student to teacher, or back
+DIRECTIONS = {"bi": ("s2t", "t2s"), "s2t": ("s2t",), "t2s": ("t2s",), "nomix": ()}  # s: student, t: teacher
 
 
 def fcfd_loss(
@@ -28,14 +28,18 @@ def fcfd_loss(
     logits_mixed: list[Tensor],
     temperature: float,
 ) -> dict[str, Tensor]:
-    """Losses of one batch by group, (B,) each (Liu et al., ICLR 2023, openreview pgHNOcxEdRI).
+    """The four losses of a batch by name, each (B,) (Liu et al., ICLR 2023, openreview pgHNOcxEdRI).
 
-    `feats_teacher`, and the student's `feats_bridged` to its shapes, are maps (B, C, H, W) of the same stages, the last
-    one at the end; `feats_mixed` has, for each path that ends in the teacher, the maps of the last stages along it;
-    logits (B, C), `logits_mixed` those of every mixed path. `appearance` and `functional` sum the squared distances of
-    feats_bridged and feats_mixed to feats_teacher, `kd` and `mixed` the KL divergences of logits_student and
-    logits_mixed from logits_teacher. Sums over stages and paths, not means; zeros where there is no path. No gradient
-    reaches the teacher's logits and feats.
+    `feats_teacher` are the teacher's maps (B, C, H, W) of consecutive stages up to the last one, and `feats_bridged`
+    the student's maps of the same stages in the same shapes. `feats_mixed` has one list for each mixed path that ends
+    in the teacher, with the maps of its stages up to the last one. Logits are (B, C); `logits_mixed` has one entry for
+    each mixed path. Returned are
+      appearance  squared distances of feats_bridged to feats_teacher
+      functional  squared distances of feats_mixed to feats_teacher
+      kd          KL divergence from logits_teacher to logits_student
+      mixed       KL divergences from logits_teacher to each of logits_mixed
+    The losses are sums over stages and paths, not means, and 0 without a path. The teacher's logits and maps get no
+    gradient.
     """
     target, feats_teacher = logits_teacher.detach(), [feat.detach() for feat in feats_teacher]
     nothing = torch.zeros_like(target[:, 0])
@@ -48,7 +52,7 @@ def fcfd_loss(
 
 
 def _distance(feats, feats_teacher):
-    """Mean squared differences of maps, the last of both lists being of the same stage, and of the last ones pooled."""
+    """Sum of the mean squared differences of two lists of maps, paired from the end, and of the pooled last maps."""
     pairs = list(zip(reversed(feats), reversed(feats_teacher), strict=False))
     pooled = [F.relu(feat).mean((2, 3)) for feat in pairs[0]]
     maps = [(feat - feat_teacher).square().mean((1, 2, 3)) for feat, feat_teacher in pairs]
@@ -56,15 +60,15 @@ def _distance(feats, feats_teacher):
 
 
 def _ratio(source, target):
-    """How many times larger maps of shape `source` (1, C, H, W) are than those of `target`; None if H and W differ."""
+    """Size of a map of shape `source` (1, C, H, W) over that of `target`; None if the ratios of H and of W differ."""
     ratios = {length / other for length, other in zip(source[2:], target[2:], strict=True)}
     return ratios.pop() if len(ratios) == 1 else None
 
 
 def bridge(source: tuple[int, ...], target: tuple[int, ...], activate: bool) -> nn.Sequential:
-    """Maps of shape `source` (1, C, H, W) to `target`: convolution, batch norm, LeakyReLU(0.1) if `activate`.
+    """A module from maps of shape `source` (1, C, H, W) to `target`: convolution, batch norm, LeakyReLU if `activate`.
 
-    Sizes are equal or a factor of two apart.
+    The sizes of the two must be equal or differ by a factor of two. The slope of the LeakyReLU is 0.1.
     """
     ratio, channels, out_channels = _ratio(source, target), source[1], target[1]
     if ratio == 0.5:
@@ -77,10 +81,10 @@ def bridge(source: tuple[int, ...], target: tuple[int, ...], activate: bool) -> 
 
 @contextmanager
 def still_statistics(*networks: nn.Module) -> Iterator[None]:
-    """Within, batch norms in train mode use the batch's statistics and leave their running ones as they are.
+    """Context in which batch norms in train mode use batch statistics without updating their running statistics.
 
-    Those in eval mode use their running statistics, as ever. Departs from the authors' code, which swaps in private
-    running statistics for every path: nothing ever reads those.
+    Batch norms in eval mode use their running statistics as usual. Departs from the authors' code, which keeps separate
+    running statistics for every path, although nothing reads them.
     """
     norms = [module for network in networks for module in network.modules() if isinstance(module, _BatchNorm)]
     norms = [norm for norm in norms if norm.training and norm.track_running_stats]
@@ -94,7 +98,7 @@ def still_statistics(*networks: nn.Module) -> Iterator[None]:
 
 
 def _run(network, x, first=0):
-    """The network from stage `first` on: an output whose features are the stages' (`stages`)."""
+    """Run the network from stage `first` on; the features of the output are the maps of these stages ("stages")."""
     feats = []
     for stage in network.stages()[first:]:
         x = stage(x)
@@ -106,14 +110,15 @@ def _run(network, x, first=0):
 class FCFD(Distiller):
     """Function-Consistent Feature Distillation (Liu, Kan, Shan, Chen, ICLR 2023, openreview pgHNOcxEdRI).
 
-    The student's feats, bridged to the teacher's shapes, should equal the teacher's (appearance) and do the same as
-    them in the layers that follow (functional, mixed). Mixed paths switch network once, after an inner stage; every
-    batch draws EXTRA_PATHS of them, into the teacher (EXTRA_TYPE s2t), into the student (t2s), or of either (bi).
+    The student's maps, brought to the teacher's shapes by bridges, should equal the teacher's maps (appearance) and
+    should have the same effect in the layers that follow (functional, mixed). For the latter, mixed paths start in one
+    network and continue in the other after one of the inner stages. EXTRA_PATHS of them are drawn for every batch: from
+    the student into the teacher (EXTRA_TYPE s2t), from the teacher into the student (t2s), or both (bi).
     CE + KD_WEIGHT * kd + MIX_WEIGHT * mixed + FEAT_WEIGHT * min(epoch / WARMUP, 1) * (appearance + functional).
 
-    As in the authors' code the teacher is in train mode: it normalises with the batch's statistics. TEACHER_MODE eval,
-    a variant, uses its running ones, in mixed paths too. Departs from that code: the bridge of the last stage into the
-    student, which no path uses, is not made.
+    As in the authors' code, the teacher is in train mode, so its batch norms use batch statistics. The variant
+    TEACHER_MODE eval uses running statistics instead, in mixed paths too. Departs from that code: the bridge after the
+    last stage into the student, which no path uses, is left out.
     """
 
     defaults = {
@@ -126,11 +131,12 @@ class FCFD(Distiller):
         "EXTRA_TYPE": Key("bi", choices=tuple(DIRECTIONS), help=(
             "Direction of the mixed paths: student to teacher, teacher to student, both, or none.")),
         "WARMUP": warm_up_key(20, "the appearance and functional losses"),
-        "TEACHER_MODE": Key("train", choices=("train", "eval"), help="Mode of the teacher's batch norms."),
+        "TEACHER_MODE": Key("train", choices=("train", "eval"), help=(
+            "Mode of the teacher: batch norms use batch statistics (train) or running statistics (eval).")),
     }
     inputs = "features"
     teacher_mode = "train"
-    varying_modules = True  # a bridge into the student trains in the batches that draw its path
+    varying_modules = True  # a bridge into the student is used only if its path is drawn
 
     @classmethod
     def check(cls, cfg):
@@ -163,11 +169,11 @@ class FCFD(Distiller):
             )
         into_teacher, into_student = (net.stage_kind == "after_relu" for net in (self.teacher, self.student))
         outer = range(1, len(student))
-        self.to_teacher = nn.ModuleList(bridge(student[k], teacher[k], into_teacher) for k in outer)  # of k at k - 1
+        self.to_teacher = nn.ModuleList(bridge(student[k], teacher[k], into_teacher) for k in outer)  # stage k at k - 1
         self.to_student = nn.ModuleList(bridge(teacher[k], student[k], into_student) for k in inner)
 
     def run_student(self, image):
-        kind = image.device.type  # the mixed paths of this step run in the precision of the pure ones
+        kind = image.device.type  # mixed paths use the precision of this pass
         self.precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         return _run(self.student, image)
 
@@ -176,9 +182,9 @@ class FCFD(Distiller):
             return _run(self.teacher, image)
 
     def draw_paths(self) -> list[tuple[str, int]]:
-        """(direction, stage after which it switches) of this batch's mixed paths, by torch's CPU generator.
+        """(direction, stage after which the network changes) of the mixed paths of a batch, from torch's CPU generator.
 
-        Whoever trains in several processes seeds that generator alike in all of them.
+        With several processes, that generator must have the same seed in all of them.
         """
         drawn = torch.randperm(len(self.paths), device="cpu")[: self.extra_paths]
         return [self.paths[index] for index in drawn.tolist()]

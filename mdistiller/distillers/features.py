@@ -1,4 +1,4 @@
-"""What feature methods share: which maps they compare, and bringing two maps to one size. Not a method."""
+"""Functions that feature methods share: the maps to compare, and pooling two maps to one size. Not a method."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +12,7 @@ def stages(output) -> list[Tensor]:
 
 
 def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the height H of the smaller one: the larger is adaptively average pooled to (H, H)."""
+    """Both maps at the height H of the smaller one, to which the larger is pooled: adaptive average to (H, H)."""
     height_student, height_teacher = student.shape[2], teacher.shape[2]
     if height_student > height_teacher:
         student = F.adaptive_avg_pool2d(student, height_teacher)
@@ -22,14 +22,14 @@ def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pairs_of_one_size(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Maps of both networks paired in order (the surplus of the longer list is left out), each pair at one size."""
+    """Maps of both networks, paired in order, each pair at one size; extra maps of the longer list are left out."""
     return [pool_to_smaller(*pair) for pair in zip(student_feats, teacher_feats, strict=False)]
 
 
 def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
     """Shapes (1, C, H, W) of the student's and the teacher's `feats`, the stem first.
 
-    Raises UserError for a network without such maps, as a wrapped one may be.
+    Raises UserError for a network without such maps (possible for networks of other libraries).
     """
     student, teacher = (
         [tuple(feat.shape) for feat in output.features.get("feats", [])] for output in distiller.dry_run(input_size)
@@ -40,7 +40,7 @@ def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
 
 
 def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -> UserError:
-    """The error for networks that a method cannot compare: one line with their names and the shapes of their maps."""
+    """The error for networks that the method cannot use: one line with their names and the shapes of their maps."""
     names = distiller.cfg.DISTILLER
     return UserError(
         f"{distiller.method} cannot use these networks ({reason}): "

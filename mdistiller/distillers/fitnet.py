@@ -1,4 +1,4 @@
-"""FitNets: hints from a middle layer (Romero et al., 2015)."""
+"""FitNets: distillation of one intermediate layer, the hint (Romero et al., 2015)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,15 +10,15 @@ from mdistiller.errors import UserError
 
 
 def fitnet_loss(regressed_student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two maps (Romero et al., arXiv:1412.6550, Eq. 3): (B, C, H, W) twice -> (B,)."""
+    """Mean squared difference of two maps (Romero et al., arXiv:1412.6550, Eq. 3): 2 x (B, C, H, W) -> (B,)."""
     return (regressed_student - teacher).square().flatten(1).mean(dim=1)
 
 
 class ConvRegressor(nn.Module):
-    """A student's map to the shape of the teacher's: a convolution that fits both sizes, batch norm, ReLU.
+    """Maps the student's features to the shape of the teacher's: a convolution that changes the size, batch norm, ReLU.
 
-    `student` and `teacher` are shapes (1, C, H, W). Raises ValueError where no such convolution exists: a teacher's map
-    that is larger, but not twice as large.
+    `student` and `teacher` are shapes (1, C, H, W). Raises ValueError if no such convolution exists: if the teacher's
+    map is larger, but not twice as large.
     """
 
     def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]):
@@ -33,7 +33,7 @@ class ConvRegressor(nn.Module):
             kernel = [1 + ours - theirs for ours, theirs in zip(size, target, strict=True)]
             self.conv = nn.Conv2d(in_channels, out_channels, kernel)
         else:
-            raise ValueError(f"no convolution takes a map of size {tuple(size)} to {tuple(target)}")
+            raise ValueError(f"no convolution changes a map of size {tuple(size)} to {tuple(target)}")
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,15 +44,16 @@ class ConvRegressor(nn.Module):
 class FitNet(Distiller):
     """FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv:1412.6550).
 
-    weight * mean((ReLU(BN(conv(student))) - teacher)^2) at one level of `feats`, the stem being level 0.
-    Departs from the paper: hint and cross-entropy are trained together, as RepDistiller does. INPUT_SIZE, the image
-    size that shapes are taken at, gives way to that of the data.
+    weight * mean((ReLU(BN(conv(student))) - teacher)^2) at one level of `feats`, where the stem is level 0. INPUT_SIZE
+    is the image size for which shapes are computed; it is used only if the data have no size.
+
+    Departs from the paper: the hint and the cross-entropy are trained together, as in RepDistiller.
     """
 
     defaults = {
         "HINT_LAYER": Key(2, least=0, most=64, help="Level of the features that are compared; 0 is the stem."),
         "INPUT_SIZE": Key([32, 32], least=8, most=4096, help=(
-            "Height and width that shapes are taken at where the data have no size.")),
+            "Image size for which shapes are computed if the data have none.")),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(100.0)},
     }
     inputs = "features"

@@ -9,18 +9,19 @@ from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit, stages
 from mdistiller.errors import UserError
 
-SPARE = 3  # how many more of the student's vectors the teacher's may choose from
+SPARE = 3  # extra vectors of the student among which the teacher's vectors find their partners
 SIGNS = ("library", "canonical")
 
 
 def right_singular_vectors(feat: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The greatest `count` singular values (B, n), and right vectors (B, W, n), of a map seen as (B, C * H, W).
+    """The largest `count` singular values (B, n) and right vectors (B, W, n) of a map, read as (B, C * H, W).
 
-    n is less than `count` where the matrix has fewer. At least float32. Signs are the library's choice. The gradient of
-    a sample whose singular values coincide, as those of a dead map do, is not finite and left out.
+    n is less than `count` if the matrix has fewer. The result is at least float32, and the signs of the vectors are
+    those of the linear algebra library. If singular values of a sample coincide (those of a map of zeros do), its
+    gradient is not finite and is replaced by 0.
     """
     matrix = feat.to(torch.promote_types(feat.dtype, torch.float32)).flatten(1, 2)
-    matrix = torch.where(matrix.isfinite(), matrix, 0.0)  # a diverging run fails by its loss, not here
+    matrix = torch.where(matrix.isfinite(), matrix, 0.0)  # a diverging run should fail at its loss, not here
     if matrix.requires_grad:
         matrix.register_hook(_finite_samples)
     _, values, vectors = torch.linalg.svd(matrix, full_matrices=False)
@@ -32,27 +33,28 @@ def _finite_samples(gradient):
 
 
 def _largest_positive(vectors):
-    """(B, W, n) with each column's sign such that its entry of largest magnitude is positive."""
+    """(B, W, n), with the sign of each column chosen so that its entry of largest magnitude is positive."""
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
     return torch.where(largest < 0, -vectors, vectors)
 
 
 def _aligned(student, teacher):
-    """For each of the teacher's vectors (B, W, k) the student's that is closest up to its sign, with that sign."""
+    """For each of the teacher's vectors (B, W, k), the closest vector of the student, with the sign that fits best."""
     cosine = student.detach().mT @ teacher
     closest = cosine.abs() == cosine.abs().amax(dim=1, keepdim=True)
     return student @ torch.where(closest, cosine.sign(), 0.0)
 
 
 def _relation(vectors, previous):
-    """(B, W, k), (B, W', k) of consecutive stages -> (B, W, W', k)."""
+    """Relation of the vectors of consecutive stages: (B, W, k), (B, W', k) -> (B, W, W', k)."""
     return torch.exp(-(vectors[:, :, None] - previous[:, None]).square() / 8)
 
 
 def relation_loss(levels: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Squared difference of the relations between consecutive stages, summed: -> (B,).
 
-    By stage: student's right vectors (B, W, m), teacher's (B, W, k) and the teacher's singular values (B, k).
+    `levels` has for each stage the student's right vectors (B, W, m), the teacher's right vectors (B, W, k) and the
+    teacher's singular values (B, k).
     """
     total, previous = 0.0, None
     for student, teacher, values in levels:
@@ -70,13 +72,14 @@ def _of_width(feat, width):
 
 
 def kdsvd_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], k: int = 1, sign: str = "library") -> Tensor:
-    """How the main singular vectors of one stage relate to those of the next (Lee et al., arXiv:1807.06819), squared.
+    """Squared difference of the relations between consecutive stages (Lee et al., arXiv:1807.06819).
 
-    Lists of (B, C, H, W), paired in order, the wider of a pair averaged to W x W -> (B,), a sum over entries. Radial
-    basis functions of the differences of the first `k` vectors, weighed by their singular values. No gradient reaches
-    the teacher. A vector's sign is arbitrary: the student's follow the teacher's, whose are the linear algebra
-    library's choice, as in the reference, or with "canonical" make the entry of largest magnitude positive, so that
-    devices and versions agree.
+    Lists of (B, C, H, W), paired in order -> (B,), a sum over entries; the wider map of a pair is averaged to the width
+    W of the other. A relation is a radial basis function of the differences between the first `k` right singular
+    vectors of two stages, weighted by their singular values. The teacher gets no gradient. The sign of a singular
+    vector is arbitrary, so the student's signs follow the teacher's. With `sign` "library" those are the signs of the
+    linear algebra library, as in the reference; with "canonical" the entry of largest magnitude is positive, so that
+    devices and library versions agree.
     """
     levels = []
     for student, teacher in zip(student_feats, teacher_feats, strict=False):
@@ -93,16 +96,16 @@ def kdsvd_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], k: int 
 class KDSVD(Distiller):
     """Self-supervised Knowledge Distillation using Singular Value Decomposition (Lee, Kim, Song, arXiv:1807.06819).
 
-    weight * sum over consecutive stages of ||R(student) - R(teacher)||^2, R_ab = exp(-(v_a - u_b)^2 / 8) for the right
-    singular vectors v, u of the two stages, as in mdistiller. SIGN canonical makes the loss comparable between devices;
-    POOL averages the larger of two maps of unequal width (an extension), which are refused otherwise.
+    weight * sum over consecutive stages of ||R(student) - R(teacher)||^2, with R_ab = exp(-(v_a - u_b)^2 / 8) for the
+    right singular vectors v and u of the two stages, as in mdistiller. SIGN canonical makes the loss comparable between
+    devices. POOL is an extension: it averages the larger of two maps of unequal width, which are otherwise an error.
     """
 
     defaults = {
         "K": Key(1, least=1, most=4096, help="Singular vectors of each map."),
         "SIGN": Key("library", choices=SIGNS, help=(
-            "Signs of the singular vectors: as the library gives them, or (canonical) the same on every device.")),
-        "POOL": Key(False, help="Average the larger of two maps of unequal width, instead of refusing them."),
+            "Signs of the singular vectors: those of the library, or the same ones on every device (canonical).")),
+        "POOL": Key(False, help="Average the larger of two maps of unequal width, which is otherwise an error."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
     inputs = "features"
@@ -113,7 +116,7 @@ class KDSVD(Distiller):
         student, teacher = feat_shapes(self)
         widths = [(ours[3], theirs[3]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
         if len(widths) < 2:
-            raise misfit(self, student, teacher, "it relates stages, two at least without the stem")
+            raise misfit(self, student, teacher, "it relates consecutive stages and needs two or more beside the stem")
         if not cfg.POOL and any(ours != theirs for ours, theirs in widths):
             raise misfit(self, student, teacher, "widths differ stage by stage; KDSVD.POOL: True averages the larger")
         narrowest = min(min(pair) for pair in widths)

@@ -1,4 +1,4 @@
-"""The map whose mean over space a network classifies, for methods that classify before that mean. Not a method."""
+"""Access to the last map of a network, before its global average and classifier. Not a method."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from mdistiller.models.base import Output
 
 
 def run_to_map(network: nn.Module, image: Tensor) -> Output:
-    """`logits` (B, C) and `features` {"map": (B, D, H, W)}, the map that is averaged and classified; one pass.
+    """One pass: `logits` (B, C) and `features` {"map": (B, D, H, W)}, the map that is averaged and classified.
 
-    A network that is cut into stages is run stage by stage, since a norm or a convolution may follow its last `feats`;
-    of any other, the map is the last of its `feats`.
+    A network with `stages` is run stage by stage, because a norm or a convolution may follow the last of its `feats`.
+    For any other network, the map is the last of its `feats`.
     """
     stages = _stages(network)
     if stages is None:
@@ -26,13 +26,13 @@ def run_to_map(network: nn.Module, image: Tensor) -> Output:
 
 
 def classifier_of(network: nn.Module) -> nn.Linear | None:
-    """The last linear layer, whatever its attribute is called; None if there is none."""
+    """The last linear layer of the network, under any attribute name; None if there is none."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     return layers[-1] if layers else None
 
 
 class LastMapDistiller(Distiller):
-    """A method whose losses read {"map"} of both networks, see `run_to_map`. Call `check_maps` in `build`."""
+    """A method whose losses read `features["map"]` of both networks, see `run_to_map`. Call `check_maps` in `build`."""
 
     inputs = "features"
 
@@ -45,10 +45,10 @@ class LastMapDistiller(Distiller):
 
     @torch.no_grad()
     def check_maps(self) -> tuple[tuple, tuple]:
-        """Shapes (1, D, H, W) of the student's and the teacher's map for the data's image size.
+        """Shapes (1, D, H, W) of the student's and the teacher's map, for images of the data's size.
 
-        Sets `classifiers`, those of student and teacher, and leaves the networks in eval mode. Raises UserError unless
-        each network's logits are its classifier's output for the mean of its map, tried on one image.
+        Sets `classifiers` to those of student and teacher, and leaves the networks in eval mode. Raises UserError
+        unless, for a test image, each network's logits are its classifier applied to the mean of its map.
         """
         (student, student_fits), (teacher, teacher_fits) = (
             _try(network, self.task.blank_inputs(None, next(network.parameters())))

@@ -1,4 +1,4 @@
-"""Logit standardization (Sun et al., CVPR 2024, arXiv:2403.01427): a switch for logit losses, not a method."""
+"""Logit standardization (Sun et al., CVPR 2024, arXiv:2403.01427): an option of logit methods, not a method."""
 
 from mdistiller.functional import standardize
 

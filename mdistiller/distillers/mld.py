@@ -11,8 +11,8 @@ from mdistiller.distillers.base import Distiller, register
 from mdistiller.functional import kl_divergence
 from mdistiller.functional import standardize as standardized
 
-COMMON = (3.0, 5.0)  # temperatures of both views, beside the configured one
-WEAK_ONLY = (2.0, 6.0)  # also meant for the strong view; the release gives its terms the weak view's logits
+COMMON = (3.0, 5.0)  # temperatures of both views, in addition to the configured one
+WEAK_ONLY = (2.0, 6.0)  # meant for both views, but the released code computes both terms from the weak view's logits
 MASKINGS = ("released", "per_sample")
 
 
@@ -27,17 +27,18 @@ def mld_losses(
 ) -> dict[str, Tensor]:
     """Instance, class and batch terms of two views as released (Jin et al., CVPR 2023), without weights of the config.
 
-    All logits (B, C). With k_T the KL divergence times T**2 and P = softmax(z / T), returns, in nats or squared
-    probabilities, no gradient to the teachers:
-      weak (B,)    m * sum of k_T over (temperature, 3, 5, 2, 6), plus k_2 + k_6 without a mask; weak view
-      strong (B,)  sum of k_T over (temperature, 3, 5); strong view
+    All logits are (B, C). With k_T the KL divergence times T**2, in nats, and P = softmax(z / T), it returns
+      weak (B,)    m * sum of k_T over T in (temperature, 3, 5, 2, 6), plus k_2 + k_6 without a mask; weak view
+      strong (B,)  sum of k_T over T in (temperature, 3, 5); strong view
       cc ()        c * sum over the five T of |P_t' P_t - P_s' P_s|^2 / C; weak view
       bc ()        m * sum over the five T of |P_t P_t' - P_s P_s'|^2 / B; weak view
-    `standardize` (logit standardization) applies to the k_T alone. With `masking` "released", m and c are the means of
-    the two `confidence_masks`, about 1/2: the published code masks what is already averaged. With "per_sample" they
-    are the masks, as that code prepares and leaves commented out: m_i multiplies sample i's k_T and its row of the
-    batch matrix, c_k class k's row of the class matrix, and the means stay over all B samples or C classes. Raises
-    ValueError for another masking.
+    The teachers' logits get no gradient. `standardize` (logit standardization) applies to the k_T only.
+
+    With `masking` "released", m and c are the means of the two `confidence_masks`, about 1/2, because the published
+    code multiplies the masks by losses that are already averaged. With "per_sample" they are the masks themselves, as
+    in code that the authors left commented out: m_i multiplies the k_T of sample i and its row of the batch matrix, c_k
+    multiplies the row of class k of the class matrix, and the means remain over all B samples or C classes. Raises
+    ValueError for another value of `masking`.
     """
     if masking not in MASKINGS:
         raise ValueError(f"unknown masking {masking!r}: expected one of {', '.join(MASKINGS)}")
@@ -45,7 +46,7 @@ def mld_losses(
     of_sample, of_class = (mask.to(teacher_weak.dtype) for mask in confidence_masks(teacher_weak))
     if masking == "released":
         of_sample, of_class = of_sample.mean(), of_class.mean()
-    counts = Counter((float(temperature), *COMMON, *WEAK_ONLY))  # a temperature met twice counts twice
+    counts = Counter((float(temperature), *COMMON, *WEAK_ONLY))  # a temperature that occurs twice counts twice
     log_p_student, log_p_teacher = _log_p(student_weak, counts), _log_p(teacher_weak, counts)
     p_student, p_teacher = log_p_student.exp(), log_p_teacher.exp()
     classes = (p_teacher.mT @ p_teacher - p_student.mT @ p_student).square().sum(dim=2)  # (temperatures, C)
@@ -66,10 +67,10 @@ def mld_losses(
 
 @torch.no_grad()
 def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Teacher confidence at or below the median, for samples (B,) and for classes (C,): booleans.
+    """Boolean masks of teacher confidence at or below the median, for samples (B,) and for classes (C,).
 
-    A sample's confidence is its largest probability, a class's its sum of probabilities over the batch; the mask is
-    confidence <= median, the median of an even count being the midpoint. On the device, without waiting for it.
+    The confidence of a sample is its largest probability, that of a class its sum of probabilities over the batch. The
+    median of an even number of values is the mean of the middle two. Does not wait for the device.
     """
     p = logits_teacher.softmax(dim=1)
     return tuple(values <= _median(values) for values in (p.amax(dim=1), p.sum(dim=0)))
@@ -77,16 +78,16 @@ def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def _median(values):
     ordered, count = values.sort().values, len(values)
-    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2  # torch.median takes the lower one
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2  # torch.median would take the lower one
 
 
 def _log_p(logits, temperatures):
-    """Log-probabilities at each temperature, (temperatures, B, C)."""
+    """Log-probabilities (temperatures, B, C) at each of several temperatures."""
     return torch.stack([logits / temperature for temperature in temperatures]).log_softmax(dim=2)
 
 
 def _divergences(log_p_student, log_p_teacher, temperatures):
-    """Temperature -> T**2 * KL divergence (B,)."""
+    """{T: T**2 * KL divergence (B,)} for each temperature T."""
     kl = kl_divergence(log_p_student, log_p_teacher)
     return {temperature: temperature**2 * row for temperature, row in zip(temperatures, kl, strict=True)}
 
@@ -100,15 +101,16 @@ class MLD(Distiller):
     """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023,
     openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html).
 
-    Aligns two views of each image (weak and strong augmentation) at the level of instances, classes and batch; see
-    `mld_losses`. Temperature and weights are read from the node KD, as the public code bases do: KD.TEMPERATURE (the
-    first of five), KD.LOSS.CE_WEIGHT, for each view's cross-entropy, and KD.LOSS.KD_WEIGHT (9 with logit
-    standardization), for all other terms. Its own node holds MASKING: released (the default, for reproduction) or
-    per_sample. Both keep the release's other oddities: the strong view has instance terms alone, at three temperatures.
+    Compares student and teacher on two views of each image (weak and strong augmentation), at the level of instances,
+    of classes and of the batch; see `mld_losses`. As in the public code, the temperature and the weights are keys of
+    the node KD: KD.TEMPERATURE (the first of five temperatures), KD.LOSS.CE_WEIGHT for the cross-entropy of each view,
+    and KD.LOSS.KD_WEIGHT (9 with logit standardization) for all other terms. The node MLD has MASKING: released (the
+    default, for reproduction) or per_sample. Both keep other departures of the released code from the paper: the strong
+    view has instance terms only, at three temperatures.
     """
 
     defaults = {"MASKING": Key("released", choices=MASKINGS, help=(
-        "Confidence masks: their mean over the batch (released), or one factor for each sample and class."))}
+        "Confidence masks: one factor, their mean (released), or one factor for each sample and class (per_sample)."))}
     reads = ("KD",)  # its temperature and weights
     views = ("image", "image_strong")
     term_views = {"strong": "image_strong"}

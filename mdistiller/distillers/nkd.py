@@ -20,9 +20,9 @@ def nkd_loss(
 ) -> Tensor:
     """Target term + gamma * T**2 * cross-entropy of the non-target distributions (Yang et al., arXiv:2303.13005).
 
-    (B, C), (B, C), (B,) -> (B,), in nats. The non-target distributions are softmaxes over the other classes, so that
-    they sum to one on both sides. Only this term has a temperature. Both are cross-entropies, not divergences: they do
-    not vanish for equal logits.
+    (B, C), (B, C), (B,) -> (B,), in nats. The non-target distributions are softmaxes over the other classes, so those
+    of student and teacher both sum to one. Only this term has a temperature. Both terms are cross-entropies, not
+    divergences, so they are not 0 for equal logits.
     """
     _, others_student = split_target(logits_student, target, temperature)
     _, others_teacher = split_target(logits_teacher, target, temperature)
@@ -34,9 +34,10 @@ def nkd_loss(
 class NKD(Distiller):
     """From Knowledge Distillation to Self-Knowledge Distillation (Yang et al., ICCV 2023, arXiv:2303.13005).
 
-    The NKD of Yang, Zeng, Li, Zhang, Yuan and Li, with a teacher; their self-distillation USKD is not here.
-    CE + KD_WEIGHT * nkd; see `nkd_loss`. Defaults are those of the released loss and of ImageNet: T 1, GAMMA 1.5. The
-    authors' CIFAR-100 file (ResNet34 -> ResNet18) has T 3 and GAMMA 3.5.
+    NKD, the paper's method with a teacher; its self-distillation USKD is not included.
+    CE + KD_WEIGHT * nkd; see `nkd_loss`. The defaults are those of the released loss and of ImageNet: T 1, GAMMA 1.5.
+    The authors' CIFAR-100 file (ResNet34 -> ResNet18) has T 3 and GAMMA 3.5.
+
     Uncertain: T and GAMMA for the other pairs of CIFAR-100.
     """
 

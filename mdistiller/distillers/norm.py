@@ -1,13 +1,14 @@
-"""Batch norm for what small heads of a method work on, where a batch may hold one value a channel; not a method."""
+"""Batch norms for the small modules of methods, which also accept one value per channel. Not a method."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class VectorBatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` of (B, D) that uses its running statistics for a batch of one, which has no variance.
+    """`nn.BatchNorm1d` for (B, D) that uses its running statistics for a batch of one sample, which has no variance.
 
-    The last batch of an epoch is kept, so it may hold one sample; maps have positions to average over, vectors do not.
+    The incomplete last batch of an epoch is used too, so a batch may have one sample. Maps can be averaged over their
+    positions, but vectors cannot.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -15,7 +16,7 @@ class VectorBatchNorm(nn.BatchNorm1d):
 
 
 class MapBatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` of (B, C, H, W) that uses its running statistics for a single map of one position."""
+    """`nn.BatchNorm2d` for (B, C, H, W) that uses its running statistics for a batch of one map with one position."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if x.numel() > x.shape[1] else _by_running_statistics(self, x)

@@ -9,7 +9,7 @@ from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stage
 
 
 def _kernel_mean(a, b):
-    """Mean over pairs of channels of the squared product: (B, C1, N), (B, C2, N) -> (B,)."""
+    """Mean over pairs of channels of the squared inner product: (B, C1, N), (B, C2, N) -> (B,)."""
     return (a @ b.mT).square().mean(dim=(1, 2))
 
 
@@ -19,7 +19,7 @@ def _discrepancy(student, teacher):
     if student.shape[2] > max(student.shape[1], teacher.shape[1]):
         own = _kernel_mean(teacher, teacher) + _kernel_mean(student, student)
         return own - 2 * _kernel_mean(student, teacher)
-    # Fewer positions than channels: the same number from (N, N) matrices, as sum_cd (u_c . v_d)^2 = <U^T U, V^T V>
+    # With fewer positions than channels, (N, N) matrices give the same: sum_cd (u_c . v_d)^2 = <U^T U, V^T V>
     gram_student, gram_teacher = (feat.mT @ feat / feat.shape[1] for feat in (student, teacher))
     return (gram_teacher - gram_student).square().sum(dim=(1, 2))
 
@@ -27,8 +27,9 @@ def _discrepancy(student, teacher):
 def nst_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
     """Squared MMD between the channels' activation patterns (Huang, Wang, arXiv:1707.01219), summed over stages.
 
-    Lists of (B, C, H, W), paired in order, with any numbers of channels -> (B,). Patterns have unit norm over space
-    (dead channels stay zero); polynomial kernel of degree 2 without offset. The larger map is pooled first.
+    Lists of (B, C, H, W), paired in order, with any numbers of channels -> (B,). The pattern of a channel is its map
+    scaled to unit norm (a map of zeros stays zero), and the kernel is polynomial of degree 2 without offset. The larger
+    map of a pair is pooled first.
     """
     return sum(_discrepancy(*pair) for pair in pairs_of_one_size(student_feats, teacher_feats))
 
@@ -37,7 +38,7 @@ def nst_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor
 class NeuronSelectivityTransfer(Distiller):
     """Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (Huang, Wang, arXiv:1707.01219).
 
-    weight * sum over stages of K(t, t) + K(s, s) - 2 K(s, t), K the mean over channel pairs of (u . v)^2.
+    weight * sum over stages of K(t, t) + K(s, s) - 2 K(s, t), where K is the mean over pairs of channels of (u . v)^2.
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(50.0)}}

@@ -10,14 +10,14 @@ from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
 
-RARE = 0.001  # below this probability of a negative value the margin is taken 3 sigma below zero
+RARE = 0.001  # if negative values are less probable than this, the margin is -3 standard deviations
 
 
 def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
-    """Mean of the negative part of N(bias, weight^2), channel by channel (Heo et al., arXiv:1904.01866, section 3.1).
+    """Mean of the negative values of N(bias, weight^2) for each channel (Heo et al., arXiv:1904.01866, section 3.1).
 
-    (C,), (C,), the affine parameters of a batch norm -> (C,), none above 0. Where negative values are rarer than
-    1 in 1000 it is -3 |weight|; for a weight of 0, min(bias, 0). Computed in double precision.
+    The affine parameters of a batch norm, (C,), (C,) -> (C,), at most 0. If negative values have a probability below
+    1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double precision.
     """
     sigma, mean = weight.detach().double().abs(), bias.detach().double()
     safe = torch.where(sigma > 0, sigma, 1.0)
@@ -29,7 +29,7 @@ def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _partial_l2(student, teacher, margin):
-    """Sum over the map of the squared distance to max(teacher, margin), where that is positive or student above it."""
+    """Sum over the map of (student - t)^2, with t = max(teacher, margin), at positions with t > 0 or student > t."""
     target = torch.maximum(teacher, margin.view(1, -1, 1, 1))
     counts = (student > target) | (target > 0)
     return ((student - target).square() * counts).flatten(1).sum(dim=1)
@@ -40,10 +40,11 @@ def ofd_loss(
 ) -> Tensor:
     """Partial L2 distance of pre-activations with margin ReLU (Heo et al., arXiv:1904.01866, Eqs. 1 to 3) -> (B,).
 
-    Lists by level, the deepest last, or the tensors of one level: student's maps (B, C, h, w) behind
-    their connectors, teacher's (B, C, H, W), which are adaptively average pooled to the student's size, margins (C,).
-    Sums over the map, not means; the deepest level counts 1, the next 1/2, then 1/4, ... A negative teacher value asks
-    only that the student not be above it.
+    Each argument is a list with one tensor per level, the deepest last, or the tensor of a single level: the student's
+    maps (B, C, h, w) after their connectors, the teacher's maps (B, C, H, W), which are adaptively average pooled to
+    the student's size, and the margins (C,). The distances are sums over the map, not means. The deepest level has
+    weight 1, the next 1/2, then 1/4, and so on. Where the teacher is negative, only a student above
+    max(teacher, margin) has a loss.
     """
     if isinstance(connected_student, Tensor):
         connected_student, teacher, margins = [connected_student], [teacher], [margins]
@@ -64,16 +65,20 @@ def _connector(in_channels, out_channels, kernel):
 class OFD(Distiller):
     """A Comprehensive Overhaul of Feature Distillation (Heo et al., ICCV 2019, arXiv:1904.01866).
 
-    weight * sum over levels of partial L2 / 2^(depth from the end), between pre-activations.
-    TEACHER_MODE train, the authors' choice, leaves the teacher's batch norms on batch statistics; eval fixes them.
-    Departs from mdistiller: channels come from the maps themselves, a network without `preact_feats` (MobileNetV2,
-    whose stages end linearly) gives its `feats`, and a shortened list takes the margins of its own, deepest, levels.
+    weight * sum over levels of (partial L2 distance of the pre-activations) / 2^(number of deeper levels).
+    With TEACHER_MODE train, the authors' choice, the teacher's batch norms use batch statistics; with eval, running
+    statistics.
+
+    Departs from mdistiller: the numbers of channels are taken from the maps; for a network without `preact_feats`
+    (MobileNetV2, whose stages have no last activation) `feats` are used; and if only the deepest levels are compared,
+    their own margins are used.
     """
 
     defaults = {
         "CONNECTOR": {"KERNEL_SIZE": Key(1, choices=(1, 3, 5, 7, 9, 11), help=(
-            "Kernel of the convolutions that bring the student's maps to the teacher's channels."))},
-        "TEACHER_MODE": Key("train", choices=("train", "eval"), help="Mode of the teacher's batch norms."),
+            "Kernel size of the convolutions from the student's channels to the teacher's."))},
+        "TEACHER_MODE": Key("train", choices=("train", "eval"), help=(
+            "Mode of the teacher: batch norms use batch statistics (train) or running statistics (eval).")),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.001)},
     }
     inputs = "features"
@@ -90,7 +95,7 @@ class OFD(Distiller):
             norms = []
         self.depth = min(len(student), len(teacher), len(norms))
         if self.depth == 0:
-            reason = "it needs maps of both and the teacher's batch norms before each activation"
+            reason = "it needs maps of both networks and the teacher's batch norm before each activation"
             raise misfit(self, student, teacher, reason)
         student, teacher, norms = student[-self.depth :], teacher[-self.depth :], norms[-self.depth :]
         self.connectors = nn.ModuleList(
@@ -109,6 +114,6 @@ class OFD(Distiller):
 
 
 def _preactivations(output):
-    """Maps before the activation of each stage, the stem left out; linear stages are their own."""
+    """Maps before the last activation of each stage, without the stem; `feats` if stages have no last activation."""
     features = output.features
     return features.get("preact_feats", features.get("feats", []))[1:]

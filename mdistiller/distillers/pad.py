@@ -1,4 +1,4 @@
-"""Prime-aware adaptive distillation (Zhang et al., ECCV 2020), reconstructed: there is no official code."""
+"""Prime-aware adaptive distillation (Zhang et al., ECCV 2020), a reconstruction, as there is no official code."""
 
 import math
 
@@ -15,9 +15,9 @@ VARIANCES = ("dimension", "sample")
 def pad_loss(student_embedding: Tensor, teacher_embedding: Tensor, log_variance: Tensor, eps: float) -> Tensor:
     """Mean over D of (f_S - f_T)^2 / (exp(s) + eps) + s (arXiv:2008.01458): (B, D), (B, D) -> (B,).
 
-    Twice the negative log-likelihood, up to a constant, of the teacher's embedding under a Gaussian around the
-    student's with predicted log-variance s: (B, D), or (B, 1) or (B,) for one a sample. May be negative. The variance
-    is inverted through its logarithm, so that no s makes it or its gradient overflow.
+    This is twice the negative log-likelihood, up to a constant, of the teacher's embedding f_T under a Gaussian around
+    the student's embedding f_S. s is the predicted `log_variance`: (B, D), or (B, 1) or (B,) for one per sample. The
+    loss may be negative. The reciprocal is computed from logarithms, so that neither it nor its gradient overflows.
     """
     log_variance = log_variance.reshape(len(log_variance), -1)
     log_floor = log_variance.new_full((), math.log(eps) if eps > 0 else -math.inf)
@@ -29,20 +29,23 @@ def pad_loss(student_embedding: Tensor, teacher_embedding: Tensor, log_variance:
 class PAD(Distiller):
     """Prime-Aware Adaptive Distillation (Zhang et al., ECCV 2020, arXiv:2008.01458), a reconstruction.
 
-    No official code is public; what the paper's description leaves open follows a third-party implementation or is a
-    guess, and is a key: a branch of the student's embedding (the input of its classifier) predicts the log-variance of
-    each DIMENSION or of each SAMPLE (VARIANCE) with BRANCH_LAYERS linear layers, each with batch norm; DETACH_BRANCH
-    keeps its gradient from the student. The first WARMUP epochs take the variance as 1: the plain mean squared error.
-    A linear layer brings the student to the teacher's width where they differ. Branch and layer are trained with the
-    student and are no part of it. CE_WEIGHT * CE + FEAT_WEIGHT * pad_loss.
+    CE_WEIGHT * CE + FEAT_WEIGHT * pad_loss, on the embeddings (the inputs of the classifiers). A branch of
+    BRANCH_LAYERS linear layers, each with batch norm, predicts the log-variance from the student's embedding: one for
+    each dimension or one for each sample (VARIANCE). With DETACH_BRANCH the student gets no gradient through the
+    branch. In the first WARMUP epochs the variance is 1, so the loss is the mean squared error. If the widths of the
+    embeddings differ, a linear layer maps the student's to the teacher's. Branch and layer are trained together with
+    the student, but are not part of it.
+
+    Uncertain: there is no public official code. Details that the paper does not give follow a third-party
+    implementation or are a guess; each of them is a key.
     """
 
-    defaults = {  # all uncertain: unpublished
-        "VARIANCE": Key("dimension", choices=VARIANCES, help="One variance a dimension, or one a sample."),
+    defaults = {  # all uncertain, since no code was published
+        "VARIANCE": Key("dimension", choices=VARIANCES, help="One variance per dimension, or one per sample."),
         "BRANCH_LAYERS": Key(1, choices=(1, 2), help="Linear layers of the branch that predicts the variance."),
-        "DETACH_BRANCH": Key(False, help="Keep the branch's gradient from the student."),
+        "DETACH_BRANCH": Key(False, help="Whether the student gets no gradient through the branch."),
         "EPS": Key(1e-5, least=0, most=1, help="Added to the variance."),
-        "WARMUP": Key(10, least=0, most=10**6, help="First epochs, in which the variance is 1."),
+        "WARMUP": Key(10, least=0, most=10**6, help="Number of first epochs in which the variance is 1."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
     inputs = "features"
@@ -60,7 +63,7 @@ class PAD(Distiller):
         embedding = student.features["pooled_feat"]
         log_variance = self.branch(embedding.detach() if self.detach_branch else embedding)
         eps = self.eps
-        if epoch <= self.warmup:  # times 0, not left out: under DDP every parameter takes part in every step
+        if epoch <= self.warmup:  # times 0 and not left out: DDP needs every parameter in every step
             log_variance, eps = 0 * log_variance, 0.0
         loss = pad_loss(self.projection(embedding), teacher.features["pooled_feat"], log_variance, eps)
         return {"pad": self.feat_weight * loss}

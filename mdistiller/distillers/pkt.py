@@ -8,7 +8,7 @@ from mdistiller.distillers.base import Distiller, register
 
 
 def _affinities(feats, eps):
-    """(B, D) -> (B, B): each row the distribution over the batch that cosine similarity, mapped to [0, 1], gives."""
+    """(B, D) -> (B, B): each row is a distribution over the batch, from cosine similarities mapped to [0, 1]."""
     unit = feats / (torch.linalg.vector_norm(feats, dim=1, keepdim=True) + eps)
     unit = torch.where(unit.isnan(), 0.0, unit)  # as in the reference
     similarity = (unit @ unit.mT + 1) / 2
@@ -18,11 +18,11 @@ def _affinities(feats, eps):
 def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
     """KL divergence between affinities within the batch (Passalis, Tefas, arXiv:1803.10837), divided by B.
 
-    (B, Ds), (B, Dt) -> (B,): the mean over j of row i, the anchor; pairs (i, i) take part. eps is added to the norms
-    and inside the logarithm. Values shrink like 1/B.
+    (B, Ds), (B, Dt) -> (B,): for each anchor i, the mean over all samples j of the batch, i included. `eps` is added to
+    the norms and inside the logarithm. The values decrease like 1/B.
     """
     p_student, p_teacher = _affinities(student, eps) + eps, _affinities(teacher, eps) + eps
-    # p log(p / q) - (p - q), whose second part sums to 0: without it nearly equal rows cancel badly in float32
+    # p log(p / q) - (p - q): the second part sums to 0 and reduces rounding errors for nearly equal rows in float32
     ratio = (p_teacher - p_student) / p_student
     log_ratio = ratio.log1p()
     return (p_student * ((1 + ratio) * log_ratio - ratio) - eps * log_ratio).mean(dim=1)
@@ -32,8 +32,8 @@ def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
 class PKT(Distiller):
     """Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, arXiv:1803.10837).
 
-    weight * mean over anchors and samples of p(teacher) log(p(teacher) / p(student)), on pooled features. The batch is
-    the process's own.
+    weight * mean over anchors and samples of p(teacher) log(p(teacher) / p(student)), on pooled features. With several
+    processes, the batch is that of the process.
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(30000.0)}}

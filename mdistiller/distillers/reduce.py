@@ -1,12 +1,12 @@
-"""From one loss per sample to a scalar: the one place where weights multiply losses."""
+"""From one loss per sample to a scalar: the only place where sample weights multiply losses."""
 
 from torch import Tensor
 
 
 def weighted_mean(loss: Tensor, weight: Tensor, name: str) -> Tensor:
-    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14 as a mean); 0, with a gradient of 0, for no sample.
+    """Batch mean of weight * loss, both (n,) (EA-KD, Eq. 14, as a mean); without samples, 0 with a gradient of 0.
 
-    Raises ValueError for another shape of loss.
+    `name` names the loss in errors. Raises ValueError if the shapes differ.
     """
     if loss.shape != weight.shape:
         raise ValueError(

@@ -13,8 +13,8 @@ from mdistiller.distillers.features import feat_shapes, misfit
 from mdistiller.distillers.norm import MapBatchNorm
 from mdistiller.functional import warm_up
 
-LOG_100 = math.log(100)  # the released code's weight bound, whatever the number of classes
-STATED_SHAPES = {  # what files of mdistiller say of its first pair of networks
+LOG_100 = math.log(100)  # upper bound of the released code for any number of classes
+STATED_SHAPES = {  # keys of mdistiller, with the values of its first pair of networks
     "SHAPES": [1, 8, 16, 32],
     "OUT_SHAPES": [1, 8, 16, 32],
     "IN_CHANNELS": [64, 128, 256, 256],
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def hcl_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
-    """Hierarchical context loss (Chen et al., arXiv:2104.09044), summed over levels: -> (B,).
+    """Hierarchical context loss (Chen et al., arXiv:2104.09044), summed over levels.
 
-    Level by level both maps are (B, C, H, W). A level's loss is the weighted mean of mean squared differences: of the
-    maps (weight 1) and of their averages over 4x4, 2x2 and 1x1 cells (1/2, 1/4, 1/8 in order of use), where only sizes
-    below H are used. Gradient reaches whichever inputs require it.
+    Two lists of maps (B, C, H, W), equal in shape at each level -> (B,). The loss of a level is a weighted mean of mean
+    squared differences: that of the maps has weight 1, and those of the maps pooled to 4x4, 2x2 and 1x1 have weights
+    1/2, 1/4 and 1/8 in this order. Sizes that are not below H are skipped. All inputs that require a gradient get one.
     """
     levels = []
     for feat_student, feat_teacher in zip(student_feats, teacher_feats, strict=True):
-        difference = feat_student - feat_teacher  # pooling is linear: the difference is pooled once
+        difference = feat_student - feat_teacher  # pooling is linear, so the difference can be pooled
         level, coefficient, total = _mean_square(difference), 1.0, 1.0
         for size in POOLED_SIZES:
             if size < difference.shape[2]:
@@ -58,10 +58,10 @@ def _conv_bn(in_channels, out_channels, kernel):
 
 
 class ABF(nn.Module):
-    """Attention-based fusion (Chen et al., arXiv:2104.09044) of a student's map with what comes from the deeper levels.
+    """Attention-based fusion (Chen et al., arXiv:2104.09044) of a student's map with the fused map of deeper levels.
 
-    `forward(x (B, in, h, w), size, deeper (B, mid, ., .))` returns (B, out, *size), to be compared with the teacher,
-    and (B, mid, *size), the `deeper` of the next shallower level. Without `fuse` there is no deeper level.
+    `forward(x (B, in, h, w), size, deeper (B, mid, h', w'))` returns (B, out, *size), to be compared with the teacher,
+    and (B, mid, *size), the argument `deeper` of the next shallower level. Without `fuse` there is no deeper level.
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, fuse: bool):
@@ -85,14 +85,14 @@ class ABF(nn.Module):
 class ReviewKD(Distiller):
     """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021, arXiv:2104.09044).
 
-    From the pooled feature up to the first stage, each level of the student is fused with the deeper ones and compared
-    with the teacher's pre-activation of that level, or, of networks whose features end in maps (a feature pyramid has
-    no pooled feature), with the teacher's map of that level; weight * min(epoch / warm-up, 1) * mean(hcl_loss).
+    weight * min(epoch / warm-up, 1) * mean(hcl_loss). From the pooled feature back to the first stage, each level of
+    the student is fused with the deeper levels and compared with the teacher's pre-activation of the same level. If the
+    networks have no pooled feature (as with a feature pyramid), it is compared with the teacher's map instead. Networks
+    with different numbers of stages are paired from the deepest stage.
 
-    Channels and sizes come from the networks: SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS and MAX_MID_CHANNEL
-    (without effect in mdistiller too) are read for compatibility, and a value that contradicts the networks is
-    reported in the log. Networks with different numbers of stages are paired from the deepest.
-    The teacher is in eval mode, as in mdistiller; the authors' code leaves it in train mode.
+    Channels and sizes are taken from the networks. SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS and MAX_MID_CHANNEL
+    (which has no effect in mdistiller either) are accepted for compatibility; a value that contradicts the networks is
+    reported in the log. The teacher is in eval mode, as in mdistiller; the authors' code leaves it in train mode.
     """
 
     defaults = {
@@ -100,7 +100,7 @@ class ReviewKD(Distiller):
         "REVIEWKD_WEIGHT": weight_key(1.0),
         "WARMUP_EPOCHS": warm_up_key(20),
         "STU_PREACT": Key(False, help="Take the student's maps before their activation."),
-        **{name: Key(default, least=1, most=2**20, help="Without effect: the networks tell their shapes.")
+        **{name: Key(default, least=1, most=2**20, help="Without effect: shapes are taken from the networks.")
            for name, default in STATED_SHAPES.items()},
     }
     inputs = "features"
@@ -114,23 +114,23 @@ class ReviewKD(Distiller):
         shapes = feat_shapes(self)
         student, teacher = self.dry_run()
         if self.student_key not in student.features:
-            raise misfit(self, *shapes, "STU_PREACT needs preact_feats of the student, which it has not")
+            raise misfit(self, *shapes, "STU_PREACT needs preact_feats, which the student does not have")
         ends_in_maps = "pooled_feat" not in teacher.features and "pooled_feat" not in student.features
         self.teacher_key = "feats" if ends_in_maps and "preact_feats" not in teacher.features else "preact_feats"
         if self.teacher_key not in teacher.features:
-            raise misfit(self, *shapes, "needs preact_feats of the teacher, which it has not")
+            raise misfit(self, *shapes, "needs preact_feats, which the teacher does not have")
         self.depth = min(len(student.features[self.student_key]), len(teacher.features[self.teacher_key]))
         student, teacher = self._levels(student, self.student_key), self._levels(teacher, self.teacher_key)
         self._report_contradictions(cfg, student, teacher)
         mid_channels = min(MAX_MID_CHANNELS, student[-1].shape[1])
         pairs = list(zip(student, teacher, strict=True))[::-1]
-        self.abfs = nn.ModuleList(  # the deepest first, which has nothing deeper to fuse with
+        self.abfs = nn.ModuleList(  # from the deepest, which is not fused with anything
             ABF(feat_student.shape[1], mid_channels, feat_teacher.shape[1], fuse=index > 0)
             for index, (feat_student, feat_teacher) in enumerate(pairs)
         )
 
     def _levels(self, output, key):
-        """The last stages, without the stem, then the pooled feature as a 1x1 map, if there is one: `depth` maps."""
+        """The last `depth` maps: those of stages, not of the stem, then the pooled feature, if any, as a 1x1 map."""
         pooled = [output.features["pooled_feat"][:, :, None, None]] if "pooled_feat" in output.features else []
         return [*output.features[key], *pooled][-self.depth :]
 

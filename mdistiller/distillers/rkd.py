@@ -9,9 +9,9 @@ from mdistiller.distillers.base import Distiller, register
 
 
 def _distances(feats, squared, eps):
-    """(B, D) -> (B, B): Euclidean distances over the mean of the positive ones, 0 on the diagonal.
+    """(B, D) -> (B, B): Euclidean distances divided by the mean of the positive ones, with 0 on the diagonal.
 
-    Through inner products, as the reference takes them.
+    They are computed from inner products, as in the reference.
     """
     square = feats.square().sum(dim=1)
     distance = (square[:, None] + square - 2 * feats @ feats.mT).clamp(min=eps)
@@ -23,7 +23,7 @@ def _distances(feats, squared, eps):
 
 
 def _angles(feats):
-    """(B, D) -> (B, B, B): cosine of the angle at the first index between the other two."""
+    """(B, D) -> (B, B, B): cosine of the angle at the sample of the first index between the other two samples."""
     directions = F.normalize(feats[None, :] - feats[:, None], dim=2)
     return directions @ directions.mT
 
@@ -38,9 +38,9 @@ def rkd_loss(
 ) -> Tensor:
     """Smooth L1 between distances and angles within the batch (Park et al., arXiv:1904.05068).
 
-    (B, ...), (B, ...) of any shape beyond the batch -> (B,): means over all entries of row i, sample i being the anchor
-    of distances and the vertex of angles. Zero for a batch of one. `squared` takes squared distances, `eps` is their
-    least value.
+    (B, ...), (B, ...) -> (B,); the other dimensions may have any shape. The loss of sample i is a mean over all
+    distances from i and all angles at i; for a batch of one it is 0. With `squared`, squared distances are compared.
+    `eps` is the lower bound of squared distances.
     """
     student, teacher = student.flatten(1), teacher.flatten(1)
     distances = _distances(student, squared, eps), _distances(teacher, squared, eps)
@@ -54,15 +54,15 @@ def rkd_loss(
 class RKD(Distiller):
     """Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv:1904.05068).
 
-    weight * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles), smooth L1 each, on pooled features. The batch is the
-    process's own.
+    weight * (DISTANCE_WEIGHT * distances + ANGLE_WEIGHT * angles), each a smooth L1 loss on pooled features. With
+    several processes, the batch is that of the process.
     """
 
     defaults = {
         "DISTANCE_WEIGHT": weight_key(25.0, "the distances"),
         "ANGLE_WEIGHT": weight_key(50.0, "the angles"),
         "PDIST": {
-            "EPSILON": Key(1e-12, above=0, most=1, help="Least squared distance, whose root has a gradient."),
+            "EPSILON": Key(1e-12, above=0, most=1, help="Lower bound of squared distances."),
             "SQUARED": Key(False, help="Compare squared distances."),
         },
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},

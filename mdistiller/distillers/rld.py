@@ -7,7 +7,7 @@ from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.dkd import split_target
 from mdistiller.functional import kl_divergence, warm_up
 
-MASKED = -1e9  # as released; finite, so that a row whose classes are all masked is uniform on both sides
+MASKED = -1e9  # as released; finite, so that a row with all classes masked is uniform for both networks
 
 
 def rld_loss(
@@ -21,10 +21,10 @@ def rld_loss(
 ) -> Tensor:
     """alpha * confidence + beta * correlation (Sun et al., arXiv:2408.07703): (B, C), (B, C), (B,) -> (B,), in nats.
 
-    Sample confidence: KL divergence of the student's (p_target, 1 - p_target) from the teacher's (p_max, 1 - p_max),
-    whatever class the teacher is surest of. Masked correlation: KL divergence over the classes that the teacher finds
-    less likely than the target, renormalised, so that its mistakes do not show; 0 where there are none. Each times its
-    temperature squared.
+    The confidence term is the KL divergence from the teacher's (p_max, 1 - p_max), with p_max its largest probability,
+    to the student's (p_target, 1 - p_target). The correlation term is the KL divergence over the classes to which the
+    teacher gives a smaller probability than to the target, renormalised, so that the teacher's mistakes are left out;
+    it is 0 if there are no such classes. Each term is multiplied by the square of its temperature.
     """
     confidence_student, _ = split_target(logits_student, target, confidence_temperature)
     confidence_teacher, _ = split_target(logits_teacher, logits_teacher.argmax(dim=1), confidence_temperature)
@@ -41,9 +41,10 @@ def rld_loss(
 class RLD(Distiller):
     """Knowledge Distillation with Refined Logits (Sun, Chen, Lyu, Chen, Chen, Wang, ICCV 2025, arXiv:2408.07703).
 
-    CE + min(epoch / WARMUP, 1) * rld; see `rld_loss`. Keys and defaults are those of the authors' code, where the
-    confidence has its own temperature ALPHA_T, 1; its documented command sets it equal to T.
-    Uncertain: the per-pair ALPHA, BETA and temperatures of the paper's tables, which its files do not hold.
+    CE + min(epoch / WARMUP, 1) * rld; see `rld_loss`. Keys and defaults are those of the authors' code, in which the
+    confidence term has its own temperature ALPHA_T of 1; the command in its documentation sets ALPHA_T equal to T.
+
+    Uncertain: ALPHA, BETA and the temperatures for each pair of the paper's tables; the authors' files lack them.
     """
 
     defaults = {

@@ -17,7 +17,8 @@ LOSSES = ("kd", "dkd")
 
 
 def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[int]) -> Tensor:
-    """Logits of every cell of the map pooled to scale x scale, scales in order: (B, D, H, W) -> (B, cells, C)."""
+    """Logits of each cell of the map pooled to scale x scale, for all scales in order: (B, D, H, W) -> (B, cells, C).
+    """
     cells = [F.adaptive_avg_pool2d(feature_map, scale).flatten(2) for scale in scales]
     return classifier(torch.cat(cells, dim=2).mT)
 
@@ -31,9 +32,9 @@ def sdd_loss(
 ) -> Tensor:
     """Mean over the cells of a logit loss, (B, cells, C), (B, cells, C), (B,) -> (B,) (Wei et al., arXiv:2403.13512).
 
-    Cell 0 is the whole map. A cell is consistent, weight 1, where the teacher is right there and on the whole map, or
-    wrong on both; complementary, `complementary_weight`, where it is right on one of them alone. `divergence` takes
-    (n, C) logits of student and teacher and (n,) targets.
+    Cell 0 is the whole map. A cell is consistent, with weight 1, if the teacher is right on both the cell and the whole
+    map, or wrong on both. It is complementary, with weight `complementary_weight`, if the teacher is right on only one
+    of them. `divergence` is the loss of a cell: logits (n, C) of student and teacher and targets (n,) -> (n,).
     """
     batch, cells, _ = logits_teacher.shape
     repeated = target[:, None].expand(batch, cells)
@@ -48,23 +49,25 @@ def sdd_loss(
 class SDD(LastMapDistiller):
     """Scale Decoupled Distillation (Wei, Luo, Luo, CVPR 2024, arXiv:2403.13512).
 
-    The logits of parts of the image: the last map is averaged over the cells of M x M grids and classified. LOSS names
-    the loss of each cell, with the settings of that method's node: kd (weights and temperature of KD) or dkd (those of
-    DKD, but with a warm-up of WARMUP epochs); see `sdd_loss`. Gradients are clipped at the norm CLIP_NORM, unless
-    SOLVER.CLIP_NORM gives another. The authors' code calls the two SDD_KD and SDD_DKD, and takes M on the
-    command line: [1, 2] for the like-architecture pairs its scripts list, [1, 2, 4] for the others.
+    Distils the logits of parts of the image: the last map is averaged over the cells of M x M grids, and each cell is
+    classified. LOSS names the loss of a cell, which uses the settings of that method's node: kd (weights and
+    temperature of KD) or dkd (those of DKD, but with a warm-up of WARMUP epochs); see `sdd_loss`. The norm of the
+    gradient is clipped at CLIP_NORM, unless SOLVER.CLIP_NORM is set. The authors' code calls the two variants SDD_KD
+    and SDD_DKD and takes M from the command line: [1, 2] for the pairs of similar architecture in its scripts,
+    [1, 2, 4] for the others.
 
-    Departs from that code: grids are pooled from the map itself, not from its 4 x 4 pooling, which is the same where 4
-    divides the size.
-    Uncertain: COMPLEMENTARY_WEIGHT 2 is the code's constant, not looked up in the paper.
+    Departs from that code: grids are pooled from the map itself and not from the map pooled to 4 x 4, which is the same
+    if the size is a multiple of 4.
+
+    Uncertain: COMPLEMENTARY_WEIGHT 2 is a constant of the code and was not compared with the paper.
     """
 
     defaults = {
         "LOSS": Key("kd", choices=LOSSES, help="Loss of each cell, with the settings of that method's node."),
-        "M": Key([1, 2, 4], least=1, most=64, help="Cells a side of each grid; the first is 1."),
-        "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells that contradict the whole image"),
-        "WARMUP": Key(1, least=0, most=10**6, help="Epochs over which the loss rises to its full size, with LOSS dkd."),
-        "CLIP_NORM": Key(40.0, least=0, most=1e9, help="Greatest norm of the gradient; SOLVER.CLIP_NORM overrides it."),
+        "M": Key([1, 2, 4], least=1, most=64, help="Number of rows and columns of each grid; the first is 1."),
+        "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells where the teacher is right but on the image wrong, or reverse"),
+        "WARMUP": Key(1, least=0, most=10**6, help="Epochs in which the loss rises linearly, with LOSS dkd."),
+        "CLIP_NORM": Key(40.0, least=0, most=1e9, help="Maximum norm of the gradient; SOLVER.CLIP_NORM overrides it."),
     }
     reads = ("KD", "DKD")  # the settings of its LOSS
 

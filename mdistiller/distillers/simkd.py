@@ -13,13 +13,13 @@ from mdistiller.models.base import Output
 
 
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two maps (B, D, H, W), the larger one pooled: (B,)."""
+    """Mean squared difference of two maps, the larger of which is pooled: 2 x (B, D, H, W) -> (B,)."""
     projected, teacher = pool_to_smaller(projected, teacher)
     return (projected - teacher).square().mean((1, 2, 3))
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolutions, each with batch norm and ReLU; `out_channels` / `factor` inside."""
+    """1x1, 3x3 and 1x1 convolutions, each with batch norm and ReLU; inner layers have `out_channels` / `factor`."""
     hidden = max(out_channels // factor, 1)
     layers = []
     for source, target, kernel in ((in_channels, hidden, 1), (hidden, hidden, 3), (hidden, out_channels, 1)):
@@ -29,10 +29,10 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
 
 
 class ReusedClassifier(nn.Module):
-    """The deployed network: encoder (a network whose last map is taken), projector, the teacher's classifier.
+    """The deployed network: the encoder (a network of which the last map is used), projector and teacher's classifier.
 
-    `sizes` are the (H, W) of the encoder's and the teacher's map for the data's image size; a larger map is pooled, in
-    that proportion, before it is projected. Its output has the projected map under "map".
+    `sizes` are (H, W) of the encoder's and of the teacher's map, for images of the data's size. If the encoder's map is
+    larger, it is pooled in this proportion before the projection. `features["map"]` of the output is the projected map.
     """
 
     def __init__(self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple):
@@ -53,14 +53,14 @@ class ReusedClassifier(nn.Module):
 class SimKD(LastMapDistiller):
     """Knowledge Distillation with the Reused Teacher Classifier (Chen et al., CVPR 2022, arXiv:2203.14001).
 
-    FEAT_WEIGHT * mean((projector(student's last map) - teacher's last map)^2), with cross-entropy weight 0. What is
-    trained, evaluated and deployed is student, projector and the teacher's classifier, a frozen copy of which is part
-    of the state; the student's own classifier takes no part and is not trained.
+    FEAT_WEIGHT * mean((projector(student's last map) - teacher's last map)^2); the cross-entropy has weight 0. The
+    network that is trained, evaluated and deployed consists of the student, the projector and a frozen copy of the
+    teacher's classifier. The student's own classifier is not used and not trained.
 
-    Departs from the released code: both networks' maps are those that are averaged and classified, where it takes
-    those before the last convolution of MobileNetV2 and of ShuffleNetV2 (464 channels); evaluation does not run the
-    teacher. The ReLU that ends the projector cannot reach a teacher's negative values; the maps of the CIFAR and
-    ImageNet networks here have none.
+    Departs from the released code: the maps of both networks are those before global average and classifier, whereas
+    the code takes those before the last convolution of MobileNetV2 and of ShuffleNetV2 (464 channels); and evaluation
+    does not run the teacher. The projector ends with a ReLU and so cannot fit negative values of a teacher's map; the
+    maps of the CIFAR and ImageNet networks here have none.
     """
 
     defaults = {

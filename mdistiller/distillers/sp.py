@@ -9,7 +9,7 @@ from mdistiller.distillers.features import feat_shapes
 
 
 def _similarities(feats):
-    """(B, ...) -> (B, B): inner products within the batch, each row of unit length (a zero row stays zero)."""
+    """(B, ...) -> (B, B): inner products within the batch, each row scaled to unit length (a zero row stays zero)."""
     flat = feats.flatten(1)
     return F.normalize(flat @ flat.mT, dim=1)
 
@@ -17,7 +17,7 @@ def _similarities(feats):
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of row-normalised similarity matrices (Tung, Mori, arXiv:1907.09682).
 
-    (B, ...), (B, ...) of any shape beyond the batch -> (B,): the mean over j of row i, the anchor.
+    (B, ...), (B, ...) -> (B,), the mean over each row; the other dimensions may have any shape.
     """
     return (_similarities(teacher) - _similarities(student)).square().mean(dim=1)
 
@@ -26,8 +26,8 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class SimilarityPreserving(Distiller):
     """Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv:1907.09682).
 
-    weight * mean((G(teacher) - G(student))^2), G the row-normalised similarities of the last `feats` within the batch,
-    which is the process's own.
+    weight * mean((G(teacher) - G(student))^2), where G are the row-normalised similarities of the last `feats` within
+    the batch. With several processes, the batch is that of the process.
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(3000.0)}}

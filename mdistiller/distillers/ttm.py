@@ -11,9 +11,9 @@ from mdistiller.functional import kl_divergence
 def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:
     """KL divergence from the power-transformed teacher to the student (arXiv:2402.11148): (B, C), (B, C) -> (B,).
 
-    The teacher's probabilities are raised to the power `gamma` (1 / temperature) and renormalised, which is
-    softmax(gamma * logits_teacher): unlike a power of probabilities it has no underflow. The student has no
-    temperature. In nats, without a factor of the temperature.
+    The teacher's probabilities are raised to the power `gamma` (1 / temperature) and renormalised. This is computed as
+    softmax(gamma * logits_teacher), which does not underflow as a power of probabilities does. The student has no
+    temperature. The result is in nats, without a factor of the temperature.
     """
     log_p_student = F.log_softmax(logits_student, dim=1)
     log_p_teacher = F.log_softmax(gamma * logits_teacher, dim=1)
@@ -23,7 +23,7 @@ def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Te
 def wttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:
     """`ttm_loss` times the power sum of the teacher, sum_k p_k**gamma: (B, C), (B, C) -> (B,).
 
-    1 for a one-hot teacher, C**(1 - gamma) for a uniform one.
+    The power sum is 1 for a one-hot teacher and C**(1 - gamma) for a uniform one.
     """
     power_sum = (gamma * F.log_softmax(logits_teacher, dim=1)).logsumexp(dim=1).exp()
     return power_sum * ttm_loss(logits_student, logits_teacher, gamma)
@@ -41,11 +41,11 @@ def _keys(gamma, beta):
 class TTM(Distiller):
     """Knowledge Distillation Based on Transformed Teacher Matching (Zheng, Yang, ICLR 2024, arXiv:2402.11148).
 
-    CE_WEIGHT * CE + BETA * KL(p_teacher**GAMMA, renormalised || p_student). The paper tunes GAMMA and BETA for every
-    pair of networks.
+    CE_WEIGHT * CE + BETA * KL(q || p_student), where q is p_teacher**GAMMA, renormalised. The paper tunes GAMMA and
+    BETA for every pair of networks.
     """
 
-    defaults = _keys(gamma=0.1, beta=45.0)  # released example, vgg13 -> vgg8; else uncertain
+    defaults = _keys(gamma=0.1, beta=45.0)  # the released example for vgg13 -> vgg8; uncertain for other pairs
     loss = staticmethod(ttm_loss)
 
     def build(self, cfg):
@@ -59,8 +59,9 @@ class TTM(Distiller):
 class WTTM(TTM):
     """Weighted transformed teacher matching (Zheng, Yang, ICLR 2024, arXiv:2402.11148).
 
-    As TTM, each sample weighted by the power sum of its teacher: a batch counts much more, so BETA is smaller.
+    TTM with the loss of each sample multiplied by the power sum of the teacher's probabilities. The power sum is at
+    least 1, so BETA is smaller than that of TTM.
     """
 
-    defaults = _keys(gamma=0.2, beta=4.0)  # released with CRD for vgg13 -> vgg8; else uncertain
+    defaults = _keys(gamma=0.2, beta=4.0)  # the released example with CRD for vgg13 -> vgg8; uncertain otherwise
     loss = staticmethod(wttm_loss)

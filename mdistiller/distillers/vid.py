@@ -14,8 +14,9 @@ from mdistiller.distillers.features import feat_shapes, pool_to_smaller, stages
 def vid_loss(prediction: Tensor, target: Tensor, log_scale: Tensor, eps: float = 1e-5) -> Tensor:
     """Negative log-likelihood of the teacher's map under a Gaussian (Ahn et al., arXiv:1904.05835, Eqs. 5 and 6).
 
-    Mean (B, C, H, W), map (B, C, H, W), and (C,) whose softplus + eps is each channel's variance -> (B,), in nats, as a
-    mean over the map, without the constant ln(2 pi) / 2; negative values are possible once a variance is below 1.
+    `prediction` (B, C, H, W) is the mean of the Gaussian and `target` (B, C, H, W) the teacher's map; the variance of
+    each channel is softplus(log_scale) + eps, with `log_scale` (C,). The result (B,) is a mean over the map, in nats,
+    without the constant ln(2 pi) / 2. It can be negative if a variance is below 1.
     """
     variance = (F.softplus(log_scale) + eps).view(1, -1, 1, 1)
     return ((prediction - target).square() / variance + variance.log()).flatten(1).mean(dim=1) / 2
@@ -35,17 +36,18 @@ def _regressor(in_channels, out_channels):
 class VID(Distiller):
     """Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019, arXiv:1904.05835).
 
-    weight * sum over stages of mean(((mu(student) - teacher)^2 / var + ln var) / 2), mu three 1x1 convolutions, var one
-    trained number a channel. TRAIN_SCALE False keeps var at INIT_PRED_VAR for ever, as mdistiller's code does, which
-    never gives it to the optimiser. INPUT_SIZE, the image size that shapes are taken at, gives way to that of the data.
+    weight * sum over stages of mean(((mu(student) - teacher)^2 / var + ln var) / 2), where mu consists of three 1x1
+    convolutions and var is one trained number for each channel. With TRAIN_SCALE False, var stays at INIT_PRED_VAR, as
+    in the code of mdistiller, which does not pass it to the optimiser. INPUT_SIZE is the image size for which shapes
+    are computed; it is used only if the data have no size.
     """
 
     defaults = {
-        "INIT_PRED_VAR": Key(5.0, above=0, most=1e6, help="Variance that each channel starts with."),
+        "INIT_PRED_VAR": Key(5.0, above=0, most=1e6, help="Initial variance of each channel."),
         "EPS": Key(1e-5, least=0, most=1, help="Added to the variance."),
         "INPUT_SIZE": Key([32, 32], least=8, most=4096, help=(
-            "Height and width that shapes are taken at where the data have no size.")),
-        "TRAIN_SCALE": Key(True, help="Train the variances."),
+            "Image size for which shapes are computed if the data have none.")),
+        "TRAIN_SCALE": Key(True, help="Whether the variances are trained."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
     inputs = "features"

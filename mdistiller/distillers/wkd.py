@@ -20,7 +20,7 @@ COST_MATRICES = ("cka", "fc")
 def cka(features: Tensor) -> Tensor:
     """Linear centred kernel alignment of every pair of classes: (C, n, D), n samples of each class -> (C, C) in [0, 1].
 
-    The k-th samples of two classes are a pair; 0 where a class has no spread.
+    The k-th samples of two classes form a pair. The result is 0 if all samples of a class are equal.
     """
     centred = features - features.mean(dim=1, keepdim=True)
     kernels = F.normalize((centred @ centred.mT).flatten(1), dim=1)  # (C, n * n)
@@ -28,16 +28,17 @@ def cka(features: Tensor) -> Tensor:
 
 
 def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
-    """1 - exp(-sharpness (1 - similarity)), at least 0; (C, C) with a zero diagonal (Lv et al., arXiv:2412.08139)."""
+    """1 - exp(-sharpness (1 - similarity)) (Lv et al., arXiv:2412.08139), at least 0 and 0 on the diagonal: (C, C)."""
     distance = (1 - similarity).fill_diagonal_(0)
     return (1 - torch.exp(-sharpness * distance)).clamp_min(0)
 
 
 def sinkhorn_distance(log_p: Tensor, log_q: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
-    """Cost of the regularised optimal transport from p to q after some Sinkhorn iterations, the last one fitting p.
+    """Cost of the regularised optimal transport from p to q after a number of Sinkhorn iterations.
 
-    Log-probabilities (B, C), -inf for classes left out of both, and one cost (C, C) -> (B,). The scalings stay
-    logarithms: products with the kernel are taken relative to each row's largest, so (B, C, C) is never made.
+    Log-probabilities (B, C), -inf for classes that both leave out, and one cost matrix (C, C) -> (B,). The last
+    iteration fits p. The scaling vectors are stored as logarithms, and their products with the kernel are computed
+    relative to the largest entry of each row, so that no tensor (B, C, C) is needed.
     """
     kernel = torch.exp(-cost / reg)
     log_u = torch.zeros_like(log_p).masked_fill(log_p.isneginf(), -math.inf)
@@ -54,7 +55,7 @@ def _relative(log_x):
 
 
 def _log_product(log_x, kernel):
-    """Log of exp(log_x) @ kernel."""
+    """log(exp(log_x) @ kernel), without overflow."""
     x, top = _relative(log_x)
     return torch.log(x @ kernel) + top
 
@@ -70,8 +71,9 @@ def wkd_loss(
 ) -> Tensor:
     """Wasserstein distance of the non-target probabilities (Lv et al., arXiv:2412.08139): (B, C), (B, C), (B,) -> (B,).
 
-    `cost` (C, C) of moving probability between classes; the target's is left out on both sides and the rest
-    renormalised. No factor T**2.
+    `cost` (C, C) is the cost of moving probability from one class to another. The target's probability is left out for
+    both networks, and the others are renormalised. There is no factor temperature**2. `reg` and `iterations` are those
+    of `sinkhorn_distance`.
     """
     log_p, log_q = (
         (logits / temperature).scatter(1, target[:, None], -math.inf).log_softmax(dim=1)
@@ -85,30 +87,30 @@ class WKD(Distiller):
     """Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation (Lv et al., NeurIPS 2024).
 
     The logit method WKD-L of arXiv:2412.08139.
-    CE + target + WKD_LOGIT_WEIGHT * wkd: the target term of NKD and the Wasserstein distance between the other classes'
-    probabilities, with cost 1 - exp(-COST_MATRIX_SHARPEN * (1 - similarity)). The weight is constant until
-    COSINE_DECAY_EPOCH, then a half cosine to 0 at the last epoch. COST_MATRIX "cka": similarity of classes by centred
-    kernel alignment of the teacher's pooled features; "fc": cosines of the rows of its classifier; COST_MATRIX_PATH: a
-    file with the (C, C) distances (1 - similarity).
+    CE + target + WKD_LOGIT_WEIGHT * wkd: the target term of NKD, and the Wasserstein distance between the probabilities
+    of the other classes with cost 1 - exp(-COST_MATRIX_SHARPEN * (1 - similarity)). The weight is constant until
+    COSINE_DECAY_EPOCH and then follows a half cosine to 0 at the last epoch. COST_MATRIX chooses the similarity of two
+    classes: "cka" is the centred kernel alignment of the teacher's pooled features, "fc" the cosine between the rows of
+    its classifier. COST_MATRIX_PATH replaces it by a file of the distances (1 - similarity), a tensor (C, C).
 
-    Departs from the released code, which computes the CKA matrix beforehand from training images: the first SAMPLES
-    images of each class are gathered during the first epoch, in which the cosines stand in (as they do for a class
-    seen less than twice). Sinkhorn runs in the log domain.
-    They take every position of the last map of many images as a sample, here a sample is an image's pooled map, so the
-    two matrices differ; give theirs by COST_MATRIX_PATH.
-    WKD_LOGIT_WEIGHT 600, TEMPERATURE 8 and the decay from epoch 150 are the authors' for resnet32x4 -> resnet8x4 on
-    CIFAR-100, where they also train with SOLVER.NESTEROV True.
+    Departs from the released code, which computes the CKA matrix from training images before training. Here the first
+    SAMPLES images of each class are collected in the first epoch, which uses "fc" meanwhile; so does a class with fewer
+    than two images afterwards. The released code takes every position of the last map as a sample, here a sample is the
+    pooled map of an image, so the matrices differ; COST_MATRIX_PATH accepts theirs. Sinkhorn runs in the log domain.
+
+    WKD_LOGIT_WEIGHT 600, TEMPERATURE 8 and the decay from epoch 150 are the authors' settings for resnet32x4 ->
+    resnet8x4 on CIFAR-100, for which they also set SOLVER.NESTEROV True.
     """
 
     defaults = {
         "TEMPERATURE": temperature_key(8.0),
         "COST_MATRIX": Key("cka", choices=COST_MATRICES, help=(
-            "Similarity of classes: of the teacher's features (cka), or of the rows of its classifier (fc).")),
-        "COST_MATRIX_PATH": Key("", path=True, help="File of the (C, C) distances, in place of COST_MATRIX."),
-        "COST_MATRIX_SHARPEN": Key(1.0, least=0, most=1e4, help="Sharpness of the cost of a distance."),
-        "SAMPLES": Key(50, least=2, most=10**5, help="Training images of each class that cka is measured on."),
+            "Similarity of classes: that of the teacher's features (cka), or of the rows of its classifier (fc).")),
+        "COST_MATRIX_PATH": Key("", path=True, help="File with a tensor of (C, C) distances; replaces COST_MATRIX."),
+        "COST_MATRIX_SHARPEN": Key(1.0, least=0, most=1e4, help="Factor of the distance in the cost."),
+        "SAMPLES": Key(50, least=2, most=10**5, help="Training images of each class from which cka is computed."),
         "SINKHORN": {
-            # exp(-cost / LAMBDA) of costs up to 1 stays far from float32's smallest number
+            # with costs of at most 1, exp(-cost / LAMBDA) stays far above the smallest float32 number
             "LAMBDA": Key(0.05, least=0.02, most=1e4, help="Strength of the regularisation of the transport plan."),
             "ITER": Key(10, least=1, most=10**4, help="Iterations of Sinkhorn's algorithm."),
         },
@@ -135,7 +137,7 @@ class WKD(Distiller):
         if self.gathers:
             width = self.dry_run()[1].features["pooled_feat"].shape[1]
             classes = len(similarity)
-            # one slot more than SAMPLES, for what comes too late
+            # one slot more than SAMPLES, which takes all further images
             self.register_buffer("samples", similarity.new_zeros(classes, cfg.SAMPLES + 1, width))
             self.register_buffer("counts", torch.zeros(classes, dtype=torch.long, device=similarity.device))
 
@@ -159,14 +161,14 @@ class WKD(Distiller):
 
     @torch.no_grad()
     def _gather(self, features, target):
-        earlier = (target[:, None] == target).tril(-1).sum(dim=1)  # of the same class in this batch
+        earlier = (target[:, None] == target).tril(-1).sum(dim=1)  # images of the same class before it in this batch
         slot = (self.counts[target] + earlier).clamp_max(self.samples.shape[1] - 1)
         self.samples[target, slot] = features.to(self.samples.dtype)
         self.counts.index_add_(0, target, torch.ones_like(target))
 
     @torch.no_grad()
     def _use_gathered(self):
-        """The cost from the gathered samples; a class with fewer than SAMPLES repeats them."""
+        """Compute the cost from the collected samples; a class with fewer than SAMPLES images repeats them."""
         kept = self.counts.clamp(1, self.samples.shape[1] - 1)
         columns = torch.arange(self.samples.shape[1] - 1, device=kept.device) % kept[:, None]
         samples = self.samples.gather(1, columns[:, :, None].expand(-1, -1, self.samples.shape[2]))
@@ -180,7 +182,7 @@ class WKD(Distiller):
         if classifier is None or len(classifier.weight) != classes:
             raise UserError(
                 f"{self.method}: teacher {self.cfg.DISTILLER.TEACHER} does not end in a linear layer of {classes} "
-                "classes, which the costs are taken from; give WKD.COST_MATRIX_PATH"
+                "classes, from which the costs are computed; set WKD.COST_MATRIX_PATH"
             )
         weight = F.normalize(classifier.weight.detach(), dim=1)
         return weight @ weight.mT
@@ -189,7 +191,7 @@ class WKD(Distiller):
         reference, classes = next(self.teacher.parameters()), self.data_info.num_classes
         try:
             distances = torch.load(Path(path), map_location=reference.device, weights_only=True)
-        except Exception as error:  # a damaged file raises nearly anything
+        except Exception as error:  # a damaged file can raise many kinds of exceptions
             raise UserError(f"WKD.COST_MATRIX_PATH: {path}: cannot be read ({type(error).__name__})") from None
         if not isinstance(distances, Tensor) or distances.shape != (classes, classes):
             raise UserError(f"WKD.COST_MATRIX_PATH: {path}: expected a tensor of shape ({classes}, {classes})")

@@ -254,7 +254,7 @@ def test_the_variances_of_vid_start_at_five_and_move_only_when_trained(train_sca
 
 
 def test_a_regressor_needs_a_size_that_a_convolution_can_make():
-    with pytest.raises(ValueError, match=r"no convolution takes a map of size \(4, 4\) to \(7, 7\)"):
+    with pytest.raises(ValueError, match=r"no convolution changes a map of size \(4, 4\) to \(7, 7\)"):
         ConvRegressor((1, 3, 4, 4), (1, 5, 7, 7))
 
 

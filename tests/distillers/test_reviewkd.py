@@ -141,7 +141,7 @@ def test_settings_that_contradict_the_networks_are_reported_and_defaults_are_not
     "student, teacher, opts, problem",
     [
         ("resnet8", "MobileNetV2", [], "preact_feats of the teacher"),
-        ("MobileNetV2", "resnet8", ["REVIEWKD.STU_PREACT", True], "STU_PREACT needs preact_feats of the student"),
+        ("MobileNetV2", "resnet8", ["REVIEWKD.STU_PREACT", True], "STU_PREACT needs preact_feats, which the student"),
     ],
 )
 def test_networks_without_preactivations_are_refused_in_one_line(student, teacher, opts, problem):
