@@ -1,3 +1,3 @@
-"""Knowledge distillation for image classifiers, every method also with entropy-adaptive sample weights (EA-KD)."""
+"""Knowledge distillation of image classifiers, detectors and language models, also with entropy-adaptive weights."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes and errors of one line. Needs no torch."""
+"""Exit codes of commands, and error messages of one line. Imports no torch."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from mdistiller.errors import DISK_FAILS, PLACE_FAILS, RunError, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Words of a command line; a wrong one is an error of one line like any other, without the page of usage."""
+    """An argument parser whose errors are `UserError`s, one line like all others, without the usage text."""
 
     def __init__(self, description: str | None = None, **options):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -22,16 +22,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it saved its state first."""
+    """A signal stopped the run, after it saved its state."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
-        self.exit_code = 130 if number == signal.SIGINT else 143  # a cluster's warning (SIGUSR1, SIGUSR2) as SIGTERM
+        self.exit_code = 130 if number == signal.SIGINT else 143  # SIGTERM, or a cluster's warning (SIGUSR1, SIGUSR2)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM where nobody else listens: before the training, say, or after it."""
+    """SIGTERM at a time without another handler, such as before or after the training."""
 
 
 def _terminate(number, frame):
@@ -39,9 +39,9 @@ def _terminate(number, frame):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave with 0, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
+    """Call `main` and exit with 0, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
 
-    Errors that belong to the user are one line on stderr, without a traceback; a bug keeps its traceback.
+    Errors of the user and of the run are one line on stderr, without a traceback; other exceptions keep theirs.
     """
     _ready_streams()
     listens = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -60,7 +60,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         code = _say("terminated", 143)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+    except BrokenPipeError:  # the reader of the output has ended, such as `| head`
         _give_up(sys.stdout)
         code = 0
     except OSError as error:
@@ -78,21 +78,21 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def quiet_interrupts() -> None:
-    """Let Ctrl-C end a command with one line while its modules are imported, before `run_command` listens."""
+    """Let Ctrl-C end a command with one line while its modules are imported, before `run_command` handles it."""
 
     def say(kind, error, trace):
         if not issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
             return
         _say("interrupted", 130)
-        os._exit(130)  # nothing has begun; the interpreter would end itself by the signal
+        os._exit(130)  # nothing has started; without this, the signal would end the interpreter
 
     sys.excepthook = say
 
 
 def _ready_streams():
-    """Streams that are closed lead nowhere, and characters that an encoding lacks are written as escapes."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file of the run would become stdout
+    """Open closed standard streams on the null device, and write characters that an encoding lacks as escapes."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # otherwise a file of the run would become stdout
         pass
     os.close(number)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)
@@ -103,7 +103,7 @@ def _ready_streams():
 
 
 def _give_up(stream):
-    """What is still to be written goes nowhere, so that the interpreter does not fail over it as it ends."""
+    """Discard what is still to be written to a stream, so that the interpreter can exit without an error."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -111,6 +111,6 @@ def _give_up(stream):
 def _say(error, code):
     try:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    except OSError:  # its reader has left
+    except OSError:  # the reader of stderr has ended
         _give_up(sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them: one place that knows whether there are any."""
+"""Communication between the processes of a run that torchrun started; everything works with one process too."""
 
 import os
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def start() -> int:
-    """Join the process group that torchrun describes (NCCL on GPUs, else gloo); returns the local rank.
+    """Join the process group of torchrun (NCCL on GPUs, else gloo), and return the local rank.
 
-    Without torchrun nothing is started and the rank is 0.
+    Without torchrun there is no process group, and the rank is 0.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -41,14 +41,14 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any rank says so; waits for all of them."""
+    """Whether `flag` is True on any rank; waits for all ranks."""
     if world_size() == 1:
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
 
 
 def gather(value) -> list:
-    """Every rank's value (of any kind that can be pickled), by rank; waits for all of them."""
+    """The value of every rank, in order of rank, of any type that can be pickled; waits for all ranks."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -57,7 +57,7 @@ def gather(value) -> list:
 
 
 def share_buffers(*modules: nn.Module) -> None:
-    """Give every rank the first one's buffers, such as the running statistics of batch norms."""
+    """Copy the buffers of rank 0, such as running statistics of batch norms, to all ranks."""
     if world_size() > 1:
         for module in modules:
             for buffer in module.buffers():
@@ -70,7 +70,7 @@ def barrier() -> None:
 
 
 def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
-    """The distiller under DistributedDataParallel when there are several processes; the teacher is outside it."""
+    """The distiller in DistributedDataParallel if there are several processes; the teacher is not part of it."""
     if world_size() == 1:
         return distiller
     if distiller.cfg.SOLVER.SYNC_BN and device.type == "cuda":
@@ -84,7 +84,7 @@ def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
 
 
 def gather_objects(own: Any) -> list[Any]:
-    """What every rank passes, in order of rank, on all of them; of plain Python types. Waits for all."""
+    """The value of every rank, in order of rank, of plain Python types; waits for all ranks."""
     parts = [own] * world_size()
     if world_size() > 1:
         dist.all_gather_object(parts, own)

@@ -1,4 +1,4 @@
-"""The two ways a run can end badly: the user can fix it, or the run failed."""
+"""The two kinds of errors: those that the user can fix, and those of a failed run."""
 
 import contextlib
 import errno
@@ -10,26 +10,26 @@ DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, e
 
 
 class UserError(ValueError):
-    """Something the user can put right: a wrong key, value, name, file or missing data (exit code 2).
+    """An error that the user can fix: a wrong key, value, name or file, or missing data (exit code 2).
 
-    The message is one line: the file and key, the value found, what was expected, and the nearest valid name or the
+    The message is one line with the file and key, the value found, what was expected, and the nearest valid name or a
     command that helps.
     """
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, such as a non-finite loss (exit code 3). What was saved before stays intact."""
+    """An error that ends a run, such as a non-finite loss (exit code 3). Everything saved before stays intact."""
 
 
 def cannot_write(path: str | Path, error: OSError) -> UserError | RunError:
-    """The error that says why a file is not written: a RunError for the disk's fault, a UserError for a wrong place."""
+    """The error for a file that cannot be written: a RunError for a disk error, a UserError for a wrong path."""
     kind = RunError if error.errno in DISK_FAILS else UserError
     return kind(f"{path}: cannot be written: {error.strerror or error}")
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Around what makes a file or folder: an OSError becomes `cannot_write`."""
+    """Context for writing a file or folder: an OSError becomes the error of `cannot_write`."""
     try:
         yield
     except OSError as error:

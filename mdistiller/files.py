@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their hashes. Imports no library but Python's own."""
+"""Atomic writing of files, locks and hashes. Imports only the standard library."""
 
 import errno
 import fcntl
@@ -18,15 +18,15 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8; otherwise as `write_atomically`."""
+    """Write a text as UTF-8 with `write_atomically`."""
     write_atomically(Path(path), lambda file: file.write(text.encode()))
 
 
 def write_atomically(path: Path, write, keep: Path | None = None) -> None:
-    """Call `write(binary file)` on a temporary file, then rename it: `path` always holds a whole file.
+    """Call `write(binary file)` for a temporary file and rename it to `path`, so that `path` is never incomplete.
 
-    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only,
-    UserError where no file can be; what stood under both names is then untouched.
+    If `keep` is given, the old file is first renamed to it. Raises RunError if the disk is full or read-only, and
+    UserError if `path` is not possible; the files at both paths are then unchanged.
     """
     temporary = None
     try:
@@ -36,16 +36,16 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
             write(file)
             file.flush()
             _to_the_disk(file)
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private; ours are ordinary
+        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private, the result has ordinary permissions
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    except RuntimeError as error:  # so PyTorch's zip writer reports a full disk
+    except RuntimeError as error:  # PyTorch's zip writer reports a full disk in this way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
         if "unexpected pos" in reason or "file write failed" in reason:
-            reason = "No space left on device, or a limit on the size of files"
+            reason = "No space left on device, or file size limit reached"
         raise RunError(f"{path}: cannot be written: {reason}") from error
     finally:
         if temporary and os.path.exists(temporary):
@@ -53,17 +53,17 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
 
 
 def open_plain(path: str | Path) -> BinaryIO:
-    """A file, open to be read. Raises OSError when there is none, and for a pipe or a device, which might never end."""
+    """Open a file for reading. Raises OSError if it is missing, and for a pipe or a device, which might never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "no plain file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return open(path, "rb")
 
 
 def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
-    """An open file with a lock on it, held until the file is closed or the process ends; None if another has it.
+    """Open a file and lock it until it is closed or the process ends; returns None if another process holds the lock.
 
-    With `inherited`, processes that are forked meanwhile hold the lock too, and it lasts until the last of them ends.
-    Where the file system has no locks (Lustre without `-o flock`, some network drives), the file is open and unlocked.
+    With `inherited`, forked processes hold the lock too, until the last of them ends. If the file system has no locks
+    (Lustre without `-o flock`, some network drives), a warning is logged and the file is open without a lock.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,13 +84,13 @@ def _to_the_disk(file):
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system that cannot be asked
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # file systems without fsync
             raise
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process has left of files that it was writing into `folder`."""
-    for path in folder.glob(".*.*.????????"):  # the names that `write_atomically` gives
+    """Delete the temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.*.????????"):  # the temporary names of `write_atomically`
         path.unlink(missing_ok=True)
 
 
@@ -101,6 +101,6 @@ def _umask():
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

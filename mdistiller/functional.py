@@ -1,4 +1,4 @@
-"""Mathematics that several rooms share, as pure functions of tensors. Imports PyTorch alone."""
+"""Mathematical functions of tensors that several packages share. Imports only PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from torch import Tensor
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Shannon entropy of softmax(logits / temperature), in nats (EA-KD, Eq. 8): (n, C) -> (n,).
 
-    Exactly 0 for a one-hot row, log C for a uniform one; infinite logits are taken as the largest finite ones, so the
-    result is finite for every row without NaN. At least float32; float64 stays float64.
+    It is exactly 0 for a one-hot row and log C for a uniform one. Infinite logits are replaced by large finite ones, so
+    the result is finite for every row without NaN. It is computed in at least float32; float64 stays float64.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     limit = torch.finfo(logits.dtype)
@@ -18,22 +18,22 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """Each row minus its mean, over its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
+    """Each row minus its mean, divided by its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
 
-    The deviation is the unbiased one (divisor C - 1), with 1e-7 added outside the root, as released.
+    The standard deviation has the divisor C - 1, and 1e-7 is added to it, as released.
     """
     return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
 
 
 def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """KL divergence from teacher to student of log-probabilities (..., C), in nats: (...)."""
+    """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...)."""
     return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=-1)
 
 
 def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
-    """KL divergence from teacher to student at a temperature, without its square, in nats: (n, C), (n, C) -> (n,).
+    """KL divergence from teacher to student at a temperature, in nats: (n, C), (n, C) -> (n,).
 
-    `temperature` is a number, or a tensor that broadcasts with (n, 1).
+    There is no factor temperature**2. `temperature` is a number, or a tensor that broadcasts with (n, 1).
     """
     return kl_divergence(
         F.log_softmax(logits_student / temperature, dim=1), F.log_softmax(logits_teacher / temperature, dim=1)
@@ -41,14 +41,13 @@ def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
 
 
 def warm_up(epoch: int, epochs: float) -> float:
-    """Factor of a loss that grows linearly over its first `epochs` (0: at once): min(epoch / epochs, 1), epoch from 1.
-    """
+    """Factor of a loss in an epoch (from 1): it rises linearly to 1 within `epochs` epochs; 0 epochs: always 1."""
     return min(epoch / max(epochs, 1), 1.0)
 
 
 def group_mean(values: Tensor, group: Tensor) -> Tensor:
-    """Each value replaced by the mean of its group: (n,), (n,) int64 of any numbers -> (n,)."""
-    order = group.argsort()  # groups are numbered from 0 without waiting for the device
+    """Each value replaced by the mean of its group: (n,), (n,) int64 with any group numbers -> (n,)."""
+    order = group.argsort()  # renumbers the groups from 0, without waiting for the device
     ordered = group[order]
     number = torch.empty_like(group)
     number[order] = torch.cat([ordered[:1] * 0, (ordered[1:] != ordered[:-1]).long()]).cumsum(0)
@@ -56,7 +55,6 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
 
 
 def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float = 0.0) -> Tensor:
-    """Mean of the values of each group 0..num_groups-1, `empty` for a group without any: (n,), (n,) -> (num_groups,).
-    """
+    """Mean of the values in each group 0..num_groups-1, or `empty` without values: (n,), (n,) -> (num_groups,)."""
     sums, counts = (values.new_zeros(num_groups).index_add(0, group, one) for one in (values, torch.ones_like(values)))
     return torch.where(counts > 0, sums / counts.clamp_min(1), empty)

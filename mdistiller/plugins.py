@@ -1,4 +1,4 @@
-"""Python files of one's own, imported by their path: networks, and methods that register themselves. Needs no torch."""
+"""Imports Python files of the user by path: networks, and methods that register themselves. Imports no torch."""
 
 import importlib.util
 import sys
@@ -11,9 +11,9 @@ from mdistiller.errors import UserError
 
 
 def import_file(file: str | Path) -> ModuleType:
-    """The module of a Python file, looked for from the working folder; imported once, whoever asks.
+    """The module of a Python file, whose path is relative to the working folder; it is imported only once.
 
-    Raises UserError, naming the file and the line, when it is not there or cannot be imported.
+    Raises UserError, with the file and the line, if it is missing or cannot be imported.
     """
     path = Path(file)
     if not path.is_file():
@@ -24,7 +24,7 @@ def import_file(file: str | Path) -> ModuleType:
 @cache
 def _import(path):
     spec = importlib.util.spec_from_file_location(f"mdistiller_user_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # pickle looks classes up there
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where pickle looks for classes
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

@@ -1,4 +1,4 @@
-"""Public names, as YAML files and paper tables write them, to objects. Imports nothing of ours but the errors."""
+"""Registries from public names, as in YAML files and tables of the paper, to objects. Imports only the errors."""
 
 import difflib
 import importlib
@@ -7,7 +7,7 @@ from mdistiller.errors import UserError
 
 
 class UnknownName(UserError, LookupError):
-    """A name that no entry of a registry has."""
+    """A name that is not in a registry."""
 
 
 class Registry(dict):
@@ -17,10 +17,10 @@ class Registry(dict):
         super().__init__()
         self.kind = kind
         self.aliases = {}
-        self.task_aliases = {}  # task -> {alias in lower case: name}: what a name means in that task alone
+        self.task_aliases = {}  # task -> {alias in lower case: name}, for that task only
 
     def register(self, name: str):
-        """Decorator: file the object under `name`. Raises ValueError when the name is taken."""
+        """Decorator: register the object under `name`. Raises ValueError if the name is already registered."""
 
         def add(obj):
             if name in self:
@@ -31,14 +31,14 @@ class Registry(dict):
         return add
 
     def alias(self, alias: str, name: str, task: str | None = None) -> None:
-        """Let `alias` mean `name` in lookups, of one task alone where it is given; iteration does not list it."""
+        """Let `alias` mean `name` in lookups, or only in those of one `task`; iteration does not include aliases."""
         aliases = self.aliases if task is None else self.task_aliases.setdefault(task, {})
         aliases[alias.lower()] = name
 
     def canonical(self, name: str, task: str | None = None) -> str:
-        """The registered spelling of `name`. Raises `UnknownName`, naming the nearest ones.
+        """The registered spelling of `name`. Raises `UnknownName` with the nearest names.
 
-        `task`, a TASK.TYPE, adds the aliases of that task, which go before all other names.
+        `task`, a TASK.TYPE, adds the aliases of that task, which take precedence over all other names.
         """
         keys = {key.lower(): key for key in self.keys()} | self.aliases | self.task_aliases.get(task, {})
         if str(name).lower() in keys:
@@ -61,17 +61,17 @@ EA_PREFIX = "EA-"
 
 
 def split_ea(name: str) -> tuple[str, bool]:
-    """A method's name without "EA-" (in either case), and whether it had it: ("KD", True) of "EA-KD"."""
+    """A method's name without "EA-" (in either case), and whether it was there: "EA-KD" -> ("KD", True)."""
     weighted = name[: len(EA_PREFIX)].upper() == EA_PREFIX
     return (name[len(EA_PREFIX):], True) if weighted else (name, False)
 
 
 def ea_name(name: str) -> str:
-    """The name of a method's entropy-adaptive variant; that of a variant is its own."""
+    """The name of a method's entropy-adaptive variant: "KD" and "EA-KD" -> "EA-KD"."""
     return EA_PREFIX + split_ea(name)[0]
 
 
 def load_methods() -> Registry:
-    """`DISTILLERS` with every method of this package registered (each method file registers itself when imported)."""
+    """`DISTILLERS` after the import of every method file of this package; each registers its methods."""
     importlib.import_module("mdistiller.distillers")
     return DISTILLERS

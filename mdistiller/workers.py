@@ -1,4 +1,4 @@
-"""Processes that load data: how they end, and what becomes of a run when one is killed. Imports no torch."""
+"""Worker processes that load data: how they end, and how a run ends if one is killed. Imports no torch."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ CAN_WAIT_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS and Window
 
 @contextlib.contextmanager
 def dead_workers_fail_the_run():
-    """What comes of a worker that the system has killed becomes a RunError, once: PyTorch's RuntimeError, or a torn
-    connection where it was about to hand over a batch."""
+    """Context that turns the errors of a worker killed by the system into one RunError: PyTorch's RuntimeError, or a
+    broken connection if it was killed while it sent a batch."""
     try:
         yield
     except RunError:
@@ -25,11 +25,11 @@ def dead_workers_fail_the_run():
         if isinstance(handler, _ChildHandler):
             handler.told = True
         said = str(error) if isinstance(error, RuntimeError) else f"DataLoader worker ended: {error!r}"
-        raise RunError(f"{said} (fewer DATASET.NUM_WORKERS need less memory)") from error
+        raise RunError(f"{said} (a smaller DATASET.NUM_WORKERS needs less memory)") from error
 
 
 def begin(loader):
-    """iter(loader), whose workers are born with stop signals blocked, so that none comes before they are ready."""
+    """iter(loader), whose workers start with stop signals blocked, so that none arrives before they are ready."""
     held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else set()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
@@ -40,7 +40,7 @@ def begin(loader):
 
 
 def _report_dead_workers():
-    """Let PyTorch's handler of SIGCHLD, which raises wherever the run is when a worker is killed, raise a RunError."""
+    """Let PyTorch's handler of SIGCHLD, which raises at any point of a run if a worker is killed, raise RunError."""
     handler = signal.getsignal(signal.SIGCHLD)
     if isinstance(handler, _ChildHandler):
         handler.told = False
@@ -49,7 +49,7 @@ def _report_dead_workers():
 
 
 class _ChildHandler:
-    """PyTorch's handler, once: a second exception would come while the run ends in an orderly way."""
+    """Calls PyTorch's handler only once, as a second exception would disturb the orderly end of the run."""
 
     def __init__(self, handler):
         self.handler, self.told = handler, False
@@ -61,9 +61,9 @@ class _ChildHandler:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Let a worker end when its parent says so, and not with the signals that reach a whole group of processes.
+    """Let a worker end only by a signal of its parent, and ignore signals that are sent to all processes of a group.
 
-    Ctrl-C and a cluster's SIGTERM go to the workers too: were they to end, the run could not save its state.
+    Ctrl-C and a cluster's SIGTERM reach the workers too. If they ended then, the run could not save its state.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if CAN_WAIT_FOR_SIGNALS:

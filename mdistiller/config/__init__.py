@@ -1,4 +1,4 @@
-"""Configuration: YAML files that inherit, overrides, and errors of one line. There is no global config."""
+"""Configuration: YAML files that inherit from others, overrides, and error messages of one line. Nothing is global."""
 
 from mdistiller.config.key import Key, temperature_key, warm_up_key, weight_key
 from mdistiller.config.loading import active_cfg, dump_cfg, get_cfg, load_cfg

@@ -1,4 +1,4 @@
-"""python -m mdistiller.config: write docs/config.md, every key with its default, range and meaning."""
+"""python -m mdistiller.config: write docs/config.md, with default, range and meaning of every key."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""YAML files and the files that they inherit from, as plain dicts. Needs no torch, so that reports can read them."""
+"""Reads YAML files, and the files that they inherit from, as plain dicts. Imports no torch, as reports use it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +10,20 @@ from mdistiller.errors import UserError
 
 BASE_KEY = "_BASE_"
 MOST_BYTES = 2**24
-MOST_VALUES = 10**6  # of a file with its aliases written out; the largest of this project has some thousands
-MOST_FILES = 4000  # that one file inherits from, each counted as often as it is named
-MERGE = "tag:yaml.org,2002:merge"  # "<<: *anchor", whose keys may be written again
+MOST_VALUES = 10**6  # in a file with its aliases expanded; the largest file of this project has some thousands
+MOST_FILES = 4000  # in the inheritance of one file, each counted as often as it is named
+MERGE = "tag:yaml.org,2002:merge"  # "<<: *anchor", whose keys may be repeated
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key written twice in one mapping, and aliases that grow beyond bounds."""
+    """The safe loader, which also rejects repeated keys in a mapping and aliases that expand to too many values."""
 
     def get_single_data(self):
         node = self.get_single_node()
         if node is None:
             return None
         if _size(node, {}) > MOST_VALUES:
-            raise _problem(f"its aliases grow to more than {MOST_VALUES:,} values")
+            raise _problem(f"its aliases expand to more than {MOST_VALUES:,} values")
         return self.construct_document(node)
 
     def construct_mapping(self, node, deep=False):
@@ -43,12 +43,12 @@ def _problem(text, mark=None):
 
 
 def _size(node, known):
-    """How many values a YAML node holds when each alias is written out."""
+    """Number of values in a YAML node if each alias is expanded."""
     if id(node) in known:
         if known[id(node)] is None:
-            raise _problem("an alias within what it names", node.start_mark)
+            raise _problem("an alias inside the node that it refers to", node.start_mark)
         return known[id(node)]
-    known[id(node)] = None  # its own children may not be it
+    known[id(node)] = None  # None marks a node that is being counted
     children = [] if isinstance(node, yaml.ScalarNode) else node.value
     total = 1
     for child in children:
@@ -58,16 +58,16 @@ def _size(node, known):
 
 
 def parse(text: str):
-    """A text as YAML; one that is no YAML, such as a path with a colon, stands for itself."""
+    """The value of a text that is YAML; any other text, such as a path with a colon, is returned unchanged."""
     text = str(text)
     try:
         return yaml.load(text, Loader=_Loader) if text.strip() else text
-    except Exception:  # PyYAML lets many kinds through
+    except Exception:  # PyYAML raises many kinds of exceptions
         return text
 
 
 def read_yaml(path: str | Path) -> dict:
-    """One YAML file as a dict, without looking at `_BASE_`. Raises UserError naming the file (and line) otherwise."""
+    """One YAML file as a dict, without reading its `_BASE_`. Raises UserError, with file and line, if that fails."""
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -80,7 +80,7 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         tree = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # PyYAML lets many kinds through, such as KeyError for "!!bool maybe"
+    except Exception as error:  # PyYAML raises many kinds, such as KeyError for "!!bool maybe"
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
@@ -93,10 +93,10 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def chain(path: str | Path) -> list[tuple[str, dict]]:
-    """The file and what it inherits, in the order in which they count: [(path, tree without `_BASE_`), ...].
+    """The file and all files that it inherits from: [(path, tree without `_BASE_`), ...], where later ones win.
 
-    `_BASE_` is a file, or a list of files of which the later ones win, relative to the file that names it; "~" and
-    "$VARIABLES" in it are expanded. Raises UserError when a file is missing or inherits from itself.
+    `_BASE_` is a file, or a list of files of which the later ones win. Its paths are relative to the file that
+    contains it; "~" and "$VARIABLES" are expanded. Raises UserError if a file is missing or inherits from itself.
     """
     links: list[tuple[str, dict]] = []
     known: dict[Path, dict] = {}
@@ -105,7 +105,7 @@ def chain(path: str | Path) -> list[tuple[str, dict]]:
     while True:
         resolved, exists = _resolve(current)
         if resolved in unfinished:
-            raise UserError(f"{named_by}: {BASE_KEY}: {current} leads back to itself")
+            raise UserError(f"{named_by}: {BASE_KEY}: {current} inherits from itself")
         if named_by and not exists:
             raise UserError(f"{named_by}: {BASE_KEY}: no such file: {current}")
         if len(links) + len(unfinished) >= MOST_FILES:
@@ -136,5 +136,5 @@ def _bases(path, value):
 def _resolve(path):
     try:
         return path.resolve(), path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return path, False

@@ -1,6 +1,6 @@
-"""The declaration of one key: its default, its range or choices, and what it means. Needs no torch.
+"""The declaration of one key: its default, its range or choices, and its meaning. Imports no torch.
 
-A node of keys is a nested dict of `Key`; a plain value in it is a key of that default without a range of its own.
+A node of keys is a nested dict of `Key`; a plain value in it is a key with that default and without a range.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import Any
 from mdistiller.config.files import parse
 from mdistiller.config.words import Typed, expanded, nearest, shown
 
-MOST_INT, MOST_FLOAT = 2**31 - 1, 1e30  # of a key without a range: int64 and float32 hold them, and a sum of them
-NULLS = (None, "None", "null", "~")  # as Python writes it, and as YAML does
+MOST_INT, MOST_FLOAT = 2**31 - 1, 1e30  # limits of keys without a range: their sums fit into int64 and float32
+NULLS = (None, "None", "null", "~")  # None as it is written in Python and in YAML
 
 
 @dataclass(frozen=True)
 class Key:
     """One key of the configuration.
 
-    `default` gives the type (an int is accepted where a float is expected); for a default of None, `types` does, and
-    None is allowed. `least`/`most` are the bounds of a number, or of each number of a list, `above`/`below` those that
-    the number itself must not reach. `choices` are the texts or whole numbers allowed. `item` is the type of a list's
-    items. In a `path`, "~" and "$VARIABLES" are expanded. `sets` names the key that this other spelling sets, unless
-    it holds None or False.
+    The type of a value is that of `default` (an int is accepted for a float). If the default is None, `types` gives the
+    type, and None is allowed. `least` and `most` are inclusive bounds of a number, or of each number of a list; `above`
+    and `below` are exclusive bounds. `choices` are the allowed texts or integers. `item` is the type of the items of a
+    list. If `path` is True, "~" and "$VARIABLES" are expanded. `sets` names another key, for which this key is an
+    alternative spelling: a value other than None and False is assigned to it.
     """
 
     default: Any
@@ -40,7 +40,7 @@ class Key:
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        """The types that the value may have beside None."""
+        """The types that the value may have, apart from None."""
         return self.types or (list if isinstance(self.default, list | tuple) else type(self.default),)
 
     @property
@@ -48,7 +48,7 @@ class Key:
         return self.default is None
 
     def typed(self, value: Any) -> Any:
-        """The value in the type of the key. Raises ValueError that says what was expected and found."""
+        """The value, converted to the type of the key. Raises ValueError with the expected type and the value found."""
         if isinstance(value, Typed):
             value = str(value) if self.kinds == (str,) else parse(value)
         if self.optional and isinstance(value, str | None) and value in NULLS:
@@ -60,14 +60,15 @@ class Key:
         raise ValueError(f"expected {' or '.join(kind.__name__ for kind in self.kinds)}, found {shown(value)}")
 
     def read(self, value: Any) -> Any:
-        """The value in the type of the key, checked. Raises ValueError that says what was expected and found."""
+        """The value, converted to the type of the key and checked. Raises ValueError with what was expected and found.
+        """
         value = self.typed(value)
         for item in value if isinstance(value, list | tuple) else (value,):
             self._check(item)
         return value
 
     def _items(self, value):
-        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, as yacs reads it
+        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, which yacs accepts
             value = parse(f"[{value[1:-1]}]")
         if not isinstance(value, list | tuple):
             return None
@@ -99,14 +100,14 @@ class Key:
             raise ValueError(f"expected a number {self.range_text()}; found {shown(value)}")
 
     def bounds(self, kind: type) -> tuple:
-        """(least, above, most, below) of a number, completed by what a machine can hold."""
+        """(least, above, most, below) of a number; `MOST_INT` or `MOST_FLOAT` replaces bounds that the key lacks."""
         limit = MOST_INT if kind is int else MOST_FLOAT
         least = -limit if self.least is None and self.above is None else self.least
         most = limit if self.most is None and self.below is None else self.most
         return least, self.above, most, self.below
 
     def range_text(self) -> str:
-        """The range in words, such as "greater than 0 and at most 1"."""
+        """The range as text, such as "greater than 0 and at most 1"."""
         words = [f"{word} {_number(bound)}" for word, bound in (
             ("at least", self.least), ("greater than", self.above), ("at most", self.most), ("below", self.below))
             if bound is not None]
@@ -122,22 +123,22 @@ def _number(bound):
 
 
 def weight_key(default: float, of: str = "the distillation loss") -> Key:
-    """A factor of a loss."""
+    """The key of a factor of a loss; `of` names the loss."""
     return Key(default, least=0, most=1e9, help=f"Weight of {of}.")
 
 
 def temperature_key(default: float, of: str = "the softmax of student and teacher") -> Key:
-    """A temperature; its square, and a logit over it, stay within the floats."""
+    """The key of a temperature; its range keeps its square, and a logit divided by it, finite."""
     return Key(default, above=0, most=1e4, help=f"Temperature of {of}.")
 
 
 def warm_up_key(default: int, of: str = "the distillation loss") -> Key:
-    """Epochs of a linear rise."""
+    """The key of the number of epochs in which the weight of a loss rises linearly; `of` names the loss."""
     return Key(default, least=0, most=10**6, help=f"Epochs in which the weight of {of} rises linearly.")
 
 
 def flat_keys(node: Mapping, prefix: str = "") -> dict[str, Key]:
-    """The keys of a node by dotted name; plain values become keys."""
+    """The keys of a node by dotted name; plain values become `Key`s."""
     flat = {}
     for word, value in node.items():
         if isinstance(value, Mapping):
@@ -148,14 +149,14 @@ def flat_keys(node: Mapping, prefix: str = "") -> dict[str, Key]:
 
 
 def _convert(value, kind):
-    """The value as a `kind`, or None where it is none."""
+    """The value as a `kind`, or None if it cannot be converted."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and _holdable(value)
     if kind is bool:
         return bool(value) if isinstance(value, bool) or (number and value in (0, 1)) else None
     if kind is int:
         return int(value) if number and value == int(value) else None
     if kind is float:
-        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as a text
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
             try:
                 value = float(value)
             except ValueError:
@@ -170,18 +171,18 @@ def _convert(value, kind):
 
 
 def _text(value):
-    """The text, if a file can hold it and be named by it."""
+    """The text, if it can be written to a file and be part of a file name; else ValueError."""
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError(f"expected UTF-8, found {shown(value)}") from None
     if "\0" in value:
-        raise ValueError(f"expected a text without NUL, found {shown(value)}")
+        raise ValueError(f"expected text without a NUL character, found {shown(value)}")
     return value
 
 
 def _holdable(number):
     try:
         return math.isfinite(number)
-    except OverflowError:  # an int beyond the floats
+    except OverflowError:  # an int larger than any float
         return False

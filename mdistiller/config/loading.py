@@ -1,4 +1,4 @@
-"""From a file and overrides to a complete, checked configuration tree."""
+"""Builds the complete, checked configuration tree from a file and overrides."""
 
 import copy
 import importlib
@@ -30,10 +30,11 @@ def get_cfg() -> CfgNode:
 
 
 def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
-    """Defaults, then the file with everything it inherits, then overrides ("KEY", value, ... or "KEY=value", ...).
+    """The defaults, changed by the file and the files that it inherits from, then by the overrides.
 
-    Values are brought to the type of their default (an int where a float is expected, "1e-4" for a float). Raises
-    UserError, in one line that names the file and key, for anything unknown, of a wrong type or out of range.
+    Overrides are "KEY", value, ... or "KEY=value", .... Values are converted to the type of their default (an int or
+    the text "1e-4" for a float). Raises UserError, in one line that names the file and the key, for an unknown key, a
+    wrong type or a value out of range.
     """
     reading = Reading(path, opts)
     _import_plugins(reading)
@@ -44,19 +45,19 @@ def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
 
 
 def dump_cfg(cfg: CfgNode) -> str:
-    """The tree as YAML text that `load_cfg` reads back to an equal tree."""
+    """The tree as YAML text, from which `load_cfg` makes an equal tree."""
     return yaml.safe_dump(_plain(cfg), sort_keys=True)
 
 
 def active_cfg(cfg: CfgNode) -> CfgNode:
-    """The tree without the nodes of methods that DISTILLER.TYPE neither is nor reads."""
+    """The tree without the nodes of methods, except those that the method DISTILLER.TYPE reads."""
     return OwnNodes(cfg, load_methods()[cfg.DISTILLER.TYPE])
 
 
 class OwnNodes(CfgNode):
-    """What a method may read: a copy of the general nodes, of its own and of those it declares in `reads`.
+    """The nodes that a method may read: copies of the general nodes, of its own, and of those in its `reads`.
 
-    Another method's node raises UserError that says so.
+    Reading the node of another method raises UserError.
     """
 
     def __init__(self, cfg: CfgNode, method: type):
@@ -79,7 +80,7 @@ class OwnNodes(CfgNode):
 
 
 def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """All dotted leaf names."""
+    """The dotted names of all keys in the tree."""
     names = []
     for key, value in cfg.items():
         names += keys_of(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
@@ -87,14 +88,14 @@ def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _import_plugins(reading):
-    """Import what EXPERIMENT.PLUGINS names: the methods registered there have nodes of their own in the tree."""
+    """Import the files and modules of EXPERIMENT.PLUGINS, so that the nodes of their methods are known."""
     source = reading.source(PLUGINS)
     for plugin in reading.values.get(PLUGINS, ()):
         try:
             import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError as error:
             raise UserError(f"{source}: {PLUGINS}: {error}") from None
-        except (Exception, SystemExit) as error:  # of the module's own code, and of names that no module can have
+        except (Exception, SystemExit) as error:  # from the module's code, or from an invalid module name
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{source}: {PLUGINS}: {plugin!r}: {type(error).__name__}: {reason}") from error
 
@@ -117,7 +118,7 @@ def _plain(value):
 
 
 def _settle(cfg, reading):
-    """Resolve the name of the method, then check what relates several keys."""
+    """Resolve the name of the method, then check keys that depend on each other."""
 
     def fail(name, problem):
         raise UserError(f"{reading.source(name)}: {name}: {problem}")
@@ -129,10 +130,10 @@ def _settle(cfg, reading):
         fail("DISTILLER.TYPE", str(error))
     cfg.DISTILLER.TYPE = ea_name(name) if cfg.DISTILLER.EA else name
     cfg.DISTILLER.EA = split_ea(cfg.DISTILLER.TYPE)[1]
-    cfg.EXPERIMENT.LOGIT_STAND &= cfg.DISTILLER.LS  # switched off under its other name
+    cfg.EXPERIMENT.LOGIT_STAND &= cfg.DISTILLER.LS  # if it was switched off under its other name
     for stages, what in (("LR_DECAY_STAGES", "epochs"), ("STEPS", "updates")):
         if sorted(cfg.SOLVER[stages]) != list(cfg.SOLVER[stages]):
-            fail(f"SOLVER.{stages}", f"expected {what} in rising order; found {list(cfg.SOLVER[stages])}")
+            fail(f"SOLVER.{stages}", f"expected {what} in ascending order; found {list(cfg.SOLVER[stages])}")
     if len(cfg.SOLVER.BETAS) != 2:
         fail("SOLVER.BETAS", f"expected two numbers; found {list(cfg.SOLVER.BETAS)}")
     for node, method in {method.config_key: method for method in methods.values() if method.defaults}.items():

@@ -1,4 +1,4 @@
-"""docs/config.md: every key with its default, range and meaning, made from the declarations."""
+"""Writes the page docs/config.md, every key with its default, range and meaning, from the declarations."""
 
 import html
 
@@ -10,13 +10,13 @@ HEAD = """# Configuration keys
 
 Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/keys.py` and in the methods' own
 files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
-`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, that a file inherits from; of a list, the later ones
-win. In a path, `~` and `$VARIABLES` are expanded.
+`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, from which a file inherits; in a list, later files win.
+In a path, `~` and `$VARIABLES` are expanded.
 """
 METHODS = """
 # Keys of the methods
 
-A method reads its own node, the general ones above, and those that its class names in `reads`.
+A method reads its own node, the general nodes above, and the nodes that its class lists in `reads`.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a file and overrides say, checked as far as that needs no method, and so no torch: for plans and reports."""
+"""The keys that a file and overrides set, checked without the methods and so without torch: for plans and reports."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +16,17 @@ BASE = {name: key.default for name, key in GENERAL.items()}  # the default of ev
 
 
 class Reading:
-    """What a file, the files that it inherits from and overrides set, in the order in which they count.
+    """The keys that a file, the files that it inherits from, and the overrides set.
 
-    `values` holds keys by dotted name, checked and in their type, `sources` who set them last. Nodes of methods wait in
-    `waiting`, as they are written, until `add_keys` tells which keys they have.
+    `values` holds them by dotted name, checked and converted to their type, and `sources` the file (or "command line")
+    that set each of them last. Nodes of methods are kept in `waiting`, as they are written, until `add_keys` gives
+    their keys.
     """
 
     def __init__(self, path: str | Path | None, opts: Sequence = ()):
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
-        self.waiting: list[tuple[str, Any, str]] = []  # (node, what is written there, source)
+        self.waiting: list[tuple[str, Any, str]] = []  # (node, its value as written, source)
         self.keys, self.complete = dict(GENERAL), False
         self.nodes = _nodes(self.keys)
         for source, tree in chain(path) if path is not None else ():
@@ -34,14 +35,14 @@ class Reading:
             self._say(_nest(key, Typed(value) if isinstance(value, str) else value), COMMAND_LINE)
 
     def add_keys(self, keys: Mapping[str, Key]) -> None:
-        """Read what waits, with the keys of all methods; what is unknown now is an error."""
+        """Read the `waiting` nodes with the `keys` of all methods. Raises UserError for an unknown key."""
         self.keys, self.complete = {**self.keys, **keys}, True
         self.nodes = _nodes(self.keys)
         for node, tree, source in self.waiting:
             self._say({node: tree}, source)
 
     def source(self, name: str) -> str:
-        """Who set a key last, or else another key of its node."""
+        """The file (or "command line") that set a key last; if none did, the one that set another key of its node."""
         node = name.split(".")[0]
         of_node = [source for key, source in self.sources.items() if key.split(".")[0] == node]
         return self.sources.get(name) or (of_node[-1] if of_node else "defaults")
@@ -70,7 +71,7 @@ class Reading:
             self.values[name] = key.read(value)
         except ValueError as error:
             raise UserError(f"{source}: {name}: {error}") from None
-        self.sources.pop(name, None)  # so that the one set last stands last
+        self.sources.pop(name, None)  # the key that was set last must be the last entry
         self.sources[name] = source
         if key.sets and (self.values[name] not in (None, False) or before is True):
             self._set(key.sets, self.values[name], source)
@@ -87,8 +88,8 @@ class Reading:
 def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     """The keys that a file, its bases and overrides set, by dotted name, as `load_cfg` would read them.
 
-    Keys that are no method's are checked and brought to their type; those of methods stand as they are written.
-    Raises UserError for a file or a key that `load_cfg` would refuse, as far as that is known without the methods.
+    General keys are checked and converted to their type; keys of methods are returned as they are written. Raises
+    UserError for a file or a key that `load_cfg` would reject, as far as this is known without the methods.
     """
     reading = Reading(path, overrides)
     said = dict(reading.values)
@@ -110,8 +111,8 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
-    """`flatten` of a run's config: keys that are no method's must hold their type, and keys that are not known any more
-    may stand there. Raises UserError that names `source` and the key."""
+    """`flatten` for the config of a run: general keys must have the right type; unknown keys (of older versions) are
+    allowed. Raises UserError that names `source` and the key."""
     flat = flatten(tree)
     for key, value in flat.items():
         if key in GENERAL:
@@ -135,7 +136,7 @@ def _pairs(opts) -> Iterator[tuple[str, Any]]:
         if isinstance(key, str) and "=" in key:
             key, value = key.split("=", 1)
         else:
-            value = next(words, words)  # the iterator itself stands for no value
+            value = next(words, words)  # the iterator itself marks a missing value
         if value is words:
             raise UserError(f"{COMMAND_LINE}: {_text(key)}: a value must follow the key (KEY VALUE or KEY=VALUE)")
         yield _text(key), value
@@ -148,7 +149,7 @@ def _nest(key, value):
 
 
 def _nodes(keys):
-    """The names of the nodes, each with the words below it; "" is the whole tree."""
+    """{name of a node: names directly below it}; "" is the whole tree."""
     nodes: dict[str, list[str]] = {}
     for name in keys:
         parts = name.split(".")

@@ -1,4 +1,4 @@
-"""Words of the command line, of paths and of messages."""
+"""Text of the command line, of paths and of messages."""
 
 import difflib
 import os
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Typed(str):
-    """A word of the command line: YAML, unless its key holds text ("007" is a name where names stand)."""
+    """A word of the command line. It is read as YAML, unless its key holds text ("007" can be a name)."""
 
 
 class _Repr(reprlib.Repr):
     def repr_int(self, value, level):
-        if value.bit_length() > 500:  # Python refuses to print integers of more than 4,300 digits
+        if value.bit_length() > 500:  # Python does not print integers of more than 4,300 digits
             return f"an integer of {value.bit_length():,} bits"
         return super().repr_int(value, level)
 
@@ -27,18 +27,18 @@ _repr.maxlevel = 3
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: short, whatever it holds."""
+    """A value as text for a message, shortened if it is long."""
     text = _repr.repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def expanded(path: str) -> str:
-    """The path with "~" and "$VARIABLES" replaced by what they stand for."""
+    """The path with "~" and "$VARIABLES" expanded."""
     return os.path.expandvars(os.path.expanduser(path))
 
 
 def nearest(word: Any, known: Iterable, count: int = 3) -> list[str]:
-    """The most similar of the known texts, those that differ in the case of letters first."""
+    """Up to `count` known texts that are most similar to `word`; those that differ only in case come first."""
     word, known = str(word)[:200], [str(one) for one in known]
     same = [one for one in known if one.lower() == word.lower()]
     return (same + [one for one in difflib.get_close_matches(word, known, n=count) if one not in same])[:count]

@@ -95,8 +95,8 @@ def test_an_absolute_base_and_an_empty_file(write):
 
 
 @pytest.mark.parametrize(("files", "expected"), [
-    ({"a.yaml": "_BASE_: a.yaml"}, "leads back to itself"),
-    ({"a.yaml": "_BASE_: x/b.yaml", "x/b.yaml": "_BASE_: ../x/../a.yaml"}, "leads back to itself"),
+    ({"a.yaml": "_BASE_: a.yaml"}, "inherits from itself"),
+    ({"a.yaml": "_BASE_: x/b.yaml", "x/b.yaml": "_BASE_: ../x/../a.yaml"}, "inherits from itself"),
     ({"a.yaml": "_BASE_: none.yaml"}, "no such file"),
     ({"a.yaml": "_BASE_: ."}, "no such file"),
     ({"a.yaml": "_BASE_: ''"}, "no such file"),
@@ -105,7 +105,7 @@ def test_an_absolute_base_and_an_empty_file(write):
     ({"a.yaml": "_BASE_: [b.yaml, 3]"}, "expected the path of a YAML file or a list of them"),
     ({"a.yaml": "_BASE_: 3"}, "expected the path of a YAML file"),
     ({"a.yaml": "_BASE_: [b.yaml, c.yaml]", "b.yaml": ""}, "no such file"),
-    ({"a.yaml": "_BASE_: [b.yaml, a.yaml]", "b.yaml": ""}, "leads back to itself"),
+    ({"a.yaml": "_BASE_: [b.yaml, a.yaml]", "b.yaml": ""}, "inherits from itself"),
     ({"a.yaml": "SOLVER: {_BASE_: b.yaml}"}, "unknown key SOLVER._BASE_"),
 ])
 def test_a_base_that_cannot_be(write, files, expected):
@@ -196,7 +196,7 @@ def test_a_value_is_brought_to_the_type_of_its_default(write, key, given, expect
     ("SOLVER.MOMENTUM", 1.5, "at least 0 and at most 1; found 1.5"),
     ("SOLVER.LR_DECAY_STAGES", 150, "expected list, found 150"),
     ("SOLVER.LR_DECAY_STAGES", ["a"], "expected int, found 'a'"),
-    ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in rising order; found [180, 150]"),
+    ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in ascending order; found [180, 150]"),
     ("SOLVER.AMP", "float16", "expected one of none, bf16, fp16; found 'float16'"),
     ("EA.KIND", "bass", "nearest: base"),
     ("EA.TEMPERATURE", -1, "expected a number greater than 0 and at most 10000; found -1.0"),
