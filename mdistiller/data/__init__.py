@@ -1,6 +1,6 @@
-"""Data sets, and batches of them. A batch is a dict: image, target, index, and what a method asks for."""
+"""Data sets and their batches. A batch is a dict with image, target, index, and further entries for some methods."""
 
-from mdistiller.data import (  # each registers its data sets
+from mdistiller.data import (  # each module registers its data sets
     cifar,
     coco,
     digits,

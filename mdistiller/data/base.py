@@ -1,4 +1,4 @@
-"""What every data set offers a run: the batches of an epoch, those of a split, and facts about itself."""
+"""The base class of image data sets: batches of an epoch, batches of a split, and metadata."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +15,10 @@ VIEWS = ("image", "image_strong")
 
 
 def order_seed(cfg: CfgNode) -> int:
-    """The seed of order and augmentation: DATASET.SEED, or the run's own (EXPERIMENT.SEED) where that is None.
+    """The seed of batch order and augmentation: DATASET.SEED, or the seed of the run (EXPERIMENT.SEED) if it is None.
 
-    Apart from each other they split a result's variance into its sources, and runs of several seeds can see the same
-    views in the same order.
+    With separate seeds, the variance of a result can be split into its sources, and runs with different seeds can see
+    the same views in the same order.
     """
     return cfg.EXPERIMENT.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
 
@@ -26,57 +26,58 @@ def order_seed(cfg: CfgNode) -> int:
 class Data:
     """Batches of a data set. A batch is a dict: image (B, 3, H, W), target (B,), index (B,), ... on `device`.
 
-    Every augmentation is a function of (`order_seed`, epoch, index): batch order, ranks, workers and resume points
-    do not matter. A subclass makes the images: `_train_images` and `_eval_images`.
+    Every augmentation is a function of (`order_seed`, epoch, index), so it does not depend on batch order, ranks,
+    workers or resuming. Subclasses make the images, in `_train_images`, `_eval_images` and `_plain_images`.
     """
 
-    items = "images"  # what a batch holds
-    views_are_finite = False  # whether `augmentation_views` and `image_at` name and give every view there can be
+    items = "images"  # name of the samples
+    views_are_finite = False  # whether the views form a finite set, given by `augmentation_views` and `image_at`
 
-    def __init__(self, cfg: CfgNode, device: torch.device | str, labels: np.ndarray, held_out: dict, **facts):
-        """`labels` (num_train,) of the training images, `held_out` those of the other splits; facts of `DataInfo`."""
+    def __init__(self, cfg: CfgNode, device: torch.device | str, labels: np.ndarray, held_out: dict, **metadata):
+        """`labels` (num_train,) of the training images; `held_out` those of other splits; `metadata` for `DataInfo`."""
         self.device = torch.device(device)
-        # Elsewhere (MPS, XLA) strided windows would be copied out in full, and there is no float64: images are made on
-        # the host there and moved as batches.
+        # Other devices (MPS, XLA) would copy strided windows completely and have no float64, so images are made on the
+        # CPU and moved to them in batches.
         self.home = self.device if self.device.type in ("cpu", "cuda") else torch.device("cpu")
         self.seed = order_seed(cfg)
         self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TEST.BATCH_SIZE
         self.accumulate = cfg.SOLVER.ACCUMULATE
         self.labels = labels
         self._targets = {split: upload(targets, self.device) for split, targets in held_out.items()}
-        self.info = DataInfo(num_train=len(labels), targets=torch.from_numpy(labels), **facts)
+        self.info = DataInfo(num_train=len(labels), targets=torch.from_numpy(labels), **metadata)
         self.normalise = Normalise(self.info.mean, self.info.std, self.info.image_size, self.home)
 
     @property
     def num_batches(self) -> int:
-        """Batches of a training epoch, the last one perhaps smaller."""
+        """Number of batches in a training epoch; the last one may be smaller."""
         return -(-self.info.num_train // self.batch_size)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """What `eval_batches` can be asked for: ("test",), or ("val", "test") with VAL_FRACTION."""
+        """The splits of `eval_batches`: ("test",), or ("val", "test") with VAL_FRACTION."""
         return tuple(self._targets)
 
     def num_eval(self, split: str = "test") -> int:
-        """Images of a split."""
+        """Number of images in a split."""
         return len(self._targets[split])
 
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:
-        """Batches of an epoch from number `start` on; with several ranks, this one's piece of each global batch.
+        """Batches of an epoch from number `start` on; with several ranks, the part of each global batch for `rank`.
 
-        `index` is the position 0..num_train-1 of each sample, "image_strong" in `views` adds the strong view.
-        `share` (a float) is the piece's part of its update (SOLVER.ACCUMULATE batches of all ranks), times the number
-        of ranks: the mean over ranks of the sums of share * (mean loss of the piece) is the mean loss of the update's
-        images; a batch without it is all of its update. A rank left without a sample gets one, with a share of 0.
-        Raises ValueError for an unknown view.
+        `index` is the position 0..num_train-1 of each sample. "image_strong" in `views` adds the strong view. An update
+        consists of SOLVER.ACCUMULATE batches of all ranks. `share` (a float) is the fraction of the update's images in
+        this batch, times the number of ranks, so that the mean loss of the update is the sum of share * (mean loss of a
+        batch), averaged over ranks. A batch without `share` is a whole update. A rank that would have no sample gets
+        one with a share of 0. Raises ValueError for an unknown view.
         """
         if not set(views) <= set(VIEWS):
-            raise ValueError(f"views {tuple(views)}: known are {', '.join(VIEWS)}")
+            raise ValueError(f"views {tuple(views)}: expected some of {', '.join(VIEWS)}")
         views = tuple(view for view in VIEWS if view == "image" or view in views)
         order = permutation(self.seed, epoch, self.info.num_train)
-        index, target = upload(np.stack([order, self.labels[order]]), self.device)  # in batch order: a batch is a slice
+        # in batch order, so that a batch is a slice
+        index, target = upload(np.stack([order, self.labels[order]]), self.device)
         pieces = [self._piece(number, rank, world_size) for number in range(start, self.num_batches)]
         images = self._train_images(epoch, order, [slice(low, high) for low, high, _ in pieces], views)
         for (low, high, share), batch in zip(pieces, images, strict=True):
@@ -84,14 +85,14 @@ class Data:
             yield batch if world_size == self.accumulate == 1 else batch | {"share": share}
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
-        """Positions (B,) in 0..num_train-1 of the global batch number `step` (from 0) of an epoch."""
+        """Positions (B,) in 0..num_train-1 of the images in global batch number `step` (from 0) of an epoch."""
         order = permutation(self.seed, epoch, self.info.num_train)
         return order[step * self.batch_size:(step + 1) * self.batch_size]
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, without augmentation: image, target, index (position in the split).
 
-        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        With several ranks, each gets every `world_size`-th batch, which may be no batch at all.
         """
         target = self._targets[split]
         index = torch.arange(len(target), device=self.device)
@@ -108,7 +109,7 @@ class Data:
             yield {"image": image, "target": target, "index": positions}
 
     def _piece(self, number, rank, world_size):
-        """[low, high) of the epoch's order for this rank, as np.array_split divides, and the share."""
+        """Range [low, high) of the epoch's order for a rank, divided as by np.array_split, and its share."""
         first, size = number * self.batch_size, self._size(number)
         least, larger = divmod(size, world_size)
         low = first + rank * least + min(rank, larger)
@@ -120,21 +121,21 @@ class Data:
         return low, low + length, length * world_size / size * size / update
 
     def _size(self, number):
-        """Images, over all ranks, of an epoch's batch; the last one may be smaller."""
+        """Number of images in a global batch; the last one of an epoch may be smaller."""
         return min(self.batch_size, self.info.num_train - number * self.batch_size)
 
     def _finish(self, images: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) at home -> normalised (B, 3, H, W) on the device."""
+        """uint8 (B, H, W, 3) on `home` -> normalised (B, 3, H, W) on the device."""
         return self.normalise(images).to(self.device)
 
     def _train_images(self, epoch: int, order: np.ndarray, pieces: list[slice], views: tuple) -> Iterator[dict]:
-        """{view: (B, 3, H, W)} of order[piece], for each piece."""
+        """{view: (B, 3, H, W)} for each piece, with the images at order[piece]."""
         raise NotImplementedError
 
     def _eval_images(self, split: str, pieces: list[slice]) -> Iterator[Tensor]:
-        """(B, 3, H, W) of each piece of a split."""
+        """(B, 3, H, W) for each piece of a split."""
         raise NotImplementedError
 
     def _plain_images(self, pieces: list[np.ndarray]) -> Iterator[Tensor]:
-        """(B, 3, H, W) of the training images at each array of positions."""
+        """(B, 3, H, W) for each array of positions, with training images."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Registry of data sets, and the one way to build one."""
+"""The registry of data sets, and the function that builds them."""
 
 import torch
 from yacs.config import CfgNode
@@ -10,9 +10,9 @@ DATASETS = Registry("DATASET.TYPE")  # name -> function(cfg, device) that return
 
 
 def build_data(cfg: CfgNode, device: torch.device | str):
-    """The data set DATASET.TYPE, on `device`. Raises UserError for an unknown name or missing or damaged files."""
+    """The data set DATASET.TYPE on `device`. Raises UserError for an unknown name, or for missing or damaged files."""
     build = DATASETS[cfg.DATASET.TYPE]
     try:
         return build(cfg, device)
-    except OSError as error:  # what cannot be read, or is no name of a file
+    except OSError as error:  # a file that cannot be read, or an invalid file name
         raise UserError(f"DATASET.ROOT {cfg.DATASET.ROOT}: {error}") from error

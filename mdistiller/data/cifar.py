@@ -19,18 +19,18 @@ PIXELS = 3 * SIZE * SIZE
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a CIFAR lies and how its binary records look."""
+    """The files of a CIFAR data set and the format of its binary files."""
 
     name: str
     num_classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    reader: type  # torchvision's, of the Python layout: knows the checksums
+    reader: type  # the class of torchvision that reads the Python files and knows their checksums
     binary_folder: str
-    train_files: tuple[tuple[str, int], ...]  # with the number of records
+    train_files: tuple[tuple[str, int], ...]  # with the number of images
     test_files: tuple[tuple[str, int], ...]
     names_file: str
-    label_bytes: int  # ahead of the pixels; the last one is the class
+    label_bytes: int  # before the pixels of an image; the last one is the class
 
 
 CIFAR100 = Layout(
@@ -72,9 +72,9 @@ def cifar10(cfg: CfgNode, device: torch.device | str) -> InMemoryData:
 
 
 def read_cifar(layout: Layout, root: str | Path, download: bool) -> ImageSource:
-    """The data set from `root`, in whichever layout lies there, or downloaded in the Python one.
+    """The data set from the Python or binary files in `root`, or downloaded as Python files.
 
-    Raises UserError when neither is there, or naming the file that is damaged or missing.
+    Raises UserError if there are neither, or with the name of a damaged or missing file.
     """
     root = Path(root)
     python, binary = root / layout.reader.base_folder, root / layout.binary_folder
@@ -85,8 +85,8 @@ def read_cifar(layout: Layout, root: str | Path, download: bool) -> ImageSource:
         classes = _read_names(layout, binary / layout.names_file)
     else:
         raise UserError(
-            f"DATASET.ROOT {root}: {layout.name} is not there, expected {python.name}/ or {binary.name}/ in it; set "
-            "DATASET.ROOT to the folder that holds one, or DATASET.DOWNLOAD True"
+            f"DATASET.ROOT {root}: {layout.name} is missing, expected {python.name}/ or {binary.name}/ in it; set "
+            "DATASET.ROOT to the folder that contains one of them, or DATASET.DOWNLOAD True"
         )
     return ImageSource(
         name=layout.name,
@@ -108,7 +108,7 @@ def _read_python(layout, root, download):
         train, test = (reader(str(root), train=is_train, download=download) for is_train in (True, False))
     except (RuntimeError, OSError) as error:
         if download:
-            raise UserError(f"DATASET.DOWNLOAD: {reader.url} could not be fetched to {root}: {error}") from error
+            raise UserError(f"DATASET.DOWNLOAD: {reader.url} could not be downloaded to {root}: {error}") from error
         files = reader.train_list + reader.test_list + [[reader.meta["filename"], reader.meta["md5"]]]
         for name, checksum in files:
             if not check_integrity(str(folder / name), checksum):
@@ -120,25 +120,25 @@ def _read_python(layout, root, download):
 
 
 def _read_binary(layout, folder, files):
-    """Images (N, 32, 32, 3) and labels (N,) of binary files: records of the labels, then red, green and blue planes."""
+    """Images (N, 32, 32, 3) and labels (N,) of binary files; per image, labels and then red, green and blue planes."""
     images, labels = [], []
     for name, number in files:
-        path, record = folder / name, layout.label_bytes + PIXELS
+        path, size = folder / name, layout.label_bytes + PIXELS
         if not path.is_file():
             raise UserError(f"{path} is missing: unpack the official {layout.binary_folder} again")
-        if path.stat().st_size != number * record:
+        if path.stat().st_size != number * size:
             raise UserError(
-                f"{path} is damaged: {path.stat().st_size} bytes, expected {number * record} ({number} records)"
+                f"{path} is damaged: {path.stat().st_size} bytes, expected {number * size} ({number} images)"
             )
-        records = np.fromfile(path, np.uint8).reshape(number, record)
-        labels.append(records[:, layout.label_bytes - 1].astype(np.int64))
+        rows = np.fromfile(path, np.uint8).reshape(number, size)
+        labels.append(rows[:, layout.label_bytes - 1].astype(np.int64))
         if labels[-1].max() >= layout.num_classes:
             raise UserError(f"{path} is damaged: label {labels[-1].max()}, expected 0..{layout.num_classes - 1}")
-        images.append(records[:, layout.label_bytes :].reshape(number, 3, SIZE, SIZE).transpose(0, 2, 3, 1))
+        images.append(rows[:, layout.label_bytes :].reshape(number, 3, SIZE, SIZE).transpose(0, 2, 3, 1))
     return (images[0] if len(images) == 1 else np.concatenate(images)), np.concatenate(labels)
 
 
 def _read_names(layout, path):
-    """Class names, one a line, or None without a complete list."""
+    """Class names from a file with one per line, or None if the list is not complete."""
     names = tuple(path.read_text(errors="replace").split()) if path.is_file() else ()
     return names if len(names) == layout.num_classes else None

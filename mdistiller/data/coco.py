@@ -1,4 +1,4 @@
-"""Images with boxes from COCO-format folders (Lin et al., arXiv:1405.0312), checked before a run begins."""
+"""Images with boxes from folders in COCO's format (Lin et al., arXiv:1405.0312), checked before a run begins."""
 
 import hashlib
 import json
@@ -16,24 +16,24 @@ from mdistiller.data.detection import BoxSource, DetectionData
 from mdistiller.data.files import open_image
 from mdistiller.errors import UserError
 
-SPLITS = (("train2017", "val2017"), ("train", "val"))  # names of folders, and within those of annotation files
+SPLITS = (("train2017", "val2017"), ("train", "val"))  # names of folders, also in those of annotation files
 NAMED = "instances_{}.json"
 
 
 @DATASETS.register("coco")
 def coco(cfg: CfgNode, device: torch.device | str) -> DetectionData:
-    """COCO 2017 in its official layout, or any folder of that format, below DATASET.ROOT.
+    """COCO 2017 in its official layout, or any folder of this format, below DATASET.ROOT.
 
-    annotations/instances_train2017.json and instances_val2017.json (or _train and _val), images in train2017/ and
-    val2017/ (or train/ and val/). Classes are the categories by ascending id. Crowd boxes and images without a box
-    are not trained on; evaluation has both.
+    It contains annotations/instances_train2017.json and instances_val2017.json (or _train and _val), and the images in
+    train2017/ and val2017/ (or train/ and val/). Classes are the categories in order of their ids. Crowd boxes and
+    images without a box are used in evaluation but not in training.
     """
     return _folder("coco", Path(cfg.DATASET.ROOT), cfg, device)
 
 
 @DATASETS.register("coco_tiny")
 def coco_tiny(cfg: CfgNode, device: torch.device | str) -> DetectionData:
-    """A folder coco_tiny/ of COCO's format below DATASET.ROOT (or that folder itself), for tests and trials."""
+    """The folder coco_tiny/ in COCO's format below DATASET.ROOT (or DATASET.ROOT itself), for tests and trials."""
     root = Path(cfg.DATASET.ROOT)
     return _folder("coco_tiny", root / "coco_tiny" if (root / "coco_tiny").is_dir() else root, cfg, device)
 
@@ -45,42 +45,43 @@ def _folder(name, root, cfg, device):
             break
     else:
         raise UserError(
-            f"DATASET.ROOT {root}: {name} is not there, expected annotations/{NAMED.format('train2017')} in it; "
+            f"DATASET.ROOT {root}: {name} is missing, expected annotations/{NAMED.format('train2017')} in it; "
             "set DATASET.ROOT"
         )
     train, val = sets
     if train.categories != val.categories:
-        raise UserError(f"{val.file}: its categories are not those of {train.file}")
+        raise UserError(f"{val.file}: its categories differ from those of {train.file}")
     return DetectionData(train, val, cfg, device, name=name, flip=True)
 
 
 class CocoFolder(BoxSource):
-    """The images of an annotation file of COCO's format. Raises UserError in one line for a broken file.
+    """The images of an annotation file in COCO's format. Raises UserError, in one line, for a broken file.
 
-    Boxes are cut off at the border of their image, and left out where no more than a pixel wide or high is left.
+    Boxes are clipped to their image, and left out if they are then at most one pixel wide or high.
     """
 
     def __init__(self, file: Path, folder: Path):
         self.file, self.folder = file, folder
         content = _read(file)
-        self.categories = self._categories(content["categories"])
-        entries = self._images(content["images"])
+        categories = self._by_id(content, "categories", "category", "name")
+        self.categories = tuple(sorted((number, entry["name"]) for number, entry in categories.items()))
+        entries = self._images(content)
         self.entries = [entries[key] for key in sorted(entries)]
         self.sizes = np.array([(entry["height"], entry["width"]) for entry in self.entries], np.int64)
         self.truth = self._truth(content["annotations"], entries)
         self.annotations = [self._annotation(entry) for entry in self.entries]
 
     def image(self, position: int) -> Image.Image:
-        """The image as RGB; a grey or CMYK one is converted, a note of its orientation not heeded, as COCO does."""
+        """The image as RGB, converted from grey or CMYK; its EXIF orientation is ignored, as in COCO."""
         entry = self.entries[position]
         image = open_image(self.folder / entry["file_name"])
         if image.size != (entry["width"], entry["height"]):
-            raise ValueError(f"{image.width}x{image.height} pixels, and {self.file.name} says "
-                             f"{entry['width']}x{entry['height']}")
+            raise ValueError(f"{image.width}x{image.height} pixels, expected {entry['width']}x{entry['height']} as in "
+                             f"{self.file.name}")
         return image
 
     def place(self, position: int) -> str:
-        """Where an image is, for messages."""
+        """Path of an image, for messages."""
         return str(self.folder / self.entries[position]["file_name"])
 
     def fingerprint(self) -> str:
@@ -90,49 +91,42 @@ class CocoFolder(BoxSource):
     def _fail(self, words):
         raise UserError(f"{self.file}: {words}")
 
-    def _categories(self, entries):
-        names = {}
-        for entry in entries:
-            number, name = entry.get("id"), entry.get("name")
-            if type(number) is not int or not isinstance(name, str):
-                self._fail(f"category {entry}: expected an id (a whole number) and a name")
-            if number in names:
-                self._fail(f"category id {number} is there twice")
-            names[number] = name
-        if not names:
-            self._fail("no categories")
-        return tuple(sorted(names.items()))
-
-    def _images(self, entries):
+    def _by_id(self, content, key, kind, name_key):
+        """{id: entry} of a list of the file, whose entries must have different ids and a name."""
         found = {}
-        for entry in entries:
-            number, name = entry.get("id"), entry.get("file_name")
-            if type(number) is not int or not isinstance(name, str):
-                self._fail(f"image {str(entry)[:80]}: expected an id (a whole number) and a file_name")
-            if any(type(entry.get(side)) is not int or entry[side] < 1 for side in ("height", "width")):
-                self._fail(f"image {number}: expected height and width in pixels")
+        for entry in content[key]:
+            number = entry.get("id")
+            if type(number) is not int or not isinstance(entry.get(name_key), str):
+                self._fail(f"{kind} {str(entry)[:80]}: expected an id (an integer) and a {name_key}")
             if number in found:
-                self._fail(f"image id {number} is there twice")
-            found[number] = {"id": number, "file_name": name, "height": entry["height"], "width": entry["width"]}
+                self._fail(f"{kind} id {number} occurs twice")
+            found[number] = entry
         if not found:
-            self._fail("no images")
-        for entry in found.values():
-            if not (self.folder / entry["file_name"]).is_file():
-                self._fail(f"image {entry['id']}: no such file: {self.folder / entry['file_name']}")
+            self._fail(f"no {key}")
         return found
 
+    def _images(self, content):
+        found = self._by_id(content, "images", "image", "file_name")
+        for number, entry in found.items():
+            if any(type(entry.get(side)) is not int or entry[side] < 1 for side in ("height", "width")):
+                self._fail(f"image {number}: expected height and width in pixels")
+            if not (self.folder / entry["file_name"]).is_file():
+                self._fail(f"image {number}: no such file: {self.folder / entry['file_name']}")
+        return {number: {key: entry[key] for key in ("id", "file_name", "height", "width")}
+                for number, entry in found.items()}
+
     def _truth(self, annotations, entries):
-        """{image id: its annotations as the evaluation reads them}, every one checked."""
+        """{image id: its annotations, in the form that the evaluation reads}, after checks of each of them."""
         truth, known, seen = {number: [] for number in entries}, {number for number, _ in self.categories}, set()
         for one in annotations:
             number, image, category, box = (one.get(key) for key in ("id", "image_id", "category_id", "bbox"))
             if number in seen:
-                self._fail(f"annotation id {number} is there twice")
+                self._fail(f"annotation id {number} occurs twice")
             seen.add(number)
             if image not in entries:
-                self._fail(f"annotation {number}: image {image} is not one of the file's")
+                self._fail(f"annotation {number}: image {image} is not in the file")
             if category not in known:
-                self._fail(f"annotation {number}: category {category} is not one of the file's")
+                self._fail(f"annotation {number}: category {category} is not in the file")
             if not _is_box(box):
                 self._fail(f"annotation {number}: bbox {box}: expected four finite numbers x, y, width, height")
             entry, (x, y, width, height) = entries[image], map(float, box)
@@ -167,9 +161,9 @@ def _read(file):
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{file}: no JSON ({error})") from None
+        raise UserError(f"{file}: not valid JSON ({error})") from None
     for key in ("images", "annotations", "categories"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{file}: {key}: expected a list of objects, as COCO's files have")
+            raise UserError(f"{file}: {key}: expected a list of objects, as in COCO's files")
     return content

@@ -1,16 +1,16 @@
-"""Prompts and answers as the tensors that a causal language model is trained on."""
+"""Builds batches for causal language models from tokenized prompts and answers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-IGNORED = -100  # a label that no loss reads
+IGNORED = -100  # a label without a loss
 
 
 class Sample(NamedTuple):
-    """One example as token numbers: prompt, answer (end-of-text token included, where it was not cut off), and the
-    texts that an answer is compared with."""
+    """One tokenized example: the prompt, the answer (with the end-of-text token, unless it was cut off), and the texts
+    with which an answer is compared."""
 
     prompt: list[int]
     answer: list[int]
@@ -18,8 +18,8 @@ class Sample(NamedTuple):
 
 
 def cut(prompt: Sequence[int], answer: Sequence[int], end: int, max_prompt: int, max_length: int) -> Sample:
-    """Token numbers within the limits: the prompt's first `max_prompt`, then the answer and the end-of-text token, of
-    which the whole keeps the first `max_length` (the end may be lost)."""
+    """Prompt and answer within the limits: the first `max_prompt` tokens of the prompt, the answer and the end-of-text
+    token, and of all these the first `max_length` (which may cut off the end-of-text token)."""
     prompt = list(prompt[:max_prompt])
     return Sample(prompt, [*answer, end][: max(max_length - len(prompt), 0)])
 
@@ -28,8 +28,8 @@ def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> d
     """Arrays (B, L) of samples, padded on the right: `ids` (all tokens but the last), `mask` (1 at tokens), `places`
     (0, 1, 2, ...; 0 at padding), `labels` (the next token where it belongs to the answer, else IGNORED).
 
-    L is that of the longest sample, or `length`. Besides, of supervised positions: `positions` (n,) in B * L, `group`
-    (n,), the row of each, and `target` (n,), the next token.
+    L is the length of the longest sample, or `length` if given. Further arrays are about the n supervised positions:
+    `positions` (n,) in the flattened B * L, `group` (n,), the row of each, and `target` (n,), the next token.
     """
     rows = [[*sample.prompt, *sample.answer] for sample in samples]
     length = length or max(max(len(row) for row in rows) - 1, 1)
@@ -50,7 +50,7 @@ def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> d
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad: int, length: int | None = None) -> dict[str, np.ndarray]:
-    """`ids` and `mask` (B, L) of prompts, padded on the left, so that all end in the last column."""
+    """`ids` and `mask` (B, L) of prompts, padded on the left so that all of them end in the last column."""
     length = length or max(len(prompt) for prompt in prompts)
     ids, mask = np.full((len(prompts), length), pad, np.int64), np.zeros((len(prompts), length), np.int64)
     for number, prompt in enumerate(prompts):

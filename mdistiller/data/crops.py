@@ -1,4 +1,4 @@
-"""Crops of images of any size, as torchvision's RandomResizedCrop and Resize + CenterCrop make them."""
+"""Crops of images of any size, equal to torchvision's RandomResizedCrop and to Resize with CenterCrop."""
 
 import math
 
@@ -6,27 +6,27 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-SCALE = (0.08, 1.0)  # of the image's area
-RATIO = (3 / 4, 4 / 3)  # width to height
+SCALE = (0.08, 1.0)  # bounds of the fraction of the image's area
+RATIO = (3 / 4, 4 / 3)  # bounds of width / height
 ATTEMPTS = 10
-CROP_DRAWS = 4 * ATTEMPTS + 1  # area, ratio, top and left of each attempt; flip
-RESIZE = 256 / 224  # the shorter side to the crop's when evaluating
+CROP_DRAWS = 4 * ATTEMPTS + 1  # area, ratio, top and left of each attempt, and the flip
+RESIZE = 256 / 224  # evaluation: the shorter side of the resized image over that of the crop
 
 
 def random_resized_crop(image: Tensor, draws: np.ndarray, size: int, flip: bool) -> Tensor:
-    """A random part of the image, brought to (3, size, size); mirrored half of the time if `flip`.
+    """A random part of the image, resized to (3, size, size) and, with `flip`, mirrored half of the time.
 
-    (3, H, W) uint8 -> uint8, bilinear with antialiasing; draws (41,) uniform in [0, 1).
+    The image is (3, H, W) uint8, as is the result; bilinear with antialiasing. `draws` (41,) are uniform in [0, 1).
     """
     crop = tv.resized_crop(image, *crop_box(draws, *image.shape[1:]), [size, size], antialias=True)
     return tv.horizontal_flip(crop) if flip and draws[-1] < 0.5 else crop
 
 
 def crop_box(draws: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the part that `draws` (40 or more) chooses.
+    """(top, left, height, width) of a random part, as a function of `draws` (40 or more).
 
-    The first of ten attempts that lies within the image: area uniform, ratio log-uniform, place uniform. Otherwise the
-    middle of the image, as much of it as the bounds of the ratio allow.
+    It is the first of ten attempts that fits into the image; the area and the position are uniform and the ratio is
+    log-uniform. If none fits, it is the largest central part of the image with a ratio within the bounds.
     """
     area, ratio, top, left = draws[: 4 * ATTEMPTS].reshape(4, ATTEMPTS)
     area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
@@ -42,5 +42,5 @@ def crop_box(draws: np.ndarray, height: int, width: int) -> tuple[int, int, int,
 
 
 def middle_crop(image: Tensor, size: int) -> Tensor:
-    """The middle of the image for evaluation: the shorter side brought to size * 256 / 224, then size x size of it."""
+    """The centre of an image for evaluation: size x size pixels after resizing the shorter side to size * 256 / 224."""
     return tv.center_crop(tv.resize(image, [round(size * RESIZE)], antialias=True), [size, size])

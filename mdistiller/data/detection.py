@@ -1,4 +1,4 @@
-"""Batches of images with boxes, whatever their source."""
+"""Batches of images with boxes, from any source."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,8 +21,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class BoxSource:
-    """Images with boxes, numbered from 0. `sizes` (N, 2) are heights and widths; `annotations` what is trained on;
-    `truth`, by image id, what is evaluated against, in COCO's form; `categories` pairs of id and name, ascending.
+    """Images with boxes, numbered from 0.
+
+    `sizes` (N, 2) are heights and widths; `annotations` are used in training; `truth` are the annotations by image id,
+    in COCO's form, for evaluation; `categories` are pairs of id and name in ascending order.
     """
 
     sizes: np.ndarray
@@ -31,20 +33,20 @@ class BoxSource:
     categories: tuple[tuple[int, str], ...]
 
     def image(self, position: int) -> Image.Image:
-        """The image as RGB. Raises what Pillow raises."""
+        """The image as RGB. Raises the exceptions of Pillow."""
         raise NotImplementedError(f"{type(self).__name__} has no images")
 
     def place(self, position: int) -> str:
-        """Where an image is, for messages."""
+        """Name or path of an image, for messages."""
         return f"image {self.annotations[position].image_id}"
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what is trained on."""
+        """SHA-256 (hex) of the training data."""
         raise NotImplementedError(f"{type(self).__name__} has no fingerprint")
 
 
 class BoxRequest(NamedTuple):
-    """A batch that a worker is to make: images of a split at `positions`, each in its view."""
+    """A request for a batch: the images of a split at `positions`, each with its view."""
 
     split: str
     positions: np.ndarray
@@ -52,7 +54,7 @@ class BoxRequest(NamedTuple):
 
 
 class BoxReader(Dataset):
-    """What a worker does: a `BoxRequest` -> [(pixels (3, h, w) uint8, boxes)], or a text naming a broken file."""
+    """Makes batches in a worker: `BoxRequest` -> [(pixels (3, h, w) uint8, boxes)], or a text about a broken file."""
 
     def __init__(self, sources: dict[str, tuple[BoxSource, np.ndarray]], longest: int):
         self.sources, self.longest = sources, longest
@@ -73,12 +75,12 @@ class BoxReader(Dataset):
 
 
 class DetectionData:
-    """Batches of a source of images with boxes, of one shape group (wide or tall) each.
+    """Batches of images with boxes; all images of a batch are wide, or all are tall.
 
-    A batch holds `image`, a list of (3, h, w) uint8, RGB; `target`, a list of {"boxes", "labels", "image_id",
-    "size"}, the size (height, width) of the file; `seeds`, an int an image, for the sampling of proposals; `index`
-    (B,). Scale and mirroring are a function of (DATASET.SEED, pass over the images, index). An epoch is
-    num_train // batch size batches of an endless stream, in which leftovers of a pass wait for the next one.
+    A batch has `image`, a list of (3, h, w) uint8, RGB; `target`, a list of {"boxes", "labels", "image_id", "size"},
+    where the size is (height, width) of the file; `seeds`, one int per image for the sampling of proposals; and `index`
+    (B,). Scale and mirroring are a function of (DATASET.SEED, pass over the images, index). An epoch consists of
+    num_train // batch size batches of the endless sequence of `GroupedOrder`.
     """
 
     items = "images"
@@ -113,29 +115,31 @@ class DetectionData:
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return len(self.order.groups) // self.batch_size
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """What `eval_batches` can be asked for: ("test",), or ("val", "test") with VAL_FRACTION."""
+        """The splits of `eval_batches`: ("test",), or ("val", "test") with VAL_FRACTION."""
         return tuple(split for split in self.sources if split != "train")
 
     def num_eval(self, split: str = "test") -> int:
-        """Images of a split."""
+        """Number of images in a split."""
         return len(self.sources[split][1])
 
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:
-        """Batches of an epoch from number `start` on; of several ranks, this one's piece, and its `share`.
+        """Batches of an epoch from number `start` on; with several ranks, the part for `rank` and its `share`.
 
-        Raises UserError for another view than "image", and for ranks that would be left without an image.
+        See `mdistiller.data.base.Data.train_batches`. Raises UserError for a view other than "image", and if a rank
+        would have no image.
         """
         if tuple(views) != ("image",):
-            raise UserError(f"DISTILLER.TYPE: {self.info.name} has one view of an image; the method asks for {views}")
+            raise UserError(f"DISTILLER.TYPE: {self.info.name} has one view of an image; the method needs {views}")
         if world_size > self.batch_size:
-            raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} images for {world_size} processes; expected more")
+            raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} images for {world_size} processes; expected at "
+                            "least one image for each process")
         pieces = [self._piece(epoch, step, rank, world_size) for step in range(start, self.num_batches)]
         requests = [BoxRequest("train", index, self._views(passes, index)) for passes, index in pieces]
         source, kept = self.sources["train"]
@@ -150,13 +154,13 @@ class DetectionData:
             yield batch if share == 1.0 else batch | {"share": share}
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
-        """Positions (B,) in 0..num_train-1 of the global batch number `step` (from 0) of an epoch."""
+        """Positions (B,) in 0..num_train-1 of the images in global batch number `step` (from 0) of an epoch."""
         return self.order.batch((epoch - 1) * self.num_batches + step)[1]
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
-        """All images of a split once, in order, at the size of the test; `truth` is a list of their annotations.
+        """All images of a split once, in order, at the test size; `truth` is a list of their annotations.
 
-        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        With several ranks, each gets every `world_size`-th batch, which may be no batch at all.
         """
         source, kept = self.sources[split]
         starts = range(rank * self.eval_batch_size, len(kept), world_size * self.eval_batch_size)
@@ -175,7 +179,7 @@ class DetectionData:
         return np.array_split(passes, world_size)[rank], np.array_split(index, world_size)[rank]
 
     def _updates(self, step):
-        """Batches in the update that a step belongs to."""
+        """Number of batches in the update to which a step belongs."""
         first = step - step % self.accumulate
         return min(self.accumulate, self.num_batches - first)
 

@@ -1,4 +1,4 @@
-"""Handwritten digits: the data set that is always there."""
+"""Handwritten digits of scikit-learn, a data set without download."""
 
 import numpy as np
 import torch
@@ -11,28 +11,29 @@ from mdistiller.data.splits import ranks_in_class
 
 TRAIN_PER_CLASS = 30
 SIZE = 32
-WHITE = 16  # the greatest value of a pixel as shipped
+WHITE = 16  # the largest value of a pixel in scikit-learn
 
 
 @DATASETS.register("digits")
 def digits(cfg: CfgNode, device: torch.device | str) -> InMemoryData:
-    """The 1,797 scanned digits of scikit-learn (Alpaydin & Kaynak, UCI, 1998), with few images to train on.
+    """The 1,797 scanned digits of scikit-learn (Alpaydin & Kaynak, UCI, 1998), with a small training set.
 
-    Each 8x8 scan is brought to 32x32 by bilinear interpolation and to three equal channels of 8 bits. A fixed choice
-    of 30 images a class (300) is for training and the other 1,497 are the test set, so few that networks stay apart:
-    after 30 epochs resnet20 has about 97.5 % right and resnet8 92.5 % (94 % when distilled from it). Augmented by
-    crops alone, padding 4 (one pixel of the scan): a mirrored 2 is no 2. No files, no download.
+    Each 8x8 scan is resized to 32x32 by bilinear interpolation and converted to three equal channels of 8 bits. A fixed
+    choice of 30 images per class (300) is the training set, and the other 1,497 are the test set. With so few training
+    images, networks of different size differ in accuracy: after 30 epochs resnet20 reaches about 97.5 % and resnet8
+    92.5 % (94 % if distilled from it). The augmentation is cropping with a padding of 4 (one pixel of the scan),
+    without flips, because a mirrored digit is not a digit. No files, no download.
     """
     return InMemoryData(read_digits(), cfg, device)
 
 
 def read_digits() -> ImageSource:
-    """The digits as above."""
-    from sklearn.datasets import load_digits  # here, since importing it takes a second
+    """The images, labels and metadata of the data set."""
+    from sklearn.datasets import load_digits  # imported here because it takes a second
 
     scans = load_digits()
     small = torch.from_numpy(scans.images).float()[:, None]
-    # in units of 1/64 of a level, so that float32 is exact and rounding is the same on every machine
+    # in units of 1/64 of a grey level, which float32 represents exactly, so that all machines round equally
     large = F.interpolate(small, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     gray = (large * 255 / WHITE).round().to(torch.uint8).numpy()
     images = np.repeat(gray.transpose(0, 2, 3, 1), 3, axis=3)

@@ -1,4 +1,4 @@
-"""Handwritten digits pasted on cluttered canvases: a detection set that is always there, and can be learnt here."""
+"""Handwritten digits on cluttered canvases, a data set for detection without download that is quick to learn."""
 
 import hashlib
 from functools import cache
@@ -16,19 +16,20 @@ from mdistiller.data.hashing import CANVAS, random_bits
 CANVAS_SIDE = 128
 NUM_IMAGES = {"train": 2000, "test": 400}
 MOST_DIGITS, MOST_DISTRACTORS = 6, 8
-SIDES = (14, 44)  # pixels of a pasted scan, least and greatest
-CONTRASTS = (30, 130)  # grey levels between a stroke and what is behind it
-MOST_HIDDEN = 0.6  # part of a digit that later ones may cover, above which it is not labelled
-INK = 0.25  # of the greatest value of a scan: where its box begins
+SIDES = (14, 44)  # smallest and largest side of a pasted scan, in pixels
+CONTRASTS = (30, 130)  # smallest and largest difference in grey levels between a stroke and the background
+MOST_HIDDEN = 0.6  # a digit of which later ones cover more than this fraction has no label
+INK = 0.25  # fraction of the largest value of a scan from which a pixel belongs to its box
 
 
 @DATASETS.register("digits_detection")
 def digits_detection(cfg: CfgNode, device: torch.device | str) -> DetectionData:
-    """scikit-learn's scanned digits (Alpaydin & Kaynak, UCI, 1998) on canvases of 128x128: 2,000 to train on, 400 to
-    test, with 1 to 6 digits of 10 classes each, of random size, contrast, polarity and place.
+    """scikit-learn's scanned digits (Alpaydin & Kaynak, UCI, 1998) on canvases of 128x128 pixels.
 
-    Later digits cover earlier ones; textures, lines and pieces of digits distract. An image is a function of
-    (DATASET.DRAWN_SEED, split, number); training and test images are made of different scans. Never mirrored.
+    There are 2,000 training and 400 test images, each with 1 to 6 digits of 10 classes, of random size, contrast,
+    polarity and position. Later digits cover earlier ones; textures, lines and parts of digits are distractors. An
+    image is a function of (DATASET.DRAWN_SEED, split, number). Training and test images use different scans. Images are
+    never mirrored.
     """
     train, test = (DigitCanvases(split, cfg.DATASET.DRAWN_SEED) for split in NUM_IMAGES)
     return DetectionData(train, test, cfg, device, name="digits_detection", flip=False)
@@ -36,8 +37,8 @@ def digits_detection(cfg: CfgNode, device: torch.device | str) -> DetectionData:
 
 @cache
 def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The scans (n, 8, 8), 0 to 1, and their digits (n,), of which every other one is for training."""
-    from sklearn.datasets import load_digits  # here, since importing it takes a second
+    """The scans (n, 8, 8), from 0 to 1, and digits (n,) of a split; every second scan belongs to the training set."""
+    from sklearn.datasets import load_digits  # imported here because it takes a second
 
     digits = load_digits()
     half = slice(0, None, 2) if split == "train" else slice(1, None, 2)
@@ -45,7 +46,7 @@ def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class DigitCanvases(BoxSource):
-    """The images of a split, drawn anew whenever they are asked for."""
+    """The images of a split, each of which is generated whenever it is read."""
 
     categories = tuple((digit, str(digit)) for digit in range(10))
 
@@ -69,16 +70,16 @@ class DigitCanvases(BoxSource):
 
 
 def draw_canvas(split: str, seed: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pixels (128, 128, 3) float32, boxes (n, 4), labels (n,), digit + 1) of an image: a function of the arguments.
+    """(pixels (128, 128, 3) float32, boxes (n, 4), labels (n,)) of an image, a function of the arguments.
 
-    Without the noise, which the image gets when it is read.
+    A label is the digit plus 1. The noise is not included; `DigitCanvases.image` adds it.
     """
     rng = _generator(split, seed, position, draw=0)
     canvas = _background(rng)
     images, digits = scans(split)
     for _ in range(rng.integers(MOST_DISTRACTORS + 1)):
         _distract(canvas, rng, images)
-    owner = np.zeros((CANVAS_SIDE, CANVAS_SIDE), np.int64)  # which digit a pixel of ink belongs to, from 1
+    owner = np.zeros((CANVAS_SIDE, CANVAS_SIDE), np.int64)  # number of the digit, from 1, to which a pixel belongs
     boxes, labels, ink = [], [], []
     for number in range(1, rng.integers(1, MOST_DIGITS + 1) + 1):
         which = rng.integers(len(images))
@@ -97,7 +98,7 @@ def _generator(split, seed, position, draw):
 
 
 def _background(rng):
-    """Smooth blotches of colour, (128, 128, 3) float32."""
+    """Smooth random spots of colour, (128, 128, 3) float32."""
     coarse = rng.uniform(60, 190, (5, 5, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((CANVAS_SIDE, CANVAS_SIDE), Image.Resampling.BICUBIC)
     return np.asarray(image).astype(np.float32)
@@ -118,7 +119,7 @@ def _place(rng, side):
 
 
 def _paste(canvas, owner, number, scan, rng):
-    """Draw a digit; returns its box and how many pixels of ink it has."""
+    """Draw a digit; returns its box and its number of pixels."""
     side = rng.integers(SIDES[0], SIDES[1] + 1)
     alpha, (top, left) = _scaled(scan, side), _place(rng, side)
     region = np.s_[top:top + side, left:left + side]
@@ -132,7 +133,7 @@ def _paste(canvas, owner, number, scan, rng):
 
 
 def _distract(canvas, rng, images):
-    """A bar, or a piece of a digit that is none: its quarter, or its halves exchanged."""
+    """Draw a distractor: a bar, a quarter of a digit, or a digit with its halves exchanged."""
     side = rng.integers(8, SIDES[1])
     top, left = _place(rng, side)
     region = np.s_[top:top + side, left:left + side]
@@ -148,7 +149,7 @@ def _distract(canvas, rng, images):
 
 
 def _truth(annotation):
-    """The annotations of an image in COCO's form; their ids are those of the image and its place in it."""
+    """The annotations of an image in COCO's form; their ids consist of the image's id and a number within the image."""
     found = []
     for place, (box, label) in enumerate(zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True)):
         x1, y1, x2, y2 = box

@@ -1,4 +1,4 @@
-"""Images that are files: found in class folders, and examined before a run begins."""
+"""Image files: found in class folders, and checked before a run begins."""
 
 import contextlib
 import logging
@@ -19,21 +19,21 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_plain
 
 log = logging.getLogger("mdistiller")
-OTHER_VAL = ("val", "validation", "valid", "test", "testing", "eval")  # names that folders of test images have
-NAMED = 3  # files that an error names
+OTHER_VAL = ("val", "validation", "valid", "test", "testing", "eval")  # usual names of folders of test images
+NAMED = 3  # number of files in an error message
 JPEG_END = b"\xff\xd9"
-# What Pillow may take a file for, by the suffixes that torchvision reads: its PostScript reader starts another program.
+# Formats of the suffixes that torchvision reads. Others are not allowed: Pillow's PostScript reader runs a program.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-MOST_PIXELS = 89_478_485  # of one image, where Pillow begins to suspect an attack; it would decode twice as many
-# Of transparency and metadata that are not used. Once for the process: threads cannot switch filters on and off.
+MOST_PIXELS = 89_478_485  # of one image; Pillow warns above this number and raises an error above twice the number
+# Warnings about unused transparency and metadata, switched off globally because threads cannot change filters.
 warnings.filterwarnings("ignore", module=r"PIL\b")
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS refuses the image
-THREADS = min(32, (os.cpu_count() or 1) + 4)  # they mostly wait for the disk, and decoding leaves Python's lock
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is checked instead
+THREADS = min(32, (os.cpu_count() or 1) + 4)  # they mostly wait for the disk, and decoding releases Python's lock
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images below `root`, by name. `names` (N,) bytes, one block of memory that workers share; `labels` (N,) int64."""
+    """Images below `root`: `names` (N,), bytes in one block of memory that workers share, and `labels` (N,) int64."""
 
     root: Path
     names: np.ndarray
@@ -47,32 +47,32 @@ class ImageFiles:
         return os.fsdecode(self.names[position])
 
     def path(self, position: int) -> Path:
-        """Where the image is."""
+        """The path of an image."""
         return self.root / self.name(position)
 
     def take(self, positions: np.ndarray) -> "ImageFiles":
-        """Those at `positions`, in that order."""
+        """The images at `positions`, in this order."""
         return ImageFiles(self.root, self.names[positions], self.labels[positions])
 
 
 def find_folder(root: str | Path, name: str, *patterns: str, val: str = "val") -> Path:
-    """The first folder with train/ or `val` in it: those below `root` that match a pattern, then `root` itself.
+    """The first folder that contains train/ or `val`, among those below `root` that match a pattern, and `root` itself.
 
-    Raises UserError, naming the data set, when there is none.
+    Raises UserError, with the `name` of the data set, if there is none.
     """
     root = Path(root)
     for folder in (*(match for pattern in patterns for match in sorted(root.glob(pattern))), root):
         if (folder / "train").is_dir() or (folder / val).is_dir():
             return folder
     expected = f"{patterns[0]}/ with train/ and {val}/" if patterns else f"train/<class>/ and {val}/<class>/"
-    raise UserError(f"DATASET.ROOT {root}: {name} is not there, expected {expected} in it; set DATASET.ROOT")
+    raise UserError(f"DATASET.ROOT {root}: {name} is missing, expected {expected} in it; set DATASET.ROOT")
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The folders in a folder, sorted, as torchvision numbers classes. Raises UserError when there are none."""
+    """The sorted names of the folders in a folder, as classes in torchvision. Raises UserError if there are none."""
     if not folder.is_dir():
         other = next((name for name in OTHER_VAL if (folder.parent / name).is_dir()), None)
-        hint = f"; {folder.parent / other} is there: DATASET.VAL_FOLDER {other} takes it" if other else ""
+        hint = f"; to use {folder.parent / other}, set DATASET.VAL_FOLDER {other}" if other else ""
         raise UserError(f"{folder} is missing: expected a folder for each class in it{hint * (folder.name != 'train')}")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
@@ -81,9 +81,9 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
-    """All images in the class folders and the folders within them; a label is the class's place in `classes`.
+    """All images in the class folders and their subfolders; a label is the index of its class in `classes`.
 
-    Raises UserError when the class folders are not `classes`, and for a class without images.
+    Raises UserError if the class folders differ from `classes`, and for a class without images.
     """
     _same_classes(folder, set(class_names(folder)), set(classes))
     names, counts = [], []
@@ -106,7 +106,7 @@ def _walk(folder):
     for place, _, files in os.walk(folder, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
-            raise UserError(f"{place}: a link to a folder of the same class, whose images would count again")
+            raise UserError(f"{place}: a link to a folder of the same class, whose images would be used twice")
         seen.add(real)
         yield place, files
 
@@ -116,13 +116,13 @@ def _unreadable(error):
 
 
 def image_files(root: Path, names: Sequence[str], labels: np.ndarray) -> ImageFiles:
-    """`ImageFiles` of names as Python spells them."""
+    """`ImageFiles` from names as texts."""
     return ImageFiles(root, np.array([os.fsencode(name) for name in names]), labels.astype(np.int64))
 
 
 def _same_classes(folder, found, expected):
     for names, problem in (
-        (expected - found, "lacks class folders that train/ has"), (found - expected, "has class folders train/ lacks")
+        (expected - found, "lacks class folders of train/"), (found - expected, "has class folders that train/ lacks")
     ):
         if names:
             some = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
@@ -130,22 +130,22 @@ def _same_classes(folder, found, expected):
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The image as RGB. Transparency is dropped and a camera's note of its orientation not heeded, as in torchvision.
+    """The image as RGB. Transparency and the EXIF orientation are ignored, as in torchvision.
 
-    Raises what Pillow raises, and ValueError for what is no plain file, for more than MOST_PIXELS, and for pixels that
-    are not 8 bits a channel, which it would cut off at 255.
+    Raises the exceptions of Pillow, OSError if it is not a regular file, and ValueError for more than MOST_PIXELS, and
+    for pixels of more than 8 bits per channel, which Pillow would clip at 255.
     """
     with _opened(path) as (_, image):
         return image.convert("RGB")
 
 
 def quick_check(path: Path | str) -> None:
-    """Raise an exception for a file that is no image or not a whole one, without decoding most of them.
+    """Raise an exception for a file that is not an image or is incomplete, without decoding most files.
 
-    The header is read of every file. A JPEG that ends with its end marker is then taken to be whole (a truncated one
-    does not); whatever else there is, a JPEG with something behind its end too, is decoded. A PNG's checksums, which
-    are quicker, do not tell that its data are too short. Bytes changed inside a JPEG's pixels are not found: decoders
-    seldom notice them either.
+    The header of every file is read. A JPEG that ends with its end marker is accepted, since a truncated one does not.
+    All other files, including a JPEG with further bytes after its end, are decoded. For a PNG, comparing checksums
+    would be faster, but it does not detect missing data. Changed bytes inside the pixels of a JPEG are not detected;
+    decoders rarely detect them either.
     """
     with _opened(path) as (file, image):
         if image.format != "JPEG" or not _ends(file):
@@ -154,17 +154,17 @@ def quick_check(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def _opened(path):
-    """The file and the image in it, its pixels not yet decoded."""
+    """The open file and its image, whose pixels are not decoded yet."""
     with open_plain(path) as file, Image.open(file, formats=FORMATS) as image:
         _check_mode(image)
         if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels, more than the {MOST_PIXELS} that are read")
+            raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS} in all")
         yield file, image
 
 
 def _check_mode(image):
     if image.mode[0] in "IF":
-        raise ValueError(f"pixels of mode {image.mode}, expected 8 bits a channel")
+        raise ValueError(f"pixels of mode {image.mode}, expected 8 bits per channel")
 
 
 def _ends(file):
@@ -176,16 +176,16 @@ def _ends(file):
 
 
 def problem_of(action: Callable, *args) -> str | None:
-    """What Pillow says against a file, in a few words, or None when `action` succeeds."""
+    """A short description of the error of `action(*args)` for an image, or None if it succeeds."""
     try:
         action(*args)
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        return "no image"
+        return "not an image"
     except OSError as error:
         return error.strerror or str(error)
-    except Exception as error:  # damaged files end in a dozen kinds of exceptions
+    except Exception as error:  # damaged files raise many kinds of exceptions
         return str(error) or type(error).__name__
     return None
 
@@ -193,10 +193,11 @@ def problem_of(action: Callable, *args) -> str | None:
 def sound_positions(
     sets: Sequence[ImageFiles], examine: Callable[[int, int], None], task: str, skip_broken: bool
 ) -> list[np.ndarray]:
-    """Positions of the sound images of each set: those for which `examine(set, position)` raises nothing.
+    """Positions of the intact images of each set: those for which `examine(set, position)` raises no exception.
 
-    Examined in threads, with a progress bar of that task. Raises UserError naming the first broken files and their
-    number; with `skip_broken` each is logged instead, and it is an error only when a class is left without images.
+    The images are examined in threads, with a progress bar labelled `task`. Raises UserError with the first broken
+    files and their number. With `skip_broken`, broken files are logged and left out, and UserError is raised only if a
+    class has no other images.
     """
     sound, broken = [], []
     for number, files in enumerate(sets):
@@ -207,22 +208,22 @@ def sound_positions(
         count = f"{len(broken)} broken image{'s' * (len(broken) > 1)}"
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise UserError(
-            f"DATASET.ROOT: {count}: {', '.join(broken[:NAMED])}{more}; restore them, or leave them out with "
+            f"DATASET.ROOT: {count}: {', '.join(broken[:NAMED])}{more}; restore them, or skip them with "
             "DATASET.SKIP_BROKEN True"
         )
     for image in broken:
-        log.warning("left out, broken: %s", image)
+        log.warning("skipped broken image: %s", image)
     for files, positions in zip(sets, sound, strict=True):
         lost = np.setdiff1d(files.labels, files.labels[positions])
         if len(lost):
             example = files.path(int(np.flatnonzero(files.labels == lost[0])[0])).parent
-            raise UserError(f"{example}: every image of the class is broken, and so in {len(lost)} class(es)")
+            raise UserError(f"{example}: every image of the class is broken, as in {len(lost)} class(es)")
     return sound
 
 
 def _examine_all(problem, files, task):
-    """{position: problem} of a set. Leaving early, as Ctrl-C does, drops what has not begun."""
-    quiet = True if os.environ.get("RANK", "0") != "0" else None  # None: unless stdout is a terminal
+    """{position: problem} of a set. An interruption, such as Ctrl-C, cancels all checks that have not begun."""
+    quiet = True if os.environ.get("RANK", "0") != "0" else None  # None: quiet unless stdout is a terminal
     with (
         ThreadPool(THREADS) as pool,
         tqdm(total=len(files), desc=f"{task} {files.root.name}", leave=False, file=sys.stdout, disable=quiet) as bar,
@@ -240,7 +241,7 @@ def decode_all(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images (N, size, size, 3) uint8 and labels (N,) of each set, decoded once.
 
-    `prepare` brings an image to size, or raises; errors are those of `sound_positions`.
+    `prepare` resizes an image or raises an exception; errors are reported as by `sound_positions`.
     """
     arrays = [np.empty((len(files), size, size, 3), np.uint8) for files in sets]
 

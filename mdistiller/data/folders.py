@@ -1,4 +1,4 @@
-"""ImageNet and folders of one's own: train/<class>/* and val/<class>/*."""
+"""ImageNet, and the user's own folders with train/<class>/* and val/<class>/*."""
 
 import logging
 from pathlib import Path
@@ -17,14 +17,15 @@ from mdistiller.errors import UserError
 log = logging.getLogger("mdistiller")
 STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of ImageNet
 IMAGENET_CLASSES = 1000
-IN_MEMORY = 64  # pixels a side
+IN_MEMORY = 64  # largest image size that is kept in memory, in pixels
 
 
 @DATASETS.register("imagenet")
 def imagenet(cfg: CfgNode, device: torch.device | str) -> StreamedData:
-    """ImageNet (ILSVRC 2012), 1,281,167 training images and, to test on, the 50,000 of its validation set.
+    """ImageNet (ILSVRC 2012): 1,281,167 training images, and the 50,000 validation images as the test set.
 
-    DATASET.ROOT holds imagenet/ (or imagenet-1k/, ...), or is it. A part of its classes will do, and is warned about.
+    DATASET.ROOT contains imagenet/ (or imagenet-1k/, ...), or is this folder. A subset of the classes is accepted
+    with a warning.
     """
     folder = find_folder(cfg.DATASET.ROOT, "imagenet", "imagenet*", val=cfg.DATASET.VAL_FOLDER)
     train, test, classes = _scan(folder, cfg.DATASET.VAL_FOLDER)
@@ -35,11 +36,11 @@ def imagenet(cfg: CfgNode, device: torch.device | str) -> StreamedData:
 
 @DATASETS.register("imagefolder")
 def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
-    """A user's own images, of any size: DATASET.ROOT holds train/ and val/ (or another
-    DATASET.VAL_FOLDER) with a folder for each class.
+    """The user's own images, of any size, in DATASET.ROOT.
 
-    Up to 64 pixels (DATASET.IMAGE_SIZE) they live in memory, are treated as those of CIFAR and meet its networks;
-    above, as those of ImageNet. Statistics are ImageNet's.
+    It contains train/ and val/ (or another DATASET.VAL_FOLDER), each with a folder for each class. With an image size
+    (DATASET.IMAGE_SIZE) of up to 64 pixels, images are kept in memory, augmented like those of CIFAR, and used with its
+    networks; larger ones are treated like those of ImageNet. The statistics are those of ImageNet.
     """
     val = cfg.DATASET.VAL_FOLDER
     train, test, classes = _scan(find_folder(cfg.DATASET.ROOT, "imagefolder", val=val), val)
@@ -48,7 +49,7 @@ def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
         return StreamedData(train, test, cfg, device, name=name, family="imagenet", classes=classes, **STATISTICS)
 
     def to_size(image):
-        """The middle square, brought to size once."""
+        """The central square, resized."""
         return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
     (train_images, train_labels), (test_images, test_labels) = decode_all(
@@ -64,5 +65,5 @@ def imagefolder(cfg: CfgNode, device: torch.device | str) -> Data:
 def _scan(folder: Path, val: str):
     classes = class_names(folder / "train")
     if len(classes) < 2:
-        raise UserError(f"{folder / 'train'}: 1 class ({classes[0]}); expected two or more to tell apart")
+        raise UserError(f"{folder / 'train'}: 1 class ({classes[0]}); expected two or more")
     return scan_classes(folder / "train", classes), scan_classes(folder / val, classes), classes

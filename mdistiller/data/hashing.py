@@ -1,13 +1,13 @@
-"""Random numbers that are a function of what they are for, and of nothing that happened before.
+"""Random numbers that are functions of their purpose and do not depend on earlier random numbers.
 
-A number is the hash of (seed, stream, epoch, index of the sample, number of the draw): splitmix64 (Steele, Lea &
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), vectorised over samples. So neither the order of
-batches, nor ranks, nor workers, nor the point a run resumes from can change an augmentation.
+A number is the hash of (seed, stream, epoch, index of the sample, number of the draw) by splitmix64 (Steele, Lea &
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), vectorised over samples. Therefore the order of
+batches, ranks, workers and resuming do not change an augmentation.
 """
 
 import numpy as np
 
-# One stream per purpose, so that no two purposes share numbers. Their values are part of every run's protocol.
+# One stream for each purpose, so that purposes do not share numbers. Changing a value changes the results of runs.
 ORDER, WEAK_VIEW, STRONG_VIEW, STRONG_OPERATIONS, SPLIT, DETECTION_VIEW, DETECTION_SAMPLING, CANVAS = range(8)
 
 _WORD = 2**64 - 1
@@ -17,14 +17,14 @@ _FACTOR_1, _FACTOR_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111
 
 
 def splitmix64(state: np.ndarray) -> np.ndarray:
-    """The output function of splitmix64: uint64 array -> uint64 array of the same shape, a bijection that mixes."""
+    """The output function of splitmix64, a bijection: uint64 array -> uint64 array of the same shape."""
     state = (state ^ (state >> _SHIFT_1)) * _FACTOR_1
     state = (state ^ (state >> _SHIFT_2)) * _FACTOR_2
     return state ^ (state >> _SHIFT_3)
 
 
 def random_bits(seed: int, stream: int, epoch: int, index, count: int = 1) -> np.ndarray:
-    """(n, count) uint64, uniform: row i belongs to sample index[i] alone. `index` holds n integers >= 0."""
+    """Uniform uint64 (n, count); row i depends only on sample index[i]. `index` has n integers >= 0."""
     key = np.zeros(1, np.uint64)
     for word in (seed, stream, epoch):
         key = splitmix64((key ^ np.uint64(word & _WORD)) + np.uint64(_GOLDEN))
@@ -40,7 +40,7 @@ def uniform(bits: np.ndarray) -> np.ndarray:
 
 
 def below(bits: np.ndarray, limit: int) -> np.ndarray:
-    """uint64 -> int64 in 0..limit-1, from the upper 32 bits; uneven by less than limit / 2**32."""
+    """uint64 -> int64 in 0..limit-1, from the upper 32 bits; uniform up to a relative error of limit / 2**32."""
     return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
 
 

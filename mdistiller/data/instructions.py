@@ -1,4 +1,4 @@
-"""Instruction sets: JSON Lines of instruction, input and output, as prompts and answers of a language model."""
+"""Instruction sets: prompts and answers for language models, from JSON Lines of instruction, input and output."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from mdistiller.data.tokenizers import load_tokenizer
 from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
-# The Alpaca template, an interchange format: answers were collected and models trained with exactly these bytes.
+# The Alpaca template. Existing answers and models were made with exactly this text, so it must not be changed.
 WITHOUT_INPUT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
@@ -44,27 +44,27 @@ def prompt_of(instruction: str, input: str = "") -> str:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, the answer that is trained on, and all answers that are right."""
+    """A prompt, the answer for training, and all correct answers."""
 
     prompt: str
     answer: str
     references: tuple[str, ...]
-    copied: str = ""  # what copying would answer: the input, or the instruction where there is none
+    copied: str = ""  # the answer of copying: the input, or the instruction if there is no input
 
 
 @dataclass(frozen=True, eq=False)
 class TextInfo(DataInfo):
-    """Facts about text: `num_classes` is the size of the tokenizer's vocabulary."""
+    """Metadata of a text data set; `num_classes` is the size of the tokenizer's vocabulary."""
 
     tokenizer: Any = field(default=None, repr=False)
     task: str = "language"
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """The examples of a JSON Lines file: `instruction`, `input` (may be missing), `output` (a text, or several).
+    """The examples of a JSON Lines file with `instruction`, `input` (may be missing) and `output` (a text or a list).
 
-    A line may have a whole `prompt`, without the template, in place of instruction and input. Raises UserError naming
-    the file and line for anything else, empty answers included.
+    A line may have a whole `prompt`, without the template, instead of instruction and input. Raises UserError, with file
+    and line, for anything else, including empty answers.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -88,21 +88,22 @@ def _example(place, line):
         ) from None
     output = (output,) if isinstance(output, str) else tuple(output) if isinstance(output, list) else ()
     if not all(isinstance(text, str) for text in (instruction, given, *output)):
-        raise UserError(f"{place}: instruction, input and output: expected texts")
+        raise UserError(f"{place}: expected texts as instruction, input and output")
     if not output or not all(text.strip() for text in output):
-        raise UserError(f"{place}: output: expected an answer, found an empty one")
+        raise UserError(f"{place}: output: expected an answer, found an empty text")
     prompt = prompt_of(instruction, given) if whole is None else whole
     return Example(prompt, output[0], output, given or instruction)
 
 
 class TextData:
-    """Batches of token numbers of a data set of prompts and answers, in the manner of `mdistiller.data.base.Data`.
+    """Batches of tokenized prompts and answers, with the interface of `mdistiller.data.base.Data`.
 
-    A batch is a dict: ids, mask, places, labels (B, L), positions, group, target (n,), see `collate`; index (B,).
+    A batch is a dict with ids, mask, places and labels (B, L), positions, group and target (n,), see `collate`, and
+    index (B,).
     """
 
     items = "examples"
-    views_are_finite, view_numbers, flip = True, np.zeros(1, np.int64), False  # text is always the same
+    views_are_finite, view_numbers, flip = True, np.zeros(1, np.int64), False  # text has no augmentation
 
     def __init__(self, cfg: CfgNode, device, name: str, tokenizer, train: Sequence[Example],
                  held_out: dict[str, Sequence[Example]]):
@@ -130,7 +131,7 @@ class TextData:
         )
 
     def _tokenize(self, split):
-        """The samples of a split; prompts over the limit are left out and counted, or cut (LM.LONG_PROMPTS)."""
+        """The samples of a split; prompts above the limit are left out and logged, or cut (LM.LONG_PROMPTS)."""
         examples, limit = self.examples[split], self.settings.MAX_PROMPT
         texts = [example.prompt for example in examples], [example.answer for example in examples]
         prompts, answers = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in texts)
@@ -155,7 +156,7 @@ class TextData:
 
     @property
     def num_batches(self) -> int:
-        """Batches of a training epoch, the last one perhaps smaller, or left out (LM.DROP_LAST)."""
+        """Number of batches in a training epoch; a smaller last one is left out with LM.DROP_LAST."""
         number = len(self.tokens)
         return number // self.batch_size if self.settings.DROP_LAST else -(-number // self.batch_size)
 
@@ -169,12 +170,12 @@ class TextData:
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:
-        """Batches of an epoch from number `start` on, as those of `Data`; `share` counts supervised tokens.
+        """Batches of an epoch from number `start` on, as in `Data`; `share` is a fraction of the supervised tokens.
 
-        With LM.REDUCTION sequence it counts examples, with LM.AVERAGE micro_batch every batch has an equal share.
+        With LM.REDUCTION sequence it is a fraction of the examples; with LM.AVERAGE micro_batch all shares are equal.
         """
         if tuple(views) != ("image",):
-            raise UserError(f"DISTILLER.TYPE: needs another view of an image ({views[-1]}), and text has none")
+            raise UserError(f"DISTILLER.TYPE: needs a second view of an image ({views[-1]}), which text does not have")
         order = permutation(self.seed, epoch, self.info.num_train)
         for number in range(start, self.num_batches):
             pieces = np.array_split(order[self._part(number)], world_size)
@@ -185,8 +186,10 @@ class TextData:
             yield batch
 
     def batch(self, split: str, index: np.ndarray, fixed: bool | None = None) -> dict:
-        """The tensors of the samples of a split at positions `index` (B,), on the device; `fixed` padding is
-        LM.PADDING's unless given."""
+        """The batch, on the device, of the samples of a split at positions `index` (B,).
+
+        `fixed` chooses fixed or dynamic padding; None follows LM.PADDING.
+        """
         samples = [self.samples[split][number] for number in index]
         fixed = self.settings.PADDING == "fixed" if fixed is None else fixed
         length = self.settings.MAX_LENGTH if fixed else None
@@ -208,13 +211,13 @@ class TextData:
         return int(count[piece].sum()) * world_size / max(update, 1)
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
-        """Positions (B,) of the examples of the global batch number `step` (from 0) of an epoch."""
+        """Positions (B,) of the examples in global batch number `step` (from 0) of an epoch."""
         return permutation(self.seed, epoch, self.info.num_train)[self._part(step)]
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
-        """All examples of a split once, in order; `samples` are their `Sample`s, `split` its name.
+        """All examples of a split once, in order, with their `samples` and the name of the `split`.
 
-        Of several ranks each gets every `world_size`-th batch; there may be none for it.
+        With several ranks, each gets every `world_size`-th batch, which may be no batch at all.
         """
         size, number = self.eval_batch_size, len(self.samples[split])
         for low in range(rank * size, number, world_size * size):
@@ -223,10 +226,10 @@ class TextData:
             yield self.batch(split, index) | {"samples": samples, "split": split}
 
     def plain_batches(self, index: np.ndarray):
-        raise UserError("LOG.ENTROPY_TRACE: is of images; expected 0 for text")
+        raise UserError("LOG.ENTROPY_TRACE: available for images only; expected 0 for text")
 
     def train_views(self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[tuple]:
-        """(index, zeros) of each batch that `train_batches` gives with the same arguments, on the host."""
+        """(index, zeros) of each batch of `train_batches` with the same arguments, as arrays."""
         order = permutation(self.seed, epoch, self.info.num_train)
         for number in range(start, self.num_batches):
             pieces = np.array_split(order[self._part(number)], world_size)
@@ -241,7 +244,7 @@ class TextData:
 
 
 def _sequence_means(group):
-    """(n,) float32 with mean 1 by which a mean over tokens becomes the mean over sequences of their token means."""
+    """Weights (n,) float32 with mean 1; with them, a mean over tokens is a mean over sequences of their token means."""
     counts = np.bincount(group)
     return (len(group) / (np.count_nonzero(counts) * counts[group])).astype(np.float32)
 
@@ -261,7 +264,7 @@ def _registered(name: str) -> Callable:
         held_out["test"] = read_examples(_file(cfg, "TEST_FILE"))[:limit]
         return TextData(cfg, device, name, tokenizer, read_examples(_file(cfg, "TRAIN_FILE")), held_out)
 
-    build.__doc__ = "An instruction set in the files LM.TRAIN_FILE, LM.VAL_FILE (or none) and LM.TEST_FILE."
+    build.__doc__ = "An instruction set from the files LM.TRAIN_FILE, LM.VAL_FILE (optional) and LM.TEST_FILE."
     return build
 
 

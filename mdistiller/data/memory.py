@@ -1,4 +1,4 @@
-"""Data sets of small images: all in memory as uint8, augmented and normalised as whole batches on the device."""
+"""Data sets of small images, kept in memory as uint8 and augmented and normalised in batches on the device."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from mdistiller.data.strong import rotate, strong_augment
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A data set as read from its files. Images (N, H, W, 3) uint8, labels (N,) int64, as NumPy arrays."""
+    """A data set as it is read from files: NumPy arrays of images (N, H, W, 3) uint8 and labels (N,) int64."""
 
     name: str
     family: str
@@ -30,14 +30,15 @@ class ImageSource:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    flip: bool = True  # whether a mirrored image is still one of its class
+    flip: bool = True  # whether a mirrored image still belongs to its class
 
 
 class InMemoryData(Data):
-    """Batches of an `ImageSource`, cut from memory on the device; nothing here waits for the device.
+    """Batches of an `ImageSource`, cropped from images on the device, without waiting for the device.
 
-    DATASET.AUGMENTATION: "crop_flip" is a random crop with a padding of 4 and a flip, one of 162 views; "crop" has no
-    flips, and neither has a source without them; "rotate_flip" turns by up to 20 degrees instead of cropping.
+    With DATASET.AUGMENTATION "crop_flip", a view is a random crop with a padding of 4 and a flip, one of 162 views.
+    With "crop", or a source whose `flip` is False, there are no flips. "rotate_flip" rotates by up to 20 degrees
+    instead of cropping.
     """
 
     def __init__(self, source: ImageSource, cfg: CfgNode, device: torch.device | str):
@@ -56,12 +57,12 @@ class InMemoryData(Data):
         self.held_out = {
             split: upload(np.ascontiguousarray(images), self.home) for split, (images, _) in held_out.items()
         }
-        self._views = (None, None)  # the epoch last asked for, and its views by index
+        self._views = (None, None)  # the last epoch that was used, and its views by index
 
     def augmentation_views(self, epoch: int, index: Tensor) -> Tensor:
-        """Which crop and flip the samples get in an epoch: (B,) int64, dy * 18 + dx * 2 + flip, on the device.
+        """The crop and flip of samples in an epoch: dy * 18 + dx * 2 + flip, (B,) int64, on the device.
 
-        Raises ValueError with rotations, which are no finite set (`views_are_finite`).
+        Raises ValueError for rotations, which do not form a finite set (`views_are_finite`).
         """
         if not self.views_are_finite:
             raise ValueError("rotations are not a finite set of views")
@@ -72,13 +73,13 @@ class InMemoryData(Data):
 
     @property
     def view_numbers(self) -> np.ndarray:
-        """The views that samples can get, ascending."""
+        """The numbers of all possible views, in ascending order."""
         return np.arange(0, NUM_VIEWS, 1 if self.flip else 2)
 
     def train_views(
         self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(index, view) of each batch that `train_batches` gives with the same arguments: arrays (B,), on the host."""
+        """(index, view) of each batch of `train_batches` with the same arguments, as arrays (B,)."""
         order = permutation(self.seed, epoch, self.info.num_train)
         view = random_views(self.seed, WEAK_VIEW, epoch, order, self.flip)
         for number in range(start, self.num_batches):
@@ -86,7 +87,7 @@ class InMemoryData(Data):
             yield order[low:high], view[low:high]
 
     def image_at(self, index: Tensor, view: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised training images, (B,) indices in (B,) views."""
+        """Normalised training images (B, 3, H, W) at indices (B,), in views (B,)."""
         index, view = index.to(self.home), view.to(self.home)
         return self._finish(self.images.cut(self.images.start(index, view), view % 2))
 
@@ -105,12 +106,12 @@ class InMemoryData(Data):
         return (self._finish(self.images.interior[torch.from_numpy(piece).to(self.home)]) for piece in pieces)
 
     def _strong(self, epoch, index):
-        """The strong view of samples (an array of indices): its own crop and flip, then RandAugment and cutout."""
+        """The strong view of samples (an array of indices): a separate crop and flip, then RandAugment and cutout."""
         images = self._cut(*self._draw(STRONG_VIEW, epoch, index))
         return self._finish(strong_augment(images, self.seed, epoch, index))
 
     def _draw(self, stream, epoch, index):
-        """For samples (n,): the windows they are cut from and whether mirrored, (2, n) at home; degrees, (n,)."""
+        """For samples (n,): starts of windows and flips (2, n), on `home`, and rotations (n,) in degrees."""
         if self.views_are_finite:
             view, degrees = random_views(self.seed, stream, epoch, index, self.flip), np.zeros(len(index))
         else:

@@ -1,4 +1,4 @@
-"""Data sets of large images: decoded and cropped in worker processes, augmented and normalised on the device."""
+"""Data sets of large images, decoded and cropped in worker processes, augmented and normalised on the device."""
 
 import hashlib
 import weakref
@@ -22,21 +22,21 @@ from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
 from mdistiller.workers import begin, dead_workers_fail_the_run, leave_signals_to_the_parent
 
-PATIENCE = 900  # seconds without a batch from the workers, after which they count as dead
+PATIENCE = 900  # seconds to wait for a batch before the workers are considered dead
 STREAMS = {"image": WEAK_VIEW, "image_strong": STRONG_VIEW}
 
 
 class StreamedData(Data):
-    """Batches of images too large for memory, of the files of two splits.
+    """Batches of images that are too large for memory, from files of two splits.
 
-    DATASET.NUM_WORKERS processes (each rank's own; 0 for none) decode and crop, each a batch at a time; uint8 crosses
-    to the device, where the strong view gets its RandAugment and everything is normalised. Crops are those of
-    `crops.py` at DATASET.IMAGE_SIZE, without flips for DATASET.AUGMENTATION "crop". The fingerprint is that of names,
-    sizes in bytes and labels: reading every pixel of ImageNet takes long.
+    Each rank has DATASET.NUM_WORKERS processes (0: none), each of which decodes and crops one batch at a time. Images
+    are moved to the device as uint8, where the strong view is augmented by RandAugment and all views are normalised.
+    Crops are those of `crops.py` with DATASET.IMAGE_SIZE, without flips for DATASET.AUGMENTATION "crop". The
+    fingerprint is made from names, file sizes and labels, because reading all pixels of ImageNet takes too long.
     """
 
-    def __init__(self, train: ImageFiles, test: ImageFiles, cfg: CfgNode, device: torch.device | str, **facts):
-        """Facts are name, family, mean, std and classes. Raises UserError for broken files (see `quick_check`)."""
+    def __init__(self, train: ImageFiles, test: ImageFiles, cfg: CfgNode, device: torch.device | str, **metadata):
+        """`metadata` are name, family, mean, std and classes. Raises UserError for broken files (see `quick_check`)."""
         dataset = cfg.DATASET
         if dataset.AUGMENTATION == "rotate_flip":
             raise UserError("DATASET.AUGMENTATION: rotate_flip is for images in memory; expected crop_flip or crop")
@@ -51,8 +51,8 @@ class StreamedData(Data):
         self.files = {"train": train.take(chosen), **held_out}
         super().__init__(
             cfg, device, self.files["train"].labels, {split: files.labels for split, files in held_out.items()},
-            num_classes=len(facts["classes"]), image_size=dataset.IMAGE_SIZE,
-            hasher=partial(fingerprint, self.files["train"]), **facts,
+            num_classes=len(metadata["classes"]), image_size=dataset.IMAGE_SIZE,
+            hasher=partial(fingerprint, self.files["train"]), **metadata,
         )
         self.reader = Reader(self.files, dataset.IMAGE_SIZE, self.seed, dataset.AUGMENTATION == "crop_flip")
         self.workers = Workers(self.reader, dataset.NUM_WORKERS, self.device.type == "cuda")
@@ -82,16 +82,16 @@ class StreamedData(Data):
 
 
 class Workers:
-    """Processes that make batches of requests, `reader[request]` each; 0 of them: this process."""
+    """Worker processes that make the batch `reader[request]` for each request; with `number` 0, this process does."""
 
     def __init__(self, reader: Dataset, number: int, pin: bool):
         self.reader, self.number, self.pin = reader, number, pin
         self._idle = []  # loaders whose workers wait for the next pass
-        # Let go of in time: workers of a loader that is found in a reference cycle take five seconds each to end.
+        # Released explicitly: if the garbage collector finds a loader, each of its workers takes five seconds to end.
         weakref.finalize(self, self._idle.clear)
 
     def read(self, requests: list) -> Iterator[Any]:
-        """What the workers make of each request, in order. Passes may overlap: each has its own workers."""
+        """The batch of each request, in order. Passes may overlap, as each has its own workers."""
         queue, loader = self._idle.pop() if self._idle else self._new_loader()
         queue[:] = requests
         try:
@@ -99,7 +99,7 @@ class Workers:
                 for images in begin(loader):
                     if isinstance(images, NoSharedMemory):
                         raise RunError(
-                            f"no room in /dev/shm for the batches of the data workers ({images}): give it more (docker "
+                            f"no space in /dev/shm for the batches of the data workers ({images}): enlarge it (docker "
                             "run --shm-size 8g), or set DATASET.NUM_WORKERS 0"
                         )
                     if isinstance(images, str):
@@ -113,19 +113,19 @@ class Workers:
         loader = DataLoader(
             self.reader,
             sampler=queue,
-            batch_size=None,  # a request is a batch already
+            batch_size=None,  # a request already is a batch
             num_workers=self.number,
             persistent_workers=self.number > 0,
             timeout=PATIENCE if self.number else 0,
             pin_memory=self.pin,
             worker_init_fn=leave_signals_to_the_parent,
-            generator=torch.Generator(),  # it draws a seed for its workers, and must not from the run's generator
+            generator=torch.Generator(),  # the loader draws a seed, which must not come from the run's generator
         )
         return queue, loader
 
 
 def fingerprint(files: ImageFiles) -> str:
-    """SHA-256 (hex) of labels, names and sizes in bytes."""
+    """SHA-256 (hex) of labels, names and file sizes."""
     digest = hashlib.sha256(files.labels.astype("<i8").tobytes())
     for position in range(len(files)):
         digest.update(f"{files.name(position)}\0{files.path(position).stat().st_size}\0".encode(errors="replace"))
@@ -133,22 +133,23 @@ def fingerprint(files: ImageFiles) -> str:
 
 
 class Request(NamedTuple):
-    """A batch that a worker is to make."""
+    """A request for a batch, which a worker makes."""
 
     split: str
     index: np.ndarray  # (B,) positions in the split
-    epoch: int | None = None  # None: not augmented
+    epoch: int | None = None  # None: no augmentation
     views: tuple[str, ...] = ("image",)
 
 
 class NoSharedMemory(str):
-    """Why a worker has no place for a batch."""
+    """The error of a worker without shared memory for a batch."""
 
 
 class Reader(Dataset):
-    """What a worker does: a `Request` -> {view: (B, size, size, 3) uint8}, or a text that says which file is broken.
+    """Makes batches in a worker: `Request` -> {view: (B, size, size, 3) uint8}, or a text about a broken file.
 
-    A worker takes shared memory for a batch itself: where the queue does so, its failure is printed and the batch lost.
+    The shared memory of a batch is allocated here, because a failure in PyTorch's queue is only printed and the batch
+    lost.
     """
 
     def __init__(self, files: dict[str, ImageFiles], size: int, seed: int, flip: bool):

@@ -1,7 +1,7 @@
-"""The strong view of Jin, Wang & Lin (CVPR 2023): two random operations and a cutout, on whole uint8 batches.
+"""The strong view of Jin, Wang & Lin (CVPR 2023): two random operations and a cutout, on batches of uint8 images.
 
-The results are those of Pillow, pixel for pixel. Which sample gets which operation is hashed on the host, so the
-samples can be sorted by operation without waiting for the device, and each operation runs once for all of its samples.
+The results equal those of Pillow for every pixel. The operations are chosen on the CPU, so samples can be sorted by
+operation without waiting for the device, and each operation is applied to all of its samples at once.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from mdistiller.data.hashing import STRONG_OPERATIONS, below, random_bits, uniform
 from mdistiller.data.images import upload
 
-# Name and range of the magnitude. Sorted so that operations of one kind are neighbours (see `_apply`).
+# Name and range of the magnitude. Operations of the same kind follow each other (see `_apply`).
 OPERATIONS = (
     ("Brightness", 0.05, 0.95),
     ("Posterize", 4, 8),
@@ -31,7 +31,7 @@ OPERATIONS = (
 BRIGHTNESS, POSTERIZE, SOLARIZE, CONTRAST, AUTOCONTRAST, EQUALIZE, COLOR, SHARPNESS = range(8)
 ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, IDENTITY = range(8, 14)
 DRAWS = 2
-CUTOUT_SIDE = 0.5  # the greatest side, of the width
+CUTOUT_SIDE = 0.5  # largest side as a fraction of the width
 CUTOUT_COLOUR = (125, 123, 114)
 LEVELS = 256
 FIXED = 1 << 16  # Pillow's affine transforms count in 1/65536 of a pixel
@@ -40,13 +40,14 @@ _LOW, _HIGH = (np.array([operation[bound] for operation in OPERATIONS], np.float
 
 
 def strong_augment(images: Tensor, seed: int, epoch: int, index: np.ndarray) -> Tensor:
-    """RandAugment and cutout, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; index is an array."""
+    """RandAugment and cutout, functions of (seed, epoch, index): (B, H, W, 3) uint8 -> same; `index` is an array (B,).
+    """
     operations, magnitudes, box = strong_draws(seed, epoch, index)
     return cutout(apply_operations(images, operations, magnitudes), box)
 
 
 def strong_draws(seed: int, epoch: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each sample gets: operations (B, 2), drawn with replacement; their magnitudes (B, 2); `cutout`'s (B, 3)."""
+    """Random operations (B, 2), drawn with replacement, their magnitudes (B, 2), and the draws (B, 3) for `cutout`."""
     bits = random_bits(seed, STRONG_OPERATIONS, epoch, index, count=2 * DRAWS + 3)
     operations = below(bits[:, :DRAWS], len(OPERATIONS))
     magnitudes = _LOW[operations] + (_HIGH - _LOW)[operations] * uniform(bits[:, DRAWS : 2 * DRAWS])
@@ -54,11 +55,11 @@ def strong_draws(seed: int, epoch: int, index: np.ndarray) -> tuple[np.ndarray, 
 
 
 def apply_operations(images: Tensor, operations: np.ndarray, magnitudes: np.ndarray) -> Tensor:
-    """Apply operations[:, 0], then operations[:, 1], ...: (B, H, W, 3) uint8 -> the same.
+    """Apply operations[:, 0], then operations[:, 1], and so on: (B, H, W, 3) uint8 -> (B, H, W, 3) uint8.
 
-    operations (B, n) are places in `OPERATIONS`, magnitudes (B, n) float64; both on the host.
+    `operations` (B, n) are indices of `OPERATIONS`, and `magnitudes` (B, n) are float64, both NumPy arrays.
     """
-    rows = np.arange(len(images))  # which sample each row holds: rows are sorted anew for every draw
+    rows = np.arange(len(images))  # the sample of each row, as rows are sorted again for every draw
     for draw in range(operations.shape[1]):
         order = np.argsort(operations[rows, draw], kind="stable")
         rows = rows[order]
@@ -68,16 +69,16 @@ def apply_operations(images: Tensor, operations: np.ndarray, magnitudes: np.ndar
 
 
 def rotate(images: Tensor, degrees: np.ndarray) -> Tensor:
-    """Turn each image to the left about its middle: (B, H, W, 3) uint8 and (B,) float64 -> uint8; black corners."""
+    """Rotate each image to the left about its centre, with black corners: (B, H, W, 3) uint8, (B,) float64 -> uint8."""
     return _warp(images, np.full(len(images), ROTATE), degrees)
 
 
 def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
-    """Fill a box of each image. draws (B, 3) in [0, 1): side (of half the width), centre x and y.
+    """Fill a square of each image. `draws` (B, 3) in [0, 1) give the side (up to half the width) and the centre x, y.
 
-    A centre lies in (1, size], as the released code draws it (numpy's uniform(size) goes from size down to 1).
-    The box reaches from its upper left corner, moved into the image and rounded down, by the side to the right and
-    down; both corners are inside.
+    As in the released code, the centre is in (1, size], since numpy's uniform(size) is uniform between size and 1. The
+    upper left corner is moved into the image and rounded down, and the side is added to it for the lower right corner.
+    Both corners belong to the square.
     """
     _, height, width, channels = images.shape
     side = CUTOUT_SIDE * width * draws[:, 0]
@@ -88,7 +89,7 @@ def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
         limits += [first, np.floor(np.minimum(first + side, size))]
     left, right, top, bottom = upload(np.stack(limits).astype(np.int64)[:, :, None], images.device)
     y = torch.arange(height, device=images.device)
-    # columns counted once per channel: the mask of a row is then one contiguous run
+    # every column is repeated for each channel, so that the mask of a row is one contiguous range
     x = torch.arange(width * channels, device=images.device) // channels
     inside = ((y >= top) & (y <= bottom))[:, :, None] & ((x >= left) & (x <= right))[:, None, :]
     colour = upload(np.tile(np.array(CUTOUT_COLOUR, np.uint8), width), images.device)
@@ -96,7 +97,7 @@ def cutout(images: Tensor, draws: np.ndarray) -> Tensor:
 
 
 def _apply(images, operations, magnitudes):
-    """One operation an image; `operations` ascend, so that each kind is a slice."""
+    """Apply one operation to each image; `operations` are in ascending order, so that each kind is a slice."""
     ends = np.searchsorted(operations, [COLOR, SHARPNESS, ROTATE, IDENTITY])
     results, begin = [], 0
     for kind, end in zip((_map_levels, _color, _sharpness, _warp), ends, strict=True):
@@ -106,7 +107,7 @@ def _apply(images, operations, magnitudes):
     return torch.cat([*results, images[begin:]])
 
 
-# ---- operations that map the levels of a channel: a table for each image and channel, applied at once
+# ---- operations on the levels of a channel: a table for each image and channel, all applied at once
 
 
 def _map_levels(images, operations, magnitudes):
@@ -130,7 +131,7 @@ def _map_levels(images, operations, magnitudes):
 
 
 def _fixed_tables(operations, magnitudes):
-    """(n, 256) uint8 of brightness, posterize and solarize, which do not look at the image."""
+    """(n, 256) uint8 of brightness, posterize and solarize, which do not depend on the image."""
     level, value = np.arange(LEVELS), magnitudes[:, None]
     dark = np.trunc(np.float32(value) * level.astype(np.float32))
     coarse = level & ~((1 << (8 - value.astype(np.int64))) - 1)
@@ -140,10 +141,10 @@ def _fixed_tables(operations, magnitudes):
 
 
 def _autocontrast_tables(images):
-    """(n, 3, 256): stretch each channel from its extremes to 0..255, in float64 as Pillow does."""
+    """(n, 3, 256): stretch the range of each channel to 0..255, in float64 as in Pillow."""
     low, high = (bound[..., None].double() for bound in images.flatten(1, 2).aminmax(dim=1))
     level = torch.arange(LEVELS, dtype=torch.float64, device=images.device)
-    # A quotient of tensors: number / tensor is a rounded reciprocal. Infinite in a channel of one level, which stays.
+    # Divide by a tensor; number / tensor would be a rounded reciprocal. Infinite for one level, which is then kept.
     scale = torch.full_like(high, 255.0) / (high - low)
     stretched = (level * scale + -low * scale).clamp(0, 255)
     return torch.where(high > low, stretched, level).to(torch.uint8)
@@ -154,14 +155,14 @@ def _equalize_tables(images):
     pixels = images.flatten(1, 2).transpose(1, 2).long()
     counts = torch.zeros(*pixels.shape[:2], LEVELS, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, pixels, torch.ones_like(pixels))
-    last = counts.gather(2, pixels.amax(dim=2, keepdim=True))  # of the greatest level that occurs
+    last = counts.gather(2, pixels.amax(dim=2, keepdim=True))  # count of the largest level that occurs
     step = (pixels.shape[2] - last) // 255
     below_level = counts.cumsum(2) - counts
     table = ((step // 2 + below_level) // step.clamp_min(1)).clamp_max(255)
     return torch.where(step > 0, table, torch.arange(LEVELS, device=images.device)).to(torch.uint8)
 
 
-# ---- operations that mix an image with a version of itself
+# ---- operations that blend an image with a version of itself
 
 
 def _gray(images):
@@ -171,7 +172,7 @@ def _gray(images):
 
 
 def _mean_gray(images):
-    """(n,) float32: the mean luma, rounded half up."""
+    """(n,) float32: the mean luma, rounded, with halves rounded up."""
     gray = _gray(images).flatten(1)
     return ((2 * gray.sum(1) + gray.shape[1]) // (2 * gray.shape[1])).float()
 
@@ -181,7 +182,7 @@ def _factors(magnitudes, device):
 
 
 def _blend(degenerate, images, factor):
-    """degenerate + factor * (images - degenerate), float32, each step rounded, then truncated to uint8."""
+    """degenerate + factor * (images - degenerate), each step in float32, then truncated to uint8."""
     return (degenerate + factor * (images - degenerate)).to(torch.uint8)
 
 
@@ -191,7 +192,7 @@ def _color(images, operations, magnitudes):
 
 
 def _sharpness(images, operations, magnitudes):
-    """Mixed with its smoothed version: 3x3 weights of 1, 5 in the middle, over 13; the border is not smoothed."""
+    """Blend with the smoothed image: 3x3 weights of 1, with 5 in the centre, over 13; the border is not smoothed."""
     pixels = images.to(torch.int16)
     rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
     total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * pixels[:, 1:-1, 1:-1]
@@ -200,7 +201,7 @@ def _sharpness(images, operations, magnitudes):
     return _blend(smooth, images.float(), _factors(magnitudes, images.device).view(-1, 1, 1, 1))
 
 
-# ---- operations that move pixels: nearest neighbour, black outside
+# ---- operations that move pixels, with nearest neighbours and black outside the image
 
 
 def _warp(images, operations, magnitudes):
@@ -218,7 +219,7 @@ def _warp(images, operations, magnitudes):
 
 
 def _affine(operations, magnitudes, height, width):
-    """(6, n) int32: output (x, y) reads input (a x + b y + c, d x + e y + f); in 1/65536 pixel, as Pillow rounds."""
+    """(6, n) int32: output (x, y) is input (a x + b y + c, d x + e y + f), in 1/65536 pixel, rounded as in Pillow."""
     one, zero = np.ones_like(magnitudes), np.zeros_like(magnitudes)
     angle = -np.radians(magnitudes)
     cos, sin = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
@@ -230,7 +231,7 @@ def _affine(operations, magnitudes, height, width):
     c = np.where(rotated, a * -x + b * -y + x, zero)
     f = np.where(rotated, d * -x + e * -y + y, zero)
     fixed = np.floor(np.stack([a, b, c + a / 2 + b / 2, d, e, f + d / 2 + e / 2]) * FIXED + 0.5)
-    # translations are not rounded to fixed point: whole pixels
+    # translations are whole pixels and not rounded to fixed point
     fixed[2] = np.where(operations == TRANSLATE_X, np.floor(magnitudes * width + 0.5) * FIXED, fixed[2])
     fixed[5] = np.where(operations == TRANSLATE_Y, np.floor(magnitudes * height + 0.5) * FIXED, fixed[5])
     return fixed.astype(np.int32)

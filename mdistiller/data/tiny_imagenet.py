@@ -18,10 +18,11 @@ ANNOTATIONS = "val_annotations.txt"
 
 @DATASETS.register("tiny_imagenet")
 def tiny_imagenet(cfg: CfgNode, device: torch.device | str) -> InMemoryData:
-    """Tiny-ImageNet, 100,000 training images and, to test on, the 10,000 of its validation set, all in memory.
+    """Tiny-ImageNet: 100,000 training images, and the 10,000 validation images as the test set, all in memory.
 
-    DATASET.ROOT holds tiny-imagenet-200/ (or is it): train/<wnid>/images/* and val/images/* with val_annotations.txt.
-    Classes are numbered by sorted WordNet id, as torchvision's ImageFolder does in mdistiller.
+    DATASET.ROOT contains tiny-imagenet-200/ (or is this folder), with train/<wnid>/images/* and val/images/* and
+    val_annotations.txt. Classes are numbered in order of their WordNet ids, as by torchvision's ImageFolder in
+    mdistiller.
     """
     folder = find_folder(cfg.DATASET.ROOT, "tiny_imagenet", "tiny-imagenet-200")
     classes = class_names(folder / "train")
@@ -33,7 +34,7 @@ def tiny_imagenet(cfg: CfgNode, device: torch.device | str) -> InMemoryData:
         name="tiny_imagenet",
         family="tiny_imagenet",
         mean=(0.4802, 0.4481, 0.3975),
-        std=(0.2302, 0.2265, 0.2262),  # mdistiller's: deviations within an image; those of all pixels are 0.277
+        std=(0.2302, 0.2265, 0.2262),  # those of mdistiller, within images; over all pixels they are 0.277
         num_classes=len(classes),
         classes=classes,
         train_images=train_images,
@@ -45,10 +46,10 @@ def tiny_imagenet(cfg: CfgNode, device: torch.device | str) -> InMemoryData:
 
 
 def read_annotations(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
-    """The validation images, in the order of val_annotations.txt: file, class and box in a line, between tabs.
+    """The validation images in the order of val_annotations.txt, whose lines have file, class and box between tabs.
 
-    Where images were sorted into folders of their classes, as mdistiller wants them, these are read. Raises UserError
-    naming the line for a class that is not one of `classes`.
+    If the images were sorted into class folders, as mdistiller needs them, these are read. Raises UserError with the
+    line number for a class that is not in `classes`.
     """
     path, label = folder / ANNOTATIONS, {name: number for number, name in enumerate(classes)}
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tokenizers: those of transformers by name, and a small one of whole words."""
+"""Tokenizers of transformers by name, and a small tokenizer of whole words."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ END_OF_WORDS = "<end>"
 
 
 def load_tokenizer(name: str):
-    """The tokenizer of a folder, a GGUF file or a hub name. Raises UserError where there is none, or it has no EOS."""
+    """The tokenizer of a folder, a GGUF file or a hub name. Raises UserError if it is missing or has no EOS token."""
     transformers = import_transformers()
     place, keywords = source_of(name)
     try:
         if {path.name for path in Path(place).glob("*.*")} >= {"vocab.json", "merges.txt"} and not (
             Path(place) / "tokenizer_config.json"
-        ).exists():  # as GPT-2 was published: the files say nothing of their class
+        ).exists():  # GPT-2 was published without the name of the tokenizer's class
             tokenizer = transformers.GPT2Tokenizer(str(Path(place) / "vocab.json"), str(Path(place) / "merges.txt"))
         else:
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **keywords)
@@ -26,15 +26,15 @@ def load_tokenizer(name: str):
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"LM.TOKENIZER: no tokenizer {name!r}: expected a folder with tokenizer.json (or vocab.json and "
-            f"merges.txt), a .gguf file, or a name of the hub, which must be reachable ({first_line(error)})"
+            f"merges.txt), a .gguf file, or a name of the reachable Hugging Face hub ({first_line(error)})"
         ) from None
     if tokenizer.eos_token_id is None:
-        raise UserError(f"LM.TOKENIZER: {name} has no end-of-text token, which every answer ends with")
+        raise UserError(f"LM.TOKENIZER: {name} has no end-of-text token, with which every answer ends")
     return tokenizer
 
 
 def word_tokenizer(words: list[str]):
-    """A tokenizer of transformers that knows these words, separated by blanks, and an end-of-text token, number 0."""
+    """A tokenizer of transformers for these words, separated by spaces, and an end-of-text token with number 0."""
     transformers = import_transformers()
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

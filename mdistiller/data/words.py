@@ -1,4 +1,4 @@
-"""Made-up tasks on a few words: language-model distillation without a file, in a minute."""
+"""Synthetic tasks with a few words, to try the distillation of language models in a minute and without files."""
 
 import numpy as np
 from yacs.config import CfgNode
@@ -21,12 +21,12 @@ TASKS = {
 }
 FEWEST, MOST = 2, 5
 NUM_TRAIN, NUM_TEST = 4096, 256
-STREAM = 77  # of the random numbers, apart from those of augmentation
-ANSWER = ":"  # ends a prompt
+STREAM = 77  # stream of random numbers, different from those of augmentation
+ANSWER = ":"  # the last word of a prompt
 
 
 def make_examples(number: int, skip: int = 0) -> list[Example]:
-    """`number` different examples, the same ones always: "reverse apple bird sea :" is answered "sea bird apple"."""
+    """`number` different examples, always the same ones, such as "reverse apple bird sea :" with "sea bird apple"."""
     bits = random_bits(STREAM, 0, 0, np.arange(2 * (number + skip)))[:, 0]
     examples, seen = [], set()
     for draw in bits:
@@ -46,9 +46,10 @@ def make_examples(number: int, skip: int = 0) -> list[Example]:
 
 @DATASETS.register("words")
 def words(cfg: CfgNode, device) -> TextData:
-    """Repeat, reverse, first and last of 2 to 5 of 54 words: 4,096 training and 256 test examples, all different.
+    """4,096 training and 256 test examples, all different: repeat, reverse, first or last of 2 to 5 out of 54 words.
 
-    Made up, without a file; the tokenizer knows whole words. A model of two layers of width 64 learns all four.
+    The examples are generated, without files, and the tokenizer has whole words. A model with two layers of width 64
+    learns all four tasks.
     """
     examples = make_examples(NUM_TRAIN + NUM_TEST)
     tokenizer = word_tokenizer([*TASKS, ANSWER, *NOUNS])

@@ -122,7 +122,7 @@ def test_a_binary_file_of_a_wrong_size_is_named(fake, change, found):
 
 def test_a_file_short_of_whole_records_is_damaged_too(tmp_path):
     write_binary(tmp_path, cifar.CIFAR100)  # 20 records where there should be 50,000
-    with pytest.raises(UserError, match=r"train.bin is damaged: 61480 bytes, expected 153700000 \(50000 records\)"):
+    with pytest.raises(UserError, match=r"train.bin is damaged: 61480 bytes, expected 153700000 \(50000 images\)"):
         cifar.read_cifar(cifar.CIFAR100, tmp_path, download=False)
 
 

@@ -167,7 +167,7 @@ def test_a_device_without_strided_windows_gets_batches_cut_on_the_host():
 
 
 def test_an_unknown_view_is_refused():
-    with pytest.raises(ValueError, match="image_weak.*known are image, image_strong"):
+    with pytest.raises(ValueError, match="image_weak.*expected some of image, image_strong"):
         next(noise_data().train_batches(1, views=("image_weak",)))
 
 

@@ -281,7 +281,7 @@ def test_a_killed_worker_fails_the_run_wherever_the_run_is(root, where):
     passed = data.train_batches(1)
     next(passed)
     (worker,) = set(multiprocessing.active_children()) - before
-    with pytest.raises(RunError, match=r"^DataLoader worker.*\(fewer DATASET.NUM_WORKERS need less memory\)$"):
+    with pytest.raises(RunError, match=r"^DataLoader worker.*\(a smaller DATASET.NUM_WORKERS needs less memory\)$"):
         worker.kill()
         if where == "in the step":
             time.sleep(10)  # SIGCHLD comes while the step computes

@@ -111,15 +111,15 @@ def set_box(value):
 
 BROKEN = {
     "no image": (lambda c: c["images"][0].update(file_name="gone.jpg"), "image 100: no such file"),
-    "category": (lambda c: c["annotations"][0].update(category_id=4), "annotation 1: category 4 is not one"),
+    "category": (lambda c: c["annotations"][0].update(category_id=4), "annotation 1: category 4 is not in the file"),
     "outside": (set_box([70.0, 5.0, 10.0, 10.0]), "is outside image 100"),
     "nan": (set_box([float("nan"), 5.0, 10.0, 10.0]), "expected four finite numbers"),
     "text": (set_box(["1", 5.0, 10.0, 10.0]), "expected four finite numbers"),
     "negative": (set_box([1.0, 5.0, -10.0, 10.0]), "expected four finite numbers"),
-    "annotation twice": (lambda c: c["annotations"][1].update(id=1), "annotation id 1 is there twice"),
-    "image twice": (lambda c: c["images"].append(dict(c["images"][0])), "image id 100 is there twice"),
-    "category twice": (lambda c: c["categories"].append(dict(c["categories"][0])), "category id 3 is there twice"),
-    "stranger": (lambda c: c["annotations"][0].update(image_id=7), "image 7 is not one of the file's"),
+    "annotation twice": (lambda c: c["annotations"][1].update(id=1), "annotation id 1 occurs twice"),
+    "image twice": (lambda c: c["images"].append(dict(c["images"][0])), "image id 100 occurs twice"),
+    "category twice": (lambda c: c["categories"].append(dict(c["categories"][0])), "category id 3 occurs twice"),
+    "stranger": (lambda c: c["annotations"][0].update(image_id=7), "image 7 is not in the file"),
     "no images": (lambda c: c.update(images=[], annotations=[]), "no images"),
     "no boxes": (lambda c: c.update(annotations=[]), "none of the training images has a box"),
     "no list": (lambda c: c.update(images=3), "images: expected a list of objects"),
@@ -141,7 +141,7 @@ def test_a_folder_that_is_none_and_a_file_that_is_no_json(tmp_path):
         build_data(config(tmp_path), "cpu")
     write_coco(tmp_path)
     (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         build_data(config(tmp_path), "cpu")
 
 
@@ -154,7 +154,7 @@ def test_grey_and_cmyk_images_are_read_as_colours_and_another_size_is_said(tmp_p
     assert source.image(0).mode == source.image(1).mode == "RGB"
     Image.new("RGB", (5, 5)).save(root / "val2017" / "000000000100.jpg")
     data = build_data(config(root), "cpu")
-    with pytest.raises(UserError, match="000000000100.jpg .5x5 pixels, and instances_val2017.json says 64x60"):
+    with pytest.raises(UserError, match="000000000100.jpg .5x5 pixels, expected 64x60 as in instances_val2017.json"):
         list(data.eval_batches("test"))
 
 

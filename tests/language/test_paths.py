@@ -175,7 +175,7 @@ def test_no_logits_are_made_at_positions_without_a_label_nor_of_more_than_a_chun
 def test_text_has_one_view():
     data = build_data(config(), "cpu")
     assert isinstance(data, TextData)
-    with pytest.raises(ValueError, match="text has none"):
+    with pytest.raises(ValueError, match="text does not have"):
         next(data.train_batches(1, views=("image", "image_strong")))
 
 

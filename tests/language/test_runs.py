@@ -169,13 +169,13 @@ def errors(tmp_path):
     return {
         "no file": (using("none.jsonl"), "none.jsonl: cannot be read: No such file"),
         "no name": (files, "LM.TRAIN_FILE: expected a JSON Lines file"),
-        "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty one"),
+        "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty text"),
         "no JSON": (using("broken.jsonl"), "broken.jsonl:1: expected an object with instruction, input and output"),
         "only long prompts": (using("long.jsonl"), "LM.MAX_PROMPT: all prompts of train have more than 16 tokens"),
         "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
         "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
         "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
-        "an image method": (["DISTILLER.TYPE", "MLD"], "text has none"),
+        "an image method": (["DISTILLER.TYPE", "MLD"], "text does not have"),
         "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
         "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
     }

@@ -17,7 +17,7 @@ WORDS = [
     typed("eval", f"-m resnet9 -c {STUDENT} -d digits", "DISTILLER.STUDENT: unknown"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digits DEVICE gpu", "DEVICE: 'gpu'"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digits DATASET.ROT x", "nearest: DATASET.ROOT"),
-    typed("eval", f"-m resnet8 -c {STUDENT} -d cifar100 DATASET.ROOT none", "cifar100 is not there"),
+    typed("eval", f"-m resnet8 -c {STUDENT} -d cifar100 DATASET.ROOT none", "cifar100 is missing"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d", "-d/--dataset"),
     typed("eval", f"--run {RUN} DATASET.TYPE", "a value must follow"),
     typed("compare", "", "runs"),

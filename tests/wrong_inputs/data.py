@@ -56,12 +56,12 @@ def cifar(name, says, files, kind="cifar100"):
 BINARY, PYTHON = "cifar-100-binary", "cifar-100-python"
 WHOLE = partial(cifar_binary, number=50000)
 CIFAR = [
-    cifar("nothing there", "cifar100 is not there", {}),
-    cifar("an empty folder", "cifar100 is not there", {"none": folder}),
-    cifar("nothing there", "cifar10 is not there", {}, "cifar10"),
-    of("cifar100", "a file as root", "cifar100 is not there", {"data": "a file\n"}),
+    cifar("nothing there", "cifar100 is missing", {}),
+    cifar("an empty folder", "cifar100 is missing", {"none": folder}),
+    cifar("nothing there", "cifar10 is missing", {}, "cifar10"),
+    of("cifar100", "a file as root", "cifar100 is missing", {"data": "a file\n"}),
     cifar("an empty binary folder", "train.bin is missing", {BINARY: folder}),
-    cifar("a binary folder that is a file", "cifar100 is not there", {BINARY: "a file\n"}),
+    cifar("a binary folder that is a file", "cifar100 is missing", {BINARY: "a file\n"}),
     cifar("an empty train.bin", "train.bin is damaged: 0 bytes", {f"{BINARY}/train.bin": b""}),
     cifar("a train.bin of text", "train.bin is damaged", {f"{BINARY}/train.bin": "404\n"}),
     cifar("a folder train.bin", "train.bin is missing", {f"{BINARY}/train.bin": folder}),
@@ -90,9 +90,9 @@ CIFAR = [
 ]
 
 FOLDERS = [
-    of("imagefolder", "nothing there", "imagefolder is not there", {}),
-    of("imagefolder", "a file as root", "imagefolder is not there", {"data": "a file\n"}),
-    of("imagefolder", "train is a file", "imagefolder is not there", folders(train="a file\n")),
+    of("imagefolder", "nothing there", "imagefolder is missing", {}),
+    of("imagefolder", "a file as root", "imagefolder is missing", {"data": "a file\n"}),
+    of("imagefolder", "train is a file", "imagefolder is missing", folders(train="a file\n")),
     of("imagefolder", "no train", "train is missing", folders("val/a/1")),
     of("imagefolder", "no val", "val is missing", folders("train/a/1", "train/b/1")),
     of("imagefolder", "an empty train", "no class folders", folders(train=folder, val=folder)),
@@ -100,8 +100,8 @@ FOLDERS = [
     of("imagefolder", "one class", "1 class", folders("train/a/1", "val/a/1")),
     of("imagefolder", "a class without images", "b: no images", folders(*TWO[:2], *TWO[3:], train__b=folder)),
     of("imagefolder", "a class of text", "b: no images", folders(*TWO[:2], *TWO[3:], train__b__x="text\n")),
-    of("imagefolder", "a class that val lacks", "lacks class folders that train/ has (1): b", folders(*TWO[:4])),
-    of("imagefolder", "a class that train lacks", "has class folders train/ lacks (1): c", folders(*TWO, "val/c/1")),
+    of("imagefolder", "a class that val lacks", "lacks class folders of train/ (1): b", folders(*TWO[:4])),
+    of("imagefolder", "a class that train lacks", "has class folders that train/ lacks (1): c", folders(*TWO, "val/c/1")),
     of("imagefolder", "other classes", "lacks class folders", folders("train/a/1", "train/b/1", "val/c/1", "val/d/1")),
     *(of("imagefolder", f"{what} ({place})", "1 broken image", {**folders(*TWO), "data/train/b/2.png": content},
          "DATASET.IMAGE_SIZE", size)
@@ -117,11 +117,11 @@ FOLDERS = [
     of("imagefolder", "five broken images", "5 broken images", {name: b"" for name in folders(*TWO)}),
     of("imagefolder", "rotations of streamed images", "DATASET.AUGMENTATION", folders(*TWO), "DATASET.AUGMENTATION",
        "rotate_flip", "DATASET.IMAGE_SIZE", 100),
-    of("imagenet", "nothing there", "imagenet is not there", {}),
+    of("imagenet", "nothing there", "imagenet is missing", {}),
     of("imagenet", "no val", "val is missing", folders("train/a/1", "train/b/1")),
     of("imagenet", "a CIFAR network", "DISTILLER.STUDENT: unknown imagenet model 'resnet8'", folders(*TWO)),
     of("imagenet", "a broken image", "1 broken image", {**folders(*TWO), "data/val/b/2.png": "404\n"}),
-    of("tiny_imagenet", "nothing there", "tiny_imagenet is not there", {}),
+    of("tiny_imagenet", "nothing there", "tiny_imagenet is missing", {}),
     of("tiny_imagenet", "no val", "val_annotations.txt is missing", {**TINY}),
     of("tiny_imagenet", "no annotations", "val_annotations.txt is missing", {**TINY, **TINY_VAL}),
     of("tiny_imagenet", "no train", "train is missing", {**TINY_VAL}),

@@ -114,7 +114,7 @@ OPENED = {  # what is wrong with the run that is opened -> (how, what the error 
     "a config of bytes": (text_of("config.yaml", b"\xff\xfe"), "config.yaml: cannot be read"),
     "a config of an unknown key": (text_of("config.yaml", "SOLVR: {}\n"), "config.yaml: unknown key SOLVR"),
     "a config of another network": (config_of(DISTILLER__STUDENT="resnet14"), "does not hold the state of the run"),
-    "a config of another dataset": (config_of(DATASET__TYPE="imagefolder"), "imagefolder is not there"),
+    "a config of another dataset": (config_of(DATASET__TYPE="imagefolder"), "imagefolder is missing"),
     "a config of an unknown method": (config_of(DISTILLER__TYPE="KDD"), "DISTILLER.TYPE"),
     "no checkpoint": (gone("best.pth"), "best.pth: no such checkpoint"),
     "an empty checkpoint": (text_of("best.pth", b""), "best.pth: not a checkpoint"),
