@@ -1,4 +1,4 @@
-"""What a sample is: an image, a box proposal, a token. The trainer and the methods know tasks only through `Task`."""
+"""Tasks define what a sample is: an image, a box proposal or a token. Trainer and methods only use the class `Task`."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def build_task(cfg, info) -> Task:
-    """The task that TASK.TYPE names, or that of the data set (`info.task`); classification where neither says."""
+    """The task of TASK.TYPE, or that of the data set (`info.task`), or classification if both are None."""
     return TASKS[cfg.TASK.TYPE or getattr(info, "task", None) or "classification"](cfg, info)
 
 

@@ -1,4 +1,4 @@
-"""What differs between classification, detection and language models, as one object (see `Task`)."""
+"""The class `Task`, which contains everything that differs between classification, detection and language models."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,15 +15,17 @@ TASKS = Registry("TASK.TYPE")
 
 
 class TaskOutput(NamedTuple):
-    """What a task makes of a network's pass.
+    """The result of a forward pass, for n samples.
 
-    `logits` (n, C), one row a sample; `features`, see `mdistiller.models.Output`; `group` (n,) int64, which samples
-    belong together (an image's proposals, a sequence's tokens), from 0, or None where every sample stands alone;
-    `losses`, scalars of the network's own by name, or None; `extra`, what the teacher's pass and the target need of
-    the student's pass; `importance` (n,), of mean 1, what each sample counts in a mean, or None where all count alike;
-    `head`, what makes logits of rows: where it is given, `logits` holds rows (n, D), from which logits are made later;
-    `surroundings`, rows (m, D), their groups (m,) and their head, of further samples that only the weights of groups
-    read.
+    `logits`        (n, C), one row for each sample
+    `features`      see `mdistiller.models.Output`
+    `group`         (n,) int64, from 0: the image of a proposal or the sequence of a token; None without groups
+    `losses`        scalar losses that the network computes itself, by name, or None
+    `extra`         data of the student's pass that the teacher's pass and the target need
+    `importance`    (n,) with mean 1: factor of each sample in a mean, or None if all are equal
+    `head`          if given, `logits` are rows (n, D) from which the head makes the logits later
+    `surroundings`  rows (m, D), groups (m,) and head of further samples, which have no loss but count in the mean
+                    entropies of their groups; or None
     """
 
     logits: Tensor
@@ -36,15 +38,15 @@ class TaskOutput(NamedTuple):
     surroundings: "tuple[Tensor, Tensor, Head] | None" = None
 
     def in_full(self) -> "TaskOutput":
-        """The output with the logits (n, C) of all samples."""
+        """The output with logits (n, C) instead of rows and a head."""
         return self if self.head is None else self._replace(logits=self.head(self.logits), head=None)
 
 
 class Head(NamedTuple):
-    """Rows (n, D) to logits (n, C), in the precision of the pass that made the rows.
+    """A function from rows (n, D) to logits (n, C), in the precision of the pass that made the rows.
 
-    With `chunk` above 0, losses that look at each sample alone are computed for so many rows at a time, and once more
-    in the backward pass, so that the logits of all samples never exist together.
+    If `chunk` is above 0, losses that only read one sample at a time are computed for `chunk` rows at once, and again
+    in the backward pass, so that the logits of all samples are never in memory together.
     """
 
     network: nn.Module
@@ -59,21 +61,21 @@ class Head(NamedTuple):
 
 
 class Task:
-    """What a sample is, what is supervised and what is measured. A sample is whatever has its own pair of logits.
+    """Defines samples, supervised losses and metrics. A sample is anything with its own pair of logits.
 
-    A subclass sets the declarations and defines the methods that differ from classification's meaning of them.
+    A subclass sets the attributes and defines the methods.
     """
 
-    headline: str  # the metric by which the best epoch is chosen, and which tables show
-    metrics: tuple[str, ...]  # every number that `evaluate` returns and the records keep
-    unit: str  # what a loss is the mean of: "images", "proposals", "tokens"
-    # A boolean of `progress` -> what the other samples are called: the records say for both parts the mean weight and
-    # the share of the distillation loss.
+    headline: str  # the metric that chooses the best epoch and is shown in tables
+    metrics: tuple[str, ...]  # names of all numbers that `evaluate` returns and a run stores
+    unit: str  # name of the samples over which a loss is averaged: "images", "proposals" or "tokens"
+    # A boolean of `progress` -> name of the other samples. For both parts, the metrics of a run contain the mean weight
+    # and the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})
 
     compares = False  # whether `evaluate` compares a network with the teacher, which is then its `reference`
     reference: nn.Module | None = None  # the teacher with its weights, in eval mode
-    results: list | None = None  # what the last `evaluate` found, of JSON's types, for others to score; None: nothing
+    results: list | None = None  # outputs of the last `evaluate` as JSON types, to be scored by other programs, or None
 
     def __init__(self, cfg: CfgNode, info):
         self.cfg, self.info = cfg, info
@@ -81,20 +83,20 @@ class Task:
     def network(self, role: str, pretrained: bool = False) -> nn.Module:
         """The network that DISTILLER.TEACHER or DISTILLER.STUDENT (`role`) names, built for the data.
 
-        Raises UserError for a name that is unknown or a network that does not fit the data.
+        Raises UserError for an unknown name or a network that does not fit the data.
         """
         raise NotImplementedError
 
     def inputs(self, batch: dict, view: str) -> Any:
-        """What a network is given for one view of a batch. Raises ValueError for a view that the batch lacks."""
+        """The inputs of a network for one view of a batch. Raises ValueError for a view that the batch lacks."""
         raise NotImplementedError
 
     def run_student(self, network: nn.Module, inputs: Any) -> TaskOutput:
-        """The student's pass in train mode."""
+        """The student's forward pass in train mode."""
         raise NotImplementedError
 
     def run_teacher(self, network: nn.Module, inputs: Any, student: TaskOutput | None) -> TaskOutput:
-        """The teacher's pass, on the samples of the student's pass, without gradient."""
+        """The teacher's forward pass, without gradient, for the samples of the student's pass."""
         raise NotImplementedError
 
     def target(self, batch: dict, student: TaskOutput) -> Tensor:
@@ -102,26 +104,26 @@ class Task:
         raise NotImplementedError
 
     def supervised(self, outputs: list[TaskOutput], target: Tensor, label_smoothing: float) -> dict[str, Tensor]:
-        """The scalar losses of the labels, one output a view; cross-entropy of the samples is called "ce"."""
+        """The scalar losses of the labels, from one output for each view; the cross-entropy has the name "ce"."""
         raise NotImplementedError
 
     def progress(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """What a training step says of its samples, (n,) each by name; booleans are reported in percent."""
+        """Values (n,) of the samples of a training step by name, for the log; booleans are logged in percent."""
         raise NotImplementedError
 
     def evaluate(
         self, network: nn.Module, batches: Iterable[dict], device: torch.device | str = "cpu"
     ) -> dict[str, float]:
-        """The `metrics` of a network in eval mode; under several processes every rank passes its own batches."""
+        """The `metrics` of a network in eval mode; with several processes, each rank passes its own batches."""
         raise NotImplementedError
 
     def doubt(self, result: dict[str, float]) -> str | None:
-        """A line about a teacher whose result looks wrong, and the usual reasons; None where nothing does."""
+        """One line about a teacher's result that looks wrong, with the usual reasons, or None."""
 
     def publish(self, network: nn.Module, folder: Path) -> Path | None:
-        """Write a student in the format of the task's own library, below `folder`; returns the place, None if none."""
+        """Write the student below `folder` in the format of the task's library; returns the path, or None if unused."""
         return None
 
     def blank_inputs(self, size: int | tuple[int, int] | None, like: Tensor) -> Any:
-        """Inputs of one example without content, for learning the shapes of features; dtype and device of `like`."""
+        """Inputs of one blank example, to find the shapes of features, with the dtype and device of `like`."""
         raise NotImplementedError

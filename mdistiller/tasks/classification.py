@@ -14,12 +14,12 @@ from mdistiller.tasks.base import TASKS, Task
 
 STANDARD_IMAGE_SIZE = 32
 TOP_K = 5
-NEAR_CHANCE = 2.0  # times the accuracy of guessing
+NEAR_CHANCE = 2.0  # factor of the accuracy of random guessing
 
 
 @TASKS.register("classification")
 class Classification(Task):
-    """One label an image. Networks map an image (B, 3, H, W) to an `Output` with logits (B, num_classes)."""
+    """One label per image. Networks map images (B, 3, H, W) to an `Output` with logits (B, num_classes)."""
 
     headline = "top1"
     metrics = ("top1", "top5", "loss")
@@ -36,7 +36,7 @@ class Classification(Task):
         data = (info.mean, info.std)
         own = getattr(network, "normalisation", None)
         if pixels == "own" and own is None:
-            raise UserError(f"DISTILLER.{role}_NORMALIZATION: {name} has none of its own; expected data")
+            raise UserError(f"DISTILLER.{role}_NORMALIZATION: {name} has no normalisation of its own; expected data")
         if pixels == "data" or own is None:
             own = data
         size = size or getattr(network, "input_size", None)
@@ -50,7 +50,7 @@ class Classification(Task):
 
     def inputs(self, batch, view):
         if view not in batch:
-            raise ValueError(f"needs {view!r} in the batch, beside 'image': another view of the images")
+            raise ValueError(f"needs {view!r}, a second view of the images, in the batch")
         return batch[view]
 
     def run_student(self, network, inputs):
@@ -76,8 +76,8 @@ class Classification(Task):
         if result["top1"] >= NEAR_CHANCE * chance:
             return None
         return (
-            f"accuracy of {result['top1']:.2f} is near chance ({chance:.2f}): is its checkpoint of these classes, in "
-            "this order, and of this normalisation?"
+            f"accuracy of {result['top1']:.2f} is near chance ({chance:.2f}): was its checkpoint trained with these "
+            "classes, in this order, and with this normalisation?"
         )
 
     def blank_inputs(self, size, like):
@@ -90,8 +90,8 @@ class Classification(Task):
 def evaluate(network: nn.Module, batches: Iterable[dict], device: torch.device | str = "cpu") -> dict[str, float]:
     """{"top1", "top5" (percent), "loss" (cross-entropy, nats), "entropy" (mean, nats, temperature 1), "count"}.
 
-    `network` maps images (B, 3, H, W) to an `Output` or to logits (B, C). Sums stay on the device until the end; under
-    several processes every rank passes its own part (perhaps none). Raises ValueError for no images at all.
+    `network` maps images (B, 3, H, W) to an `Output` or to logits (B, C). Sums stay on the device until the end. With
+    several processes, each rank passes its own batches, which may be none. Raises ValueError if there are no images.
     """
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
     sums = torch.zeros(5, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Average precision of detections, by COCO's own rules (Lin et al., arXiv:1405.0312), computed by faster-coco-eval."""
+"""Average precision of detections by COCO's rules (Lin et al., arXiv:1405.0312), computed by faster-coco-eval."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,16 @@ from mdistiller.errors import UserError
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
            "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
-ABSENT = -1.0  # COCO's number where there is no such ground truth
+ABSENT = -1.0  # COCO's value without ground truth of this kind
 
 
 def average_precision(truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]):
-    """COCO's twelve numbers by name (`METRICS`), in percent; `ABSENT` where there is no such ground truth.
+    """COCO's twelve metrics by name (`METRICS`), in percent; `ABSENT` if there is no ground truth of this kind.
 
-    `truth` holds annotations (id, image_id, category_id, bbox, area, iscrowd), `results` detections in the standard
-    form (image_id, category_id, bbox, score), boxes as x, y, width, height. "ap" is the mean over IoU .50 to .95 and
-    over the categories that occur, 100 detections an image. Raises UserError where the library is not installed.
+    `truth` are annotations (id, image_id, category_id, bbox, area, iscrowd), and `results` are detections in COCO's
+    standard form (image_id, category_id, bbox, score), with boxes as x, y, width, height. "ap" is the mean over IoU .50
+    to .95 and over the categories in `truth`, with at most 100 detections per image. Raises UserError if the library is
+    not installed.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -38,7 +39,7 @@ def average_precision(truth: list[dict], results: list[dict], image_ids: Sequenc
 
 
 def standard_results(detections: list[dict[str, Tensor]], image_ids: Sequence[int], categories: Sequence[int]):
-    """Detections (boxes as corners, scores, labels from 1) as a list in COCO's standard form, of JSON's own types."""
+    """Detections (boxes as corners, scores, labels from 1) as a list in COCO's standard form, with JSON types."""
     results = []
     for image_id, found in zip(image_ids, detections, strict=True):
         corners = found["boxes"].float().cpu()

@@ -1,4 +1,4 @@
-"""Object detection: a sample is a box proposal of the student's, sampled for training."""
+"""Object detection: a sample is a box proposal of the student that was sampled for training."""
 
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
@@ -14,12 +14,12 @@ from mdistiller.models.detection import Detector, stack
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
-NEAR_NOTHING = 1.0  # percent of AP
-BLANK_SIDE = 128  # of the image that shapes of feature maps are learnt from
+NEAR_NOTHING = 1.0  # AP in percent
+BLANK_SIDE = 128  # side of the image in a dry run, in pixels
 
 
 class DetectorInputs(NamedTuple):
-    """Raw pixels that student and teacher share, and what is on them."""
+    """Raw pixels, which student and teacher share, and their annotations."""
 
     images: ImageList
     targets: list[dict] | None
@@ -28,11 +28,12 @@ class DetectorInputs(NamedTuple):
 
 @TASKS.register("detection")
 class Detection(Task):
-    """Boxes of C classes. Logits are (N, C+1) over the sampled proposals of all images, the background first.
+    """Boxes of C classes. Logits are (N, C+1) for the sampled proposals of all images, with the background first.
 
-    The student's own losses ("cls", "box", "rpn_cls", "rpn_box", Ren et al., arXiv:1506.01497) have weight 1. The
-    teacher sees the same pixels and gives its logits for the student's proposals; its proposal network does not run.
-    `group` is the image of a proposal. As in the published code a process's losses are means over its own proposals.
+    The supervised losses "cls", "box", "rpn_cls" and "rpn_box" (Ren et al., arXiv:1506.01497) have weight 1. The
+    teacher gets the same pixels and computes logits for the student's proposals; its own proposal network does not run.
+    `group` is the image of a proposal. As in the published code, the losses of a process are means over its own
+    proposals.
     """
 
     headline = "ap"
@@ -44,7 +45,7 @@ class Detection(Task):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]
         if pretrained:
             raise UserError(
-                f"DISTILLER.{role}_CHECKPOINT: detectors have no pretrained weights of a library here; name a file "
+                f"DISTILLER.{role}_CHECKPOINT: detectors have no pretrained weights here; expected a file "
                 "(tools/fetch_teachers.py --convert detectron2 FILE makes one)"
             )
         model, rcnn = cfg.MODEL, cfg.DETECTION
@@ -64,12 +65,12 @@ class Detection(Task):
 
     def inputs(self, batch, view):
         if view != "image":
-            raise ValueError(f"needs {view!r} in the batch, beside 'image': detection has one view of an image")
+            raise ValueError(f"needs {view!r} in the batch: a second view, which detection does not have")
         return DetectorInputs(stack(batch["image"]), batch.get("target"), batch.get("seeds"))
 
     def run_student(self, network, inputs):
         images = network.normalise(inputs.images)
-        if not network.training:  # a dry run, for shapes
+        if not network.training:  # a dry run to find shapes
             return TaskOutput(images.tensors.new_zeros(0, network.num_classes + 1),
                               {"feats": network.features(images)}, images.tensors.new_zeros(0).long())
         step = network.train_pass(images, inputs.targets, inputs.seeds)
@@ -95,7 +96,7 @@ class Detection(Task):
 
     def supervised(self, outputs, target, label_smoothing):
         if label_smoothing:
-            raise UserError(f"SOLVER.LABEL_SMOOTHING: detection has none; expected 0, found {label_smoothing}")
+            raise UserError(f"SOLVER.LABEL_SMOOTHING: not available for detection; expected 0, found {label_smoothing}")
         (output,) = outputs
         return dict(output.losses)
 
@@ -110,7 +111,7 @@ class Detection(Task):
 
     @torch.inference_mode()
     def collect(self, network: nn.Module, batches: Iterable[dict]) -> tuple[list[dict], list[dict], list[int]]:
-        """(annotations, detections in COCO's standard form, image ids) of all ranks; each image counts once."""
+        """(annotations, detections in COCO's standard form, image ids) from all ranks, with each image once."""
         own = list(self._detections(network, batches))
         by_image = {image_id: rest for part in gather_objects(own) for image_id, *rest in part}
         image_ids = sorted(by_image)
@@ -131,8 +132,8 @@ class Detection(Task):
         if result["ap"] >= NEAR_NOTHING:
             return None
         return (
-            f"AP of {result['ap']:.2f} is near 0: is its checkpoint of these categories, in this order, and of this "
-            "MODEL.PRESET and pixel normalisation?"
+            f"AP of {result['ap']:.2f} is near 0: was its checkpoint trained with these categories, in this order, and "
+            "with this MODEL.PRESET and pixel normalisation?"
         )
 
     def blank_inputs(self, size, like):

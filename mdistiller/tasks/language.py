@@ -1,4 +1,4 @@
-"""Language models: a sample is a supervised token, a token of an answer or the end of it."""
+"""Language models: a sample is a supervised token, which is a token of an answer or the end-of-text token."""
 
 import os
 import tempfile
@@ -14,17 +14,17 @@ from mdistiller.models.language import LanguageModel, Tokens, build_language_mod
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
 from mdistiller.tasks.rouge import exact, rouge_l
 
-SEED_STEP = 10  # between the seeds of answers to the same example
-END_OF_TEXT = "<|endoftext|>"  # an answer ends where a model spells it out
-NEAR_CHANCE = 2.0  # times the accuracy of guessing
+SEED_STEP = 10  # difference between the seeds of answers to the same example
+END_OF_TEXT = "<|endoftext|>"  # an answer ends here if the model writes this text
+NEAR_CHANCE = 2.0  # factor of the accuracy of random guessing
 
 
 @TASKS.register("language")
 class Language(Task):
-    """Causal language models on prompts and answers. A batch is that of `mdistiller.data.instructions.TextData`.
+    """Causal language models on prompts and answers. A batch is one of `mdistiller.data.instructions.TextData`.
 
-    Hidden states are gathered at supervised positions and the head is applied to them alone: logits are (n, V), n the
-    supervised tokens of the batch, in the order of sequences, which `group` numbers.
+    The head is applied only to hidden states at supervised positions, so logits are (n, V) with n supervised tokens, in
+    the order of the sequences. `group` is the sequence of a token.
     """
 
     unit = "tokens"
@@ -56,21 +56,21 @@ class Language(Task):
                             f"tokenizer, {self.info.num_classes} (LM.TOKENIZER)")
         if len(set(self.vocabulary.values())) > 1:
             sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
-            raise UserError(f"DISTILLER.{role}: teacher and student need one vocabulary; found {sizes}")
+            raise UserError(f"DISTILLER.{role}: teacher and student must have the same vocabulary; found {sizes}")
         if settings.CHECKPOINTING and not teacher:
             network.inner.gradient_checkpointing_enable()
         return network
 
     def inputs(self, batch, view):
         if view != "image":
-            raise ValueError(f"needs {view!r} in the batch: a view of images, which text does not have")
+            raise ValueError(f"needs {view!r} in the batch: a second view, which text does not have")
         return batch
 
     def run_student(self, network, inputs):
         return self._run(network, inputs)
 
     def run_teacher(self, network, inputs, student=None):
-        if "hidden_teacher" in inputs:  # stored
+        if "hidden_teacher" in inputs:  # from a cache
             rows = inputs["hidden_teacher"]
             return self._output(network, rows, inputs)
         return self._run(network, inputs)
@@ -110,11 +110,13 @@ class Language(Task):
 
     @torch.inference_mode()
     def evaluate(self, network, batches, device="cpu"):
-        """{"rouge_l", "exact" (percent; without them where GENERATION.EXAMPLES is 0), "accuracy" (percent of answer
-        tokens whose most probable token is right, given all before), "loss" (nats a token), "teacher_kl" (KL divergence
-        of the network from the teacher, KL(teacher || network), nats a token; with LM.TEACHER_KL), "count" (tokens)}.
+        """{"rouge_l", "exact", "accuracy", "loss", "teacher_kl", "count"} of a split.
 
-        Rouge-L is the mean over examples, and over the GENERATION.REPEATS answers to each of the split "val".
+        "rouge_l" and "exact" are in percent, means over examples and, for the split "val", over GENERATION.REPEATS
+        answers to each; they are absent if GENERATION.EXAMPLES is 0. "accuracy" is the percentage of answer tokens that
+        are the most probable ones after the correct tokens before them. "loss" is in nats per token, and "count" is the
+        number of tokens. "teacher_kl" is KL(teacher || network) in nats per token, only with LM.TEACHER_KL.
+        Raises ValueError if there are no answers.
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         sums = torch.zeros(7, dtype=dtype, device=device)
@@ -137,7 +139,7 @@ class Language(Task):
         return result
 
     def logits(self, network: LanguageModel, batch: dict) -> torch.Tensor:
-        """Logits (n, V) of a network at the supervised positions of a batch."""
+        """Logits (n, V) of a network at the n supervised positions of a batch."""
         return network.head(self._hidden(network, batch, batch["positions"]))
 
     def _teacher_kl(self, logits, batch):
@@ -146,7 +148,7 @@ class Language(Task):
         return F.kl_div(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1), log_target=True, reduction="sum")
 
     def _score_answers(self, network, batch, device):
-        """Sums of Rouge-L and of exact matches, and the number of answers."""
+        """[sum of Rouge-L, sum of exact matches, number of answers] for a batch."""
         settings, chosen = self.cfg.GENERATION, []
         for sample, index in zip(batch["samples"], batch["index"].tolist(), strict=True):
             if settings.EXAMPLES < 0 or index < settings.EXAMPLES:
@@ -165,7 +167,7 @@ class Language(Task):
         return sums
 
     def answer(self, network, prompts, keys, seed, device="cpu", decoding: Decoding | None = None) -> list[str]:
-        """Sampled answers to prompts (token numbers) as texts; `keys` number the examples, see `generate`."""
+        """Answers to tokenized prompts, as texts; `keys` are the numbers of the examples, see `generate`."""
         decoding = decoding or decoding_of(self.cfg)
         tokenizer = self.info.tokenizer
         new = generate(network, prompts, keys, tokenizer.eos_token_id, decoding, seed, device)
@@ -176,10 +178,11 @@ class Language(Task):
         chance = 100 / self.info.num_classes
         if result["accuracy"] >= NEAR_CHANCE * chance:
             return None
-        return f"token accuracy of {result['accuracy']:.2f} is near chance: is it of this tokenizer (LM.TOKENIZER)?"
+        return (f"token accuracy of {result['accuracy']:.2f} is near chance: was the teacher trained with this "
+                "tokenizer (LM.TOKENIZER)?")
 
     def publish(self, network, folder):
-        """`folder`/pretrained, as transformers' `save_pretrained` writes it, tokenizer included."""
+        """Write `folder`/pretrained with `save_pretrained` of transformers, including the tokenizer."""
         place = folder / "pretrained"
         folder.mkdir(parents=True, exist_ok=True)
         with writing(place), tempfile.TemporaryDirectory(dir=folder, prefix=".pretrained.") as draft:
@@ -199,14 +202,14 @@ class Language(Task):
 
 
 def decoding_of(cfg) -> Decoding:
-    """The settings of GENERATION."""
+    """The settings of the node GENERATION."""
     node = cfg.GENERATION
     return Decoding(node.SAMPLING, node.TEMPERATURE, node.TOP_P, node.TOP_K, node.MAX_NEW_TOKENS, node.NO_REPEAT_NGRAM)
 
 
 def _surroundings(inputs):
-    """(positions (m,), groups (m,)) of the tokens that no loss reads."""
+    """(positions (m,), groups (m,)) of the tokens without a loss."""
     mask = inputs["mask"].flatten().clone()
     mask[inputs["positions"]] = 0
-    positions = mask.nonzero()[:, 0]  # the one place that waits for the device, at this level of EA alone
+    positions = mask.nonzero()[:, 0]  # waits for the device; only for this value of EA.LEVEL
     return positions, positions // inputs["ids"].shape[1]

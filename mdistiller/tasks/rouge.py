@@ -1,4 +1,4 @@
-"""Rouge-L and exact matches of answers, in percent."""
+"""Rouge-L and exact match of answers, in percent."""
 
 import functools
 from collections.abc import Sequence
@@ -13,10 +13,13 @@ def _scorer():
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """The best Rouge-L of an answer over its references, in percent: F-measure, Porter stemmer, of rouge-score."""
+    """The largest Rouge-L of an answer over its references, in percent.
+
+    It is the F-measure of the library rouge-score with the Porter stemmer. Raises UserError if that is not installed.
+    """
     return 100 * max(_scorer().score(reference, answer)["rougeL"].fmeasure for reference in references)
 
 
 def exact(answer: str, references: Sequence[str]) -> float:
-    """100 where the answer equals one of the references, blanks around them aside, else 0."""
+    """100 if the answer equals one of the references, without the white space around them, else 0."""
     return 100.0 * (answer.strip() in {reference.strip() for reference in references})

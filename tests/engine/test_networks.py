@@ -48,7 +48,7 @@ def test_a_transformer_sees_the_size_it_was_made_for_and_its_own_normalisation()
     assert small.convert(black).shape == (1, 3, 64, 64) and small.inner.inner.pos_embed.shape[1] == 4 * 4 + 1
     as_data = network("DISTILLER.TEACHER", "timm:test_resnet", "DISTILLER.TEACHER_NORMALIZATION", "data")
     assert not isinstance(as_data, AtInputSize)
-    with pytest.raises(UserError, match="TEACHER_NORMALIZATION: resnet8 has none of its own"):
+    with pytest.raises(UserError, match="TEACHER_NORMALIZATION: resnet8 has no normalisation of its own"):
         network("DISTILLER.TEACHER_NORMALIZATION", "own")
 
 

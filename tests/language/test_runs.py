@@ -195,7 +195,7 @@ def test_what_is_wrong_ends_in_one_line(tmp_path, monkeypatch):
 def test_another_vocabulary_of_teacher_or_tokenizer_is_one_line(tmp_path):
     network = build_language_model("tiny_1x32", 70)
     network.inner.save_pretrained(tmp_path / "larger")
-    with pytest.raises(UserError, match="need one vocabulary; found student 60, teacher 70"):
+    with pytest.raises(UserError, match="must have the same vocabulary; found student 60, teacher 70"):
         opts = ["DISTILLER.TEACHER", str(tmp_path / "larger"), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"]
         build_run(fast_cfg(tmp_path, "ea_fkl", *opts), torch.device("cpu"))
     network = build_language_model("tiny_1x32", 50)
