@@ -1,9 +1,9 @@
-"""Networks by name: image (B, 3, H, W) -> Output(logits, features)."""
+"""Networks by name: images (B, 3, H, W) -> Output(logits, features)."""
 
 from torch import nn
 
 from mdistiller.errors import UserError
-from mdistiller.models import cifar, imagenet, tiny_imagenet  # (fill the registries)
+from mdistiller.models import cifar, imagenet, tiny_imagenet  # they register their networks
 from mdistiller.models.base import MODELS, Network, Output, give_output, register_model, try_out
 from mdistiller.models.transparent import AtInputSize, Transparent
 from mdistiller.models.wrappers import build_wrapped
@@ -14,11 +14,11 @@ __all__ = ["MODELS", "AtInputSize", "Network", "Output", "build_model", "registe
 def build_model(name: str, num_classes: int, family: str = "cifar", pretrained: bool = False, **kwargs) -> nn.Module:
     """The network `name` of a family: "cifar", "tiny_imagenet" or "imagenet"; lookup ignores case.
 
-    The same name means another network in another family: "cifar" has 3x3 stems without pooling, "tiny_imagenet" the
-    same networks with a MobileNetV2 of its own, "imagenet" those of torchvision. Names with a colon are the same in
-    all: "timm:<name>", "torchvision:<name>", "<file>.py:<class>" (see `wrappers`). `pretrained` loads the library's
-    weights. What a network of one's own returns (logits, or logits and a dict) becomes an `Output`. Raises UserError
-    for an unknown name, and where there are no such weights.
+    The same name can be a different network in another family: "cifar" has 3x3 stems without pooling, "tiny_imagenet"
+    has the same networks apart from MobileNetV2, and "imagenet" has those of torchvision. Names with a colon mean the
+    same in all families: "timm:<name>", "torchvision:<name>" and "<file>.py:<class>" (see `wrappers`). `pretrained`
+    loads the weights of the library. The result of the user's own network (logits, or logits and a dict) is converted
+    to an `Output`. Raises UserError for an unknown name, or if there are no pretrained weights.
     """
     if ":" in name:
         network = build_wrapped(name, num_classes, pretrained, **kwargs)
@@ -34,8 +34,8 @@ def _build_registered(name, num_classes, family, pretrained, kwargs):
     if pretrained:
         if family.lower() != "imagenet":
             raise UserError(
-                f"no pretrained weights for {family} model {name!r}: fetch teachers with tools/fetch_teachers.py, "
-                "or name a checkpoint in DISTILLER.TEACHER_CHECKPOINT"
+                f"no pretrained weights for {family} model {name!r}: download teachers with "
+                "tools/fetch_teachers.py, or set DISTILLER.TEACHER_CHECKPOINT"
             )
         kwargs = {**kwargs, "pretrained": True}
     return build(num_classes=num_classes, **kwargs)

@@ -1,4 +1,4 @@
-"""What every network offers, and where its name is kept. Networks know nothing of distillation."""
+"""The common interface of networks and their registry. Networks do not depend on distillation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,18 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError
+from mdistiller.libraries import first_line as reason_of
 from mdistiller.registry import Registry
 
 MODELS = Registry("model family")
 MODELS.update({family: Registry(f"{family} model") for family in ("cifar", "tiny_imagenet", "imagenet")})
-SMALL_IMAGES = ("cifar", "tiny_imagenet")  # families that share the networks made for 32x32 images
+SMALL_IMAGES = ("cifar", "tiny_imagenet")  # families that share the networks for 32x32 images
 
 
 def register_model(name: str, family: str | tuple[str, ...] = "cifar") -> Callable:
     """Decorator: make `build_model(name, ...)` call the decorated class or function.
 
-    It is called with `num_classes` and whatever keywords the caller of `build_model` adds, and returns a network
-    whose output is `(logits, features)`, see `Output`. Raises ValueError when the family has this name already.
+    It is called with `num_classes` and further keywords of `build_model`, and returns a network whose output is
+    `(logits, features)`, see `Output`. Raises ValueError if the family already has this name.
     """
 
     def add(build):
@@ -31,11 +32,11 @@ def register_model(name: str, family: str | tuple[str, ...] = "cifar") -> Callab
 
 
 class Output(NamedTuple):
-    """What a network returns, in train and in eval mode; unpacks as `logits, features`.
+    """The output of a network, in train and in eval mode; unpacks as `logits, features`.
 
-    `logits` (B, num_classes). `features`: `feats`, a list of maps (B, C, H, W), the stem first, then one a stage;
-    `preact_feats`, the same before the activation that ends the stage (networks without one lack the key);
-    `pooled_feat` (B, D), the input of the classifier.
+    `logits` are (B, num_classes). `features` has `feats`, a list of maps (B, C, H, W), that of the stem and then one
+    for each stage; `preact_feats`, the same maps before the last activation of each stage (missing for networks without
+    one); and `pooled_feat` (B, D), the input of the classifier.
     """
 
     logits: Tensor
@@ -43,17 +44,17 @@ class Output(NamedTuple):
 
 
 class Features(dict):
-    """The features of a network that may lack some; asking for one that is not there is the user's to fix."""
+    """The features of a network that may lack some of them; reading a missing one raises UserError."""
 
     def __missing__(self, key):
         raise UserError(
-            f"the method reads features[{key!r}], and the network gives {', '.join(self) or 'logits only'}: let its "
-            "forward return (logits, features) with it, or choose a method that reads logits"
+            f"the method reads features[{key!r}], but the network returns {', '.join(self) or 'logits only'}: return "
+            "(logits, features) with this feature from its forward, or choose a method that reads logits"
         )
 
 
 def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
-    """Forward hook for networks of one's own: logits alone, or (logits, a dict of features), become an `Output`."""
+    """Forward hook for the user's networks: converts logits, or (logits, dict of features), to an `Output`."""
     if isinstance(output, Tensor):
         return Output(output, Features())
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping):
@@ -66,30 +67,25 @@ def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
 
 @torch.no_grad()
 def try_out(network: nn.Module, num_classes: int, image_size: int) -> None:
-    """Raise UserError unless a network in eval mode makes logits (1, num_classes) of an image (1, 3, S, S)."""
+    """Raise UserError unless the network, in eval mode, returns logits (1, num_classes) for an image (1, 3, S, S)."""
     training = network.training
     try:
         logits = network.eval()(torch.zeros(1, 3, image_size, image_size)).logits
     except UserError:
         raise
-    except Exception as error:  # of any kind: a network of the user's own, or one that needs larger images
+    except Exception as error:  # of any kind: the user's code, or a network that needs larger images
         raise UserError(f"fails on an image of {image_size}x{image_size} pixels: {reason_of(error)}") from error
     finally:
         network.train(training)
     if tuple(logits.shape) != (1, num_classes):
-        raise UserError(f"gives logits {tuple(logits.shape)} of an image; expected (1, {num_classes})")
-
-
-def reason_of(error: Exception) -> str:
-    """Kind and first line of an exception of somebody else's code."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        raise UserError(f"returns logits {tuple(logits.shape)} for an image; expected (1, {num_classes})")
 
 
 class Network(nn.Module):
-    """Base class: an image (B, 3, H, W), of any size, to an `Output`.
+    """Base class of networks that map images (B, 3, H, W), of any size, to an `Output`.
 
-    `stage_channels` holds the channels of `feats`, the stem first. `stage_kind` says where `stages` cut the network:
-    after a ReLU, before it, or before the batch norm of the next stage.
+    `stage_channels` are the channels of `feats`, from the stem on. `stage_kind` says where `stages` divides the
+    network: after a ReLU, before a ReLU, or before the batch norm of the next stage.
     """
 
     stage_kind: str  # "after_relu", "before_relu" or "before_bn"
@@ -100,29 +96,32 @@ class Network(nn.Module):
         self.register_load_state_dict_pre_hook(_add_missing_counters)
 
     def stages(self) -> list[Callable[[Tensor], Tensor]]:
-        """Functions that, chained, take the image to the input of `head`; the last stage includes what follows it."""
-        raise NotImplementedError(f"{type(self).__name__} is not cut into stages")
+        """Functions that, one after the other, map the image to the input of `head`.
+
+        The last one includes all layers between the last stage and the head.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not divided into stages")
 
     def head(self, x: Tensor) -> Tensor:
-        """Output of the last of `stages` to logits (B, num_classes): activation, global average, classifier."""
+        """Output of the last of `stages` -> logits (B, num_classes): activation, global average, classifier."""
         raise NotImplementedError(f"{type(self).__name__} has no separate head")
 
     def get_stage_channels(self) -> list[int]:
-        """Channels of `feats`, the stem first (the code this interface comes from returns others for some networks)."""
+        """Channels of `feats`, from the stem on (for some networks, mdistiller returns other numbers)."""
         return list(self.stage_channels)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The batch norm right before the activation that ends each stage, the stem left out."""
+        """The batch norm directly before the last activation of each stage, without the stem."""
         raise NotImplementedError(f"{type(self).__name__} has no batch norm right before the ReLU of each stage")
 
 
 def global_pool(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C), the mean over the map, so that every input size works."""
+    """The mean over the map, for any size: (B, C, H, W) -> (B, C)."""
     return x.mean((2, 3))
 
 
 def init_convs(network: nn.Module) -> None:
-    """Convolutions: normal, std sqrt(2 / (k*k*out)), bias 0. Batch norms start at 1 and 0 by themselves."""
+    """Initialise convolutions: normal with std sqrt(2 / (k*k*out)), bias 0. Batch norms already start at 1 and 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -131,7 +130,7 @@ def init_convs(network: nn.Module) -> None:
 
 
 class Stage(nn.Sequential):
-    """Blocks that return their sum before the last ReLU, which is applied here: (B, C, H, W) -> (output, that sum)."""
+    """Blocks whose last ReLU is applied here: (B, C, H, W) -> (output, output before the last ReLU)."""
 
     def preactivation(self, x: Tensor) -> Tensor:
         *inner, last = self
@@ -141,11 +140,11 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         preact = self.preactivation(x)
-        return F.relu(preact), preact  # a new tensor: the sum is returned too
+        return F.relu(preact), preact  # not in place, because `preact` is returned too
 
 
 def run_stages(x: Tensor, stages: list[nn.Module], stem: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Output of the last stage, `feats` and `preact_feats`. The stem counts as its own pre-activation."""
+    """Output of the last stage, `feats` and `preact_feats`; the first entry of both is the stem."""
     feats, preact_feats = [stem], [stem]
     for stage in stages:
         x, preact = stage(x)
@@ -155,7 +154,7 @@ def run_stages(x: Tensor, stages: list[nn.Module], stem: Tensor) -> tuple[Tensor
 
 
 def _add_missing_counters(network, state_dict, prefix, *_):
-    """Checkpoints from before PyTorch 0.4.1 have no `num_batches_tracked`; ours then keep their values."""
+    """Keep the current `num_batches_tracked` if a checkpoint of PyTorch before 0.4.1 does not have them."""
     for name, buffer in network.named_buffers(prefix.removesuffix(".")):
         if name.endswith("num_batches_tracked"):
             state_dict.setdefault(name, buffer)

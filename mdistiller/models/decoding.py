@@ -1,4 +1,4 @@
-"""Answers of a causal language model: one token after the other, with noise that belongs to the example."""
+"""Generates answers of a causal language model token by token, with random numbers for each example."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MULTIPLIER = 1_000_003  # of seeds, so that (seed, example) pairs do not meet
+MULTIPLIER = 1_000_003  # of seeds, so that different (seed, example) pairs give different numbers
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Decoding(NamedTuple):
-    """How answers are drawn: see the section GENERATION of the configuration."""
+    """Settings of the generation of answers; see the node GENERATION of the configuration."""
 
     sampling: str = "per_example"
     temperature: float = 1.0
@@ -25,12 +25,13 @@ class Decoding(NamedTuple):
 @torch.no_grad()
 def generate(network, prompts: Sequence[Sequence[int]], keys: Sequence[int], end: int, decoding: Decoding,
              seed: int = 0, device: torch.device | str = "cpu") -> list[list[int]]:
-    """New token numbers for each prompt, up to the end-of-text token `end`, which is left out.
+    """The new tokens for each prompt, up to the end-of-text token `end`, which is left out.
 
-    `network` is a `LanguageModel` in eval mode. Prompts are padded on the left, with positions counted from their own
-    first token. Sampling "per_example" adds Gumbel noise of a generator of (seed, key of the example) to the logits
-    and takes the greatest: the same distribution as drawing from them, whatever the batch is. "global" draws the noise
-    of all rows from one generator, "greedy" adds none. An answer ends early where the network has no more positions.
+    `network` is a `LanguageModel` in eval mode. Prompts are padded on the left, and positions count from the first
+    token of each prompt. With sampling "per_example", Gumbel noise from a generator with the seed (seed, key of the
+    example) is added to the logits, and the token with the largest sum is taken. This samples from the softmax of the
+    logits and does not depend on the batch. With "global", one generator makes the noise of all rows; with "greedy"
+    there is no noise. An answer also ends when the network has no more positions.
     """
     ids, mask = _left_padded(prompts, end, device)
     limit = getattr(network.inner.config, "max_position_embeddings", None)
@@ -63,7 +64,7 @@ def _left_padded(prompts, pad, device):
 
 
 def _noise(sampling, keys, seed, size, device) -> Callable[[], Tensor] | None:
-    """A function that returns the Gumbel noise (B, V) of the next step; None for greedy answers."""
+    """A function that returns the Gumbel noise (B, V) of the next step, or None for greedy decoding."""
     if sampling == "greedy":
         return None
     seeds = [seed * MULTIPLIER + int(key) for key in (keys if sampling == "per_example" else keys[:1])]
@@ -78,7 +79,7 @@ def _noise(sampling, keys, seed, size, device) -> Callable[[], Tensor] | None:
 
 
 def filtered(logits: Tensor, repeated: Sequence["Repeats"], decoding: Decoding) -> Tensor:
-    """Logits (B, V) at the temperature, minus infinity at what may not come: repeats, and all outside top-k, top-p."""
+    """Logits (B, V) divided by the temperature; -inf for repeated n-grams and for tokens outside top-k and top-p."""
     logits = logits / decoding.temperature
     for row, history in enumerate(repeated):
         if banned := history.banned():
@@ -95,7 +96,7 @@ def filtered(logits: Tensor, repeated: Sequence["Repeats"], decoding: Decoding) 
 
 
 class Repeats:
-    """The tokens of one row, prompt included, and which next token would make an n-gram come again (n 0: none)."""
+    """The tokens of one row with its prompt, and the next tokens that would repeat an n-gram (n 0: none)."""
 
     def __init__(self, prompt: Sequence[int], n: int):
         self.n, self.tokens, self.followers = n, [], {}

@@ -1,4 +1,4 @@
-"""Causal language models: tokens (B, L) to logits at chosen positions, of any model that transformers loads."""
+"""Causal language models of transformers, with hidden states and logits at chosen positions of tokens (B, L)."""
 
 import inspect
 import re
@@ -13,18 +13,19 @@ from mdistiller.libraries import import_transformers, source_of
 from mdistiller.models.base import reason_of
 from mdistiller.models.transparent import Transparent
 
-TINY = re.compile(r"tiny_(\d{1,2})x(\d{1,4})")  # layers x width: small models of our own, for small vocabularies
+TINY = re.compile(r"tiny_(\d{1,2})x(\d{1,4})")  # layers x width: small models for small vocabularies
 TINY_POSITIONS = 64
-HEAD_WIDTH = 16  # of a tiny model's attention
-CHECK_LENGTH = 4  # tokens that a new model is tried on
+HEAD_WIDTH = 16  # width of an attention head of a tiny model
+CHECK_LENGTH = 4  # number of tokens of a test input
 CHECK_TOLERANCE = 1e-3
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Tokens(NamedTuple):
-    """What a language model is given: ids and mask (B, L), and positions (n,) of B * L whose outputs are wanted.
+    """The input of a language model.
 
-    `mask` is 1 at tokens and 0 at padding; `places` (B, L) count the tokens of each row from 0.
+    `ids` (B, L) are tokens, `mask` (B, L) is 1 at tokens and 0 at padding, and `places` (B, L) count the tokens of each
+    row from 0. `positions` (n,) are the indices, in the flattened B * L, at which outputs are computed.
     """
 
     ids: Tensor
@@ -34,10 +35,10 @@ class Tokens(NamedTuple):
 
 
 class LanguageModel(Transparent):
-    """A causal model of transformers, which alone shows in the state dict.
+    """A causal model of transformers; the state dict is that of the inner model.
 
-    The head is applied to the hidden states of wanted positions alone, so that nothing of the size tokens times
-    vocabulary is made.
+    The head is applied only to the hidden states at the chosen positions, so that no tensor of all tokens times the
+    vocabulary is needed.
     """
 
     def __init__(self, inner: nn.Module):
@@ -46,7 +47,7 @@ class LanguageModel(Transparent):
 
     @property
     def head(self) -> nn.Module:
-        """Hidden states (n, D) -> logits (n, V)."""
+        """The module from hidden states (n, D) to logits (n, V)."""
         return self.inner.get_output_embeddings()
 
     @property
@@ -55,20 +56,21 @@ class LanguageModel(Transparent):
 
     @property
     def width(self) -> int:
-        """D, of the hidden states that the head reads."""
+        """The size D of the hidden states that the head reads."""
         return self.head.weight.shape[1]
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Last hidden states (n, D) at the wanted positions."""
+        """Last hidden states (n, D) at `tokens.positions`."""
         output = self.inner.base_model(
             input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.places, use_cache=False
         )
         return output.last_hidden_state.flatten(0, 1)[tokens.positions]
 
     def next_logits(self, ids: Tensor, mask: Tensor, places: Tensor, cache=None) -> tuple[Tensor, object]:
-        """Logits (B, V) that follow the last of the ids (B, L), and the cache to continue from.
+        """Logits (B, V) of the token after `ids` (B, L), and the cache for the next call.
 
-        `mask` (B, all so far) and `places` (B, L) as in `Tokens`; with a cache the ids are those that it lacks.
+        `mask` (B, number of all tokens so far) and `places` (B, L) are those of `Tokens`. With a cache, `ids` are only
+        the tokens that it does not contain yet.
         """
         known = inspect.signature(self.inner.forward).parameters
         name = "cache" if "cache" in known else "past_key_values"  # renamed in transformers 5
@@ -80,17 +82,16 @@ class LanguageModel(Transparent):
 def build_language_model(
     name: str, vocabulary: int, pretrained: bool = False, every_layer: int = 1, dtype: str = "float32"
 ) -> LanguageModel:
-    """A causal language model by name, its weights random unless `pretrained`.
+    """A causal language model by name, with random weights unless `pretrained`.
 
-    `name` is `tiny_<layers>x<width>` (a small model of our own for a `vocabulary` of words), a folder as
-    `save_pretrained` writes it, a GGUF file, or a name of the Hugging Face hub. `every_layer` k keeps the layers 0, k,
-    2k, ... (a student cut from its teacher). Raises UserError where there is no such model, or one whose logits are
-    not those of its head.
+    `name` is `tiny_<layers>x<width>` (a small model for a small `vocabulary`), a folder written by `save_pretrained`, a
+    GGUF file, or a name of the Hugging Face hub. With `every_layer` k, the layers 0, k, 2k, ... are kept, to make a
+    student from its teacher. Raises UserError if there is no such model, or if its logits are not those of its head.
     """
     transformers = import_transformers()
     if found := TINY.fullmatch(name):
         if pretrained:
-            raise UserError(f"no pretrained weights of {name!r}: it is trained here; expected a checkpoint's file")
+            raise UserError(f"no pretrained weights for {name!r}; expected a checkpoint file")
         network = _tiny(transformers, vocabulary, *map(int, found.groups()))
     else:
         network = _load(transformers, name, pretrained, DTYPES[dtype])
@@ -130,18 +131,18 @@ def _load(transformers, name, pretrained, dtype):
 
 
 def _layers_of(network):
-    """(name within the model, list of its layers)."""
+    """(name of the list of layers within the model, that list)."""
     number = network.config.num_hidden_layers
     for name, module in network.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == number:
             return name, module
-    raise UserError(f"{type(network).__name__}: its {number} layers are not found; expected LM.EVERY_LAYER 1")
+    raise UserError(f"{type(network).__name__}: its {number} layers were not found; expected LM.EVERY_LAYER 1")
 
 
 def keep_layers(network: nn.Module, every: int) -> nn.Module:
-    """A causal model of transformers with the layers 0, every, 2 * every, ... of another, everything else copied.
+    """A copy of a causal model of transformers with only the layers 0, every, 2 * every, ....
 
-    Raises UserError for a model whose layers cannot be told.
+    Raises UserError for a model whose layers are not found.
     """
     prefix, layers = _layers_of(network)
     kept = list(range(0, len(layers), every))
@@ -165,7 +166,7 @@ def keep_layers(network: nn.Module, every: int) -> nn.Module:
 
 @torch.no_grad()
 def _check_head(network, name):
-    """Raise UserError for a model whose own logits are not what its head makes of the last hidden states."""
+    """Raise UserError for a model whose logits differ from its head applied to the last hidden states."""
     training = network.training
     network.eval()
     ids = torch.arange(CHECK_LENGTH)[None] % network.vocabulary

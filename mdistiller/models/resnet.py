@@ -1,4 +1,4 @@
-"""Residual networks (He et al., CVPR 2016, arXiv:1512.03385), common to all families; names and sizes are theirs."""
+"""Residual networks (He et al., CVPR 2016, arXiv:1512.03385) for all families, which set names and sizes."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> n
 
 
 class Block(nn.Module):
-    """What both blocks share: a shortcut under the name that the family gives it."""
+    """Base class of both blocks: a shortcut whose name in the state dict depends on the family."""
 
     expansion = 1
 
@@ -76,11 +76,11 @@ class Bottleneck(Block):
 
 
 class ResNet(Network):
-    """`widths` of the stem and of each stage (before expansion), `depths`, the number of blocks of each stage."""
+    """A ResNet: `widths` are those of the stem and of each stage (before expansion), `depths` the blocks of a stage."""
 
     stage_kind = "after_relu"
     stem_kernel, stem_stride = 3, 1
-    shortcut_name, classifier_name = "downsample", "fc"  # as state dicts call them
+    shortcut_name, classifier_name = "downsample", "fc"  # their names in state dicts
 
     def __init__(self, block: type[Block], widths: tuple[int, ...], depths: tuple[int, ...], num_classes: int):
         super().__init__()
@@ -109,7 +109,7 @@ class ResNet(Network):
         return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
     def reduce(self, x: Tensor) -> Tensor:
-        """Between the stem and the first stage."""
+        """The layers between the stem and the first stage."""
         return x
 
     def forward(self, x: Tensor) -> Output:

@@ -1,4 +1,4 @@
-"""Wrappers around a network that do not show in its state dict: checkpoints of the bare network load, and back."""
+"""Wrappers that do not change the state dict of a network, so that checkpoints fit with and without the wrapper."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and standard dev
 
 
 class Transparent(nn.Module):
-    """Holds a network as `inner`; its state dict is that of the inner network."""
+    """Contains a network as `inner`, and has the state dict of this network."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
@@ -33,13 +33,12 @@ def _insert(module, state_dict, prefix, *_):
 
 
 class AtInputSize(Transparent):
-    """A network that sees images of its own size and normalisation, made on the device from the data's.
+    """A network with its own image size and normalisation, to which the images of the data are converted on the device.
 
-    Takes images (B, 3, H, W) normalised as the data is (`data`: its mean and std) and runs the network on
-    (B, 3, size, size) normalised as the network knows it (`own`). The whole image is resized, bicubic with
-    antialiasing and cut to 0..1, as timm's evaluation does by way of PIL and 8 bits; its centre crop is left out.
-    Images that have the size already (or `size` None) keep their pixels. Whatever else a method asks of a network is
-    looked up in `network`.
+    The input are images (B, 3, H, W) with the normalisation `data` (mean and std); the network gets (B, 3, size, size)
+    with the normalisation `own`. The whole image is resized by bicubic interpolation with antialiasing and clipped to
+    0..1. timm's evaluation does the same with PIL and 8 bits, but also crops the centre. Images that already have the
+    size, or all if `size` is None, are not resized. Other attributes are those of `network`.
     """
 
     def __init__(self, network: nn.Module, size: int | None, data: Normalisation, own: Normalisation):
@@ -58,7 +57,7 @@ class AtInputSize(Transparent):
             return getattr(super().__getattr__("inner"), name)
 
     def convert(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in the data's normalisation to (B, 3, size, size) in the network's."""
+        """(B, 3, H, W) with the data's normalisation -> (B, 3, size, size) with the network's normalisation."""
         mean, std, own_mean, own_std = (
             values.to(image.dtype) for values in (self._mean, self._std, self._own_mean, self._own_std)
         )
@@ -72,7 +71,7 @@ class AtInputSize(Transparent):
 
     @property
     def stages(self):
-        """As the network's own, which raises AttributeError when it has none; the first one converts the image."""
+        """The network's stages; the first one also converts the image. AttributeError if the network has none."""
         inner = self.inner.stages
 
         def stages():

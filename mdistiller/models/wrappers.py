@@ -1,8 +1,10 @@
-"""Networks from elsewhere behind our interface: `timm:<name>`, `torchvision:<name>`, `<file>.py:<class>`.
+"""Networks of libraries and of the user with the common interface: `timm:<name>`, `torchvision:<name>`,
+`<file>.py:<class>`.
 
-One forward pass gives logits and features. `feats` has the stem as level 0, as everywhere: the output of the first
-convolution where the library's own list of stages starts after it. Transformers give four evenly spaced blocks, their
-tokens as maps (B, C, h, w). `preact_feats` are the same maps: what precedes an activation is not known here.
+One forward pass gives logits and features. Level 0 of `feats` is the stem, as in all networks: the output of the first
+convolution, if the library's list of stages starts after it. For transformers, `feats` are the outputs of four evenly
+spaced blocks, with tokens as maps (B, C, h, w). `preact_feats` are the same maps, because maps before an activation are
+not known here.
 """
 
 import difflib
@@ -23,24 +25,25 @@ from mdistiller.models.base import Features, Output, reason_of
 from mdistiller.models.transparent import Normalisation, Transparent
 from mdistiller.plugins import import_file
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what torchvision's classifiers are trained with
-TRANSFORMER_LEVELS = 4  # as many as a ResNet has stages
-TIMEOUT = 10  # seconds
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # normalisation of torchvision's classifiers
+TRANSFORMER_LEVELS = 4  # the number of stages of a ResNet
+TIMEOUT = 10  # of a request, in seconds
 
 
 def build_wrapped(
     name: str, num_classes: int, pretrained: bool = False, image_size: int | None = None, **kwargs
 ) -> nn.Module:
-    """The network of "timm:<name>", "torchvision:<name>" or "<file>.py:<class>", with a head of `num_classes`.
+    """The network "timm:<name>", "torchvision:<name>" or "<file>.py:<class>", with a head of `num_classes`.
 
-    `image_size` is for networks made for one size (most transformers); None leaves them at their own. Further
-    keywords go to the library. Raises UserError for unknown names, wrong keywords and weights that cannot be fetched.
+    `image_size` is used for networks with a fixed image size (most transformers); None keeps their default. Further
+    keywords are passed to the library. Raises UserError for unknown names, wrong keywords, or weights that cannot be
+    downloaded.
     """
     library, _, rest = name.partition(":")
     if library in LIBRARIES:
         return LIBRARIES[library](rest, num_classes, pretrained, image_size, kwargs)
     if pretrained:
-        raise UserError(f"{name}: no pretrained weights for a network of one's own; name its checkpoint")
+        raise UserError(f"{name}: no pretrained weights for a network from a file; expected its checkpoint")
     try:
         network = own_class(library, rest)(num_classes=num_classes, **kwargs)
     except UserError:
@@ -53,31 +56,31 @@ def build_wrapped(
 
 
 class Wrapped(Transparent):
-    """A library's network, and what a run asks of it.
+    """A network of a library, with metadata.
 
-    `input_size` is the size (pixels a side) that it was made for, None if it takes any; `normalisation` that of its
-    library's weights; `new_head` says that its pretrained weights had other classes.
+    `input_size` is its image size in pixels, or None if it accepts any; `normalisation` is that of the library's
+    weights; `new_head` says whether the classifier is new, because the pretrained weights have other classes.
     """
 
     def __init__(self, inner: nn.Module, input_size: int | None, normalisation: Normalisation, new_head: bool):
         super().__init__(inner)
         self.input_size, self.normalisation, self.new_head = input_size, normalisation, new_head
-        self._seen: dict[str, Tensor] = {}  # what hooks saw in the forward pass that is running
+        self._seen: dict[str, Tensor] = {}  # values that hooks keep in the current forward pass
 
     def watch(self, key: str, module: nn.Module, what: str = "output") -> None:
-        """Keep the module's output, or its "input", of each forward pass under `key`."""
+        """Keep the module's output, or with `what` "input" its input, of each forward pass under `key`."""
         module.register_forward_hook(partial(self._keep, key, what))
 
     def _keep(self, key, what, module, args, output):
         self._seen[key] = args[0] if what == "input" else output
 
     def collect(self) -> dict[str, Tensor]:
-        """What was seen since the last call; nothing is held on to."""
+        """The values kept since the last call, which are released here."""
         seen, self._seen = self._seen, {}
         return seen
 
     def output(self, logits: Tensor, feats: list[Tensor], pooled: Tensor | None) -> Output:
-        """Features complete with `pooled_feat` (B, D): the classifier's input, or the mean of the last map."""
+        """The `Output`, with `pooled_feat` (B, D): `pooled`, the classifier's input, or the mean of the last map."""
         if pooled is None or pooled[0].numel() != pooled.shape[1]:
             pooled = feats[-1].mean((2, 3))
         features = {"feats": feats, "preact_feats": list(feats), "pooled_feat": pooled.flatten(1)}
@@ -85,7 +88,7 @@ class Wrapped(Transparent):
 
 
 def first_convolution(network: nn.Module, name=None) -> nn.Module | None:
-    """The module of that name, else the first convolution in the order of registration, None without any."""
+    """The module `name`, else the first convolution in order of registration, else None."""
     modules = dict(network.named_modules())
     if isinstance(name, str) and name in modules:
         return modules[name]
@@ -93,7 +96,7 @@ def first_convolution(network: nn.Module, name=None) -> nn.Module | None:
 
 
 def evenly(count: int) -> list[int]:
-    """Indices of up to four of `count` blocks, evenly spaced, the last one included: [2, 5, 8, 11] of 12."""
+    """Indices of up to four of `count` blocks, evenly spaced and including the last: [2, 5, 8, 11] for 12."""
     levels = min(count, TRANSFORMER_LEVELS)
     return [(count * (level + 1)) // levels - 1 for level in range(levels)]
 
@@ -101,8 +104,8 @@ def evenly(count: int) -> list[int]:
 def fail_to_fetch(name: str, reason, place: str | Path) -> UserError:
     reason = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     return UserError(
-        f"pretrained weights of {name} cannot be fetched ({reason}): put them in {place} where there is a network, "
-        "or name a checkpoint of your own"
+        f"pretrained weights of {name} cannot be fetched ({reason}): put them in {place}, or use your own "
+        "checkpoint"
     )
 
 
@@ -110,16 +113,16 @@ def fail_to_fetch(name: str, reason, place: str | Path) -> UserError:
 
 
 class TimmNetwork(Wrapped):
-    """A network of timm. The stages are those of `forward_intermediates`, from the pass that gives the logits."""
+    """A network of timm. The stages are those of `forward_intermediates`, which also gives the logits."""
 
     def __init__(self, inner: nn.Module, input_size: int | None, new_head: bool):
         settings = inner.pretrained_cfg
         super().__init__(inner, input_size, (settings["mean"], settings["std"]), new_head)
         reductions = [stage["reduction"] for stage in inner.feature_info]
         one_size = len(set(reductions)) == 1 and len(reductions) > TRANSFORMER_LEVELS
-        self.levels = evenly(len(reductions)) if one_size else None  # None: all of them
+        self.levels = evenly(len(reductions)) if one_size else None  # None: all levels
         stem = first_convolution(inner, settings.get("first_conv"))
-        if stem is not None and reductions[0] > 2:  # the list starts with a stage
+        if stem is not None and reductions[0] > 2:  # the list starts after the stem
             self.watch("stem", stem)
         classifier = inner.get_classifier()
         self.watch("pooled", classifier[0] if isinstance(classifier, tuple) else classifier, "input")
@@ -134,7 +137,7 @@ class TimmNetwork(Wrapped):
 
 def build_timm(name: str, num_classes: int, pretrained: bool, image_size: int | None, kwargs: dict) -> TimmNetwork:
     try:
-        import timm  # here: other networks do not need it
+        import timm  # imported here because other networks do not need it
     except ImportError:
         raise UserError(f"timm:{name} needs timm: pip install timm") from None
     if not timm.is_model(name):
@@ -144,7 +147,7 @@ def build_timm(name: str, num_classes: int, pretrained: bool, image_size: int | 
         settings = timm.get_pretrained_cfg(name)
     except RuntimeError:
         tags = timm.list_pretrained(name.split(".")[0])
-        raise UserError(f"timm has no weights {name!r}; there are {', '.join(tags) or 'none'}") from None
+        raise UserError(f"timm has no weights {name!r}; available: {', '.join(tags) or 'none'}") from None
     fixed = bool(settings.fixed_input_size)
     if fixed and image_size is not None:
         kwargs = {"img_size": image_size, **kwargs}
@@ -154,7 +157,7 @@ def build_timm(name: str, num_classes: int, pretrained: bool, image_size: int | 
         network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"timm:{name} cannot be built with {kwargs}: {_first_line(error)}") from error
-    except Exception as error:  # what the hub's client raises belongs to whichever HTTP library it uses
+    except Exception as error:  # the hub's client raises exceptions of its HTTP library
         if not pretrained:
             raise
         raise fail_to_fetch(f"timm:{name}", error, _timm_cache(settings)) from error
@@ -163,12 +166,12 @@ def build_timm(name: str, num_classes: int, pretrained: bool, image_size: int | 
 
 
 def _timm_weights(name, settings):
-    """Where the weights are, for timm: in the cache (the network is then not asked), or where they can be fetched.
+    """Arguments for timm with the location of the weights: in the cache, without a request, or on a server.
 
-    Raises UserError when neither is so; timm itself would retry for a minute and say so on every attempt.
+    Raises UserError if they are in neither place; timm itself would retry for a minute and log every attempt.
     """
     if not settings.has_weights:
-        raise UserError(f"timm has no pretrained weights for {name!r}: name a checkpoint of your own")
+        raise UserError(f"timm has no pretrained weights for {name!r}: use your own checkpoint")
     if not settings.hf_hub_id:
         return {}
     import huggingface_hub
@@ -181,7 +184,7 @@ def _timm_weights(name, settings):
     try:
         urlopen(Request(huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT).close()
     except HTTPError:
-        pass  # it answers
+        pass  # the server answers
     except OSError as error:
         raise fail_to_fetch(f"timm:{name}", getattr(error, "reason", error), _timm_cache(settings)) from error
     return {}
@@ -200,7 +203,7 @@ def _timm_cache(settings):
 
 
 class TorchvisionNetwork(Wrapped):
-    """A network of torchvision; `levels` names the modules whose outputs are the levels, see `levels_of`."""
+    """A network of torchvision; `levels` are the names of the modules whose outputs are `feats`, see `levels_of`."""
 
     def __init__(self, inner: nn.Module, input_size: int | None, new_head: bool, levels: list[str]):
         super().__init__(inner, input_size, IMAGENET, new_head)
@@ -219,7 +222,7 @@ class TorchvisionNetwork(Wrapped):
 
 
 def as_maps(network: nn.Module, feats: list[Tensor]) -> list[Tensor]:
-    """Outputs of a torchvision network's blocks as maps (B, C, h, w); class tokens are left out."""
+    """Outputs of blocks of a torchvision network as maps (B, C, h, w), without class tokens."""
     if isinstance(network, torchvision.models.SwinTransformer):  # all but the first convolution are (B, h, w, C)
         return [feats[0], *(feat.permute(0, 3, 1, 2) for feat in feats[1:])]
     if isinstance(network, torchvision.models.VisionTransformer):
@@ -228,19 +231,20 @@ def as_maps(network: nn.Module, feats: list[Tensor]) -> list[Tensor]:
 
 
 def levels_of(network: nn.Module, size: int) -> list[str]:
-    """Names of the modules whose outputs are the levels, found by one pass of an image of `size`.
+    """Names of the modules whose outputs are the levels of `feats`, found by a pass with an image of `size`.
 
-    Convolutional networks: the last block before each halving of the map's size, preceded by the first convolution
-    when that already divides the size by more than two. Transformers: the first convolution and four blocks.
+    For convolutional networks these are the last blocks before each halving of the map's size, and before them the
+    first convolution, if the first of these blocks divides the size by more than two. For transformers these are the
+    first convolution and four blocks.
     """
     stem = first_convolution(network)
     (stem_name,) = [name for name, module in network.named_modules() if module is stem]
     if isinstance(network, torchvision.models.VisionTransformer):
         blocks = [f"encoder.layers.{name}" for name, _ in network.encoder.layers.named_children()]
         return [stem_name, *(blocks[index] for index in evenly(len(blocks)))]
-    network = deepcopy(network).to("meta").eval()  # shapes alone: nothing is computed
+    network = deepcopy(network).to("meta").eval()  # only shapes, nothing is computed
     side = 1 if isinstance(network, torchvision.models.SwinTransformer) else 2  # (B, h, w, C) there
-    last: dict[int, str] = {}  # by how often the size has been halved
+    last: dict[int, str] = {}  # by the number of halvings of the size
     pooled = []
 
     def note(name, module, args, output):
@@ -257,7 +261,7 @@ def levels_of(network: nn.Module, size: int) -> list[str]:
 
 
 def blocks_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a torchvision network that run one after the other, with their names; not the classifier's."""
+    """Names and modules of the parts of a torchvision network that run one after the other, without the classifier."""
     for name, child in network.named_children():
         if name in ("classifier", "permute"):
             continue
@@ -267,7 +271,7 @@ def blocks_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def last_classifier(network: nn.Module) -> nn.Linear | nn.Conv2d:
-    """The layer that gives the logits: the last linear one, or the last convolution of fully convolutional networks."""
+    """The layer of the logits: the last linear layer, or the last convolution of a fully convolutional network."""
     modules = list(network.modules())
     linear = [module for module in modules if isinstance(module, nn.Linear)]
     return linear[-1] if linear else [module for module in modules if isinstance(module, nn.Conv2d)][-1]
@@ -298,23 +302,23 @@ def build_torchvision(
 
 
 def _torchvision_keywords(name, image_size, kwargs):
-    """Whether the network is made for one size, and the builder's keywords (the caller's go first)."""
+    """Whether the network has a fixed image size, and the builder's keywords, where those of the caller win."""
     fixed, ours = name.startswith(("vit_", "maxvit")), {}
     if fixed and image_size is not None:
         ours = {"image_size": image_size} if name.startswith("vit_") else {"input_size": (image_size, image_size)}
     if name in ("googlenet", "inception_v3"):
-        ours = {"aux_logits": False, "init_weights": True}  # no loss of their own beside the distiller's
+        ours = {"aux_logits": False, "init_weights": True}  # no auxiliary losses
     return fixed, ours | kwargs
 
 
 def _torchvision_pretrained(name, builder, num_classes, kwargs):
-    """The network with torchvision's original weights (the later ones where there are no others), and a new head when
-    those have other classes."""
+    """The network with torchvision's first weights (or later ones, if it has no others), and with a new head if these
+    have other classes."""
     choices = torchvision.models.get_model_weights(name)
     weights = choices["IMAGENET1K_V1"] if "IMAGENET1K_V1" in choices.__members__ else choices.DEFAULT
     kwargs = {key: value for key, value in kwargs.items() if key != "init_weights"}
     if name == "googlenet":
-        kwargs.pop("aux_logits", None)  # with weights, it drops its auxiliary heads unless asked
+        kwargs.pop("aux_logits", None)  # with weights, it drops its auxiliary heads by default
     network = builder(weights=weights, progress=False, **kwargs)
     if num_classes == len(weights.meta["categories"]):
         return network, False
@@ -328,11 +332,12 @@ def _torchvision_pretrained(name, builder, num_classes, kwargs):
     return network, True
 
 
-# --- a class of one's own -------------------------------------------------------------------------------------------
+# --- a class of the user --------------------------------------------------------------------------------------------
 
 
 def own_class(file: str, name: str) -> Callable[..., nn.Module]:
-    """The class or function `name` of a Python file, looked for from the working folder. Raises UserError."""
+    """The class or function `name` of a Python file, relative to the working folder. Raises UserError if it is missing.
+    """
     path = Path(file)
     if path.suffix != ".py":
         known = ", ".join(f"{library}:<name>" for library in LIBRARIES)

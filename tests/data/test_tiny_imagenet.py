@@ -81,7 +81,7 @@ def damage_annotations(root, text):
         (lambda root: damage_annotations(root, "val_0.JPEG\tn10\n"), "no images of 2 classes of train/, such as n01"),
         (lambda root: (root / "tiny-imagenet-200/val/images/val_2.JPEG").unlink(), "val_2.JPEG .No such file"),
         (lambda root: write_image(root / "tiny-imagenet-200/val/images/val_1.JPEG", 32, 64), "64x32 pixels, expected"),
-        (lambda root: (root / "tiny-imagenet-200/train/n10/images/n10_1.JPEG").write_text(""), "n10_1.JPEG .not an image"),
+        (lambda root: (root / "tiny-imagenet-200/train/n10/images/n10_1.JPEG").write_text(""), "n10_1.JPEG .not an im"),
     ],
 )
 def test_missing_and_damaged_files_are_the_user_s_to_restore(root, damage, message):

@@ -101,7 +101,7 @@ FOLDERS = [
     of("imagefolder", "a class without images", "b: no images", folders(*TWO[:2], *TWO[3:], train__b=folder)),
     of("imagefolder", "a class of text", "b: no images", folders(*TWO[:2], *TWO[3:], train__b__x="text\n")),
     of("imagefolder", "a class that val lacks", "lacks class folders of train/ (1): b", folders(*TWO[:4])),
-    of("imagefolder", "a class that train lacks", "has class folders that train/ lacks (1): c", folders(*TWO, "val/c/1")),
+    of("imagefolder", "a class that train lacks", "class folders that train/ lacks (1): c", folders(*TWO, "val/c/1")),
     of("imagefolder", "other classes", "lacks class folders", folders("train/a/1", "train/b/1", "val/c/1", "val/d/1")),
     *(of("imagefolder", f"{what} ({place})", "1 broken image", {**folders(*TWO), "data/train/b/2.png": content},
          "DATASET.IMAGE_SIZE", size)

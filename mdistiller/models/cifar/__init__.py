@@ -1,6 +1,6 @@
-"""The CIFAR zoo. State-dict keys and shapes are those of the public CIFAR-100 teachers, which load strictly."""
+"""Networks for CIFAR. State-dict keys and shapes equal those of the public CIFAR-100 teachers, which load strictly."""
 
-from mdistiller.models.cifar import (  # (each registers its networks)
+from mdistiller.models.cifar import (  # each registers its networks
     mobilenetv2,
     resnet,
     resnetv2,

@@ -1,7 +1,7 @@
 """MobileNetV2 at half width (Sandler et al., CVPR 2018, arXiv:1801.04381), as the CIFAR-100 benchmarks use it.
 
-Departs from the paper as they do: plain ReLU, a first 1x1 convolution in the block without expansion too, 1280 last
-channels at half width.
+Departs from the paper as these benchmarks do: ReLU instead of ReLU6, a first 1x1 convolution also in the block without
+expansion, and 1280 channels in the last layer at half width.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mdistiller.models.base import Network, Output, global_pool, init_convs, register_model
 
-GROUPS = (  # expansion, channels at full width, blocks, stride of the first
+GROUPS = (  # expansion, channels at full width, number of blocks, stride of the first block
     (1, 16, 1, 1),
     (6, 24, 2, 1),
     (6, 32, 3, 2),
@@ -22,15 +22,15 @@ GROUPS = (  # expansion, channels at full width, blocks, stride of the first
 )
 WIDTH = 0.5
 STEM, LAST = 16, 1280
-TAPPED = (1, 2, 4, 6)  # the groups whose outputs are levels 1 to 4
+TAPPED = (1, 2, 4, 6)  # groups whose outputs are levels 1 to 4 of `feats`
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expansion` times the channels, depthwise 3x3, 1x1 to the output; no activation after it."""
+    """1x1 to `expansion` times the channels, depthwise 3x3, 1x1 to the output channels without an activation."""
 
     activation = nn.ReLU
     bias = False
-    body_name = "conv"  # as state dicts call it
+    body_name = "conv"  # its name in state dicts
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int):
         super().__init__()
@@ -54,14 +54,14 @@ class InvertedResidual(nn.Module):
 
     @classmethod
     def repeat(cls, in_channels: int, out_channels: int, depth: int, stride: int, expansion: int) -> nn.Sequential:
-        """`depth` blocks, the first with the stride."""
+        """`depth` blocks, of which the first has the stride."""
         first = cls(in_channels, out_channels, stride, expansion)
         return nn.Sequential(first, *(cls(out_channels, out_channels, 1, expansion) for _ in range(depth - 1)))
 
 
 @register_model("MobileNetV2")
 class MobileNetV2(Network):
-    """`feats`: the linear bottlenecks after groups 1, 2, 4, 6, which can be negative; there are no `preact_feats`."""
+    """`feats` are the linear bottlenecks after groups 1, 2, 4 and 6, which can be negative. No `preact_feats`."""
 
     stage_kind = "before_relu"
 
@@ -109,5 +109,5 @@ class MobileNetV2(Network):
         return self.classifier(global_pool(F.relu(x)))
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The batch norms that end the tapped groups. The name is nominal: no activation follows them."""
+        """The last batch norms of the groups in `TAPPED`. Despite the name, no activation follows them."""
         return [self.blocks[group][-1].conv[-1] for group in TAPPED]

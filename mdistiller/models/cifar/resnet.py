@@ -1,6 +1,6 @@
 """ResNets for 32x32 images (He et al., arXiv:1512.03385, section 4.2): three stages, 6n+2 layers.
 
-The x4 networks are four times as wide in the stages and twice in the stem (Tian et al., arXiv:1910.10699).
+The x4 networks have stages of four times and a stem of twice the width (Tian et al., arXiv:1910.10699).
 """
 
 from mdistiller.models.base import SMALL_IMAGES, register_model

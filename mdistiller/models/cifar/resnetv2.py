@@ -1,6 +1,6 @@
 """ResNet18, 34 and 50 with a 3x3 stem and no max-pool, for small images.
 
-"V2" is only the name of the file they were released in; the blocks are those of arXiv:1512.03385.
+"V2" is only the name of the file in which they were released; the blocks are those of arXiv:1512.03385.
 """
 
 from mdistiller.models.base import SMALL_IMAGES, register_model

@@ -1,7 +1,7 @@
 """ShuffleNet V1, three groups (Zhang et al., CVPR 2018, arXiv:1707.01083), as the CIFAR-100 benchmarks use it.
 
-Departs from the paper as they do: a 1x1 stem without pooling, the ReLU before the shuffle, and one after the depthwise
-convolution.
+Departs from the paper as these benchmarks do: a 1x1 stem without pooling, the ReLU before the shuffle, and a ReLU after
+the depthwise convolution.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ WIDTHS, DEPTHS = (240, 480, 960), (4, 8, 4)
 class Bottleneck(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; returns the pre-activation.
 
-    With stride 2 the average-pooled input is concatenated, with stride 1 the input is added.
+    With stride 2, the average-pooled input is concatenated; with stride 1, the input is added.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):

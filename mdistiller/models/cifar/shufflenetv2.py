@@ -21,7 +21,7 @@ def depthwise(channels: int, stride: int) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Returns one half of the channels as it is and the other convolved, before its last ReLU."""
+    """Returns one half of the channels unchanged, and the other half after convolutions, before its last ReLU."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Halves the map; returns the left branch and the right one, before its last ReLU."""
+    """Halves the size of the map; returns the left branch, and the right branch before its last ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -68,21 +68,21 @@ class DownBlock(nn.Module):
 class ShuffleStage(nn.Sequential):
     """(B, C, H, W) -> (output, pre-activation of the last block).
 
-    Both have the same channels in another order: the output is shuffled, the pre-activation is not, and its first half
-    is activated already.
+    Both have the same channels in a different order: the output is shuffled, the pre-activation is not. The first half
+    of the pre-activation has passed its activation already.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for block in self:
             left, right = block(x)
-            # concatenation and shuffle in two groups, in one copy: channels of left and right alternate
+            # concatenates and shuffles in two groups with one copy: channels of left and right alternate
             x = torch.stack((left, F.relu(right)), dim=2).flatten(1, 2)
         return x, torch.cat((left, right), dim=1)
 
 
 @register_model("ShuffleV2", family=SMALL_IMAGES)
 class ShuffleNetV2(Network):
-    """`pooled_feat` has 1024 channels, more than the last of `feats`: a 1x1 convolution lies between them."""
+    """`pooled_feat` has 1024 channels, more than the last of `feats`, because a 1x1 convolution is between them."""
 
     stage_kind = "after_relu"
 

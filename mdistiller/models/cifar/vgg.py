@@ -12,7 +12,7 @@ DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 
 
 
 def _block(channels: int, width: int, depth: int) -> nn.Sequential:
-    """`depth` times convolution, batch norm, ReLU, without the last ReLU."""
+    """`depth` times convolution, batch norm and ReLU, but without the last ReLU."""
     layers = []
     for _ in range(depth):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -21,12 +21,12 @@ def _block(channels: int, width: int, depth: int) -> nn.Sequential:
 
 
 def _shrink(x: Tensor, level: int) -> Tensor:
-    """2x2 max-pool before block `level`. Before block 4 only where the image had at least 64 rows, the map 8."""
+    """2x2 max-pool before block `level`; before block 4 only if the map has at least 8 rows (the image 64)."""
     return F.max_pool2d(x, 2) if level < 4 or x.shape[2] >= 8 else x
 
 
 class VGG(Network):
-    """Five blocks of `depths` convolutions. `feats` are taken before the max-pool that follows them."""
+    """Five blocks with `depths` convolutions. `feats` are the maps before the max-pool that follows a block."""
 
     stage_kind = "before_relu"
 
@@ -46,7 +46,7 @@ class VGG(Network):
 
     def forward(self, x: Tensor) -> Output:
         x = F.relu(self.block0(x), inplace=True)
-        feats, preact_feats = [x], [x]  # level 0 counts as its own pre-activation
+        feats, preact_feats = [x], [x]  # level 0 is the same in both
         for level, block in enumerate(self.blocks(), start=1):
             preact = block(_shrink(x, level))
             x = F.relu(preact)

@@ -1,7 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146), without dropout.
 
-Departs from the public code: the batch norms that yield `preact_feats` run once. Called a second time, their running
-statistics would move twice in a training step.
+Departs from the public code: the batch norms that give `preact_feats` run only once. With a second call, their running
+statistics would be updated twice in a training step.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from mdistiller.models.base import SMALL_IMAGES, Network, Output, global_pool, i
 
 
 class BasicBlock(nn.Module):
-    """Batch norm and ReLU before each of two 3x3 convolutions; a change of width is projected from the ReLU."""
+    """Two 3x3 convolutions, each after batch norm and ReLU; for a new width, the first ReLU's output is projected."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -29,14 +29,14 @@ class BasicBlock(nn.Module):
         return self.after_bn1(x, self.bn1(x))
 
     def after_bn1(self, x: Tensor, normed: Tensor) -> Tensor:
-        """The rest of the block, for callers that need bn1(x) too."""
+        """The block without bn1, for callers that need `normed` = bn1(x) too."""
         activated = F.relu(normed)
         out = F.relu(self.bn2(self.conv1(activated)), inplace=True)
         return self.conv2(out) + (x if self.equal_widths else self.convShortcut(activated))
 
 
 class WideStage(nn.Module):
-    """Blocks under the name `layer`; the first has the stride. (B, C, H, W) -> (raw sum, bn1 of the input)."""
+    """Blocks, of which the first has the stride: (B, C, H, W) -> (output, bn1 of the input). The output has no ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, stride: int):
         super().__init__()
@@ -53,8 +53,11 @@ class WideStage(nn.Module):
 
 
 class WideResNet(Network):
-    """6n+4 layers, stages `width` times as wide as a CIFAR ResNet's. `feats` are raw sums, before batch norm and ReLU;
-    `preact_feats` those sums after the batch norm that the next stage applies."""
+    """6n+4 layers in stages `width` times as wide as those of a CIFAR ResNet.
+
+    `feats` are the outputs of stages before batch norm and ReLU; `preact_feats` are the same after the batch norm of
+    the next stage.
+    """
 
     stage_kind = "before_bn"
 

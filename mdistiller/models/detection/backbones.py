@@ -1,4 +1,4 @@
-"""Bodies of detectors, with a feature pyramid on top: images (B, 3, H, W) -> maps p2..p6, strides 4 to 64."""
+"""Backbones of detectors with a feature pyramid: images (B, 3, H, W) -> maps p2..p6 with strides 4 to 64."""
 
 import math
 from collections.abc import Callable
@@ -16,12 +16,12 @@ DEPTHS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 6, 3), "r101":
 BLOCKS = {"r18": BasicBlock, "r34": BasicBlock, "r50": Bottleneck, "r101": Bottleneck}
 MOBILENET_TAPS = (3, 6, 13, 17)  # the last layers with 24, 32, 96 and 320 channels, at strides 4, 8, 16 and 32
 NAMES = (*DEPTHS, "mv2")
-GROUPS = 32  # of a group norm, fewer where the channels are no multiple of it
+GROUPS = 32  # of a group norm; fewer if the number of channels is not a multiple of it
 STEM_CHANNELS = 64
 
 
 def norm_layer(kind: str) -> Callable[[int], nn.Module]:
-    """The constructor of a norm over `channels`, by MODEL.NORM: frozen, bn, sync or gn."""
+    """A function channels -> norm layer for a value of MODEL.NORM: frozen, bn, sync or gn."""
     return {"frozen": FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "gn": _group_norm}[kind]
 
 
@@ -32,9 +32,9 @@ def _group_norm(channels):
 class ResNetBody(nn.Module):
     """The convolutional part of a ResNet (He et al., arXiv:1512.03385), with torchvision's names of parameters.
 
-    torchvision's own class fixes the width of the stem; here all widths are `width` / 64 of the paper's.
-    `stride_in_1x1` moves the stride of a stage from the 3x3 to the first 1x1 convolution of its bottleneck, as in the
-    networks trained by MSRA. Gives the maps of the four stages by name, p2 to p5.
+    All widths are `width` / 64 times those of the paper, whereas torchvision's class has a fixed width of the stem.
+    `stride_in_1x1` moves the stride of a stage from the 3x3 convolution to the first 1x1 convolution of its bottleneck,
+    as in the networks trained by MSRA. The output are the maps of the four stages by name, p2 to p5.
     """
 
     def __init__(self, name: str, width: int, norm, stride_in_1x1: bool):
@@ -66,9 +66,9 @@ class ResNetBody(nn.Module):
 
 
 def resnet_fpn(name: str, width: float, norm, stride_in_1x1: bool, out_channels: int, freeze: int) -> BackboneWithFPN:
-    """A ResNet with its pyramid; its stem and first stages, `freeze` together, do not learn (detectron2's FREEZE_AT).
+    """A ResNet with a feature pyramid. The first `freeze` of stem and stages are frozen (detectron2's FREEZE_AT).
 
-    `width` multiplies all numbers of channels of the body.
+    `width` multiplies all numbers of channels of the ResNet.
     """
     body = ResNetBody(name, _width(STEM_CHANNELS * width), norm, stride_in_1x1)
     for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")[: freeze + 1 if freeze else 0]:
@@ -78,9 +78,9 @@ def resnet_fpn(name: str, width: float, norm, stride_in_1x1: bool, out_channels:
 
 
 def mobilenet_fpn(width: float, norm, out_channels: int) -> BackboneWithFPN:
-    """A MobileNetV2 (Sandler et al., arXiv:1801.04381) with its pyramid, cut after its layer of 320 channels.
+    """A MobileNetV2 (Sandler et al., arXiv:1801.04381) up to its layer of 320 channels, with a feature pyramid.
 
-    torchvision's own `mobilenet_backbone` takes its maps from other layers.
+    `mobilenet_backbone` of torchvision takes the maps from other layers.
     """
     layers = MobileNetV2(width_mult=width, norm_layer=norm).features
     channels = [_last_channels(layers[place]) for place in MOBILENET_TAPS]
@@ -93,7 +93,7 @@ def build_backbone(
 ) -> BackboneWithFPN:
     """The backbone with its pyramid, by name: r18, r34, r50, r101 or mv2. Raises UserError for another name.
 
-    Frozen norms are part of a body trained elsewhere: with random weights the maps grow without bound.
+    Frozen norms need pretrained weights: with random weights, the values of the maps grow from layer to layer.
     """
     if name not in NAMES:
         raise UserError(f"unknown detector {name!r}: expected one of {', '.join(NAMES)}")
@@ -105,7 +105,7 @@ def build_backbone(
 
 
 def _width(channels: float) -> int:
-    """The nearest multiple of 8, as group norms and kernels like it."""
+    """The nearest multiple of 8, which suits group norms and fast kernels."""
     return max(8, 8 * round(channels / 8))
 
 

@@ -1,4 +1,4 @@
-"""Weights of detectron2's detectors under the names of ours."""
+"""Converts weights of detectron2's detectors to the parameter names of `Detector`."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ from mdistiller.models.detection.backbones import DEPTHS
 
 BODY, HEADS = "backbone.bottom_up.", "model.roi_heads."
 CONVS = {"shortcut": "downsample.0", "shortcut.norm": "downsample.1"}
-ALLOWED = {  # all that a pickle of plain arrays needs
+ALLOWED = {  # all names that a pickle of plain arrays needs
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("_codecs", "encode"),
@@ -23,7 +23,7 @@ ALLOWED = {  # all that a pickle of plain arrays needs
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, texts, numbers and numpy arrays; anything else, code above all, is refused."""
+    """Reads dicts, texts, numbers and NumPy arrays, and rejects everything else, in particular code."""
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
@@ -32,26 +32,26 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a model-zoo file of detectron2, by name. Raises UserError for what is not such a file."""
+    """The arrays of a file of detectron2's model zoo, by name. Raises UserError for any other file."""
     try:
         content = ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
         content = content.get("model", content)
         arrays = {name: np.asarray(value) for name, value in content.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # damaged pickles end in a dozen kinds of exceptions
-        raise UserError(f"{path}: no pickle of detectron2's arrays ({type(error).__name__}: {error})") from None
+    except Exception as error:  # damaged pickles raise many kinds of exceptions
+        raise UserError(f"{path}: not a pickle of detectron2's arrays ({type(error).__name__}: {error})") from None
     if not arrays or any(array.dtype.kind not in "fiub" for array in arrays.values()):
-        raise UserError(f"{path}: no pickle of detectron2's arrays (it holds other things than numbers)")
+        raise UserError(f"{path}: not a pickle of detectron2's arrays (it contains other values than numbers)")
     return arrays
 
 
 def convert_detectron2(state: Mapping[str, np.ndarray | Tensor]) -> dict[str, Tensor]:
-    """A state dict of detectron2's Faster R-CNN with a pyramid, as one that a `Detector` loads strictly.
+    """Converts the state dict of detectron2's Faster R-CNN with a pyramid to one that a `Detector` loads strictly.
 
-    The background is moved from the last class to the first, where the box offsets get four zero rows of which no
-    loss and no detection reads. Anchors and pixel means, which detectron2 stores too, are left out. Raises UserError
-    naming the first entry that has no place.
+    The background is moved from the last class to the first; the box offsets get four rows of zeros for it, which are
+    never used. Anchors and pixel means, which detectron2 stores too, are left out. Raises UserError with the first
+    entry that has no counterpart.
     """
     converted = {}
     for name, value in state.items():
@@ -60,7 +60,7 @@ def convert_detectron2(state: Mapping[str, np.ndarray | Tensor]) -> dict[str, Te
         tensor = torch.as_tensor(np.array(value)) if not isinstance(value, Tensor) else value
         target = _new_name(name)
         if target is None:
-            raise UserError(f"{name}: no part of a Faster R-CNN with a feature pyramid")
+            raise UserError(f"{name}: not a parameter of a Faster R-CNN with a feature pyramid")
         if ".box_predictor." in target:
             tensor = _background_first(target, tensor)
         converted[target] = tensor.clone()
@@ -68,27 +68,27 @@ def convert_detectron2(state: Mapping[str, np.ndarray | Tensor]) -> dict[str, Te
 
 
 def split_pair(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(teacher, body of the student) of a file of a pair of the ReviewKD authors, under our names.
+    """(teacher, backbone of the student) from a file of the ReviewKD authors for a pair of networks, converted.
 
-    The teacher's entries begin with "teacher."; of the student there is what was trained on ImageNet.
+    The names of the teacher's entries begin with "teacher."; the student's weights are those trained on ImageNet.
     """
     teacher = {name.removeprefix("teacher."): value for name, value in state.items() if name.startswith("teacher.")}
     if not teacher:
-        raise UserError("no entry begins with teacher.: expected a file of a teacher and its student")
+        raise UserError("no name begins with teacher.: expected a file of a teacher and its student")
     body = {name if name.startswith(BODY) else BODY + name: value for name, value in state.items()
             if name.startswith((BODY, "stem.", "res", "features."))}
     return convert_detectron2(teacher), convert_detectron2(body)
 
 
 def name_of(state: Mapping[str, Tensor]) -> str:
-    """Which of our networks converted weights are of: r18, r34, r50, r101 or mv2."""
+    """The name of the network to which converted weights belong: r18, r34, r50, r101 or mv2."""
     if any(".body.features." in name or re.search(r"\.body\.\d+\.", name) for name in state):
         return "mv2"
     depth = len({name.split(".")[4] for name in state if ".body.layer3." in name})
     bottlenecks = any(".conv3." in name for name in state)
     found = [name for name, sizes in DEPTHS.items() if sizes[2] == depth and (name in ("r50", "r101")) == bottlenecks]
     if len(found) != 1:
-        raise UserError(f"{depth} blocks in res4: none of the bodies {', '.join(DEPTHS)}")
+        raise UserError(f"{depth} blocks in res4: expected those of {', '.join(DEPTHS)}")
     return found[0]
 
 
@@ -145,9 +145,9 @@ def _background_first(name: str, tensor: Tensor) -> Tensor:
 
 
 def torchvision_rows(state: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
-    """torchvision's COCO weights, of 91 outputs by category id, with the rows of `kept` ids alone.
+    """torchvision's COCO weights, which have 91 outputs by category id, reduced to the rows of the ids in `kept`.
 
-    Entropy would be taken over ten classes that do not exist otherwise. `kept` begins with 0, the background.
+    Otherwise an entropy would include ten classes that do not exist. `kept` begins with 0, the background.
     """
     rows = torch.tensor(kept)
     reduced = {}

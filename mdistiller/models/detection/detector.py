@@ -1,4 +1,4 @@
-"""Faster R-CNN with a feature pyramid, as a network that can be distilled: proposals go in, logits come out."""
+"""Faster R-CNN with a feature pyramid, with access to the logits of given proposals, as distillation needs it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,27 +21,27 @@ from mdistiller.models.detection.parts import (
     box_losses,
 )
 
-DIVISOR = 32  # padded images are multiples of it
-PIXELS = {  # order of channels, mean, std, of pixels 0..255
+DIVISOR = 32  # the sides of padded images are multiples of it
+PIXELS = {  # order of channels, mean and standard deviation of pixels 0..255
     "rgb": ("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # torchvision's classifiers
     "bgr": ("bgr", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),  # the ResNets of MSRA
-    "released": ("rgb", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),  # a quirk of the published student
+    "released": ("rgb", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),  # a mistake of the published student
 }
 SAMPLERS = RPN_DRAWS, ROI_DRAWS = range(2)
 
 
 class Sampled(NamedTuple):
-    """The proposals that a student was trained on, for its teacher; the background has label 0."""
+    """The proposals on which a student is trained, for its teacher; the background has label 0."""
 
-    proposals: list[Tensor]  # (n_i, 4) of each image, corners in pixels of the batch
+    proposals: list[Tensor]  # (n_i, 4) for each image, corners in pixels of the batch
     image_sizes: list[tuple[int, int]]  # (height, width) before padding
     target: Tensor  # (N,)
-    image_index: Tensor  # (N,), which image a proposal is of
+    image_index: Tensor  # (N,), the image of each proposal
     deltas: Tensor  # (N, 4 (C+1)), the student's box offsets
 
 
 class Pass(NamedTuple):
-    """What `train_pass` gives: logits (N, C+1), {"feats": [p2..p6]}, the four losses, and the sampled proposals."""
+    """The result of `train_pass`: logits (N, C+1), {"feats": [p2..p6]}, the four losses and the sampled proposals."""
 
     logits: Tensor
     features: dict[str, Any]
@@ -50,10 +50,10 @@ class Pass(NamedTuple):
 
 
 class Detector(nn.Module):
-    """A torchvision FasterRCNN over C classes, at number 1..C of C+1 logits, the background at number 0.
+    """A FasterRCNN of torchvision with C classes, which have the numbers 1..C in C+1 logits; 0 is the background.
 
-    Images are a list of (3, H, W) tensors, RGB, 0..255, already at the size that is wanted: nothing here draws a size.
-    `pixels` names how they are normalised. `width` multiplies the channels of the body.
+    Images are a list of (3, H, W) tensors, RGB, 0..255, already resized. `pixels` names their normalisation, a key of
+    `PIXELS`. `width` multiplies the channels of the backbone.
     """
 
     def __init__(self, name: str, num_classes: int, preset: str = "detectron2", norm: str = "frozen",
@@ -81,11 +81,11 @@ class Detector(nn.Module):
     # --- images ----------------------------------------------------------------------------------------------------
 
     def batch(self, images: Sequence[Tensor]) -> ImageList:
-        """The images, normalised, then padded with 0 to the right and below: tensors (B, 3, H', W'), image_sizes."""
+        """The normalised images, padded with 0 to the right and below: tensors (B, 3, H', W') and image_sizes."""
         return self.normalise(stack(images))
 
     def normalise(self, batch: ImageList) -> ImageList:
-        """Raw pixels of `stack`, which several networks may share, as this network wants them; the padding stays 0."""
+        """Normalise raw pixels of `stack`, which several networks can share; the padding stays 0."""
         raw = batch.tensors.float()
         if self.order == "bgr":
             raw = raw.flip(1)
@@ -97,14 +97,14 @@ class Detector(nn.Module):
     # --- the four calls --------------------------------------------------------------------------------------------
 
     def features(self, images: ImageList | Sequence[Tensor]) -> list[Tensor]:
-        """The maps p2..p6, (B, C, H / stride, W / stride) each, of a batch from `batch` or of a list of images."""
+        """The maps p2..p6, each (B, C, H / stride, W / stride), for a result of `batch` or a list of images."""
         return list(self._maps(self._batched(images)).values())
 
     def train_pass(self, images, targets: list[dict], seeds: Sequence[int] | None = None) -> Pass:
-        """One pass in train mode: the library's own forward, with the proposals and their logits kept.
+        """A forward pass of torchvision's network in train mode that also returns the proposals and their logits.
 
-        `targets` hold boxes (n, 4), corners in pixels, and labels (n,) from 1; `seeds`, one an image, make the
-        sampled anchors and proposals a function of them.
+        `targets` contain boxes (n, 4), corners in pixels, and labels (n,) from 1. `seeds`, one for each image,
+        determine the sampled anchors and proposals.
         """
         images = self._batched(images)
         heads, maps = self.model.roi_heads, self._maps(images)
@@ -120,14 +120,14 @@ class Detector(nn.Module):
         return Pass(logits, {"feats": list(maps.values())}, losses, sampled)
 
     def box_logits(self, features: Sequence[Tensor], proposals: list[Tensor], image_sizes) -> tuple[Tensor, Tensor]:
-        """Logits (N, C+1) and box offsets (N, 4 (C+1)) of proposals (n_i, 4) of each image, on maps p2..p5 or p6."""
+        """Logits (N, C+1) and box offsets (N, 4 (C+1)) for proposals (n_i, 4) of each image, from maps p2..p5 or p6."""
         return self._heads(dict(zip(LEVELS, features, strict=False)), proposals, image_sizes)
 
     @torch.no_grad()
     def detect(self, images, sizes: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
-        """Detections of each image, in eval mode: boxes (n, 4), scores (n,), labels (n,), best first.
+        """Detections of each image, in eval mode: boxes (n, 4), scores (n,) and labels (n,), best first.
 
-        Boxes are in pixels of the images, or of `sizes` (height, width) where they are named.
+        Boxes are in pixels of the images, or of images with the given `sizes` (height, width).
         """
         images = self._batched(images)
         maps = self._maps(images)
@@ -136,7 +136,7 @@ class Detector(nn.Module):
         return self.model.transform.postprocess(found, images.image_sizes, list(sizes or images.image_sizes))
 
     def forward(self, images, targets: list[dict] | None = None, seeds: Sequence[int] | None = None):
-        """`train_pass` in train mode, else `detect`."""
+        """`train_pass` in train mode, `detect` in eval mode."""
         return self.train_pass(images, targets, seeds) if self.training else self.detect(images)
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -157,7 +157,10 @@ class Detector(nn.Module):
 
 
 def stack(images: Sequence[Tensor]) -> ImageList:
-    """Images (3, H, W) of any sizes in one tensor (B, 3, H', W') of raw pixels, multiples of 32, with their sizes."""
+    """Images (3, H, W) of any sizes in one tensor (B, 3, H', W') of raw pixels, with their sizes.
+
+    H' and W' are multiples of 32.
+    """
     sizes = [tuple(image.shape[-2:]) for image in images]
     height, width = (-(-max(lengths) // DIVISOR) * DIVISOR for lengths in zip(*sizes, strict=True))
     padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes, strict=True)]
@@ -165,7 +168,7 @@ def stack(images: Sequence[Tensor]) -> ImageList:
 
 
 def padding_mask(batch: ImageList, device: torch.device) -> Tensor:
-    """(B, 1, H', W'), True where a batch holds pixels of its images."""
+    """(B, 1, H', W'), True at pixels of the images and False at the padding."""
     height, width = batch.tensors.shape[-2:]
     sizes = torch.tensor(batch.image_sizes, device=device)
     rows, columns = (torch.arange(length, device=device) < sizes[:, place, None]
@@ -174,12 +177,12 @@ def padding_mask(batch: ImageList, device: torch.device) -> Tensor:
 
 
 def default_pixels(name: str, preset: str) -> str:
-    """How a network's pixels are normalised by default: the published ones but ResNet-18 take those of MSRA."""
+    """The default normalisation of a network: that of MSRA for the published networks except ResNet-18."""
     return "bgr" if preset == "detectron2" and name in ("r50", "r101", "mv2") else "rgb"
 
 
 def _initialise_heads(heads):
-    """detectron2's initial weights of the box head; torchvision leaves those of PyTorch's linear layers."""
+    """Initialise the box head as detectron2 does; torchvision uses the default of PyTorch's linear layers."""
     for layer in (heads.box_head.fc6, heads.box_head.fc7):
         nn.init.kaiming_uniform_(layer.weight, a=1)
         nn.init.zeros_(layer.bias)

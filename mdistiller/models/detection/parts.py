@@ -1,6 +1,6 @@
-"""What a detector needs that torchvision does otherwise: pooling, anchors, losses, and a sampler that can be repeated.
+"""Parts of a detector that differ from torchvision: pooling, anchors, losses, and a reproducible sampler.
 
-"detectron2" is the preset of the published results, "torchvision" that of torchvision's own checkpoints.
+The preset "detectron2" is that of the published results, "torchvision" that of torchvision's checkpoints.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 
 @dataclass(frozen=True)
 class Preset:
-    """Where detectron2 and torchvision differ."""
+    """Settings that differ between detectron2 and torchvision."""
 
     aligned: bool  # whether pooling shifts boxes by half a pixel
-    sampling_ratio: int  # points a bin and side that pooling averages; 0: as many as the bin has pixels
+    sampling_ratio: int  # pooling averages this number of points per side of a bin; 0: one for each pixel
     level_epsilon: float  # added to the ratio of sizes (detectron2) or to its logarithm (torchvision)
-    rounded_anchors: bool  # to whole pixels, with strides taken from the sizes of the maps
-    beta: float  # where the smooth L1 loss of box offsets turns linear; 0 is L1
-    proposals: int  # kept of an image in training
+    rounded_anchors: bool  # to integers, with strides computed from the sizes of the maps
+    beta: float  # the smooth L1 loss of box offsets is linear above it; 0 means L1
+    proposals: int  # kept per image in training
     stride_in_1x1: bool  # in bottlenecks
 
 
@@ -42,7 +42,7 @@ PRESETS = {
 
 
 def box_levels(boxes: Tensor, preset: Preset) -> Tensor:
-    """Which of p2..p5 a box (N, 4) is pooled from, 0 to 3: (N,) int64."""
+    """The level from which each box is pooled, 0 to 3 for p2 to p5: (N, 4) -> (N,) int64."""
     ratio = box_area(boxes).sqrt() / CANONICAL_SIZE
     if preset.rounded_anchors:
         level = torch.floor(CANONICAL_LEVEL + torch.log2(ratio) + preset.level_epsilon)
@@ -52,11 +52,11 @@ def box_levels(boxes: Tensor, preset: Preset) -> Tensor:
 
 
 class LevelPooler(MultiScaleRoIAlign):
-    """RoIAlign from the level that fits a box, with the strides 4 to 32 of the levels.
+    """RoIAlign from the level that fits the size of a box, with the strides 4 to 32 of the levels.
 
-    torchvision's own takes the scales from the first batch it sees, and keeps them: small images make them wrong.
-    The kernel is called directly: with deterministic algorithms on CUDA, `torchvision.ops.roi_align` compiles a slow
-    replacement of it, for minutes. The kernel's backward pass on CUDA adds in no fixed order.
+    torchvision's class computes the scales from the first batch and keeps them, which is wrong if it has small images.
+    The kernel is called directly, because with deterministic algorithms on CUDA `torchvision.ops.roi_align` compiles a
+    slow replacement for minutes. The kernel's backward pass on CUDA adds in a random order.
     """
 
     def __init__(self, preset: Preset, levels: Sequence[str]):
@@ -65,10 +65,10 @@ class LevelPooler(MultiScaleRoIAlign):
         self.scales = [1 / stride for stride in STRIDES[: len(levels)]]
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list) -> Tensor:
-        """Maps by level, boxes (n_i, 4) of each image -> (sum of n_i, C, 7, 7)."""
+        """Maps by level and boxes (n_i, 4) for each image -> (sum of n_i, C, 7, 7)."""
         maps, flat = [x[name] for name in self.featmap_names], torch.cat(boxes)
         image = torch.cat([torch.full_like(one[:, :1], number) for number, one in enumerate(boxes)])
-        dtype = torch.promote_types(maps[0].dtype, torch.float32)  # corners of boxes need more than bfloat16
+        dtype = torch.promote_types(maps[0].dtype, torch.float32)  # bfloat16 is not precise enough for corners
         rois, levels = torch.cat([image, flat], dim=1).to(dtype), box_levels(flat, self.preset)
         pooled = torch.zeros(len(rois), maps[0].shape[1], *self.output_size, dtype=dtype, device=flat.device)
         for level, (one, scale) in enumerate(zip(maps, self.scales, strict=True)):
@@ -81,9 +81,9 @@ class LevelPooler(MultiScaleRoIAlign):
 
 
 class ExactAnchors(AnchorGenerator):
-    """Anchors as detectron2 makes them: sides not rounded to integers, strides those of the levels.
+    """Anchors as in detectron2: their sides are not rounded to integers, and the strides are those of the levels.
 
-    torchvision divides the padded size of the images by that of the maps, which is not 64 for p6 of most sizes.
+    torchvision divides the padded size of the images by that of the map, which for p6 is not 64 in most cases.
     """
 
     def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device="cpu"):
@@ -102,16 +102,16 @@ class ExactAnchors(AnchorGenerator):
 
 
 def anchors_of(preset: Preset, sizes: Sequence[float]) -> AnchorGenerator:
-    """One size of anchor a level, p2 to p6, three ratios each."""
+    """Anchors with one size for each level p2 to p6, and three ratios."""
     kind = AnchorGenerator if preset.rounded_anchors else ExactAnchors
     return kind(tuple((size,) for size in sizes), (RATIOS,) * len(sizes))
 
 
 class SeededSampler(BalancedPositiveNegativeSampler):
-    """Which anchors or proposals of an image are trained on, drawn by a generator of each image's own.
+    """Samples anchors or proposals for training, with a random generator for each image.
 
-    `seeds`, one a image of the next call, make the choice a function of them alone: a run resumes to the same
-    weights, and its images may be on any rank. Without seeds the draw is torchvision's, from the global generator.
+    `seeds`, one for each image of the next call, determine the choice, so that a resumed run gives the same weights and
+    an image may be on any rank. Without seeds, torchvision samples with the global generator.
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float, stream: int):
@@ -125,7 +125,10 @@ class SeededSampler(BalancedPositiveNegativeSampler):
         return [positive for positive, _ in chosen], [negative for _, negative in chosen]
 
     def _choose(self, labels, seed):
-        """Masks (n,) of chosen positives and negatives: those with the smallest of n random keys, nothing read back."""
+        """Masks (n,) of sampled positives and negatives: those with the smallest of n random keys.
+
+        Nothing is read back from the device.
+        """
         generator = torch.Generator().manual_seed((2 * seed + self.stream) % 2**63)  # the same keys on every device
         keys = torch.rand(len(labels), generator=generator).to(labels.device, non_blocking=True)
         most = int(self.batch_size_per_image * self.positive_fraction)
@@ -142,16 +145,17 @@ class SeededSampler(BalancedPositiveNegativeSampler):
 
 
 def offsets_loss(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Sum of the smooth L1 losses of box offsets (n, 4); L1 for beta 0."""
+    """Sum of the smooth L1 losses of box offsets (n, 4), or of L1 losses if `beta` is 0."""
     return F.smooth_l1_loss(deltas, targets, beta=beta, reduction="sum")
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor, beta: float) -> dict[str, Tensor]:
     """The two losses of sampled proposals (Ren et al., arXiv:1506.01497): {"cls", "box"}.
 
-    logits (N, C+1), background first; deltas (N, 4 (C+1)), four a class; labels (N,), 0 for background; targets
-    (N, 4), encoded. "cls" is the mean cross-entropy, "box" the sum over foreground of the offsets of the labelled
-    class, over N. Both 0, with a gradient path, for N = 0.
+    `logits` (N, C+1) have the background first; `deltas` (N, 4 (C+1)) are four box offsets for each class; `labels`
+    (N,) are 0 for the background; `targets` (N, 4) are encoded. "cls" is the mean cross-entropy. "box" is the sum over
+    foreground proposals of the loss of the offsets of the true class, divided by N. For N = 0 both are 0, with a
+    gradient of 0.
     """
     number = max(len(labels), 1)
     rows = torch.where(labels > 0)[0]
@@ -162,13 +166,13 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor, 
 
 
 class ExactRPN(RegionProposalNetwork):
-    """A region proposal network with detectron2's losses: L1, and sums over sampled anchors divided by their greatest
-    number (anchors an image times images), where torchvision divides by the number that was there to sample.
+    """A region proposal network with detectron2's losses: L1 and sums over sampled anchors, divided by the configured
+    number of anchors (per image, times images). torchvision divides by the number of anchors that were sampled.
     """
 
     @classmethod
     def like(cls, rpn: RegionProposalNetwork) -> "ExactRPN":
-        """One with the parts and settings of torchvision's."""
+        """An `ExactRPN` with the parts and settings of a network of torchvision."""
         matcher, sampler = rpn.proposal_matcher, rpn.fg_bg_sampler
         return cls(
             rpn.anchor_generator, rpn.head, matcher.high_threshold, matcher.low_threshold,

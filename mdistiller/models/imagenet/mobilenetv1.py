@@ -1,6 +1,6 @@
 """MobileNetV1 (Howard et al., 2017, arXiv:1704.04861) for ImageNet.
 
-Some forks file this very network under "MobileNetV2"; the name is kept so that their configs run.
+Some forks of mdistiller register this network as "MobileNetV2"; that name works too, so that their configs run.
 """
 
 from collections.abc import Callable
@@ -49,16 +49,16 @@ class SeparableBlock(nn.Sequential):
 class MobileNetV1(Network):
     """Thirteen depthwise-separable blocks.
 
-    Departs from the public code, whose `feats` have four levels and no stem: level 0 is the output of model.0 (its own
-    pre-activation, as in ResNets). Methods that drop level 0 then pair stage k with stage k of a ResNet, where they
-    used to lose a real stage and pair the rest one off.
+    Departs from the public code, whose `feats` have four levels without the stem: here level 0 is the stem, the output
+    of model.0, in `feats` and `preact_feats`. Methods that skip level 0 so compare stage k with stage k of a ResNet. In
+    the public code they skip a stage and compare stage k + 1.
     """
 
     stage_kind = "after_relu"
 
     def __init__(self, num_classes: int, pretrained: bool = False):
         if pretrained:
-            raise UserError("no pretrained weights for imagenet model 'MobileNetV1': give a checkpoint of your own")
+            raise UserError("no pretrained weights for imagenet model 'MobileNetV1': use your own checkpoint")
         super().__init__()
         stem = nn.Sequential(
             nn.Conv2d(3, STEM, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(STEM), nn.ReLU(inplace=True)
@@ -80,7 +80,7 @@ class MobileNetV1(Network):
                 x = block(x)
                 continue
             preact = block.preactivation(x)
-            x = F.relu(preact)  # a new tensor: the pre-activation is returned too
+            x = F.relu(preact)  # not in place, because `preact` is returned too
             feats.append(x)
             preact_feats.append(preact)
         pooled = global_pool(x)

@@ -1,6 +1,6 @@
-"""ResNet18 to ResNet101 for ImageNet: keys, shapes and function of torchvision's, with the features of each stage.
+"""ResNet18 to ResNet101 for ImageNet, with the keys, shapes and outputs of torchvision and the features of each stage.
 
-The blocks are our own, so that pre-activations come out; torchvision gives the pretrained weights.
+The blocks are those of `mdistiller.models.resnet`, which return pre-activations; torchvision has pretrained weights.
 """
 
 from urllib.error import URLError
@@ -14,13 +14,13 @@ from mdistiller.models.base import register_model
 from mdistiller.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 
 WIDTHS = (64, 64, 128, 256, 512)
-WEIGHTS = "IMAGENET1K_V1"  # the original ones: the papers' teachers, top-1 69.75 / 73.31 / 76.16 for 18 / 34 / 50
+WEIGHTS = "IMAGENET1K_V1"  # the teachers of the papers: top-1 of 69.75 / 73.31 / 76.16 for ResNet 18 / 34 / 50
 WEIGHT_CLASSES = 1000
 
 
 class ImageNetResNet(ResNet):
-    """`feats[0]` is the stem before the max-pool. A batch norm before ReLU is given for all four stages (the public
-    code leaves out the first)."""
+    """`feats[0]` is the stem before the max-pool. `get_bn_before_relu` has all four stages (in the public code, the
+    first one is missing)."""
 
     stem_kernel, stem_stride = 7, 2
 
@@ -29,7 +29,10 @@ class ImageNetResNet(ResNet):
 
 
 def _pretrained_weights(name: str, num_classes: int) -> dict[str, Tensor]:
-    """torchvision's weights, downloaded once and verified. Raises UserError for other classes or without network."""
+    """torchvision's weights, downloaded once and verified.
+
+    Raises UserError for another number of classes, or if the download fails.
+    """
     if num_classes != WEIGHT_CLASSES:
         raise UserError(f"pretrained {name} has {WEIGHT_CLASSES} classes, not {num_classes}")
     weights = torchvision.models.get_model_weights(name.lower())[WEIGHTS]
@@ -38,7 +41,7 @@ def _pretrained_weights(name: str, num_classes: int) -> dict[str, Tensor]:
     except URLError as error:
         raise UserError(
             f"cannot download {weights.url} ({error.reason}): put the file in ~/.cache/torch/hub/checkpoints, "
-            "or name a checkpoint in DISTILLER.TEACHER_CHECKPOINT"
+            "or set DISTILLER.TEACHER_CHECKPOINT"
         ) from error
 
 

@@ -1,3 +1,3 @@
-"""Tiny-ImageNet: the CIFAR networks, which take any image size, and a MobileNetV2 of its own."""
+"""Networks for Tiny-ImageNet: those of CIFAR, which accept any image size, but a different MobileNetV2."""
 
-from mdistiller.models.tiny_imagenet import mobilenetv2  # (registers its network)
+from mdistiller.models.tiny_imagenet import mobilenetv2  # registers its network

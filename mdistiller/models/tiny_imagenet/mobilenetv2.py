@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al., CVPR 2018, arXiv:1801.04381) at full width, as released for Tiny-ImageNet.
 
-Departs from the paper as the release does: a padded 1x1 stem without stride, biases in every convolution.
+Departs from the paper as the released code does: a padded 1x1 stem without stride, and a bias in every convolution.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class InvertedResidual(cifar.InvertedResidual):
 
 @register_model("MobileNetV2", family="tiny_imagenet")
 class MobileNetV2(Network):
-    """`feats`: the stem, stages 2, 3 and 4 (linear bottlenecks) and the last 1x1 convolution; no `preact_feats`.
+    """`feats` are the stem, stages 2, 3 and 4 (linear bottlenecks) and the last 1x1 convolution. No `preact_feats`.
 
-    `pooled_feat` is flat, (B, 1280), as everywhere; the release leaves it (B, 1280, 1, 1).
+    `pooled_feat` is (B, 1280), as in all networks; in the released code it is (B, 1280, 1, 1).
     """
 
     stage_kind = "before_relu"
