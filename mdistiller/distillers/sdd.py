@@ -82,13 +82,13 @@ class SDD(LastMapDistiller):
         self.clip_norm = cfg.CLIP_NORM
         self.scales, self.complementary_weight = list(cfg.M), cfg.COMPLEMENTARY_WEIGHT
         if cfg.LOSS == "kd":
-            host = self.cfg.KD
-            self.ce_weight, self.weight, self.warmup = host.LOSS.CE_WEIGHT, host.LOSS.KD_WEIGHT, 0
-            self.divergence = lambda student, teacher, target: kd_loss(student, teacher, host.TEMPERATURE)
+            node = self.cfg.KD
+            self.ce_weight, self.weight, self.warmup = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT, 0
+            self.divergence = lambda student, teacher, target: kd_loss(student, teacher, node.TEMPERATURE)
         else:
-            host = self.cfg.DKD
-            self.ce_weight, self.weight, self.warmup = host.CE_WEIGHT, 1.0, cfg.WARMUP
-            settings = host.ALPHA, host.BETA, host.T
+            node = self.cfg.DKD
+            self.ce_weight, self.weight, self.warmup = node.CE_WEIGHT, 1.0, cfg.WARMUP
+            settings = node.ALPHA, node.BETA, node.T
             self.divergence = lambda student, teacher, target: dkd_loss(student, teacher, target, *settings)
 
     def sample_losses(self, student, teacher, target, epoch, **batch):

@@ -140,7 +140,7 @@ def test_settings_that_contradict_the_networks_are_reported_and_defaults_are_not
 @pytest.mark.parametrize(
     "student, teacher, opts, problem",
     [
-        ("resnet8", "MobileNetV2", [], "preact_feats of the teacher"),
+        ("resnet8", "MobileNetV2", [], "preact_feats, which the teacher"),
         ("MobileNetV2", "resnet8", ["REVIEWKD.STU_PREACT", True], "STU_PREACT needs preact_feats, which the student"),
     ],
 )
