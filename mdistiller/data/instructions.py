@@ -63,8 +63,8 @@ class TextInfo(DataInfo):
 def read_examples(path: str | Path) -> list[Example]:
     """The examples of a JSON Lines file with `instruction`, `input` (may be missing) and `output` (a text or a list).
 
-    A line may have a whole `prompt`, without the template, instead of instruction and input. Raises UserError, with file
-    and line, for anything else, including empty answers.
+    A line may have a whole `prompt`, without the template, instead of instruction and input. Raises UserError, with
+    file and line, for anything else, including empty answers.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

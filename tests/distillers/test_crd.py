@@ -233,7 +233,7 @@ def test_a_batch_without_index_is_refused():
     "info, message",
     [
         ({}, "data_info must have num_train"),
-        ({"num_train": 4, "targets": torch.zeros(4, dtype=torch.long)}, "needs training images of at least two classes"),
+        ({"num_train": 4, "targets": torch.zeros(4, dtype=torch.long)}, "training images of at least two classes"),
     ],
 )
 def test_data_that_cannot_be_contrasted_are_refused(info, message):
