@@ -39,7 +39,7 @@ class DKD(Distiller):
     """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679).
 
     With logit standardization the loss is multiplied by LS_WEIGHT (the code of that paper multiplies alpha and beta by
-    it), or with EA.COMPAT release by KD.LOSS.KD_WEIGHT.
+    it), or by KD.LOSS.KD_WEIGHT if the settings of the released code are chosen (`as_released`).
     """
 
     defaults = {
