@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
+from mdistiller.config import public
 from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS
 from mdistiller.config.stated import Reading
@@ -38,9 +39,14 @@ def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
     """
     reading = Reading(path, opts)
     _import_plugins(reading)
+    _check_method(reading)
     reading.add_keys(method_keys())
+    for source, ignored in reading.ignored.items():
+        if ignored:
+            public.warn(f"{source}: without effect here and left out: {', '.join(dict.fromkeys(ignored))}")
     cfg = _tree({name: reading.values.get(name, key.default) for name, key in reading.keys.items()})
     _settle(cfg, reading)
+    _warn_of_defaults(cfg, reading)
     return cfg
 
 
@@ -98,6 +104,23 @@ def _import_plugins(reading):
         except (Exception, SystemExit) as error:  # from the module's code, or from an invalid module name
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{source}: {PLUGINS}: {plugin!r}: {type(error).__name__}: {reason}") from error
+
+
+def _check_method(reading):
+    """Refuse a method that another code base has and no plug-in brings, before its keys are called unknown."""
+    name = reading.values.get("DISTILLER.TYPE", "")
+    reason = "" if name in load_methods() else public.not_here(name)
+    if reason:
+        raise UserError(f"{reading.source('DISTILLER.TYPE')}: DISTILLER.TYPE: {name}: {reason}")
+
+
+def _warn_of_defaults(cfg, reading):
+    """A file of logit standardization's code base that leaves KD's settings out means those of that code base."""
+    method = load_methods()[cfg.DISTILLER.TYPE]
+    said = any(name.startswith("KD.") for name in reading.values)
+    if cfg.EXPERIMENT.LOGIT_STAND and not said and "KD" in (method.config_key, *method.reads):
+        public.warn(f"{reading.source('EXPERIMENT.LOGIT_STAND')}: KD.* are left out and mean mdistiller's defaults; "
+                    f"{public.DEFAULTS_KEY} ls gives those of the code base that EXPERIMENT.LOGIT_STAND comes from")
 
 
 def _tree(values):

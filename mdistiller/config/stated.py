@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdistiller.config import public
 from mdistiller.config.files import BASE_KEY, chain, parse
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL, KEYS
@@ -29,10 +30,20 @@ class Reading:
         self.waiting: list[tuple[str, Any, str]] = []  # (node, its value as written, source)
         self.keys, self.complete = dict(GENERAL), False
         self.nodes = _nodes(self.keys)
-        for source, tree in chain(path) if path is not None else ():
+        said = list(chain(path)) if path is not None else []
+        said += [(COMMAND_LINE, _nest(key, Typed(value) if isinstance(value, str) else value))
+                 for key, value in _pairs(opts)]
+        self.ignored: dict[str, list[str]] = {}  # source -> its keys without effect
+        code_base = "mdistiller"
+        for place, (source, tree) in enumerate(said):
+            tree, ignored = public.translated(tree, source)
+            code_base = public.take_defaults(tree, source) or code_base
+            self.ignored.setdefault(source, []).extend(ignored)
+            said[place] = source, tree
+        for name, value in public.DEFAULTS[code_base].items():
+            self._say(_nest(name, value), f"{public.DEFAULTS_KEY} {code_base}")
+        for source, tree in said:
             self._say(tree, source)
-        for key, value in _pairs(opts):
-            self._say(_nest(key, Typed(value) if isinstance(value, str) else value), COMMAND_LINE)
 
     def add_keys(self, keys: Mapping[str, Key]) -> None:
         """Read the `waiting` nodes with the `keys` of all methods. Raises UserError for an unknown key."""
@@ -77,7 +88,7 @@ class Reading:
             self._set(key.sets, self.values[name], source)
 
     def _unknown(self, name, source):
-        known = [*self.keys, *self.nodes, *([BASE_KEY] if source != COMMAND_LINE else [])]
+        known = [*self.keys, *self.nodes, public.DEFAULTS_KEY, *([BASE_KEY] if source != COMMAND_LINE else [])]
         last = name.split(".")[-1]
         near = nearest(name, known) or [key for key in self.keys if key.split(".")[-1] == last][:3]
         node = name.rpartition(".")[0]

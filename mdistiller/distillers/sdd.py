@@ -11,9 +11,10 @@ from mdistiller.distillers.base import register
 from mdistiller.distillers.dkd import dkd_loss
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.last_map import LastMapDistiller
+from mdistiller.distillers.nkd import nkd_loss
 from mdistiller.functional import standardize, warm_up
 
-LOSSES = ("kd", "dkd")
+LOSSES = ("kd", "dkd", "nkd")
 
 
 def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[int]) -> Tensor:
@@ -50,11 +51,11 @@ class SDD(LastMapDistiller):
     """Scale Decoupled Distillation (Wei, Luo, Luo, CVPR 2024, arXiv:2403.13512).
 
     Distils the logits of parts of the image: the last map is averaged over the cells of M x M grids, and each cell is
-    classified. LOSS names the loss of a cell, which uses the settings of that method's node: kd (weights and
-    temperature of KD) or dkd (those of DKD, but with a warm-up of WARMUP epochs); see `sdd_loss`. The norm of the
-    gradient is clipped at CLIP_NORM, unless SOLVER.CLIP_NORM is set. The authors' code calls the two variants SDD_KD
-    and SDD_DKD and takes M from the command line: [1, 2] for the pairs of similar architecture in its scripts,
-    [1, 2, 4] for the others.
+    classified. LOSS names the loss of a cell: kd (weights and temperature of KD), dkd (the settings of DKD, but with a
+    warm-up of WARMUP epochs) or nkd (weight of the cross-entropy, temperature and warm-up of DKD, and its BETA as
+    GAMMA, as in the authors' code); see `sdd_loss`. The norm of the gradient is clipped at CLIP_NORM, unless
+    SOLVER.CLIP_NORM is set. The authors' code calls the three variants SDD_KD, SDD_DKD and SDD_NKD and takes M from the
+    command line: [1, 2] for the pairs of similar architecture in its scripts, [1, 2, 4] for the others.
 
     Departs from that code: grids are pooled from the map itself and not from the map pooled to 4 x 4, which is the same
     if the size is a multiple of 4.
@@ -63,7 +64,8 @@ class SDD(LastMapDistiller):
     """
 
     defaults = {
-        "LOSS": Key("kd", choices=LOSSES, help="Loss of each cell, with the settings of that method's node."),
+        "LOSS": Key("kd", choices=LOSSES, help=(
+            "Loss of each cell, with the settings of KD for kd and of DKD for the others.")),
         "M": Key([1, 2, 4], least=1, most=64, help="Number of rows and columns of each grid; the first is 1."),
         "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells where the teacher is right but on the image wrong, or reverse"),
         "WARMUP": Key(1, least=0, most=10**6, help="Epochs in which the loss rises linearly, with LOSS dkd."),
@@ -85,11 +87,14 @@ class SDD(LastMapDistiller):
             node = self.cfg.KD
             self.ce_weight, self.weight, self.warmup = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT, 0
             self.divergence = lambda student, teacher, target: kd_loss(student, teacher, node.TEMPERATURE)
+            return
+        node = self.cfg.DKD
+        self.ce_weight, self.weight = node.CE_WEIGHT, 1.0
+        if cfg.LOSS == "dkd":
+            self.warmup, loss, settings = cfg.WARMUP, dkd_loss, (node.ALPHA, node.BETA, node.T)
         else:
-            node = self.cfg.DKD
-            self.ce_weight, self.weight, self.warmup = node.CE_WEIGHT, 1.0, cfg.WARMUP
-            settings = node.ALPHA, node.BETA, node.T
-            self.divergence = lambda student, teacher, target: dkd_loss(student, teacher, target, *settings)
+            self.warmup, loss, settings = node.WARMUP, nkd_loss, (node.T, node.BETA)
+        self.divergence = lambda student, teacher, target: loss(student, teacher, target, *settings)
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
         logits = [

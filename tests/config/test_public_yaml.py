@@ -6,6 +6,7 @@ import torch
 from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.optim import DOTUpdater, build_updater
+from mdistiller.errors import UserError
 from mdistiller.models import MODELS, build_model
 
 CIFAR = """\
@@ -128,6 +129,22 @@ FILES = {  # code base and file: text, registered method, settings
         imagenet("DKD", "DKD:\n  BETA: 0.5\n  T: 1.0\n  WARMUP: 1\nKD:\n  LOSS:\n    KD_WEIGHT: 2.0\n",
                  more="  EA: 1\n  t: 2\n  LS: 1\n", epochs=130), "EA-DKD",
         {"DISTILLER.LS": True, "DKD.BETA": 0.5, "KD.LOSS.KD_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
+    "SDD dkd": (cifar("SDD_DKD", teacher="resnet32x4_sdd", student="resnet8x4_sdd"), "SDD", {"SDD.LOSS": "dkd"}),
+    "SDD nkd": (cifar("SDD_NKD", "M: [1, 2]\n", teacher="vgg13_sdd", student="vgg8_sdd"), "SDD",
+                {"SDD.LOSS": "nkd", "SDD.M": [1, 2]}),
+    "SDD imagenet": (imagenet("GL_DKD", "DKD:\n  BETA: 0.5\n  T: 1.0\n"), "SDD", {"SDD.LOSS": "dkd", "DKD.BETA": 0.5}),
+    "CAT-KD": (cifar("CAT_KD", "CAT_KD:\n  onlyCAT: False\n  IF_NORMALIZE: False\n  IF_BINARIZE: False\n"
+                               "  LOSS: {CAT_loss_weight: 15., CAM_RESOLUTION: 2}\nif_test: True\ndevice: 0\n"),
+               "CATKD", {"CAT_KD.LOSS.CAT_loss_weight": 15.0, "CAT_KD.IF_NORMALIZE": False}),
+    "WKD": (cifar("WKD", "WKD:\n  INPUT_SIZE: (32, 32)\n  LOSS: {WKD_LOGIT_WEIGHT: 800., WKD_FEAT_WEIGHT: 0.}\n"
+                         "  EPS: 0.00001\nDATASET: {NUM_CLASSES: 100}\n"), "WKD", {"WKD.LOSS.WKD_LOGIT_WEIGHT": 800.0}),
+    "RLD dkd": (cifar("DKD", "DKD: {LOSS_TYPE: kl, BETA: 6.0}\n"), "DKD", {"DKD.BETA": 6.0}),
+    "GDKD lskd": (cifar("LSKD", "  LR_SCHEDULER: \"step\"\nLSKD:\n  TEMPERATURE: 3\n  CE_WEIGHT: 1.0\n"), "KD",
+                  {"DISTILLER.LS": True, "KD.TEMPERATURE": 3.0, "KD.LOSS.CE_WEIGHT": 1.0, "KD.LOSS.KD_WEIGHT": 9.0}),
+    "GDKD dkdmod": (cifar("DKDMod", "DKDMOD:\n  BETA: 6.0\n"), "DKD", {"DKD.BETA": 6.0}),
+    "GDKD dist": (cifar("DIST", "  LR_SCHEDULER: cosine\n  SGD_NESTEROV: False\nDIST:\n  T: 1\n  CE_WEIGHT: 0.5\n"),
+                  "DIST", {"DIST.TEMPERATURE": 1.0, "DIST.LOSS.CE_WEIGHT": 0.5, "SOLVER.SCHEDULE": "cosine",
+                           "SOLVER.MIN_LR": 1e-4}),
     "EA-KD without": (cifar("KD", more="  EA: 0\n  LS: False\n  t: 3.0\n"), "KD", {"DISTILLER.LS": False}),
 }
 
@@ -175,6 +192,39 @@ def test_the_released_factor_of_dkd_with_standardized_logits_is_that_of_the_rele
     for opts, factor in (((), 1.0), (("EA.COMPAT", "release"), 2.0), (("DKD.LS_WEIGHT", 2.0), 2.0)):
         distiller = build_distiller(loaded("EA-KD imagenet dkd+ls", *opts), *networks)
         assert (distiller.alpha, distiller.beta) == (factor, 0.5 * factor)
+
+
+def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
+    for _ in range(2):
+        loaded("CAT-KD")
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "without effect here and left out: device, if_test"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("CAT_KD: {IF_BINARIZE: True}", "CAT_KD.IF_BINARIZE: what it changes is not offered here; expected False"),
+    ("WKD: {LOSS: {WKD_FEAT_WEIGHT: 0.02}}", "expected 0, found 0.02"),
+    ("DISTILLER: {TYPE: GDKD}\nGDKD: {TOPK: 5}", "TYPE: GDKD: it is not among the methods here; the nearest is DKD: "
+                                                 "it splits the classes at the teacher's most likely ones"),
+    ("DISTILLER: {TYPE: EA-DKD_aug}", "the nearest is DKD: it also distils a strongly augmented view"),
+    ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls; found 'lsd'"),
+    ("CONFIG: {DEFAULT: ls}", "nearest: CONFIG.DEFAULTS"),
+])
+def test_what_would_train_something_else_is_refused(tmp_path, text, message):
+    (tmp_path / "public.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_cfg(tmp_path / "public.yaml")
+    assert f"{tmp_path}/public.yaml: " in str(error.value) and message in str(error.value)
+
+
+def test_files_of_logit_standardization_get_its_defaults_when_asked(tmp_path, caplog):
+    path = tmp_path / "ls.yaml"
+    path.write_text(cifar("MLKD").replace("  NAME: \"\"\n", "  NAME: \"\"\n  LOGIT_STAND: True\n"))
+    cfg = load_cfg(path)
+    assert (cfg.KD.LOSS.KD_WEIGHT, cfg.KD.TEMPERATURE) == (0.9, 4.0) and "CONFIG.DEFAULTS ls" in caplog.text
+    cfg = load_cfg(path, ["CONFIG.DEFAULTS", "ls", "KD.TEMPERATURE", "3"])
+    assert (cfg.KD.LOSS.CE_WEIGHT, cfg.KD.LOSS.KD_WEIGHT, cfg.KD.TEMPERATURE) == (0.1, 9.0, 3.0)
+    assert load_cfg(None, ["CONFIG.DEFAULTS=ls"]).KD.TEMPERATURE == 2.0
 
 
 @pytest.mark.parametrize("trainer", ["base", "crd", "dot", "crd_dot", "ours", "aug"])

@@ -194,6 +194,13 @@ def test_sdd_clips_and_warms_up_as_its_authors_do():
     assert total**0.5 == pytest.approx(2.0, rel=1e-4)
 
 
+def test_sdd_with_nkd_on_one_cell_is_nkd_with_the_settings_of_dkd():
+    batch = tiny_batch() | {"epoch": 2}
+    sdd = tiny_distiller("SDD", "SDD.LOSS", "nkd", "SDD.M", [1], "DKD.T", 3.0, "DKD.BETA", 1.5, "DKD.WARMUP", 4)
+    nkd = tiny_distiller("NKD", "NKD.T", 3.0, "NKD.GAMMA", 1.5)
+    torch.testing.assert_close(sdd(**batch)[1]["sdd"], nkd(**batch)[1]["nkd"] / 2, rtol=1e-4, atol=1e-5)
+
+
 def test_sdd_standardizes_the_logits_of_every_cell():
     def run(factor):
         distiller = tiny_distiller("SDD", "DISTILLER.LS", True, "SDD.COMPLEMENTARY_WEIGHT", 1.0)

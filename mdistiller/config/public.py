@@ -1,0 +1,184 @@
+"""How other code bases spell what this project reads: their keys, their names of methods, their defaults. No torch.
+
+Each table says what a spelling of the authors' own files means here: another key, nothing at all, or one value alone.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from mdistiller.config.files import parse
+from mdistiller.config.words import Typed, shown
+from mdistiller.errors import UserError
+from mdistiller.registry import ea_name, split_ea
+
+ABSENT = object()
+
+RENAMED = {  # their key: ours
+    "SOLVER.LR_SCHEDULER": "SOLVER.SCHEDULE",  # GDKD
+    "SOLVER.LR_MIN": "SOLVER.MIN_LR",
+    "SOLVER.SGD_NESTEROV": "SOLVER.NESTEROV",
+    "DIST.T": "DIST.TEMPERATURE",
+    "DIST.CE_WEIGHT": "DIST.LOSS.CE_WEIGHT",
+    "LSKD.TEMPERATURE": "KD.TEMPERATURE",
+    "LSKD.CE_WEIGHT": "KD.LOSS.CE_WEIGHT",
+    "LSKD.KD_WEIGHT": "KD.LOSS.KD_WEIGHT",
+    **{f"DKDMOD.{word}": f"DKD.{word}" for word in ("CE_WEIGHT", "ALPHA", "BETA", "T", "WARMUP")},
+    "DATASET.INPUT_SIZE": "DATASET.IMAGE_SIZE",  # WKD
+    "M": "SDD.M",  # SDD
+}
+
+WITHOUT_EFFECT = {  # CAT-KD, WKD and GDKD, in this order
+    "if_test", "device", "CAT_KD.CAMs_Nums", "CAT_KD.Strategy", "DKD.test_weight",
+    "DATASET.NUM_CLASSES", "DATASET.PREFETCH", "WKD.INPUT_SIZE", "WKD.EPS", "WKD.HINT_LAYER", "WKD.MEAN_COV_RATIO",
+    "WKD.PROJECTOR", "WKD.SPATIAL_GRID", "KD.LOSS.IR_WEIGHT",
+    "LOG.WANDB_MODEL_LOG", "LOG.WANDB_MODEL_LOG_FREQ", "LOG.ENABLE_PROGRESS_BAR", "DKDMOD.MASK_MAGNITUDE",
+}
+
+ONE_VALUE = {  # keys that change the training where they hold another value, which is not offered here
+    **dict.fromkeys(("if_Augment", "if_useFactor", "if_self_train", "CAT_KD.IF_BINARIZE",
+                     "CAT_KD.IF_OnlyTransferPartialCAMs", "DATASET.REDUCTION", "EXPERIMENT.AUG",
+                     "DATASET.ENHANCE_AUGMENT"), False),
+    "CAT_KD.teacher_dir": None, "CAT_KD.student_dir": None,
+    "DATASET.RESERVED_RATE": 1, "DATASET.RESERVED_CLASS_NUM": 100, "DKD.if_vanilla": True,
+    "WKD.LOSS.WKD_FEAT_WEIGHT": 0,
+    "DKD.LOSS_TYPE": "kl", "DKDMOD.KL_TYPE": "forward", "DKDMOD.STRATEGY": "target",
+}
+
+LS_DEFAULTS = {"KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 9.0, "KD.TEMPERATURE": 2.0}
+
+METHODS: Mapping[str, Mapping[str, Any]] = {  # their DISTILLER.TYPE, in upper case: what it sets here, as defaults
+    "SDD_DKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "dkd"},
+    "GL_DKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "dkd"},  # its earlier name
+    "SDD_NKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "nkd"},
+    "DKDMOD": {"DISTILLER.TYPE": "DKD"},  # with the values of ONE_VALUE it is DKD
+    "LSKD": {"DISTILLER.TYPE": "KD", "DISTILLER.LS": True, **LS_DEFAULTS},
+}
+
+NOT_HERE = {  # in upper case: the nearest method that is here, and what the other one does
+    "KD_AUG": ("KD", "it also distils a strongly augmented view"),
+    "DKD_AUG": ("DKD", "it also distils a strongly augmented view"),
+    "MLKD_NOAUG": ("MLD", "it has no strongly augmented view"),
+    "GDKD": ("DKD", "it splits the classes at the teacher's most likely ones instead of at the target"),
+    "GDKD3": ("DKD", "it splits the classes into three parts at the teacher's most likely ones"),
+    "GDKDAUTOW": ("DKD", "it splits the classes at the teacher's most likely ones and sets its own weights"),
+    "SGDKD": ("DKD", "it splits the classes by the teacher's probabilities instead of at the target"),
+    "ADKD": ("DKD", "it sets the weights of the two terms by itself"),
+    "MY": ("RLD", "it is an earlier form of it with a choice of masks"),
+    "REVISION": ("KD", "it corrects the teacher's wrong probabilities by the label"),
+    "SWAP": ("KD", "it swaps the teacher's wrong prediction with that of the label"),
+    "RC": ("KD", "it adds a term for the teacher's ranks"),
+    "SONLY": ("NONE", "it trains the student alone"),
+    "WKD-F": ("WKD", "it compares feature maps instead of logits"),
+    "WKD_F": ("WKD", "it compares feature maps instead of logits"),
+    "USKD": ("NKD", "it distils a network into itself, without a teacher"),
+}
+
+DATA = {"tiny-imagenet": "tiny_imagenet"}
+COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
+DEFAULTS_KEY = "CONFIG.DEFAULTS"
+DEFAULTS = {"mdistiller": {}, "ls": LS_DEFAULTS}  # of code bases, by the value of DEFAULTS_KEY
+
+
+def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
+    """A YAML tree in this project's spelling, and the keys that were left out because they change nothing here.
+
+    Raises UserError for a key of another code base with a value that would train something else there.
+    """
+    tree = _copy(tree)
+    ignored = [name for name in sorted(WITHOUT_EFFECT) if _take(tree, name) is not ABSENT]
+    for name, only in ONE_VALUE.items():
+        value = _take(tree, name)
+        if value is not ABSENT and not _equal(value, only):
+            raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
+                            f"{shown(value)}")
+    _translate_names(tree)
+    if _find(tree, "SOLVER.LR_SCHEDULER") == "cosine" and _find(tree, "SOLVER.LR_MIN") is ABSENT:
+        _put(tree, "SOLVER.LR_MIN", COSINE_END)
+    for theirs, ours in RENAMED.items():
+        value = _take(tree, theirs)
+        if value is not ABSENT:
+            _put(tree, ours, Typed(value) if isinstance(value, str) else value)
+    return tree, ignored
+
+
+def _translate_names(tree):
+    """Methods, networks and data sets by their names here; what a method's name implies gives way to what is said."""
+    method = str(_find(tree, "DISTILLER.TYPE"))
+    sets = METHODS.get(split_ea(method)[0].upper(), {})
+    for name, value in sets.items():
+        if name == "DISTILLER.TYPE":
+            _put(tree, name, ea_name(value) if split_ea(method)[1] else value)
+        elif _find(tree, name) is ABSENT:
+            _put(tree, name, value)
+    for name in ("DISTILLER.TEACHER", "DISTILLER.STUDENT"):
+        network = _find(tree, name)
+        if isinstance(network, str) and network.endswith("_sdd"):  # SDD's name of a network whose maps it reads
+            _put(tree, name, network.removesuffix("_sdd"))
+    data = _find(tree, "DATASET.TYPE")
+    if isinstance(data, str) and data in DATA:
+        _put(tree, "DATASET.TYPE", DATA[data])
+
+
+def take_defaults(tree: dict, source: str) -> str | None:
+    """The code base whose defaults a tree asks for, which is then no more in it; None where it asks for none."""
+    value = _take(tree, DEFAULTS_KEY)
+    if value is not ABSENT and str(value) not in DEFAULTS:
+        raise UserError(f"{source}: {DEFAULTS_KEY}: expected one of {', '.join(DEFAULTS)}; found {shown(value)}")
+    others = tree.get("CONFIG")
+    if isinstance(others, dict) and others:
+        raise UserError(f"{source}: unknown key CONFIG.{shown(next(iter(others)))}; nearest: {DEFAULTS_KEY}")
+    return None if value is ABSENT else str(value)
+
+
+def not_here(name: str) -> str:
+    """What to say of a method that another code base has and this one has not; "" for any other name."""
+    nearest, difference = NOT_HERE.get(split_ea(str(name))[0].upper(), ("", ""))
+    return f"it is not among the methods here; the nearest is {nearest}: {difference}" if nearest else ""
+
+
+@cache
+def warn(message: str) -> None:
+    """Say something about a file, once."""
+    logging.getLogger("mdistiller").warning(message)
+
+
+def _copy(tree):
+    return {word: _copy(value) if isinstance(value, Mapping) else value for word, value in tree.items()}
+
+
+def _node(tree, name):
+    """The node that a dotted key stands in, and its last word; None where the tree has no such node."""
+    *nodes, last = name.split(".")
+    for word in nodes:
+        tree = tree.get(word) if isinstance(tree, dict) else None
+    return (tree, last) if isinstance(tree, dict) else (None, last)
+
+
+def _find(tree, name):
+    node, last = _node(tree, name)
+    return ABSENT if node is None else node.get(last, ABSENT)
+
+
+def _take(tree, name):
+    """The value of a key, which is then no more in the tree, nor is a node that it leaves empty."""
+    node, last = _node(tree, name)
+    value = ABSENT if node is None else node.pop(last, ABSENT)
+    if value is not ABSENT and not node and "." in name:
+        _take(tree, name.rpartition(".")[0])
+    return value
+
+
+def _put(tree, name, value):
+    *nodes, last = name.split(".")
+    for word in nodes:
+        if not isinstance(tree.get(word), dict):
+            tree[word] = {}
+        tree = tree[word]
+    tree[last] = value
+
+
+def _equal(value, only):
+    value = parse(value) if isinstance(value, Typed) else value
+    return value == only or (only is None and value in ("None", ""))
