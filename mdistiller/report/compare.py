@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from mdistiller.errors import UserError
+from mdistiller.runs.differences import differences
 from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std
 
 HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last epoch", "top-1, best epoch")
@@ -13,6 +14,8 @@ HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last 
 def comparison(root: str | Path) -> str:
     """Markdown: a line for each teacher and each configuration, its numbers from the run folders alone.
 
+    Configurations that share method, data, networks and epochs name every setting in which they differ.
+
     Raises UserError when no finished run is there.
     """
     runs = find_runs(root)
@@ -20,7 +23,9 @@ def comparison(root: str | Path) -> str:
     if not done:
         raise UserError(f"{root}: no finished run below it")
     rows = [_teacher_row(run) for run in _one_per_teacher(done)]
-    rows += [row(group) for group in group_runs(done)]
+    groups = group_runs(done)
+    rows += [row(group, words) for group, words in zip(groups, differences(groups, [row(g)[:5] for g in groups]),
+                                                       strict=True)]
     lines = _align([HEAD, *dict.fromkeys(rows)])
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
@@ -46,13 +51,14 @@ def _teacher_row(run):
     return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", result, "")
 
 
-def row(group: list[RunRecord]) -> tuple[str, ...]:
-    """The line of one configuration, in the order of HEAD."""
+def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
+    """The line of one configuration, in the order of HEAD; `words` tell it from others with the same method."""
     config = group[0].config
+    method = "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
     return (
         config["DATASET.TYPE"],
-        "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method,
+        f"{method} ({words})" if words else method,
         teacher,
         config["DISTILLER.STUDENT"],
         str(config["SOLVER.EPOCHS"]),

@@ -14,6 +14,7 @@ from mdistiller.report.answers import answers_section
 from mdistiller.report.compare import HEAD, row
 from mdistiller.report.layout import layout
 from mdistiller.report.svg import Series, line_chart
+from mdistiller.runs.differences import differences
 from mdistiller.runs.fill import FilledTable, fill
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.reading import finite_points
@@ -59,6 +60,7 @@ class Page:
         self.number = {run.path: place for place, run in enumerate(runs, start=1)}
         self.groups = sorted(group_runs(run for run in runs if run.done), key=_order)
         self.labels = _labels(self.groups)
+        self.legends = [_legend(label, place) for place, label in enumerate(self.labels, start=1)]
         self.metrics = {run.path: run.metrics() for run in runs}
 
     def head(self) -> str:
@@ -155,7 +157,7 @@ class Page:
             (mean, deviation), *spread = (mean_and_std(column) if column else (math.nan, math.nan) for column in finite)
             means.append(mean)
             bands.append(spread[0][0] if spread else deviation)
-        return Series(self.labels[place], epochs, means, bands) if not all(map(math.isnan, means)) else None
+        return Series(self.legends[place], epochs, means, bands) if not all(map(math.isnan, means)) else None
 
     def provenance(self) -> str:
         """Configurations with the numbers of their seeds, then every run with config, command, commit and log."""
@@ -212,17 +214,15 @@ class Page:
 
 
 def _labels(groups):
-    """A name for each configuration: its method, and what it overrides where methods and networks are the same."""
-    labels = []
-    for group in groups:
-        rivals = [other for other in groups if other is not group and _kind(other) == _kind(group)]
-        name = "student alone" if group[0].method == "NONE" else group[0].method
-        own = group[0].config
-        keys = [key for key in own if any(other[0].config.get(key) != own[key] for other in rivals)
-                and not key.startswith(("EXPERIMENT.", "LOG."))]
-        words = ", ".join(f"{key} {own[key]}" for key in keys)
-        labels.append(f"{name} ({words})"[:LONGEST_LABEL] if words else name)
-    return labels
+    """A name for each configuration: its method, and every setting that differs where method and networks do not."""
+    names = ["student alone" if group[0].method == "NONE" else group[0].method for group in groups]
+    words = differences(groups, [_kind(group) for group in groups])
+    return [f"{name} ({words})" if words else name for name, words in zip(names, words, strict=True)]
+
+
+def _legend(label, place):
+    """The name as a curve's legend has it: short, and told apart by the number of the configuration."""
+    return label if len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL]}... [{place}]"
 
 
 def _order(group):
