@@ -30,6 +30,7 @@ def _import(path):
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else path
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(f"{where}: cannot be imported: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{where}: cannot be imported: {kind}{reason}") from error
     return module

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from mdistiller.config.loading import OwnNodes
 from mdistiller.distillers.chunks import entropies_around, losses_in_chunks, rows_stand_alone
+from mdistiller.distillers.declared import check_declarations
 from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
@@ -26,9 +27,13 @@ LOG_1000 = math.log(1000)  # upper bound of the entropy with ImageNet's 1,000 cl
 
 
 def register(name: str, *aliases: str):
-    """Decorator: register a method under `name`, and the same class with sample weighting on under EA-`name`."""
+    """Decorator: register a method under `name`, and the same class with sample weighting on under EA-`name`.
+
+    Raises UserError for a declaration of the class that holds what it cannot.
+    """
 
     def add(cls):
+        check_declarations(cls)
         if "config_key" not in cls.__dict__:
             cls.config_key = name
         cls.method, cls.weighted = name, False

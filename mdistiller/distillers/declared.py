@@ -1,0 +1,34 @@
+"""The declarations of a method's class, checked when it is registered: a slip there would train something else."""
+
+from collections.abc import Mapping
+
+from mdistiller.errors import UserError
+
+CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
+FLAGS = ("standardizes", "needs_teacher", "varying_modules")
+NAMES = ("reads", "batch_terms", "views", "own_buffers")
+MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting")
+VIEWS = ("image", "image_strong")  # what loaders yield
+
+
+def check_declarations(cls: type) -> None:
+    """Raise UserError, naming class and attribute, for a declaration of a `Distiller` that holds what it cannot."""
+
+    def expect(holds, attribute, expected):
+        if not holds:
+            raise UserError(f"{cls.__name__}.{attribute}: expected {expected}, found {getattr(cls, attribute)!r}")
+
+    for attribute, choices in CHOICES.items():
+        expect(getattr(cls, attribute) in choices, attribute, " or ".join(map(repr, choices)))
+    for attribute in FLAGS:
+        expect(isinstance(getattr(cls, attribute), bool), attribute, "True or False")
+    for attribute in NAMES:
+        value = getattr(cls, attribute)
+        names = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+        expect(names, attribute, "a tuple of names, such as ('image',)")
+    for attribute in MAPPINGS:
+        expect(isinstance(getattr(cls, attribute), Mapping), attribute, "a dict")
+    views = cls.views
+    expect(views and views[0] == "image" and all(view in VIEWS for view in views), "views", f"a part of {VIEWS} that "
+           "begins with 'image'")
+    expect(all(view in views for view in cls.term_views.values()), "term_views", f"names of losses to views of {views}")
