@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from mdistiller.errors import DISK_FAILS, PLACE_FAILS, RunError, UserError
+
+OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +22,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; see {self.prog} --help")
+
+
+def split_overrides(args: argparse.Namespace, *options: str) -> None:
+    """Move KEY VALUE from behind options of several words, which argparse takes for more of them, to `args.opts`."""
+    for name in options:
+        words = getattr(args, name) or []
+        cut = next((index for index, word in enumerate(words) if OVERRIDE.fullmatch(word)), len(words))
+        args.opts = [*args.opts, *words[cut:]]
+        setattr(args, name, words[:cut])
 
 
 class Interrupted(Exception):

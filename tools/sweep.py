@@ -9,14 +9,13 @@ their config says. A run that was stopped continues; one that failed is kept, an
 
 import argparse
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command  # noqa: E402
+from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command, split_overrides  # noqa: E402
 
 quiet_interrupts()
 
@@ -29,8 +28,6 @@ from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs, metric_words, read_run
 from mdistiller.runs.training import Training
 from mdistiller.sweep import cluster, plan, processes
-
-OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
 
 MOST_FORKS = 8  # at a time, unless --jobs says otherwise
 
@@ -56,11 +53,9 @@ def parse():
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and start nothing")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs, such as SOLVER.EPOCHS 2")
     args = parser.parse_intermixed_args()
-    for name in ("table", "cfg", "methods", "pairs"):  # an option of several words takes KEY VALUE for more of them
-        words = getattr(args, name) or []
-        cut = next((index for index, word in enumerate(words) if OVERRIDE.fullmatch(word)), len(words))
-        args.opts += words[cut:]
-        setattr(args, name, words[:cut])
+    split_overrides(args, "table", "cfg", "methods", "pairs")
+    if args.study and (args.smoke or args.pairs):
+        parser.error(f"--study does not go with {'--smoke' if args.smoke else '--pairs'}; --methods chooses its lines")
     for name in ("seeds", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")

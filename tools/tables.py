@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides  # noqa: E402
 
 quiet_interrupts()
 
@@ -45,6 +45,12 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="the runs of a smoke sweep, on digits")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
     args = parser.parse_intermixed_args()
+    split_overrides(args, "table")
+    if args.study:
+        for option, given in (("--format", args.format != "markdown"), ("--epoch", args.epoch != "last"),
+                              ("--check", args.check), ("--smoke", args.smoke)):
+            if given:
+                parser.error(f"--study does not go with {option}: its tables are in Markdown and show both epochs")
 
     if args.runs and not Path(args.runs).is_dir():
         raise UserError(f"--runs: no such folder: {args.runs}")

@@ -1,8 +1,10 @@
 """Builds the complete, checked configuration tree from a file and overrides."""
 
+import contextlib
 import copy
 import importlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,12 +13,15 @@ from yacs.config import CfgNode
 from mdistiller.config import public
 from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS
-from mdistiller.config.stated import Reading
+from mdistiller.config.stated import COMMAND_LINE, Reading
 from mdistiller.errors import UserError
 from mdistiller.plugins import import_file
 from mdistiller.registry import ea_name, load_methods, split_ea
 
 PLUGINS = "EXPERIMENT.PLUGINS"
+SOURCES = "sources"  # where a tree of `load_cfg` keeps who has set its keys; no key of it
+UNTRUSTED = "{} is Python code, which is not run because a record names it; if you trust it, add {}"
+KEY = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)*")
 
 
 def method_keys() -> dict[str, Key]:
@@ -30,15 +35,20 @@ def get_cfg() -> CfgNode:
     return _tree({name: key.default for name, key in {**GENERAL, **method_keys()}.items()})
 
 
-def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
+def load_cfg(
+    path: str | Path | None = None, opts: Sequence = (), trusted: Sequence[str] | None = None
+) -> CfgNode:
     """The defaults, changed by the file and the files that it inherits from, then by the overrides.
 
     Overrides are "KEY", value, ... or "KEY=value", .... Values are converted to the type of their default (an int or
     the text "1e-4" for a float). Raises UserError, in one line that names the file and the key, for an unknown key, a
     wrong type or a value out of range.
+
+    For a file that is the record of a run, `trusted` are the plug-ins that it may name besides those that the
+    overrides name. With None, whatever the file names is imported.
     """
     reading = Reading(path, opts)
-    _import_plugins(reading)
+    _import_plugins(reading, trusted)
     _check_method(reading)
     reading.add_keys(method_keys())
     for source, ignored in reading.ignored.items():
@@ -47,7 +57,21 @@ def load_cfg(path: str | Path | None = None, opts: Sequence = ()) -> CfgNode:
     cfg = _tree({name: reading.values.get(name, key.default) for name, key in reading.keys.items()})
     _settle(cfg, reading)
     _warn_of_defaults(cfg, reading)
+    cfg.__dict__[SOURCES] = dict(reading.sources)
     return cfg
+
+
+@contextlib.contextmanager
+def errors_name_files(cfg: CfgNode) -> Iterator[None]:
+    """Around what uses a configuration: an error that begins with a key then says first which file has set it."""
+    try:
+        yield
+    except UserError as error:
+        key = KEY.match(str(error))
+        source = cfg.__dict__.get(SOURCES, {}).get(key[0]) if key else None
+        if source is None:
+            raise
+        raise type(error)(f"{source}: {error}") from error
 
 
 def dump_cfg(cfg: CfgNode) -> str:
@@ -93,10 +117,20 @@ def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
     return names
 
 
-def _import_plugins(reading):
+def refuse_own_networks(cfg: CfgNode) -> None:
+    """Raise UserError if a record, and not the command line, names a network in a Python file."""
+    for key in ("DISTILLER.STUDENT", "DISTILLER.TEACHER"):
+        network, source = cfg.DISTILLER[key.split(".")[1]], cfg.__dict__[SOURCES].get(key)
+        if source != COMMAND_LINE and ".py:" in network.lower():
+            raise UserError(f"{source}: {key}: {UNTRUSTED.format(network, f'{key} {network}')}")
+
+
+def _import_plugins(reading, trusted):
     """Import the files and modules of EXPERIMENT.PLUGINS, so that the nodes of their methods are known."""
     source = reading.source(PLUGINS)
     for plugin in reading.values.get(PLUGINS, ()):
+        if trusted is not None and plugin not in trusted and source != COMMAND_LINE:
+            raise UserError(f"{source}: {PLUGINS}: {UNTRUSTED.format(plugin, f'{PLUGINS} [{plugin}]')}")
         try:
             import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError as error:

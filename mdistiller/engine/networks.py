@@ -10,6 +10,7 @@ from mdistiller.engine import checkpoints
 from mdistiller.engine.device import place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.errors import UserError
+from mdistiller.models import MODELS
 from mdistiller.tasks import Task
 
 log = logging.getLogger("mdistiller")
@@ -50,11 +51,16 @@ def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
         digest = checkpoints.state_sha256(teacher.state_dict())
         log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
         return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
-    path = checkpoints.find_teacher(info.name, name, configured)
+    path = checkpoints.find_teacher(info.name, _registered(name, info.family), configured)
     checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes", cfg.DISTILLER.TEACHER_WEIGHTS)
     digest = files.sha256(path)
     log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])
     return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}
+
+
+def _registered(name, family):
+    """The name of a network as its registry spells it, which is how checkpoints are named."""
+    return MODELS[family].canonical(name) if name in MODELS.get(family, ()) else name
 
 
 def ready(network: nn.Module, cfg: CfgNode, device) -> nn.Module:

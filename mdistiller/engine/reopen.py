@@ -6,7 +6,8 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from mdistiller.config import load_cfg
+from mdistiller.config import errors_name_files, load_cfg
+from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import autocast, choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.setup import Run, build_run
@@ -15,11 +16,17 @@ from mdistiller.files import write_text
 
 
 def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
-    """The config of a run folder, with overrides. Raises UserError where there is none."""
+    """The config of a run folder, with overrides. Raises UserError where there is none.
+
+    Python files that it names are not to be imported, since a run folder may come from elsewhere: UserError unless the
+    overrides name them too.
+    """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: no run folder (config.yaml is missing)")
-    return load_cfg(path, opts)
+    cfg = load_cfg(path, opts, trusted=())
+    refuse_own_networks(cfg)
+    return cfg
 
 
 def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) -> Run:
@@ -28,7 +35,8 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
     The teacher has the run's architecture but no weights: nothing here needs them.
     """
     cfg = read_config(folder, opts)
-    run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
+    with errors_name_files(cfg):
+        run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     path = Path(folder) / f"{checkpoint}.pth"
     try:
         run.distiller.load_state_dict(checkpoints.load(path)["model"])
@@ -71,7 +79,8 @@ def evaluate_checkpoint(
     named = {"DATASET.TYPE": dataset, "DISTILLER.STUDENT": model}
     chosen = [word for key, value in named.items() if value is not None for word in (key, value)]
     cfg = load_cfg(cfg_file, ["DISTILLER.TYPE", "NONE", *chosen, *opts])
-    run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
+    with errors_name_files(cfg):
+        run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     network = run.distiller.student
     name = f"{cfg.DISTILLER.STUDENT} with {run.data.info.num_classes} classes"
     checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)

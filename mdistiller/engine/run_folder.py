@@ -57,7 +57,7 @@ class RunFolder:
         if config.is_file():
             if not resume:
                 raise folder._taken()
-            changed = _changed_keys(active_cfg(load_cfg(config)), active_cfg(cfg))
+            changed = _changed_keys(active_cfg(load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
             folder._check_state()

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 import mdistiller
 from mdistiller import distributed
+from mdistiller.config import errors_name_files
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
@@ -92,6 +93,11 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
 
     Raises UserError for what the user can fix, RunError when the run cannot go on, Interrupted when it was stopped.
     """
+    with errors_name_files(cfg):
+        return _train(cfg, resume)
+
+
+def _train(cfg, resume):
     local_rank, folder = distributed.start(), None
     try:
         folder = RunFolder.open(cfg, resume)

@@ -38,6 +38,15 @@ def test_a_network_of_the_zoo_is_itself_unless_it_sees_another_size():
     assert not isinstance(network("DISTILLER.TEACHER_INPUT_SIZE", 32, role="STUDENT"), AtInputSize)
 
 
+def test_a_teacher_in_other_letters_finds_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = small_cfg("unused", "KD", "DISTILLER.TEACHER", "RESNET8", "DISTILLER.TEACHER_CHECKPOINT", "None")
+    task = build_task(cfg, INFO)
+    (tmp_path / "checkpoints/tiny_imagenet").mkdir(parents=True)
+    torch.save({"model": task.network("TEACHER").state_dict()}, tmp_path / "checkpoints/tiny_imagenet/resnet8.pth")
+    assert load_teacher(cfg, task)[1]["teacher_checkpoint"].endswith("checkpoints/tiny_imagenet/resnet8.pth")
+
+
 def test_a_transformer_sees_the_size_it_was_made_for_and_its_own_normalisation():
     teacher = network("DISTILLER.TEACHER", "timm:test_vit")
     black = (torch.zeros(1, 3, 64, 64) - torch.tensor(DATA[0]).view(3, 1, 1)) / torch.tensor(DATA[1]).view(3, 1, 1)

@@ -353,5 +353,5 @@ def test_the_record_of_a_finished_run_stays_as_it_is(tmp_path):
 
 
 def test_nesterov_without_momentum_is_refused(tmp_path):
-    with pytest.raises(UserError, match="SOLVER.NESTEROV"):
+    with pytest.raises(UserError, match="^command line: SOLVER.NESTEROV"):
         run(tmp_path, "EA-KD", "SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0.0)
