@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,19 +29,31 @@ def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
+def encoded(encoder: nn.Module, image: Tensor, before_last: bool) -> Tensor:
+    """The map (B, D, H, W) of a student that is projected: the one it classifies, or the last of its `feats`."""
+    if before_last:
+        return encoder(image).features["feats"][-1]
+    return run_to_map(encoder, image).features["map"]
+
+
 class ReusedClassifier(nn.Module):
     """The deployed network: the encoder (a network of which the last map is used), projector and teacher's classifier.
 
-    `sizes` are (H, W) of the encoder's and of the teacher's map, for images of the data's size. If the encoder's map is
-    larger, it is pooled in this proportion before the projection. `features["map"]` of the output is the projected map.
+    With `before_last` the last of the encoder's `feats` is used: in MobileNetV2 and ShuffleNetV2 the map before their
+    last convolution. `sizes` are (H, W) of the encoder's and of the teacher's map, for images of the data's size. If
+    the encoder's map is larger, it is pooled in this proportion before the projection. `features["map"]` of the output
+    is the projected map.
     """
 
-    def __init__(self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple):
+    def __init__(
+        self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple, before_last: bool = False
+    ):
         super().__init__()
         self.encoder, self.projector, self.classifier, self.sizes = encoder, projector, classifier, sizes
+        self.before_last = before_last
 
     def forward(self, image: Tensor) -> Output:
-        source = run_to_map(self.encoder, image).features["map"]
+        source = encoded(self.encoder, image, self.before_last)
         own, teacher = self.sizes
         if own > teacher:
             size = [max(now * b // a, 1) for now, a, b in zip(source.shape[2:], own, teacher, strict=True)]
@@ -58,19 +71,25 @@ class SimKD(LastMapDistiller):
     teacher's classifier. The student's own classifier is not used and not trained.
 
     Departs from the released code: the maps of both networks are those before global average and classifier, whereas
-    the code takes those before the last convolution of MobileNetV2 and of ShuffleNetV2 (464 channels); and evaluation
-    does not run the teacher. The projector ends with a ReLU and so cannot fit negative values of a teacher's map; the
-    maps of the CIFAR and ImageNet networks here have none.
+    the code takes those before the last convolution of MobileNetV2 (160 channels) and of ShuffleNetV2 (464), as
+    STUDENT_MAP before_last_conv does for the student; and evaluation does not run the teacher. The projector ends with
+    a ReLU and so cannot fit negative values of a teacher's map; the maps of the CIFAR and ImageNet networks here have
+    none.
     """
 
     defaults = {
         "FACTOR": Key(2, least=1, most=256, help="Divisor of the teacher's channels inside the projector."),
+        "STUDENT_MAP": Key("classified", choices=("classified", "before_last_conv"), help=(
+            "The student's map that is projected; the two differ in MobileNetV2 and ShuffleNetV2.")),
         "LOSS": {"CE_WEIGHT": weight_key(0.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
 
     def build(self, cfg):
         self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
+        self.before_last = cfg.STUDENT_MAP == "before_last_conv"
         (_, in_channels, *size), (_, out_channels, *size_teacher) = self.check_maps()
+        if self.before_last:
+            _, in_channels, *size = self._freeze_the_rest()
         self.sizes = size, size_teacher
         self.projector = projector(in_channels, out_channels, cfg.FACTOR)
         unused, reused = self.classifiers
@@ -78,7 +97,16 @@ class SimKD(LastMapDistiller):
         self.classifier = deepcopy(reused).requires_grad_(False)
 
     def deployed(self):
-        return ReusedClassifier(self.student, self.projector, self.classifier, self.sizes)
+        return ReusedClassifier(self.student, self.projector, self.classifier, self.sizes, self.before_last)
+
+    def _freeze_the_rest(self):
+        """The shape of the map that is projected; what comes behind it in the student takes no part in the training."""
+        parameters = list(self.student.parameters())
+        source = encoded(self.student, self.task.blank_inputs(None, parameters[0]), True)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(source.sum(), parameters, allow_unused=True),
+                                       strict=True):
+            parameter.requires_grad_(gradient is not None)
+        return source.shape
 
     def run_student(self, image):
         return self.deployed()(image)

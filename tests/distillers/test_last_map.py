@@ -111,6 +111,16 @@ def test_simkds_state_holds_all_that_it_predicts_with():
     assert {key.split(".")[0] for key in keys} == {"encoder", "projector", "classifier"}
 
 
+@pytest.mark.parametrize("student, channels", [("ShuffleV2", 464), ("MobileNetV2", 160)])
+def test_simkd_can_project_the_map_before_a_students_last_convolution(student, channels):
+    distiller = tiny_distiller("SIMKD", "SIMKD.STUDENT_MAP", "before_last_conv", student=student)
+    assert distiller.projector[0].in_channels == channels
+    sum(distiller(**tiny_batch())[1].values()).backward()
+    assert all(parameter.grad is not None for parameter in distiller.learnable_parameters())
+    assert not distiller.student.conv2.weight.requires_grad if student == "ShuffleV2" else True
+    assert distiller.eval()(tiny_batch()["image"]).shape == (4, 10)
+
+
 @pytest.mark.parametrize("student, teacher", [("vgg8", "MobileNetV2"), ("MobileNetV2", "vgg8")])
 def test_simkd_projects_at_the_smaller_of_the_two_sizes(student, teacher):
     distiller = tiny_distiller("SIMKD", student=student, teacher=teacher)
