@@ -108,6 +108,12 @@ class Distiller(nn.Module):
         """Read the method's own node `cfg` and make its modules. `self.cfg` has the general nodes and those of `reads`.
         """
 
+    def prepare(self, data) -> None:
+        """Look at the training data once, before the first step of a run, in eval mode.
+
+        `data` has `info` and `plain_batches`, see `mdistiller.data.base.Data`; what is learned belongs into buffers.
+        """
+
     def sample_losses(self, student, teacher, **batch) -> dict[str, Tensor]:
         """Losses by name, each (B,), or a scalar if the name is in `batch_terms`, multiplied by their config weights.
 

@@ -1,5 +1,6 @@
 """Distillation by Wasserstein distance between class probabilities (Lv et al., NeurIPS 2024)."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from mdistiller.distillers.ls import standardize
 from mdistiller.distillers.nkd import target_loss
 from mdistiller.errors import UserError
 
+log = logging.getLogger("mdistiller")
 COST_MATRICES = ("cka", "fc")
+MOST_VALUES = 2**30  # of the samples that costs are measured on: 4 GiB
+CLASSES_AT_ONCE = 32  # whose products with one class exist together
 
 
 def cka(features: Tensor) -> Tensor:
@@ -22,9 +26,16 @@ def cka(features: Tensor) -> Tensor:
 
     The k-th samples of two classes form a pair. The result is 0 if all samples of a class are equal.
     """
-    centred = features - features.mean(dim=1, keepdim=True)
-    kernels = F.normalize((centred @ centred.mT).flatten(1), dim=1)  # (C, n * n)
-    return kernels @ kernels.mT
+    means = features.mean(dim=1, keepdim=True)
+    products = features.new_zeros(len(features), len(features))
+    for one in range(len(features)):
+        centred = features[one] - means[one]
+        for start in range(one, len(features), CLASSES_AT_ONCE):
+            others = slice(start, min(start + CLASSES_AT_ONCE, len(features)))
+            products[one, others] = ((features[others] - means[others]).mT @ centred).square().sum((1, 2))
+    norms = products.diagonal().sqrt()
+    upper = (products / (norms[:, None] * norms).clamp_min(torch.finfo(products.dtype).tiny)).triu()
+    return upper + upper.triu(1).mT
 
 
 def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
@@ -90,13 +101,15 @@ class WKD(Distiller):
     CE + target + WKD_LOGIT_WEIGHT * wkd: the target term of NKD, and the Wasserstein distance between the probabilities
     of the other classes with cost 1 - exp(-COST_MATRIX_SHARPEN * (1 - similarity)). The weight is constant until
     COSINE_DECAY_EPOCH and then follows a half cosine to 0 at the last epoch. COST_MATRIX chooses the similarity of two
-    classes: "cka" is the centred kernel alignment of the teacher's pooled features, "fc" the cosine between the rows of
+    classes: "cka" is the centred kernel alignment of the teacher's features, "fc" the cosine between the rows of
     its classifier. COST_MATRIX_PATH replaces it by a file of the distances (1 - similarity), a tensor (C, C).
 
-    Departs from the released code, which computes the CKA matrix from training images before training. Here the first
-    SAMPLES images of each class are collected in the first epoch, which uses "fc" meanwhile; so does a class with fewer
-    than two images afterwards. The released code takes every position of the last map as a sample, here a sample is the
-    pooled map of an image, so the matrices differ; COST_MATRIX_PATH accepts theirs. Sinkhorn runs in the log domain.
+    The CKA matrix is measured when a run starts, as the authors do before training. Each position of the teacher's last
+    map (the last of `feats`) is a sample, from training images without augmentation, and the k-th samples of two
+    classes form a pair. At most SAMPLES images of each class are used, all 500 of CIFAR-100, and fewer if the samples
+    would take more than 4 GiB. "fc" is used where nothing measures the matrix, as in a training loop of one's own.
+
+    Departs from the released code: Sinkhorn runs in the log domain.
 
     WKD_LOGIT_WEIGHT 600, TEMPERATURE 8 and the decay from epoch 150 are the authors' settings for resnet32x4 ->
     resnet8x4 on CIFAR-100, for which they also set SOLVER.NESTEROV True.
@@ -108,7 +121,8 @@ class WKD(Distiller):
             "Similarity of classes: that of the teacher's features (cka), or of the rows of its classifier (fc).")),
         "COST_MATRIX_PATH": Key("", path=True, help="File with a tensor of (C, C) distances; replaces COST_MATRIX."),
         "COST_MATRIX_SHARPEN": Key(1.0, least=0, most=1e4, help="Factor of the distance in the cost."),
-        "SAMPLES": Key(50, least=2, most=10**5, help="Training images of each class from which cka is computed."),
+        "SAMPLES": Key(500, least=2, most=10**5, help=(
+            "Greatest number of training images of each class from which cka is computed.")),
         "SINKHORN": {
             # with costs of at most 1, exp(-cost / LAMBDA) stays far above the smallest float32 number
             "LAMBDA": Key(0.05, least=0.02, most=1e4, help="Strength of the regularisation of the transport plan."),
@@ -120,7 +134,7 @@ class WKD(Distiller):
             "COSINE_DECAY_EPOCH": Key(150, least=0, most=10**6, help="Epoch after which the weight falls to 0."),
         },
     }
-    inputs = "features"
+    inputs = "features"  # of the teacher, where the costs are measured, and its classifier
 
     def build(self, cfg):
         self.ce_weight, self.wkd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.WKD_LOGIT_WEIGHT
@@ -132,14 +146,28 @@ class WKD(Distiller):
         else:
             similarity = self._classifier_cosines()
         self.register_buffer("cost", transport_cost(similarity, self.sharpness))
-        self.gathers = cfg.COST_MATRIX == "cka" and not cfg.COST_MATRIX_PATH
-        self.gathered = False
-        if self.gathers:
-            width = self.dry_run()[1].features["pooled_feat"].shape[1]
-            classes = len(similarity)
-            # one slot more than SAMPLES, which takes all further images
-            self.register_buffer("samples", similarity.new_zeros(classes, cfg.SAMPLES + 1, width))
-            self.register_buffer("counts", torch.zeros(classes, dtype=torch.long, device=similarity.device))
+        self.measures = cfg.COST_MATRIX == "cka" and not cfg.COST_MATRIX_PATH
+        self.most_images = cfg.SAMPLES
+        self.map_shape = _samples_of(self.dry_run()[1]).shape[1:] if self.measures else None  # (positions, D)
+        self.register_load_state_dict_pre_hook(_without_gathered)
+
+    @torch.no_grad()
+    def prepare(self, data):
+        """The class costs from the teacher's last maps of training images."""
+        if not self.measures:
+            return
+        index = _first_of_each_class(data.info.targets, len(self.cost), min(
+            self.most_images, MOST_VALUES // (len(self.cost) * self.map_shape.numel())))
+        if not len(index):
+            log.warning("WKD: a class has no training images; the costs are those of the teacher's classifier")
+            return
+        features, start = self.cost.new_empty(len(index), *self.map_shape), 0
+        for batch in data.plain_batches(index):
+            samples = _samples_of(self.run_teacher(batch["image"]))
+            features[start:start + len(samples)] = samples
+            start += len(samples)
+        self.cost.copy_(transport_cost(cka(features.view(len(self.cost), -1, self.map_shape[1])), self.sharpness))
+        log.info("WKD: class costs from %d training images of each class", len(index) // len(self.cost))
 
     def weight_at(self, epoch: int) -> float:
         """Weight of the distance in an epoch, counted from 1."""
@@ -149,33 +177,11 @@ class WKD(Distiller):
         return self.wkd_weight * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
-        if self.gathers and epoch == 1:
-            self._gather(teacher.features["pooled_feat"], target)
-        elif self.gathers and not self.gathered:
-            self._use_gathered()
         logits = student.logits, teacher.logits
         if self.logit_standardization:
             logits = tuple(map(standardize, logits))
         distance = wkd_loss(*logits, target, self.cost, *self.settings)
         return {"target": target_loss(*logits, target), "wkd": self.weight_at(epoch) * distance}
-
-    @torch.no_grad()
-    def _gather(self, features, target):
-        earlier = (target[:, None] == target).tril(-1).sum(dim=1)  # images of the same class before it in this batch
-        slot = (self.counts[target] + earlier).clamp_max(self.samples.shape[1] - 1)
-        self.samples[target, slot] = features.to(self.samples.dtype)
-        self.counts.index_add_(0, target, torch.ones_like(target))
-
-    @torch.no_grad()
-    def _use_gathered(self):
-        """Compute the cost from the collected samples; a class with fewer than SAMPLES images repeats them."""
-        kept = self.counts.clamp(1, self.samples.shape[1] - 1)
-        columns = torch.arange(self.samples.shape[1] - 1, device=kept.device) % kept[:, None]
-        samples = self.samples.gather(1, columns[:, :, None].expand(-1, -1, self.samples.shape[2]))
-        known = self.counts >= 2
-        similarity = torch.where(known[:, None] & known, cka(samples), self._classifier_cosines().to(samples))
-        self.cost.copy_(transport_cost(similarity, self.sharpness))
-        self.gathered = True
 
     def _classifier_cosines(self):
         classifier, classes = classifier_of(self.teacher), self.data_info.num_classes
@@ -196,3 +202,25 @@ class WKD(Distiller):
         if not isinstance(distances, Tensor) or distances.shape != (classes, classes):
             raise UserError(f"WKD.COST_MATRIX_PATH: {path}: expected a tensor of shape ({classes}, {classes})")
         return distances.to(reference.dtype)
+
+
+def _samples_of(output):
+    """Samples (B, P, D) of an output: the positions of the last map, or the one pooled feature."""
+    feats = output.features.get("feats")
+    if feats and feats[-1].dim() == 4:
+        return feats[-1].flatten(2).mT
+    return output.features["pooled_feat"][:, None]
+
+
+def _first_of_each_class(targets, num_classes, most):
+    """Positions of the first images of each class, class by class, as many of each; none where a class has none."""
+    counts = torch.bincount(targets, minlength=num_classes)
+    number = min(most, int(counts.min()))
+    order, starts = targets.argsort(stable=True), counts.cumsum(0) - counts
+    return order[(starts[:, None] + torch.arange(number)).flatten()].numpy()
+
+
+def _without_gathered(module, state_dict, prefix, *_):
+    """States of versions that gathered the samples in the first epoch hold them, and the costs that count."""
+    for name in ("samples", "counts"):
+        state_dict.pop(prefix + name, None)

@@ -120,6 +120,9 @@ def _train(cfg, resume):
             _measure_teacher(run, folder)
         if resume:
             trainer.state.resume()
+        if trainer.state.global_step == 0 and not folder.finished:
+            run.distiller.eval().prepare(run.data)
+            run.distiller.train()
         summary = trainer.fit()
         if cache is not None:
             log.info("teacher cache: %s", cache.summary())

@@ -77,8 +77,9 @@ def _section(study, spec, section, extra):
     lines = dict(section.get("lines", {}))
     for method, folder in section.get("pairs", {}).items():
         config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
-        lines[method] = {"config": config}
-        lines[ea_name(method)] = {"config": config, "host": method, "set": {"DISTILLER.TYPE": ea_name(kind)}}
+        own = section.get("set_of", {}).get(method, {})
+        lines[method] = {"config": config, "set": own}
+        lines[ea_name(method)] = {"config": config, "host": method, "set": {**own, "DISTILLER.TYPE": ea_name(kind)}}
     return {name: _line(study, spec, section, name, of, extra) for name, of in lines.items()}
 
 

@@ -1,6 +1,7 @@
 """WKD-L: transport worked out by hand, its log domain against plain Sinkhorn, and the costs it gathers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,46 +80,47 @@ def test_the_weight_is_constant_then_falls_by_half_a_cosine():
     assert weights == pytest.approx([600, 600, 300, 0, 0])
 
 
-def gather(distiller, steps=6):
-    batches = [tiny_batch(seed=step, size=8) | {"epoch": 1} for step in range(steps)]
-    for batch in batches:
-        distiller(**batch)
-    return batches
+class Images:
+    """Training images as a data set gives them: the batches asked for, two images each."""
+
+    def __init__(self, targets):
+        self.info = SimpleNamespace(targets=targets)
+        self.images = torch.randn(len(targets), 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+    def plain_batches(self, index):
+        for low in range(0, len(index), 2):
+            yield {"image": self.images[index[low:low + 2]]}
 
 
-def test_costs_come_from_the_first_epochs_features_class_by_class():
-    distiller = tiny_distiller("WKD", "WKD.SAMPLES", 3)
+@pytest.mark.parametrize("most", [2, 100])
+def test_costs_come_from_every_position_of_the_first_images_of_each_class(most):
+    distiller = tiny_distiller("WKD", "WKD.SAMPLES", most).eval()
     weight = torch.nn.functional.normalize(classifier_of(distiller.teacher).weight, dim=1)
-    cosines = weight @ weight.mT
-    batches = gather(distiller)
-    torch.testing.assert_close(distiller.cost, transport_cost(cosines, 1.0))
-    distiller(**tiny_batch())  # epoch 2
+    torch.testing.assert_close(distiller.cost, transport_cost(weight @ weight.mT, 1.0))
+    data = Images(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 3 + [4]))
+    distiller.prepare(data)
     with torch.no_grad():
-        features = torch.cat([distiller.teacher(batch["image"]).features["pooled_feat"] for batch in batches])
-    targets = torch.cat([batch["target"] for batch in batches])
-    full = [c for c in range(10) if (targets == c).sum() >= 3]
-    assert len(full) >= 5
-    expected = transport_cost(cka(torch.stack([features[targets == c][:3] for c in full])), 1.0)
-    torch.testing.assert_close(distiller.cost[full][:, full], expected, rtol=1e-4, atol=1e-5)
+        maps = distiller.teacher(data.images).features["feats"][-1]  # (31, D, 8, 8)
+    chosen = [[c, 10 + c, 20 + c][:most] for c in range(10)]
+    samples = torch.stack([torch.cat([maps[image].flatten(1).T for image in images]) for images in chosen])
+    assert samples.shape[1] == 64 * min(most, 3)
+    centred = samples - samples.mean(dim=1, keepdim=True)
+    kernels = torch.nn.functional.normalize((centred @ centred.mT).flatten(1), dim=1)  # as the alignment is defined
+    torch.testing.assert_close(distiller.cost, transport_cost(kernels @ kernels.mT, 1.0), rtol=1e-3, atol=1e-5)
 
 
-def test_a_class_never_seen_keeps_its_cosines_and_a_scarce_one_repeats_its_samples():
-    distiller = tiny_distiller("WKD", "WKD.SAMPLES", 4)
+def test_a_class_without_images_leaves_the_cosines():
+    distiller = tiny_distiller("WKD").eval()
     before = distiller.cost.clone()
-    batch = tiny_batch(size=5) | {"epoch": 1, "target": torch.tensor([0, 0, 1, 1, 1])}
-    distiller(**batch)
-    distiller(**tiny_batch())
-    assert torch.equal(distiller.cost[2:], before[2:]) and not torch.equal(distiller.cost[:2, :2], before[:2, :2])
-    with torch.no_grad():
-        features = distiller.teacher(batch["image"]).features["pooled_feat"]
-    repeated = torch.stack([features[[0, 1, 0, 1]], features[[2, 3, 4, 2]]])
-    torch.testing.assert_close(distiller.cost[:2, :2], transport_cost(cka(repeated), 1.0), rtol=1e-4, atol=1e-5)
+    distiller.prepare(Images(torch.arange(9)))
+    assert torch.equal(distiller.cost, before)
 
 
-def test_a_resumed_run_has_the_same_costs():
+def test_a_resumed_run_has_the_same_costs_and_an_old_state_loads():
     straight, resumed = tiny_distiller("WKD"), tiny_distiller("WKD")
-    gather(straight)
-    resumed.load_state_dict(straight.state_dict())
+    straight.eval().prepare(Images(torch.arange(30) % 10))
+    state = straight.train().state_dict()
+    resumed.load_state_dict({**state, "samples": torch.zeros(10, 3, 64), "counts": torch.zeros(10)})
     losses = [distiller(**tiny_batch())[1]["wkd"] for distiller in (straight, resumed)]
     assert torch.equal(straight.cost, resumed.cost) and torch.equal(*losses)
 
