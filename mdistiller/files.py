@@ -59,6 +59,12 @@ def open_plain(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
+def read_plain(path: str | Path, errors: str = "strict") -> str:
+    """The text (UTF-8) of a file. Raises OSError as `open_plain` does, UnicodeDecodeError unless `errors` says else."""
+    with open_plain(path) as file:
+        return file.read().decode("utf-8", errors)
+
+
 def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
     """Open a file and lock it until it is closed or the process ends; returns None if another process holds the lock.
 

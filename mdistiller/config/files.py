@@ -7,6 +7,7 @@ import yaml
 
 from mdistiller.config.words import expanded, shown
 from mdistiller.errors import UserError
+from mdistiller.files import open_plain
 
 BASE_KEY = "_BASE_"
 MOST_BYTES = 2**24
@@ -69,7 +70,7 @@ def parse(text: str):
 def read_yaml(path: str | Path) -> dict:
     """One YAML file as a dict, without reading its `_BASE_`. Raises UserError, with file and line, if that fails."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise UserError(f"{path}: expected at most {MOST_BYTES >> 20} MiB of YAML")

@@ -15,6 +15,7 @@ from mdistiller.data.build import DATASETS
 from mdistiller.data.detection import BoxSource, DetectionData
 from mdistiller.data.files import open_image
 from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 
 SPLITS = (("train2017", "val2017"), ("train", "val"))  # names of folders, also in those of annotation files
 NAMED = "instances_{}.json"
@@ -157,7 +158,7 @@ def _is_box(box):
 
 def _read(file):
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_plain(file))
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -21,6 +21,7 @@ from mdistiller.data.info import DataInfo
 from mdistiller.data.splits import train_val_positions
 from mdistiller.data.tokenizers import load_tokenizer
 from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 
 log = logging.getLogger("mdistiller")
 # The Alpaca template. Existing answers and models were made with exactly this text, so it must not be changed.
@@ -67,7 +68,7 @@ def read_examples(path: str | Path) -> list[Example]:
     file and line, for anything else, including empty answers.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_plain(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     examples = [_example(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]

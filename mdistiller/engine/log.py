@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import sys
+import threading
+from functools import cache
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -56,6 +58,18 @@ def progress(total: int | None, description: str, enabled: bool = True, **option
     )
 
 
+@cache
+def quiet_writers() -> None:
+    """Let TensorBoard's threads end without a traceback where they cannot write; `Scalars` says so in one line."""
+    before = threading.excepthook
+
+    def told(failure):
+        if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
+            before(failure)
+
+    threading.excepthook = told
+
+
 class Scalars:
     """TensorBoard scalars below one folder; nothing at all on ranks other than the first.
 
@@ -65,6 +79,7 @@ class Scalars:
     def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):
         self.writer = None
         if enabled:
+            quiet_writers()
             with self._ending():
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 

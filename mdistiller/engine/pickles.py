@@ -6,6 +6,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from mdistiller.files import open_plain
+
 INFLATION = 8  # times its size on disk that a file may inflate to; PyTorch itself does not compress
 SMALL = 64 << 20  # bytes to which any file may inflate
 MAX_PICKLE = 256 << 20  # bytes of a pickle, which names the tensors and does not hold them
@@ -22,7 +24,7 @@ def check_file(path: str | Path) -> None:
     when each is counted as often as it is reached: hashing a tuple of tuples visits all of them.
     """
     if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             _check_legacy(file)
         return
     with zipfile.ZipFile(path) as file:

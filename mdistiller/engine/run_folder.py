@@ -143,8 +143,8 @@ class RunFolder:
     def read_json(self, name: str) -> dict:
         """The content of a JSON file, or {} when it is not there or not whole. Raises UserError for another content."""
         try:
-            content = json.loads((self / name).read_text())
-        except (OSError, ValueError):
+            content = json.loads(files.read_plain(self / name))
+        except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(content, dict) or not isinstance(content.get("sessions", []), list):
             raise UserError(f"{self / name}: not the record of a run; restore it, or delete it")
@@ -154,7 +154,7 @@ class RunFolder:
         """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
         kept = []
         if (self / "metrics.jsonl").is_file():
-            for line in (self / "metrics.jsonl").read_text(errors="replace").splitlines():
+            for line in read_lines(self / "metrics.jsonl"):
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
@@ -175,7 +175,7 @@ class RunFolder:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file; none where there is no file."""
     try:
-        return path.read_text(errors="replace").splitlines()
+        return files.read_plain(path, errors="replace").splitlines()
     except OSError:
         return []
 

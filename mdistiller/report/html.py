@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 from mdistiller.registry import split_ea
 from mdistiller.report import formats
 from mdistiller.report.answers import answers_section
@@ -253,7 +254,7 @@ def _percent(value):
 
 def _read(path):
     try:
-        return path.read_text(errors="replace")
+        return read_plain(path, errors="replace")
     except OSError:
         return ""
 

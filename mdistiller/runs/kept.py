@@ -9,7 +9,7 @@ from typing import Any
 
 from mdistiller.config.files import read_yaml
 from mdistiller.errors import UserError
-from mdistiller.files import write_text
+from mdistiller.files import read_plain, write_text
 from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
@@ -24,7 +24,7 @@ def read_kept(path: Path) -> dict[str, dict[str, Any]]:
     """
     runs = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = read_plain(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
@@ -46,13 +46,14 @@ def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
     runs: dict[str, list[dict]] = {}
     if not path.is_file():
         return runs
-    with open(path, newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
                 name = row.pop("run")
                 runs.setdefault(name, []).append({key: _number(text) for key, text in row.items() if text})
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise UserError(f"{path}, line {number}: expected a run's name and numbers") from None
+        except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
+            raise UserError(f"{path}, line {rows.line_num}: expected a run's name and numbers") from None
     return runs
 
 

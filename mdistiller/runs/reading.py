@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 
 KINDS = {  # of what summary.json and run.json hold, where a reader counts on it
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds"), (int | float, "a number")),
@@ -62,7 +63,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises UserError, naming file and key, for content that is whole and is not such a record.
     """
     try:
-        content = parse_json(path.read_text(), path)
+        content = parse_json(read_plain(path), path)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return {}
     return checked_record(content, path)
@@ -105,7 +106,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 def read_text(path: Path) -> str:
     """The text of a file; empty where there is none."""
     try:
-        return path.read_text(errors="replace")
+        return read_plain(path, errors="replace")
     except OSError:
         return ""
 

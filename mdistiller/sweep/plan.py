@@ -92,13 +92,21 @@ def _labels(cell):
 def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:
     """Runs of (training, seeds) pairs with seeds 0 ... seeds - 1: all trainings of a seed before the next seed.
 
-    A training that is wanted twice is planned once, over the greater number of seeds.
+    A training that is wanted twice is planned once, over the greater number of seeds. Raises UserError for two that
+    would share a run folder.
     """
     seeds: dict[Training, int] = {}
     for training, number in wanted:
         seeds[training] = max(number, seeds.get(training, 0))
-    return [PlannedRun(training, seed) for seed in range(max(seeds.values(), default=0))
+    runs = [PlannedRun(training, seed) for seed in range(max(seeds.values(), default=0))
             for training, number in seeds.items() if seed < number]
+    owners: dict[Path, Training] = {}
+    for run in runs:
+        other = owners.setdefault(run.folder, run.training)
+        if other is not run.training:
+            raise UserError(f"{run.training.config} and {other.config}: both would train in {run.folder}; give one of "
+                            "the files, or its folder, another name")
+    return runs
 
 
 class Progress:

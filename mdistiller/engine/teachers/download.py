@@ -1,8 +1,11 @@
 """Files from elsewhere: downloads that continue where they stopped, within bounds of bytes and time."""
 
+import contextlib
 import http.client
 import logging
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +31,43 @@ MAX_SECONDS = 12 * 3600  # for each address
 
 class _Interrupted(OSError):
     """The connection ended before the file did."""
+
+
+class _InTime(http.client.HTTPConnection):
+    """A connection whose answer's headers arrive within PERIOD seconds, or not at all."""
+
+    def getresponse(self):
+        cut = threading.Event()
+
+        def end():
+            cut.set()
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(PERIOD, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if cut.is_set():  # what came of the headers looks whole
+            raise _Interrupted(f"the server sent no whole headers in {PERIOD} seconds")
+        return answer
+
+
+class _SafelyInTime(_InTime, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req):
+        return self.do_open(_InTime, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req):
+        return self.do_open(_SafelyInTime, req, context=self._context)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -76,7 +116,7 @@ def check_sha256(path: Path, sha256: str | None) -> None:
 def _fetch(url, path, allow_http):
     """One address to `path`, by as many requests as it takes, as long as they bring it forward."""
     _check_scheme(url, allow_http)
-    opener = urllib.request.build_opener(_SafeRedirects(allow_http))
+    opener = urllib.request.build_opener(_SafeRedirects(allow_http), _Http, _Https)
     part, failures, end = path.with_name(path.name + ".part"), 0, time.monotonic() + MAX_SECONDS
     path.parent.mkdir(parents=True, exist_ok=True)
     reached = before = _length(part)
