@@ -15,12 +15,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [  # a room imports from those above it, and from itself
     {"errors"},
     {"files", "functional", "distributed", "workers", "registry", "plugins", "command", "libraries"},
-    {"config"},
+    {"config", "losses"},
     {"models", "data", "runs"},
     {"tasks", "report"},
     {"distillers"},
     {"engine"},
-    {"analysis", "bench", "sweep"},
+    {"analysis", "bench", "library", "sweep"},
     {"tools"},
 ]
 ABOVE = {"runs": {"config"}, "report": {"runs"}}  # all that these may know beside the ground

@@ -1,30 +1,9 @@
 """Attention transfer (Zagoruyko and Komodakis, 2017)."""
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, pairs_of_one_size, stages
-
-
-def _attention(feat, p):
-    """(B, C, H, W) -> (B, H * W) of unit length; a map of zeros stays zero."""
-    return F.normalize(feat.pow(p).mean(dim=1).flatten(1), dim=1)
-
-
-def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2) -> Tensor:
-    """Mean squared difference of attention maps (Zagoruyko, Komodakis, arXiv:1612.03928, Eq. 2), summed over stages.
-
-    Lists of (B, C, H, W), paired in order -> (B,). The attention map is the mean of feat^p over channels, divided by
-    its norm over positions. p should be even, because an odd power keeps the sign. The larger map of a pair is pooled
-    to the size of the smaller one before the power is taken.
-    """
-    losses = [
-        (_attention(student, p) - _attention(teacher, p)).square().mean(dim=1)
-        for student, teacher in pairs_of_one_size(student_feats, teacher_feats)
-    ]
-    return sum(losses)
+from mdistiller.distillers.features import feat_shapes, stages
+from mdistiller.losses.at import at_loss
 
 
 @register("AT")

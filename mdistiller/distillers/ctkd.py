@@ -1,64 +1,15 @@
 """Curriculum temperature (Li et al., AAAI 2023): the temperature is trained to increase the student's loss."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.kd import kd_loss
 from mdistiller.distillers.norm import VectorBatchNorm
-from mdistiller.functional import kl_divergence
+from mdistiller.losses.ctkd import INSTANCE_SMOOTHING, cosine_schedule, ctkd_loss, gradient_reversal
 
-INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
 VARIANTS = ("global", "instance")
-
-
-def ctkd_loss(
-    logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor, smoothing: float | None = None
-) -> Tensor:
-    """KL divergence from teacher to student at a learned temperature (Li et al., arXiv:2211.16231): (B, C) -> (B,).
-
-    In nats, times temperature**2; the gradient of the temperature flows through this factor too. `temperature` is a
-    number or a tensor of one element for all samples, or a tensor (B,) with one for each sample. `smoothing` is added
-    to the teacher's probabilities without renormalising them, as in the released code; by default it is 0 for one
-    temperature and 1e-7 for one per sample.
-    """
-    if isinstance(temperature, Tensor):
-        if smoothing is None and temperature.numel() > 1:
-            smoothing = INSTANCE_SMOOTHING
-        temperature = temperature.reshape(-1, 1)
-    if not smoothing:
-        return kd_loss(logits_student, logits_teacher, temperature)
-    log_p_student = F.log_softmax(logits_student / temperature, dim=1)
-    log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
-    log_p_teacher = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
-    return (temperature**2 * kl_divergence(log_p_student, log_p_teacher)[:, None]).squeeze(1)
-
-
-class _GradientReversal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return ctx.factor * gradient, None
-
-
-def gradient_reversal(x: Tensor, factor: float) -> Tensor:
-    """The identity, whose backward pass multiplies the gradient by `factor` (a negative one reverses it)."""
-    return _GradientReversal.apply(x, factor)
-
-
-def cosine_schedule(epoch: int, max_value: float, min_value: float, num_loops: int) -> float:
-    """Factor in an epoch (from 1): a half cosine from `max_value` to `min_value` in `num_loops` epochs, then constant.
-    """
-    progress = min(epoch, num_loops) / num_loops
-    return min_value + (max_value - min_value) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class GlobalTemperature(nn.Module):

@@ -1,112 +1,17 @@
-"""Divergences between the softened outputs of teacher and student, as they are used to distil language models.
+"""Divergences between the softened outputs of teacher and student, as language models are distilled by them."""
 
-All functions take logits (n, C) of student and teacher and return (n,), in nats. They are not multiplied by the square
-of the temperature, unlike `kd_loss`, which is temperature**2 times `forward_kl`. In the formulas p is the teacher and q
-the student, both at the temperature. Logits are converted to at least float32 before the division by the temperature,
-because a division in bfloat16 rounds. Mixtures of probabilities are computed from log-probabilities, so that logits
-that differ by hundreds of nats give finite values.
-"""
-
-import math
 from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from mdistiller.config import Key, temperature_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.functional import kl_divergence
-
-
-def _log_probabilities(logits_student, logits_teacher, temperature):
-    """(log q, log p), (n, C) each, in at least float32."""
-    return (
-        F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
-        for logits in (logits_student, logits_teacher)
-    )
-
-
-def _log_mixture(log_a, log_b, share):
-    """log(share a + (1 - share) b) from log a and log b; exactly log a for a share of 1, and log b for a share of 0."""
-    if share in (0, 1):
-        return log_a if share else log_b
-    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
-
-
-def _kl(log_from, log_to):
-    """KL(a, b) = sum a (log a - log b) from log a and log b, each (n, C), with gradient for both: (n,)."""
-    return kl_divergence(log_to, log_from)
-
-
-def forward_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(p, q) = sum p (log p - log q), from teacher to student: (n, C), (n, C) -> (n,), in nats.
-
-    The loss of Hinton et al. (arXiv:1503.02531) without the factor temperature**2 of `kd_loss`.
-    """
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    return _kl(log_p, log_q)
-
-
-def reverse_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(q, p) = sum q (log q - log p), from student to teacher: (n, C), (n, C) -> (n,), in nats.
-
-    The divergence of MiniLLM (Gu et al., arXiv:2306.08543), here for the tokens of given answers, not of sampled ones.
-    """
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    return _kl(log_q, log_p)
-
-
-def generalized_js(
-    logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, beta: float = 0.5
-) -> Tensor:
-    """beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q: (n, C), (n, C) -> (n,), in nats.
-
-    Generalized Jensen-Shannon divergence (Agarwal et al., arXiv:2306.13649); at most log 2 for beta 0.5. It vanishes
-    for beta 0 and 1; divided by beta it tends to `forward_kl`, divided by 1 - beta to `reverse_kl`.
-    """
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    log_m = _log_mixture(log_p, log_q, beta)
-    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
-
-
-def skewed_forward_kl(
-    logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, lam: float = 0.1
-) -> Tensor:
-    """KL(p, m), m = lam p + (1 - lam) q: (n, C), (n, C) -> (n,), in nats; at most -log lam.
-
-    DistiLLM (Ko et al., ICML 2024, arXiv:2402.03898). The released code takes the logarithm of a mixture of
-    probabilities, which gives NaN if both underflow; this function stays finite.
-    """
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    return _kl(log_p, _log_mixture(log_p, log_q, lam))
-
-
-def skewed_reverse_kl(
-    logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, lam: float = 0.1
-) -> Tensor:
-    """KL(q, m), m = (1 - lam) p + lam q: (n, C), (n, C) -> (n,), in nats; at most -log lam. See `skewed_forward_kl`."""
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    return _kl(log_q, _log_mixture(log_q, log_p, lam))
-
-
-def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, alpha: float = 0.5) -> Tensor:
-    """Mean of forward and reverse KL, weighted by where p and q differ: (n, C), (n, C) -> (n,), in nats.
-
-    AKL (Wu et al., COLING 2025, arXiv:2404.02657). The tail consists of the classes with the smallest p, as many as
-    have a sum of p of at most `alpha`; the head consists of the others. With head and tail also naming the sums of
-    |p - q| over these classes, the weight of forward KL is head / (head + tail) and that of reverse KL is
-    tail / (head + tail), both without gradient. The result is exactly 0 for equal logits, for which the released code
-    divides 0 by 0.
-    """
-    log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
-    with torch.no_grad():
-        p, difference = log_p.exp(), (log_p.exp() - log_q.exp()).abs()
-        ascending, order = p.sort(dim=-1, stable=True)
-        in_tail = torch.zeros_like(p).scatter(-1, order, (ascending.cumsum(-1) <= alpha).to(p.dtype))
-        tail, total = (difference * in_tail).sum(-1), difference.sum(-1)
-        tail = tail / total.clamp_min(torch.finfo(p.dtype).tiny)
-    return (1 - tail) * _kl(log_p, log_q) + tail * _kl(log_q, log_p)
+from mdistiller.losses.divergence import (
+    adaptive_kl,
+    forward_kl,
+    generalized_js,
+    reverse_kl,
+    skewed_forward_kl,
+    skewed_reverse_kl,
+)
 
 
 class Divergence(Distiller):

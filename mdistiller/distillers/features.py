@@ -1,6 +1,5 @@
 """Functions that feature methods share: the maps to compare, and pooling two maps to one size. Not a method."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mdistiller.errors import UserError
@@ -9,21 +8,6 @@ from mdistiller.errors import UserError
 def stages(output) -> list[Tensor]:
     """The `feats` (B, C, H, W) of an `Output` without level 0, the stem."""
     return output.features["feats"][1:]
-
-
-def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the height H of the smaller one, to which the larger is pooled: adaptive average to (H, H)."""
-    height_student, height_teacher = student.shape[2], teacher.shape[2]
-    if height_student > height_teacher:
-        student = F.adaptive_avg_pool2d(student, height_teacher)
-    elif height_teacher > height_student:
-        teacher = F.adaptive_avg_pool2d(teacher, height_student)
-    return student, teacher
-
-
-def pairs_of_one_size(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Maps of both networks, paired in order, each pair at one size; extra maps of the longer list are left out."""
-    return [pool_to_smaller(*pair) for pair in zip(student_feats, teacher_feats, strict=False)]
 
 
 def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:

@@ -7,11 +7,7 @@ from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes, misfit
 from mdistiller.errors import UserError
-
-
-def fitnet_loss(regressed_student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two maps (Romero et al., arXiv:1412.6550, Eq. 3): 2 x (B, C, H, W) -> (B,)."""
-    return (regressed_student - teacher).square().flatten(1).mean(dim=1)
+from mdistiller.losses.fitnet import fitnet_loss
 
 
 class ConvRegressor(nn.Module):

@@ -8,15 +8,9 @@ from torch import Tensor, nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import register
-from mdistiller.distillers.features import pool_to_smaller
 from mdistiller.distillers.last_map import LastMapDistiller, run_to_map
+from mdistiller.losses.simkd import simkd_loss
 from mdistiller.models.base import Output
-
-
-def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two maps, the larger of which is pooled: 2 x (B, D, H, W) -> (B,)."""
-    projected, teacher = pool_to_smaller(projected, teacher)
-    return (projected - teacher).square().mean((1, 2, 3))
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:

@@ -1,25 +1,9 @@
 """Similarity-preserving distillation (Tung and Mori, 2019)."""
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import feat_shapes
-
-
-def _similarities(feats):
-    """(B, ...) -> (B, B): inner products within the batch, each row scaled to unit length (a zero row stays zero)."""
-    flat = feats.flatten(1)
-    return F.normalize(flat @ flat.mT, dim=1)
-
-
-def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of row-normalised similarity matrices (Tung, Mori, arXiv:1907.09682).
-
-    (B, ...), (B, ...) -> (B,), the mean over each row; the other dimensions may have any shape.
-    """
-    return (_similarities(teacher) - _similarities(student)).square().mean(dim=1)
+from mdistiller.losses.sp import sp_loss
 
 
 @register("SP")

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.config import load_cfg
-from mdistiller.distillers import kdsvd
 from mdistiller.distillers.at import at_loss
 from mdistiller.distillers.fitnet import ConvRegressor, fitnet_loss
 from mdistiller.distillers.kdsvd import kdsvd_loss
@@ -19,6 +18,7 @@ from mdistiller.distillers.rkd import rkd_loss
 from mdistiller.distillers.sp import sp_loss
 from mdistiller.distillers.vid import vid_loss
 from mdistiller.errors import UserError
+from mdistiller.losses import kdsvd
 from mdistiller.models import Output, build_model
 from tests.distillers.support import Fixed, distiller_of, tiny_batch, tiny_distiller
 

@@ -5,7 +5,6 @@ from itertools import product
 import pytest
 import torch
 
-from mdistiller.distillers import kdsvd
 from mdistiller.distillers.at import at_loss
 from mdistiller.distillers.fitnet import ConvRegressor, fitnet_loss
 from mdistiller.distillers.nst import nst_loss
@@ -14,6 +13,7 @@ from mdistiller.distillers.pkt import pkt_loss
 from mdistiller.distillers.rkd import rkd_loss
 from mdistiller.distillers.sp import sp_loss
 from mdistiller.distillers.vid import vid_loss
+from mdistiller.losses import kdsvd
 from tests.distillers.feature_support import LOOSE, PRECISIONS, TOLERANCE, check_step
 from tests.golden_files import FEATURE, close_relative, load, tensors
 

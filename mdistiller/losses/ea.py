@@ -1,0 +1,129 @@
+"""Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12).
+
+The losses of a sample weigh more when the teacher's output for it has a high entropy. This is the only file that knows
+the formulas, and `Distiller` in base.py the only class that applies them. A sample is anything with its own pair of
+logits (an image, a token), so every function here takes logits (n, C) and returns tensors (n,).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mdistiller.functional import entropy, group_mean, standardize
+
+
+def _ea(student, teacher, bound):
+    return teacher * (1 + student / bound) / 2
+
+
+KINDS = {  # functions of the entropies of student and teacher, (n,), and of their upper bound
+    "none": lambda student, teacher, bound: torch.ones_like(teacher),
+    "base": lambda student, teacher, bound: teacher,
+    "interact": lambda student, teacher, bound: teacher * student / bound,
+    "ea": _ea,  # Eq. 11: the mean of the two above
+    "student": lambda student, teacher, bound: student,
+    "inverted_teacher": lambda student, teacher, bound: bound - teacher,
+    "inverted_student": lambda student, teacher, bound: bound - student,
+    # Two controls that separate the effects of EA: "constant" only rescales the loss, "normalized" only reweights it.
+    "constant": lambda student, teacher, bound: _ea(student, teacher, bound).mean().expand_as(teacher),
+    "normalized": lambda student, teacher, bound: _normalized(_ea(student, teacher, bound)),
+}
+
+
+# The values of EA.LEVEL. For text, "token" means "sample" and "sequence" means "group". "prompt_and_response" means
+# "group" with entropies averaged over all tokens of a sequence, and not only over the supervised ones.
+LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response")
+PER_SAMPLE = ("sample", "token")  # levels at which each sample has a weight of its own
+
+
+def _normalized(weight):
+    return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+class SampleWeights(NamedTuple):
+    """Weights (n,) and the entropies (n,) that they come from, in nats, before the mean over groups is taken."""
+
+    weight: Tensor
+    entropy_student: Tensor
+    entropy_teacher: Tensor
+
+
+@torch.no_grad()
+def weigh_entropies(
+    student: Tensor, teacher: Tensor, kind: str, bound: float, group: Tensor | None = None, level: str = "group"
+) -> Tensor:
+    """Weights (n,) from the entropies (n,) of student and teacher and their upper bound; see `ea_weight`.
+
+    Raises ValueError for an unknown `kind`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
+    if group is None or level in PER_SAMPLE:
+        return KINDS[kind](student, teacher, bound)
+    if level == "mean_weight":
+        return group_mean(KINDS[kind](student, teacher, bound), group)
+    return KINDS[kind](group_mean(student, group), group_mean(teacher, group), bound)
+
+
+class Weighting(NamedTuple):
+    """The settings of the weights, as `ea_weight` explains them; `standardized` logits give the entropies if True."""
+
+    kind: str = "ea"
+    temperature: float = 3.0
+    upper_bound: float | None = None
+    level: str = "group"
+    standardized: bool = False
+
+    @property
+    def by_group(self) -> bool:
+        """Whether samples of one group share a weight."""
+        return self.level not in PER_SAMPLE
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """Entropies (n,) of logits (n, C), in nats, from which the weights are computed."""
+        return entropy(standardize(logits) if self.standardized else logits, self.temperature)
+
+    def weights(self, student: Tensor, teacher: Tensor, num_classes: int, group: Tensor | None = None,
+                around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """Weights (n,) from the entropies (n,) of student and teacher.
+
+        `around` holds the same for m further samples: entropies of the student and of the teacher, and groups. They
+        have no loss, but they count in the mean entropies of their groups.
+        """
+        bound = math.log(num_classes) if self.upper_bound is None else float(self.upper_bound)
+        if around is None:
+            return weigh_entropies(student, teacher, self.kind, bound, group, self.level)
+        groups = torch.cat([group, around[2]])
+        means = [group_mean(torch.cat(pair), groups)[: len(group)]
+                 for pair in zip((student, teacher), around[:2], strict=True)]
+        return weigh_entropies(*means, self.kind, bound)
+
+
+@torch.no_grad()
+def ea_weight(
+    logits_student: Tensor,
+    logits_teacher: Tensor,
+    temperature: float = 3.0,
+    kind: str = "ea",
+    upper_bound: float | None = None,
+    group: Tensor | None = None,
+    level: str = "group",
+) -> Tensor:
+    """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 11), detached: (n, C), (n, C) -> (n,).
+
+    `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
+    means log C (the released code divides by the number 100 for some methods). `group` (n,) int64 gives the group of
+    each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
+    or with `level` "mean_weight" the mean of their own weights. The other values of `kind` are the paper's ablations
+    (Tables 1 and 9) and two controls: `constant` gives every sample the batch mean of w, and `normalized` divides w by
+    that mean. With several processes, the batch is that of the process, as in every method that relates the samples of
+    a batch. Raises ValueError for an unknown `kind`.
+    """
+    weighting = Weighting(kind, temperature, upper_bound, level)
+    entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
+    return weighting.weights(*entropies, logits_teacher.shape[-1], group)
+
+
+__all__ = ["KINDS", "LEVELS", "SampleWeights", "Weighting", "ea_weight", "entropy", "weigh_entropies"]

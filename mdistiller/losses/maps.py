@@ -1,0 +1,19 @@
+"""Bringing two maps to one size."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the height H of the smaller one, to which the larger is pooled: adaptive average to (H, H)."""
+    height_student, height_teacher = student.shape[2], teacher.shape[2]
+    if height_student > height_teacher:
+        student = F.adaptive_avg_pool2d(student, height_teacher)
+    elif height_teacher > height_student:
+        teacher = F.adaptive_avg_pool2d(teacher, height_student)
+    return student, teacher
+
+
+def pairs_of_one_size(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Maps of both networks, paired in order, each pair at one size; extra maps of the longer list are left out."""
+    return [pool_to_smaller(*pair) for pair in zip(student_feats, teacher_feats, strict=False)]

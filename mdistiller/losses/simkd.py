@@ -1,0 +1,11 @@
+"""Distillation with the reused teacher classifier (Chen et al., CVPR 2022): the loss."""
+
+from torch import Tensor
+
+from mdistiller.losses.maps import pool_to_smaller
+
+
+def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two maps, the larger of which is pooled: 2 x (B, D, H, W) -> (B,)."""
+    projected, teacher = pool_to_smaller(projected, teacher)
+    return (projected - teacher).square().mean((1, 2, 3))
