@@ -28,6 +28,11 @@ POLL_STEPS = 50  # steps between looks at the device's numbers
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last two: clusters' warnings
 
 
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """The seed of a step's random numbers: methods that draw do so as a function of (seed, epoch, step)."""
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + step) % 2**63
+
+
 class Trainer:
     """Trains the distiller of a run and keeps its folder; every step is a function of (seed, epoch, step)."""
 
@@ -126,8 +131,7 @@ class Trainer:
 
     def _step(self, batch):
         """The one training step: forward, losses, backward, update; no value is read back from the device."""
-        step_seed = (self.cfg.EXPERIMENT.SEED * 1_000_003 + self.epoch) * 1_000_003 + self.step
-        torch.manual_seed(step_seed % 2**63)  # methods that draw do so as a function of (seed, epoch, step)
+        torch.manual_seed(step_seed(self.cfg.EXPERIMENT.SEED, self.epoch, self.step))
         solver, total, step = self.cfg.SOLVER, self.data.num_batches, self.step
         self.updater.set_learning_rate(learning_rate(solver, self.epoch, step, total))
         share = batch.pop("share", 1.0)  # of this batch in its update

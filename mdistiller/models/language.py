@@ -98,7 +98,7 @@ def build_language_model(
     if every_layer > 1:
         network = keep_layers(network, every_layer)
     network = LanguageModel(network.to(DTYPES[dtype]))
-    _check_head(network, name)
+    check_head(network, name)
     return network
 
 
@@ -165,7 +165,7 @@ def keep_layers(network: nn.Module, every: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _check_head(network, name):
+def check_head(network: LanguageModel, name: str) -> None:
     """Raise UserError for a model whose logits differ from its head applied to the last hidden states."""
     training = network.training
     network.eval()

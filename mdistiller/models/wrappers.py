@@ -66,17 +66,19 @@ class Wrapped(Transparent):
         super().__init__(inner)
         self.input_size, self.normalisation, self.new_head = input_size, normalisation, new_head
         self._seen: dict[str, Tensor] = {}  # values that hooks keep in the current forward pass
+        self.watching = False  # hooks keep nothing of passes through the inner network alone
 
     def watch(self, key: str, module: nn.Module, what: str = "output") -> None:
         """Keep the module's output, or with `what` "input" its input, of each forward pass under `key`."""
         module.register_forward_hook(partial(self._keep, key, what))
 
     def _keep(self, key, what, module, args, output):
-        self._seen[key] = args[0] if what == "input" else output
+        if self.watching:
+            self._seen[key] = args[0] if what == "input" else output
 
     def collect(self) -> dict[str, Tensor]:
         """The values kept since the last call, which are released here."""
-        seen, self._seen = self._seen, {}
+        seen, self._seen, self.watching = self._seen, {}, False
         return seen
 
     def output(self, logits: Tensor, feats: list[Tensor], pooled: Tensor | None) -> Output:
@@ -128,6 +130,7 @@ class TimmNetwork(Wrapped):
         self.watch("pooled", classifier[0] if isinstance(classifier, tuple) else classifier, "input")
 
     def forward(self, image: Tensor) -> Output:
+        self.watching = True
         last, feats = self.inner.forward_intermediates(image, indices=self.levels, output_fmt="NCHW")
         logits = self.inner.forward_head(last)
         seen = self.collect()
@@ -215,7 +218,9 @@ class TorchvisionNetwork(Wrapped):
             self.watch("pooled", classifier, "input")
 
     def forward(self, image: Tensor) -> Output:
-        logits = self.inner(image)
+        self.watching = True
+        output = self.inner(image)
+        logits = getattr(output, "logits", output)  # beside those of auxiliary heads, in train mode
         seen = self.collect()
         feats = [seen[name] for name in self.levels]
         return self.output(logits, as_maps(self.inner, feats), seen.get("pooled"))

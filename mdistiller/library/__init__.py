@@ -1,0 +1,6 @@
+"""The methods in a training loop of one's own: `distill`, `from_config` and `methods`; `doctor` looks for faults."""
+
+from mdistiller.library.build import distill, from_config, methods
+from mdistiller.library.loop import Configured, Distillation, Step
+
+__all__ = ["Configured", "Distillation", "Step", "distill", "from_config", "methods"]

@@ -1,0 +1,263 @@
+"""`distill` and `from_config`: a method around two networks, for a training loop of one's own."""
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.engine import checkpoints
+from mdistiller.engine.setup import build_run, prepare_device
+from mdistiller.errors import UserError
+from mdistiller.library.loop import Configured, Distillation
+from mdistiller.library.networks import Metadata, adapt, at_own_input, call
+from mdistiller.library.settings import canonical_method, load, settings, settled_epoch
+from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
+from mdistiller.models import build_model
+from mdistiller.models.base import reason_of
+from mdistiller.models.transparent import Normalisation
+from mdistiller.models.wrappers import first_convolution
+from mdistiller.registry import split_ea
+
+log = logging.getLogger("mdistiller")
+SMALL = 32  # pixels a side of the image that a network of one's own is probed with, unless told otherwise
+Taps = Sequence[str] | tuple[Sequence[str], Sequence[str]]
+
+
+def distill(
+    student: nn.Module | str,
+    teacher: nn.Module | str | None,
+    method: str = "EA-KD",
+    *,
+    taps: Taps | None = None,
+    example: Any = None,
+    image_size: int | None = None,
+    normalization: Normalisation | str | None = "student",
+    targets: Any = None,
+    num_train: int | None = None,
+    num_classes: int | None = None,
+    family: str = "cifar",
+    student_checkpoint: str | Path | None = None,
+    teacher_checkpoint: str | Path | None = None,
+    **keywords: Any,
+) -> Distillation:
+    """A method around a student and a teacher, as a module that turns a batch into a loss, see `Distillation`.
+
+    `student` and `teacher` are modules that return logits (n, C), (logits, features) or an object with `.logits`, of
+    any library; causal language models of transformers too, whose samples are then tokens. They may be names as in the
+    YAML files ("resnet8x4", "timm:vit_tiny_patch16_224"), which `num_classes` goes with, `family`, and checkpoints: a
+    file, "pretrained", or for a teacher "random". The teacher is frozen; a method without one is given None.
+
+    `method` is a name of `methods()`; `keywords` are the settings of its node in docs/config.md in either case
+    (BETA=8.0, ce_weight=0.1), and EA_KIND, EA_TEMPERATURE, LS, LABEL_SMOOTHING, ...
+
+    Methods that compare features take the outputs of the modules named in `taps`: paths within student and teacher,
+    from shallow to deep, as a pair of lists, or one list for both. Without them they are found by probing. Shapes are
+    learnt from one pass in eval mode: of `example`, a batch of one's own inputs, or of a blank image of `image_size`.
+
+    The student sees the batch as it is. A teacher of timm or torchvision gets it in its own normalisation, and size
+    where it takes one only; `normalization` is the batch's: (mean, deviation), "student" for what the student's library
+    says, or None, which leaves the images alone. CRD needs the training set's labels, `targets` (N,).
+
+    Raises UserError, in one line, for whatever does not fit.
+    """
+    networks = [
+        _network(role, network, num_classes, family, checkpoint)
+        for role, network, checkpoint in (
+            ("student", student, student_checkpoint),
+            ("teacher", teacher, teacher_checkpoint),
+        )
+    ]
+    task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
+    method = canonical_method(method, task)
+    cfg = settings(method, task, keywords)
+    if networks[1] is None and DISTILLERS[method].needs_teacher:
+        raise UserError(f"distill: {method} needs a teacher; found None")
+    for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
+        cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
+    facts = {
+        "name": "own",
+        "targets": None if targets is None else torch.as_tensor(targets),
+        "image_size": image_size,
+        "num_train": num_train or (None if targets is None else len(targets)),
+    }
+    if task == "language":
+        return _of_texts(cfg, method, networks, facts)
+    return _of_samples(cfg, method, networks, facts | {"num_classes": num_classes}, taps, example, normalization)
+
+
+def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None:
+    """The module itself, or the one of that name with its weights."""
+    if network is None or isinstance(network, nn.Module):
+        if checkpoint is not None:
+            raise UserError(f"distill: {role}_checkpoint: goes with a name; found a module, which holds its weights")
+        return network
+    if not isinstance(network, str):
+        raise UserError(f"distill: {role}: expected a module or a name; found {type(network).__name__}")
+    if num_classes is None:
+        raise UserError(f"distill: {role} {network!r} is a name: say its classes (num_classes=...)")
+    if role == "teacher" and checkpoint is None:
+        raise UserError(
+            f"distill: teacher {network!r} is a name: say its weights (teacher_checkpoint=...): a file, "
+            "'pretrained' or 'random'"
+        )
+    built = build_model(network, num_classes, family, pretrained=checkpoint == "pretrained")
+    if checkpoint not in (None, "pretrained", "random"):
+        checkpoints.load_network(built, checkpoint, f"{network} with {num_classes} classes")
+    return built
+
+
+def _of_texts(cfg: CfgNode, method: str, networks, facts) -> Distillation:
+    student, teacher = (None if network is None else as_language_model(network) for network in networks)
+    facts["num_classes"] = student.vocabulary
+    if teacher is not None and teacher.vocabulary != student.vocabulary:
+        raise UserError(
+            "distill: teacher and student need one vocabulary; found student "
+            f"{student.vocabulary}, teacher {teacher.vocabulary}"
+        )
+    distiller = build_distiller(cfg, student, teacher, facts, Texts(cfg, _Facts(facts)))
+    return Distillation(distiller, *networks, settled_epoch(cfg, method))
+
+
+def _of_samples(cfg, method, networks, facts, taps, example, normalization) -> Distillation:
+    student, teacher = networks
+    features = DISTILLERS[method].inputs == "features"
+    own = [Metadata(network) if network is not None else None for network in networks]
+    size = facts["image_size"] or next((one.size for one in own if one is not None and one.size), SMALL)
+    blank = _blank(example, size, student)
+    paths = _two(taps)
+    adapted = [
+        None if network is None else adapt(network, path, features, blank)
+        for network, path in zip(networks, paths, strict=True)
+    ]
+    if teacher is not None and not isinstance(example, Mapping):
+        data = own[0].normalisation if normalization == "student" else normalization
+        given = example.shape[-1] if isinstance(example, Tensor) else facts["image_size"]
+        adapted[1] = at_own_input(adapted[1], own[1], data, given)
+        if adapted[1] is not networks[1] and hasattr(adapted[1], "convert"):
+            adapted[1].to(next(teacher.parameters()).device)
+            log.info("the teacher gets the images in its own normalisation%s", _sized(adapted[1].size))
+    if facts["num_classes"] is None:
+        facts["num_classes"] = _count_classes(adapted[0], blank, features)
+    task = Samples(cfg, _Facts(facts), blank)
+    facts["image_size"] = size if not isinstance(example, Tensor) else example.shape[-1]
+    if features:
+        _try(adapted, networks, blank)
+    try:
+        distiller = build_distiller(cfg, *adapted, facts, task)
+    except UserError as error:
+        raise UserError(f"distill: {error}") from error.__cause__
+    return Distillation(distiller, *networks, settled_epoch(cfg, method))
+
+
+def _sized(size):
+    return "" if size is None else f", {size} pixels a side"
+
+
+def _two(taps) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+    """The student's and the teacher's taps."""
+    if taps is None:
+        return None, None
+    if all(isinstance(path, str) for path in taps):
+        taps = (taps, taps)
+    if len(taps) != 2 or not all(isinstance(path, str) for paths in taps for path in paths):
+        raise UserError(
+            f"taps: expected a pair of lists of module paths, the student's and the teacher's; found {taps!r}"[:300]
+        )
+    if len(taps[0]) != len(taps[1]) or not taps[0]:
+        raise UserError(
+            f"taps: expected as many of the student as of the teacher; found {len(taps[0])} and {len(taps[1])}"
+        )
+    return taps[0], taps[1]
+
+
+def _blank(example: Any, size: int, student: nn.Module) -> Callable[[Any], Any]:
+    """A function from a network, or a tensor like its weights, to an input of one example."""
+    convolution = first_convolution(student)
+    channels = convolution.in_channels if convolution is not None else 3
+
+    def blank(like):
+        like = like if isinstance(like, Tensor) else next(like.parameters())
+        if example is None:
+            return torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype)
+        return _first(example, like)
+
+    return blank
+
+
+def _first(example, like):
+    if isinstance(example, Mapping):
+        return {name: _first(value, like) for name, value in example.items()}
+    kind = like.dtype if example.is_floating_point() else example.dtype
+    return example[:1].to(device=like.device, dtype=kind)
+
+
+@torch.no_grad()
+def _pass(network, blank):
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        return call(network.eval(), blank(network))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _count_classes(student, blank, features) -> int | None:
+    """How many classes the student tells; None where it cannot be tried and no method needs to know."""
+    try:
+        return _pass(student, blank).logits.shape[-1]
+    except Exception as error:  # of any kind, from somebody else's network
+        if features:
+            raise UserError(f"distill: student {_unfit(student, error)}") from error
+        return None
+
+
+def _try(adapted, networks, blank):
+    for role, network, own in zip(("student", "teacher"), adapted, networks, strict=True):
+        try:
+            if network is not None:
+                _pass(network, blank)
+        except UserError as error:
+            raise UserError(f"distill: {role}: {error}") from error
+        except Exception as error:  # of any kind, from somebody else's network
+            raise UserError(f"distill: {role} {_unfit(own, error)}") from error
+
+
+def _unfit(network, error):
+    return (
+        f"{type(network).__name__} fails on the input that shapes are learnt from ({reason_of(error)}): pass a batch "
+        "of your own (example=x), or the pixels a side of its images (image_size=...)"
+    )
+
+
+class _Facts:
+    """What a task may ask of the data."""
+
+    def __init__(self, facts: Mapping[str, Any]):
+        self.num_classes, self.image_size = facts["num_classes"], facts["image_size"]
+
+
+def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:
+    """The distillation of a configuration file, and its data, on the device that it names; nothing is written.
+
+    `overrides` are those of the command line: "KEY", value, ... A loop over `kd.batches(epoch)` with the optimiser of
+    the file gives the numbers of tools/train.py, bit for bit. Raises UserError, in one line, for what does not fit.
+    """
+    cfg = load(path, overrides, "from_config")
+    return Configured(build_run(cfg, prepare_device(cfg)))
+
+
+def methods() -> dict[str, str]:
+    """Every method's name, EA variants included, with one line about it."""
+    lines = {}
+    for name in sorted(DISTILLERS):
+        first = (inspect.getdoc(DISTILLERS[name]) or name).split("\n\n")[0]
+        plain, weighted = split_ea(name)
+        line = " ".join(first.split()).rstrip(".:")
+        lines[name] = f"{plain} with entropy-adaptive sample weights: {line}" if weighted else line
+    return lines

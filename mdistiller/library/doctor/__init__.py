@@ -1,0 +1,126 @@
+"""A doctor for distillation: what silently spoils a loss, each fault in one line."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdistiller.library.doctor.finding import Case, Finding
+from mdistiller.library.doctor.formulas import check_formula
+from mdistiller.library.doctor.inputs import check_images, check_readings
+from mdistiller.library.doctor.losses import check_gradients, check_losses
+from mdistiller.library.doctor.networks import check_networks
+from mdistiller.library.doctor.optimisers import check_optimiser
+from mdistiller.library.doctor.outputs import check_outputs
+from mdistiller.library.doctor.stored import check_checkpoint, check_determinism, check_stored
+from mdistiller.library.networks import call
+
+__all__ = ["Finding", "diagnose"]
+
+
+def diagnose(
+    kd, batch: Any, *, optimizer: torch.optim.Optimizer | None = None, loss=None, checkpoint: Any = None
+) -> list[Finding]:
+    """Every fault that a `Distillation` shows on one batch, each a `Finding` of one line; [] for none.
+
+    `batch` is what the loop passes: (x, y), a tensor, or a mapping of the keywords of `kd`. It should be a training
+    batch of 32 samples or more, as the loader gives it. `optimizer` is looked at where it is given; `loss`, a function
+    (logits_student, logits_teacher) of one's own, is compared with the divergence that it should be; `checkpoint`, a
+    file or a state dict, with the weights that the teacher has. Nothing is changed: neither weights, nor statistics,
+    nor random numbers.
+    """
+    arguments = _arguments(batch)
+    stored, image, target = (arguments.pop(name, None) for name in ("teacher_logits", "image", "target"))
+    inputs, target, extra = kd._sorted_batch(image, target, arguments)
+    case = Case(
+        kd, inputs, target, stored=stored, settings={"loss": loss, "optimizer": optimizer, "checkpoint": checkpoint}
+    )
+    found = [*check_networks(case), *check_optimiser(case), *check_checkpoint(case), *check_images(case)]
+    found += _of_passes(case, stored, extra)
+    return list({finding.name: finding for finding in reversed(found)}.values())[::-1]
+
+
+def _arguments(batch) -> dict[str, Any]:
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if isinstance(batch, Tensor):
+        return {"image": batch}
+    return dict(zip(("image", "target"), batch, strict=False))
+
+
+def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
+    kd = case.kd
+    state, mode = deepcopy(kd.distiller.state_dict()), kd.training
+    teacher = kd.distiller.teacher
+    modes = [(module, module.training) for module in teacher.modules()] if teacher is not None else []
+    buffers = [(buffer, buffer.clone()) for buffer in teacher.buffers()] if teacher is not None else []
+    watch, kd._watch = kd._watch, None
+    try:
+        with torch.random.fork_rng():
+            yield from _evaluated(case)
+            for module, training in modes:
+                module.training = training
+            yield from _trained(case, stored, extra)
+    except Exception as error:  # of any kind, from networks of the user's own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        yield Finding("pass fails", f"a step cannot be made: {type(error).__name__}: {reason}")
+    finally:
+        kd.distiller.load_state_dict(state)
+        kd.train(mode)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for module, training in modes:
+            module.training = training
+        kd._watch = watch
+
+
+@torch.no_grad()
+def _evaluated(case: Case) -> Iterator[Finding]:
+    """Checks of the networks in eval mode."""
+    distiller, inputs = case.kd.distiller, case.inputs
+    prepared = distiller.task.prepare(inputs, case.target) if hasattr(distiller.task, "prepare") else {"image": inputs}
+    inputs = distiller.task.inputs(prepared, "image")
+    case.kd.student.eval()
+    output = _full(distiller.run_student(inputs))
+    case.logits_student = output.logits
+    if distiller.teacher is not None:
+        yield from check_determinism(case, lambda: _full(distiller.run_teacher(inputs, output)).logits)
+        distiller.teacher.eval()
+        case.logits_teacher = _full(distiller.run_teacher(inputs, output)).logits
+    if "positions" in prepared:  # of a language model
+        case.target = prepared["target"]
+    yield from check_outputs(case)
+    yield from check_stored(case)
+    if distiller.teacher is not None and case.image is not None:
+
+        def run(image):
+            inputs = {**case.inputs, "pixel_values": image} if isinstance(case.inputs, dict) else image
+            return call(distiller.teacher, inputs).logits
+
+        yield from check_readings(case, run)
+    with torch.enable_grad():
+        yield from check_formula(case)
+
+
+def _full(output):
+    return output.in_full() if hasattr(output, "in_full") else output
+
+
+def _trained(case: Case, stored, extra) -> Iterator[Finding]:
+    """Checks of one step in train mode."""
+    kd = case.kd
+    if not kd.training:
+        yield Finding(
+            "eval mode", "the module is in eval mode, in which nothing is distilled; call kd.train() before each epoch"
+        )
+    training = kd.distiller.teacher.training if kd.distiller.teacher is not None else False
+    kd.train()
+    if kd.distiller.teacher is not None and training != kd.distiller.teacher.training:
+        kd.distiller.teacher.train(training)
+    with torch.enable_grad():
+        step = kd(case.inputs, case.target if "positions" not in extra else None, teacher_logits=stored, **extra)
+        yield from check_losses(case, step)
+        yield from check_gradients(case, step)

@@ -1,0 +1,106 @@
+"""What a check has found, and what the checks share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Finding(NamedTuple):
+    """A fault: its short `name`, and one line that says what was found and what is usually done about it."""
+
+    name: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.words}"
+
+
+@dataclass
+class Case:
+    """What checks look at: the module, a batch, and what the networks made of it.
+
+    `inputs` are what the networks take, `target` (n,) or None; `logits_student` and `logits_teacher` (n, C) are those
+    of eval mode, `stored` (n, C) or None the logits that the batch brought for the teacher; `settings` what the user
+    passed to `diagnose`.
+    """
+
+    kd: Any
+    inputs: Any
+    target: Tensor | None
+    logits_student: Tensor | None = None
+    logits_teacher: Tensor | None = None
+    stored: Tensor | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Tensor | None:
+        """The inputs where they are images (n, channels, height, width), floating or not; else None."""
+        inputs = self.inputs
+        if isinstance(inputs, dict):
+            inputs = inputs.get("pixel_values")
+        return inputs if isinstance(inputs, Tensor) and inputs.dim() == 4 else None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is one valid class for each row of the teacher's logits."""
+        target, logits = self.target, self.logits_teacher
+        return (
+            target is not None
+            and logits is not None
+            and target.dim() == 1
+            and len(target) == len(logits)
+            and not target.is_floating_point()
+            and bool(((target >= 0) & (target < logits.shape[1])).all())
+        )
+
+
+def accuracy(logits: Tensor, target: Tensor) -> float:
+    """The part of the rows whose greatest logit is the target's."""
+    return float((logits.argmax(dim=1) == target).float().mean())
+
+
+def reached_parameters(loss: Tensor) -> set[int]:
+    """Ids of the parameters that a backward pass from `loss` would give a gradient; nothing is computed."""
+    seen, waiting, found = set(), [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether parameters are split over processes (FSDP), so that they are not those that losses reach."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+
+
+def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of parameters of the two networks that are the same numbers in memory."""
+    places = {parameter.data_ptr(): name for name, parameter in one.named_parameters() if parameter.numel()}
+    for name, parameter in other.named_parameters():
+        if parameter.numel() and parameter.data_ptr() in places:
+            yield places[parameter.data_ptr()], name
+
+
+def many(names: list[str]) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more
+
+
+def norm_layers(network: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+@torch.no_grad()
+def finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

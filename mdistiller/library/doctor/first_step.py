@@ -1,0 +1,94 @@
+"""The checks of the first step in a loop, and of the first update: what makes a loss silently useless."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdistiller.errors import UserError
+from mdistiller.library.doctor.finding import Case, Finding, sharded
+from mdistiller.library.doctor.losses import check_losses
+from mdistiller.library.doctor.networks import check_networks
+from mdistiller.library.doctor.outputs import check_outputs
+
+log = logging.getLogger("mdistiller")
+FATAL = ("same network", "student frozen", "loss detached")  # nothing would be learnt
+PATIENCE = 1000  # steps in which an update is waited for
+
+
+class FirstStep:
+    """Looks at the first step, then waits for the first update; says each fault in a line of the log, once.
+
+    Raises UserError for a fault with which nothing would be learnt.
+    """
+
+    def __init__(self):
+        self.steps = 0
+        self.versions: dict[str, int] = {}
+        self.received: set[str] = set()
+        self.handles: list[Any] = []
+
+    def before(self, kd) -> None:
+        """Before the first pass: let the task keep what the networks give."""
+        if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
+            kd.distiller.task.kept = {}
+
+    def after(self, kd, step, inputs: Any, target: Tensor | None) -> "FirstStep | None":
+        """What goes on watching after this step: itself, or None when there is nothing left to wait for."""
+        self.steps += 1
+        if self.steps == 1:
+            report(self._first(kd, step, inputs, target))
+            return None if sharded(kd) else self._begin(kd)
+        moved = {name for name, parameter in kd.distiller.named_parameters() if self._moved(name, parameter)}
+        if not any(name.startswith("student.") for name in moved):
+            return self if self.steps < PATIENCE else self._end()
+        left = sorted(self.received - moved)
+        own = [name for name in left if not name.startswith("student.")]
+        if own:
+            report(
+                [
+                    Finding(
+                        "module not in the optimiser",
+                        f"an update changed the student and not {own[0]} of "
+                        f"{kd.distiller.method} ({len(own)} parameters): give the optimiser "
+                        "kd.learnable_parameters()",
+                    )
+                ]
+            )
+        return self._end()
+
+    def _first(self, kd, step, inputs, target):
+        kept = getattr(kd.distiller.task, "kept", None) or {}
+        if hasattr(kd.distiller.task, "kept"):
+            kd.distiller.task.kept = None
+        case = Case(kd, inputs, target, kept.get("student"), kept.get("teacher"))
+        with torch.no_grad():
+            found = [*check_networks(case), *check_outputs(case)]
+        return [*found, *check_losses(case, step)]
+
+    def _begin(self, kd):
+        for name, parameter in kd.distiller.named_parameters():
+            if parameter.requires_grad:
+                self.versions[name] = parameter._version
+                self.handles.append(parameter.register_post_accumulate_grad_hook(self._note(name)))
+        return self
+
+    def _note(self, name):
+        return lambda parameter: self.received.add(name)
+
+    def _moved(self, name, parameter):
+        return parameter._version != self.versions.get(name, parameter._version)
+
+    def _end(self):
+        for handle in self.handles:
+            handle.remove()
+        return None
+
+
+def report(findings: list[Finding]) -> None:
+    """Each finding as a warning of the log; UserError for the first with which nothing would be learnt."""
+    for finding in findings:
+        if finding.name in FATAL:
+            raise UserError(str(finding))
+        log.warning("%s", finding)

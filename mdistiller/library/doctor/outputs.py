@@ -1,0 +1,153 @@
+"""Checks of the logits of student and teacher, and of the labels beside them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mdistiller.functional import entropy
+from mdistiller.library.doctor.finding import Case, Finding, accuracy, finite
+
+ENOUGH = 32  # samples, from which on an accuracy is taken as one
+NEAR_CHANCE = 2.0  # times the accuracy of guessing
+CONFUSED = 0.8  # accuracy, once classes are renamed, that says that their order is another
+EA_TEMPERATURE = 3.0
+LITTLE_WEIGHT = 1e-3  # mean weight of EA, in nats, that leaves nothing of a loss
+HALF = 65504  # the greatest number of float16
+
+
+def check_outputs(case: Case) -> Iterator[Finding]:
+    """Faults of the logits (n, C) of both networks, and of the labels (n,)."""
+    student, teacher = case.logits_student, case.logits_teacher
+    for role, logits in (("student", student), ("teacher", teacher)):
+        if logits is not None:
+            yield from _logits(role, logits)
+    reference = teacher if teacher is not None else student
+    if reference is None:
+        return
+    if student is not None and teacher is not None and student.shape[-1] != teacher.shape[-1]:
+        yield Finding(
+            "number of classes",
+            f"the student tells {student.shape[-1]} classes and the teacher "
+            f"{teacher.shape[-1]}: give both a head of the same classes",
+        )
+    elif student is not None and teacher is not None and torch.equal(student, teacher):
+        yield Finding(
+            "equal outputs",
+            "student and teacher give the same logits: they hold the same weights, and there is nothing to distil",
+        )
+    yield from _labels(case.target, reference)
+    if teacher is not None and case.labelled and finite(teacher):
+        yield from _teacher(teacher, case.target)
+
+
+def _logits(role, logits):
+    if logits.dim() != 2:
+        yield Finding("shape of logits", f"the {role}'s logits have shape {tuple(logits.shape)}; expected (n, classes)")
+        return
+    if not finite(logits):
+        half = logits.dtype == torch.float16
+        advice = f"float16 ends at {HALF}; use bfloat16 or float32" if half else "look at its weights and its inputs"
+        yield Finding(
+            "overflow" if half else "logits not finite", f"the {role}'s logits hold infinity or NaN: {advice}"
+        )
+        return
+    wide = logits.float()
+    tolerance = 1e-3 if logits.dtype != torch.float32 else 1e-4
+    ones = torch.ones(len(wide), device=wide.device)
+    if bool((wide >= 0).all()) and torch.allclose(wide.sum(dim=1), ones, atol=tolerance):
+        yield Finding(
+            f"softmax in the {role}",
+            f"the {role} returns probabilities, which a loss would soften again; let it return logits",
+        )
+    elif bool((wide <= 0).all()) and torch.allclose(wide.logsumexp(dim=1), 0 * ones, atol=tolerance):
+        yield Finding(f"log-softmax in the {role}", f"the {role} returns log-probabilities; let it return logits")
+    elif logits.shape[1] > 1 and bool((wide == wide[:1]).all()) and len(wide) > 1:
+        yield Finding(f"constant {role}", f"the {role} gives the same logits for every sample of the batch")
+
+
+def _labels(target: Tensor | None, logits: Tensor) -> Iterator[Finding]:
+    if target is None:
+        return
+    classes = logits.shape[-1]
+    if target.is_floating_point() or target.dim() != 1:
+        yield Finding(
+            "form of the labels",
+            f"labels have shape {tuple(target.shape)} and type {target.dtype}; expected "
+            "(n,) class numbers of type torch.int64 (argmax of one-hot rows)",
+        )
+        return
+    low, high = int(target.min()), int(target.max())
+    if low >= 1 and high == classes:
+        yield Finding("labels from 1", f"labels run to {high} with {classes} classes: they count from 1; subtract 1")
+    elif low < 0 or high >= classes:
+        yield Finding(
+            "label out of range", f"labels run from {low} to {high} with {classes} classes; expected 0 to {classes - 1}"
+        )
+    elif len(target) >= ENOUGH and low == high:
+        yield Finding("one class", f"all {len(target)} samples of the batch are of class {low}: shuffle the loader")
+
+
+def _teacher(logits, target):
+    classes, right = logits.shape[1], accuracy(logits, target)
+    if len(target) < ENOUGH or right >= NEAR_CHANCE / classes:
+        yield from ()
+    elif (shift := _shift(logits, target)) is not None:
+        yield Finding(
+            "labels off by one",
+            f"the teacher is right on {100 * right:.0f} % of the batch, and on "
+            f"{100 * _shifted(logits, target, shift):.0f} % of it with labels shifted by "
+            f"{shift:+d}",
+        )
+    elif (renamed := _renamed(logits, target)) >= CONFUSED:
+        yield Finding(
+            "order of classes",
+            f"the teacher is right on {100 * right:.0f} % of the batch, and would be on "
+            f"{100 * renamed:.0f} % with its classes in another order: compare the lists "
+            "of class names",
+        )
+    else:
+        yield Finding(
+            "teacher at chance",
+            f"the teacher is right on {100 * right:.1f} % of {len(target)} samples "
+            f"(guessing: {100 / classes:.1f} %): is its checkpoint loaded, of these "
+            "classes, and of this normalisation?",
+        )
+    if float(entropy(logits, EA_TEMPERATURE).mean()) < LITTLE_WEIGHT:
+        yield Finding(
+            "teacher without doubt",
+            "the teacher's softmax at temperature 3 is one-hot on the whole batch: EA "
+            "weighs each sample by about 0, and there is nothing beside the labels",
+        )
+
+
+def _shift(logits, target):
+    for shift in (1, -1):
+        if logits.shape[1] > 2 and _shifted(logits, target, shift) >= CONFUSED:
+            return shift
+    return None
+
+
+def _shifted(logits, target, shift):
+    return accuracy(logits, (target + shift) % logits.shape[1])
+
+
+def _renamed(logits, target):
+    """Accuracy when each predicted class is renamed to the label that it goes with most, each label used once.
+
+    Chance makes some of it: 0 where classes have fewer than two samples on average.
+    """
+    classes = logits.shape[1]
+    if len(target) < 2 * classes:
+        return 0.0
+    confusion = torch.zeros(classes, classes)
+    confusion.index_put_((target.cpu(), logits.argmax(dim=1).cpu()), torch.ones(len(target)), accumulate=True)
+    hits = 0.0
+    for _ in range(classes):
+        best = confusion.argmax()
+        row, column = int(best // classes), int(best % classes)
+        hits += float(confusion[row, column])
+        confusion[row], confusion[:, column] = -1, -1
+        if float(confusion.max()) <= 0:
+            break
+    return hits / len(target)

@@ -1,0 +1,184 @@
+"""Distillation in a training loop of one's own: one module that turns a batch into a loss."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller.distillers import Distiller
+from mdistiller.errors import UserError
+from mdistiller.library.doctor.first_step import FirstStep
+from mdistiller.library.tasks import Samples, Texts
+from mdistiller.models.transparent import Transparent
+
+LABELS = ("labels", "label", "target")  # keywords that hold the labels, as the batches of other libraries have them
+OF_METHODS = ("index", "contrast", "image_strong")  # what methods read of a batch beside inputs and labels
+
+
+class Step(NamedTuple):
+    """What a batch gives.
+
+    `loss`, a scalar, the sum of `losses`, {name: scalar}, cross-entropy under "ce"; `logits` (n, C) of the student;
+    `weight` (n,), what multiplied each sample's distillation loss (ones without EA), detached. In eval mode `losses`
+    holds the cross-entropy alone, and `weight` is None; without labels `loss` is None there.
+    """
+
+    loss: Tensor | None
+    losses: dict[str, Tensor]
+    logits: Tensor
+    weight: Tensor | None
+
+
+class Distillation(Transparent):
+    """A student, a frozen teacher, and a method's losses between them, see `distill`.
+
+    The state dict holds the student and the method's modules, under their names in the distiller. The teacher is no
+    submodule: it stays in the mode that its method needs, outside the state dict, DDP and the optimiser, and moves
+    with `to`. `epoch` counts from 1 and is the user's to set; None takes every warm-up as over. `checked` False leaves
+    out the checks of the first step.
+    """
+
+    accepts_loss_kwargs = False  # transformers' Trainer divides the loss by the number of accumulated batches itself
+
+    def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None, settled: int = 1):
+        super().__init__(distiller)
+        self.epoch: int | None = None
+        self._settled, self._watch = settled, FirstStep()
+        object.__setattr__(self, "_networks", (student, teacher))  # the user's own, inside what the method reads
+
+    @property
+    def distiller(self) -> Distiller:
+        """The method, see `mdistiller.distillers.Distiller`."""
+        return self.inner
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that was given as the student."""
+        return self._networks[0]
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The network that was given as the teacher."""
+        return self._networks[1]
+
+    @property
+    def checked(self) -> bool:
+        return self._watch is not None
+
+    @checked.setter
+    def checked(self, wanted: bool) -> None:
+        self._watch = (self._watch or FirstStep()) if wanted else None
+
+    def deployed(self) -> nn.Module:
+        """The network to evaluate and keep: the student, for nearly all methods."""
+        deployed = self.distiller.deployed()
+        return self.student if deployed is self.distiller.student else deployed
+
+    def learnable_parameters(self) -> list[nn.Parameter]:
+        """What an optimiser is given: the student's parameters, then those of the method's own modules."""
+        return self.distiller.learnable_parameters()
+
+    def forward(
+        self,
+        image: Any = None,
+        target: Tensor | None = None,
+        *,
+        teacher_logits: Tensor | None = None,
+        epoch: int | None = None,
+        **batch,
+    ) -> Step:
+        """The losses of a batch in train mode; in eval mode the logits of the deployed network, and cross-entropy.
+
+        `image` is what both networks take: a tensor, or a mapping of their keywords. Keywords that no method reads are
+        the networks' own, as are input_ids and pixel_values, with `labels` among them as the target. Without labels
+        there is distillation alone. `teacher_logits` (n, C) stand in for the teacher's pass. What else a method reads
+        comes by name: `index` (n,), the numbers of the samples, or `image_strong`, a second view. Raises UserError for
+        what is missing.
+        """
+        task = self.distiller.task
+        inputs, ready, extra = image, {"image": image, "target": target}, batch
+        if isinstance(task, Samples | Texts):
+            inputs, target, extra = self._sorted_batch(image, target, batch)
+            ready = task.prepare(inputs, target)
+        if not self.training:
+            return self._evaluated(ready)
+        self._check(target, teacher_logits, extra)
+        number = next((one for one in (epoch, self.epoch) if one is not None), self._settled)
+        watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if watched:
+            self._watch.before(self)
+        logits, losses = self.distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
+        weight = self.distiller.monitor.get("weight")
+        weight = torch.ones(len(logits), device=logits.device) if weight is None else weight
+        step = Step(sum(losses.values()), losses, logits, weight)
+        if watched:
+            self._watch = self._watch.after(self, step, inputs, target)
+        return step
+
+    def _sorted_batch(self, image, target, batch):
+        """(inputs, labels, what the method reads) of the arguments of `forward`."""
+        extra = {name: batch.pop(name) for name in OF_METHODS if name in batch}
+        if image is None:
+            for name in LABELS:
+                target = batch.pop(name, target)
+            image, batch = batch, {}
+        if isinstance(image, Mapping) and not image:
+            raise UserError("kd() needs a batch: kd(x, y), kd(x), or the networks' own keywords")
+        return image, target, extra | batch
+
+    def _check(self, target, teacher_logits, extra):
+        distiller = self.distiller
+        reads = inspect.signature(distiller.sample_losses).parameters
+        if target is None and not isinstance(distiller.task, Texts):
+            if not distiller.needs_teacher:
+                raise UserError(f"{distiller.method} trains on labels alone: kd(x, y)")
+            if "target" in reads:
+                raise UserError(f"{distiller.method} reads the labels of the samples: kd(x, y)")
+        missing = [view for view in distiller.views[1:] if view not in extra]
+        if missing:
+            raise UserError(f"{distiller.method} compares two views of each image: kd(x, y, {missing[0]}=x_strong)")
+        if teacher_logits is not None and (distiller.inputs != "logits" or len(distiller.views) > 1):
+            what = "two views" if len(distiller.views) > 1 else "features"
+            raise UserError(
+                f"{distiller.method} reads the teacher's {what}: stored logits cannot stand in for its pass"
+            )
+        if "index" in reads and "index" not in extra:
+            raise UserError(f"{distiller.method} remembers every sample: kd(x, y, index=i), their numbers from 0")
+
+    def _evaluated(self, batch) -> Step:
+        task = self.distiller.task
+        output = task.run_student(self.distiller.deployed(), task.inputs(batch, "image"))
+        output = output.in_full() if hasattr(output, "in_full") else output
+        if batch["target"] is None or not batch.get("labelled", True):
+            return Step(None, {}, output.logits, None)
+        losses = task.supervised([output._replace(logits=output.logits.float())], batch["target"], 0.0)
+        return Step(sum(losses.values()), losses, output.logits, None)
+
+
+class Configured(Distillation):
+    """The distillation of a configuration file, with its data, see `from_config`."""
+
+    def __init__(self, run):
+        distiller = run.distiller
+        super().__init__(distiller, distiller.student, distiller.teacher)
+        self.run = run
+
+    def batches(self, epoch: int) -> Iterator[dict]:
+        """The training batches of an epoch (from 1), as `kd(**batch)` takes them; sets `epoch`, and the seed of each
+        step's random numbers, as a run by tools/train.py has them."""
+        from mdistiller.engine.trainer import step_seed
+
+        self.epoch = epoch
+        seed = self.run.cfg.EXPERIMENT.SEED
+        for number, batch in enumerate(self.run.data.train_batches(epoch, views=self.distiller.views)):
+            batch.pop("share", None)
+            torch.manual_seed(step_seed(seed, epoch, number))
+            yield batch
+
+    def evaluate(self, split: str = "test") -> dict[str, float]:
+        """The metrics of the deployed network, see the task of the data; leaves the modules in eval mode."""
+        self.eval()
+        batches = self.run.data.eval_batches(split)
+        return self.run.task.evaluate(self.distiller.deployed(), batches, self.run.device)

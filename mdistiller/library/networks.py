@@ -1,0 +1,252 @@
+"""Anybody's networks behind the interface that methods read: logits, and the outputs of modules as maps."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller.errors import UserError
+from mdistiller.models.base import Features, Network, Output, reason_of
+from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
+from mdistiller.models.wrappers import (
+    IMAGENET,
+    TimmNetwork,
+    TorchvisionNetwork,
+    Wrapped,
+    evenly,
+    first_convolution,
+    levels_of,
+)
+
+IMAGENET_SIZE = 224  # pixels a side that the networks of timm and torchvision are probed with, unless told otherwise
+TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier", "pretrained_cfg")
+
+
+def call(network: nn.Module, inputs: Any) -> Any:
+    """The network's output for a tensor, or for a mapping of its keywords."""
+    return network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+
+
+def logits_of(network: nn.Module, output: Any) -> Tensor:
+    """Logits (B, C) of what a network returns: them alone, (logits, more), or an object or mapping with `logits`.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise UserError(
+        f"{type(network).__name__} returns {type(output).__name__}; expected logits (B, C), a pair that begins with "
+        "them, or an object with `logits`"
+    )
+
+
+class Bare(Transparent):
+    """A network of which logits are read, and its own features where it returns (logits, a mapping of them)."""
+
+    def forward(self, *args, **keywords) -> Output:
+        output = self.inner(*args, **keywords)
+        pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping)
+        return Output(logits_of(self.inner, output), Features(output[1] if pair else {}))
+
+
+class Tapped(Wrapped):
+    """A network with the outputs of its modules `levels` (paths, the stem first) as `feats`.
+
+    `pooled` is the path of the classifier, whose input is `pooled_feat`; without it that is the mean of the last map.
+    """
+
+    def __init__(self, inner: nn.Module, levels: Sequence[str], pooled: str | None):
+        super().__init__(inner, None, IMAGENET, False)
+        self.levels = list(levels)
+        for name in dict.fromkeys(self.levels):
+            self.watch(name, inner.get_submodule(name))
+        if pooled is not None:
+            self.watch("pooled", inner.get_submodule(pooled), "input")
+
+    def forward(self, *args, **keywords) -> Output:
+        self.watching = True
+        logits = logits_of(self.inner, self.inner(*args, **keywords))
+        seen = self.collect()
+        missing = [name for name in self.levels if name not in seen]
+        if missing:
+            raise UserError(f"taps: {missing[0]} of {type(self.inner).__name__} takes no part in its forward pass")
+        last = channels_last(self.inner)
+        feats = [as_map(seen[name], name, last) for name in self.levels]
+        pooled = seen.get("pooled")
+        return self.output(logits, feats, pooled if isinstance(pooled, Tensor) and pooled.dim() in (2, 4) else None)
+
+
+def channels_last(network: nn.Module) -> bool:
+    """Whether the blocks of the network give maps (B, H, W, C), as Swin transformers do."""
+    return getattr(network, "output_fmt", None) == "NHWC" or type(network).__name__ == "SwinTransformer"
+
+
+def as_map(output: Any, name: str, last: bool = False) -> Tensor:
+    """A module's output as a map (B, C, H, W): tokens (B, N, C) without those before the square, or (B, C).
+
+    `last` says that maps have their channels last. Raises UserError for any other output.
+    """
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"taps: {name} gives {shape}; expected a map (B, C, H, W), tokens (B, N, C) or (B, C)")
+    if output.dim() == 2:
+        return output[:, :, None, None]
+    if output.dim() == 4:
+        square = output.shape[1] == output.shape[2]
+        return output.permute(0, 3, 1, 2) if last and square else output
+    side = int(output.shape[1] ** 0.5)
+    return output[:, output.shape[1] - side * side :].mT.unflatten(2, (side, side))
+
+
+def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, example: Callable[[nn.Module], Any]):
+    """The network with `Output`s: its own where it has them, the outputs at `taps`, or of modules found by probing.
+
+    Without `features` the method reads logits alone, and nothing is tapped. `example(network)` is an input to probe
+    with. Raises UserError for a path that the network has not, and where it cannot be probed.
+    """
+    if taps is not None:
+        inner = network.inner if isinstance(network, Wrapped) else network
+        return Tapped(inner, _with_stem(inner, taps), _classifier_path(inner, example))
+    if isinstance(network, Network | Transparent):
+        return network
+    if not features:
+        return Bare(network)
+    if all(hasattr(network, name) for name in TIMM_NEEDS):
+        return TimmNetwork(network, None, new_head=False)
+    if type(network).__module__.startswith("torchvision.models"):
+        inputs = example(network)
+        return TorchvisionNetwork(network, None, False, levels_of(network, inputs.shape[-1]))
+    return _probed(network, example)
+
+
+def _with_stem(network, taps):
+    known = dict(network.named_modules())
+    for name in taps:
+        if name not in known or not name:
+            near = difflib.get_close_matches(name, [key for key in known if key], n=3)
+            hint = ", ".join(near) or ", ".join(key for key, _ in network.named_children())
+            raise UserError(f"taps: {type(network).__name__} has no module {name!r}; nearest: {hint}")
+    stem = first_convolution(network)  # level 0, which methods leave out
+    names = [name for name, module in known.items() if module is stem and stem is not None]
+    return [*(names[:1] or taps[:1]), *taps]
+
+
+def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Module, tuple, Any]]]:
+    """What one pass in eval mode gives, and (path, module, arguments, output) of each module in the order they end."""
+    seen: list = []
+
+    def note(name, module, args, output):
+        seen.append((name, module, args, output))
+
+    handles = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            return call(network.eval(), inputs), seen
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, from somebody else's network
+        raise UserError(
+            f"{type(network).__name__} cannot be probed ({reason_of(error)}): pass a batch of your own inputs "
+            "(example=x), or the pixels a side of its images (image_size=...)"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _classifier_path(network, example):
+    """The path of the linear layer that gives the logits, None without one."""
+    output, seen = record(network, example(network))
+    logits = logits_of(network, output)
+    linear = [
+        name for name, module, _, output in seen if isinstance(module, nn.Linear) and output.shape == logits.shape
+    ]
+    return linear[-1] if linear else None
+
+
+def _probed(network, example):
+    output, seen = record(network, example(network))
+    logits = logits_of(network, output)
+    own = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping) and "feats" in output[1]
+    if own:
+        return Bare(network)
+    levels = _maps_by_size(seen) or _blocks(network, seen)
+    if not levels:
+        return Bare(network)  # the method says which features it misses
+    linear = [name for name, module, _, out in seen if isinstance(module, nn.Linear) and out.shape == logits.shape]
+    return Tapped(network, _with_stem(network, levels), linear[-1] if linear else None)
+
+
+def _maps_by_size(seen):
+    """The last module at each size of maps, from large to small, while sizes fall; [] for fewer than two sizes."""
+    last: dict[int, str] = {}
+    for name, _, _, output in seen:
+        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+            last[output.shape[2]] = name
+    return [last[size] for size in sorted(last, reverse=True)] if len(last) > 1 else []
+
+
+def _blocks(network, seen):
+    """Four evenly spaced blocks of the longest list of modules whose outputs are tokens (B, N, C)."""
+    tokens = {name for name, _, _, output in seen if _first(output) is not None and _first(output).dim() == 3}
+    lists = [
+        [f"{name}.{child}" for child, _ in module.named_children()]
+        for name, module in network.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+    ]
+    lists = [[path for path in paths if path in tokens] for paths in lists]
+    longest = max(lists, key=len, default=[])
+    return [longest[index] for index in evenly(len(longest))] if len(longest) > 1 else []
+
+
+def _first(output):
+    output = output[0] if isinstance(output, tuple | list) and output else output
+    return output if isinstance(output, Tensor) else None
+
+
+class Metadata:
+    """What a network's library says of its images: `normalisation` (mean, deviation) and `size` (pixels), or None.
+
+    `fixed` is the one size that the network takes, None where it takes any.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.normalisation: Normalisation | None = None
+        self.size: int | None = None
+        self.fixed: int | None = None
+        inner = network.inner if isinstance(network, Wrapped) else network
+        settings = getattr(inner, "pretrained_cfg", None)
+        if isinstance(settings, Mapping) and "mean" in settings:
+            self.normalisation = tuple(settings["mean"]), tuple(settings["std"])
+            self.size = tuple(settings.get("input_size") or (3, IMAGENET_SIZE, IMAGENET_SIZE))[-1]
+            patches = getattr(inner, "patch_embed", None)
+            size = getattr(patches, "img_size", None)
+            if settings.get("fixed_input_size") and size is not None and getattr(patches, "strict_img_size", True):
+                self.fixed = self.size = size[-1] if isinstance(size, Sequence) else size
+        elif type(inner).__module__.startswith("torchvision.models"):
+            self.normalisation, self.size = IMAGENET, IMAGENET_SIZE
+            if isinstance(getattr(inner, "image_size", None), int):
+                self.fixed = self.size = inner.image_size
+
+
+def at_own_input(network: nn.Module, own: Metadata, data: Normalisation | None, size: int | None) -> nn.Module:
+    """The teacher on the data's images, brought to its own normalisation and size where its library tells another."""
+    if data is None or own.normalisation is None:
+        return network
+    resize = own.fixed if own.fixed != size else None
+    same = all(torch.allclose(torch.tensor(a), torch.tensor(b)) for a, b in zip(data, own.normalisation, strict=True))
+    return network if same and resize is None else AtInputSize(network, resize, data, own.normalisation)

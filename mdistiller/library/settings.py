@@ -1,0 +1,90 @@
+"""Keywords of `distill` as configuration: a method's own settings by their bare names, in either case."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from mdistiller.config import load_cfg
+from mdistiller.config.key import flat_keys
+from mdistiller.config.keys import EA
+from mdistiller.config.stated import COMMAND_LINE
+from mdistiller.config.words import nearest
+from mdistiller.distillers import DISTILLERS
+from mdistiller.errors import UserError
+
+SOURCE = "distill"  # who set a key, in messages
+GENERAL = {  # settings that are no method's
+    "LS": "DISTILLER.LS",
+    "LABEL_SMOOTHING": "SOLVER.LABEL_SMOOTHING",
+    "EPOCHS": "SOLVER.EPOCHS",
+    "BATCH_SIZE": "SOLVER.BATCH_SIZE",
+    **{f"EA_{name}": f"EA.{name}" for name in EA},
+    **{f"LM_{name}": f"LM.{name}" for name in ("LOSS_CHUNK", "REDUCTION")},
+}
+
+
+def canonical_method(name: str, task: str) -> str:
+    """The registered name of a method, "dkd" or "EA-DKD". Raises UserError that names the nearest ones."""
+    try:
+        return DISTILLERS.canonical(name, task)
+    except UserError as error:
+        raise UserError(f"{SOURCE}: {error}") from None
+
+
+def settings(method: str, task: str, keywords: Mapping[str, Any]) -> CfgNode:
+    """The configuration of a method under `keywords`. Raises UserError for a keyword or value that it does not have.
+
+    A key `LOSS.CE_WEIGHT` of the method's node is the keyword LOSS_CE_WEIGHT or CE_WEIGHT. Keys of other nodes that the
+    method reads are KD_TEMPERATURE or, where its own node has no such key, TEMPERATURE.
+    """
+    known = known_keywords(method)
+    options: list[Any] = ["TASK.TYPE", task, "DISTILLER.TYPE", method]
+    for keyword, value in _flat(keywords):
+        if keyword.upper() not in known:
+            near = nearest(keyword.upper(), list(known))
+            hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
+            raise UserError(f"{SOURCE}: {keyword} is no setting of {method}; {hint}")
+        options += [known[keyword.upper()], value]
+    return load(None, options, SOURCE)
+
+
+def load(path: str | Path | None, overrides: Sequence, source: str) -> CfgNode:
+    """`load_cfg`, whose errors name `source` as the origin of the overrides."""
+    try:
+        return load_cfg(path, overrides)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{COMMAND_LINE}:", f"{source}:", 1)) from error.__cause__
+
+
+def known_keywords(method: str) -> dict[str, str]:
+    """Keyword in capitals -> key of the configuration, for a registered method."""
+    cls, found = DISTILLERS[method], {}
+    nodes = {other.config_key: other.defaults for other in DISTILLERS.values() if other.defaults}
+    for node in (cls.config_key, *cls.reads):
+        names = [name.replace(".", "_") for name in flat_keys(nodes.get(node, {}))]
+        lasts = [name.split(".")[-1] for name in flat_keys(nodes.get(node, {}))]
+        for name, last, key in zip(names, lasts, flat_keys(nodes.get(node, {})), strict=True):
+            if node != cls.config_key:
+                found.setdefault(f"{node}_{name}".upper(), f"{node}.{key}")
+            found.setdefault(name.upper(), f"{node}.{key}")
+            if lasts.count(last) == 1:
+                found.setdefault(last.upper(), f"{node}.{key}")
+    return GENERAL | found
+
+
+def _flat(keywords, prefix=""):
+    for name, value in keywords.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}_")
+        else:
+            yield prefix + name, value
+
+
+def settled_epoch(cfg: CfgNode, method: str) -> int:
+    """The first epoch after every warm-up of the method: 1 where it has none."""
+    cls = DISTILLERS[method]
+    node = cfg[cls.config_key] if cls.defaults else {}
+    ramps = [value for name, value in node.items() if name.startswith("WARMUP")]
+    return 1 + int(max(ramps, default=0))

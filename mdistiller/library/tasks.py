@@ -1,0 +1,122 @@
+"""Tasks of a loop of one's own: a batch holds what the user's networks take, and perhaps no labels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdistiller.errors import UserError
+from mdistiller.library.networks import call
+from mdistiller.models.base import Output
+from mdistiller.models.language import LanguageModel, check_head
+from mdistiller.tasks import TaskOutput
+from mdistiller.tasks.classification import Classification
+from mdistiller.tasks.language import Language
+
+IGNORED = -100  # the label of a token that no loss reads, as transformers has it
+
+
+class Samples(Classification):
+    """One label a sample, or none; the inputs are a tensor, or a mapping of the networks' keywords."""
+
+    def __init__(self, cfg, info, example: Callable[[Tensor], Any]):
+        super().__init__(cfg, info)
+        self.example = example
+        self.kept: dict[str, Tensor] | None = None  # what the networks gave, where a check asks for it
+
+    def prepare(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
+        """A batch of the distiller."""
+        return {"image": inputs, "target": target}
+
+    def run_student(self, network, inputs) -> Output:
+        return self._note("student", call(network, inputs))
+
+    def run_teacher(self, network, inputs, student=None) -> Output:
+        return self._note("teacher", call(network, inputs))
+
+    def _note(self, role, output):
+        if self.kept is not None:
+            self.kept[role] = output.logits.detach()
+        return output
+
+    def supervised(self, outputs, target, label_smoothing):
+        return {} if target is None else super().supervised(outputs, target, label_smoothing)
+
+    def progress(self, logits, target):
+        return {} if target is None else super().progress(logits, target)
+
+    def blank_inputs(self, size, like):
+        return self.example(like)
+
+
+class Texts(Language):
+    """Causal language models of transformers: a sample is a token that has a label, and its logits come before it.
+
+    Without labels all tokens but the first of each row are samples.
+    """
+
+    def prepare(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
+        """A batch of the distiller from input_ids, attention_mask and labels (B, L each), -100 for no label."""
+        inputs = {"input_ids": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+        ids = inputs.pop("input_ids", None)
+        mask = inputs.pop("attention_mask", None)
+        if ids is None or inputs:
+            found = ", ".join(inputs) or "no input_ids"
+            raise UserError(f"a language model is given input_ids, attention_mask and labels; found {found}")
+        mask = torch.ones_like(ids) if mask is None else mask
+        known = mask.bool() if target is None else target != IGNORED
+        wanted = torch.zeros_like(known)
+        wanted[:, :-1] = known[:, 1:]
+        positions = wanted.flatten().nonzero()[
+            :, 0
+        ]  # waits for the device: how many samples there are is in the labels
+        following = positions + 1
+        return {
+            "ids": ids,
+            "mask": mask,
+            "places": (mask.cumsum(1) - 1).clamp_min(0),
+            "positions": positions,
+            "group": positions // ids.shape[1],
+            "target": (ids if target is None else target).flatten()[following],
+            "labelled": target is not None,
+        }
+
+    def _run(self, network, inputs):
+        output = super()._run(network, inputs)
+        return output if self.cfg.LM.LOSS_CHUNK else output.in_full()
+
+    def run_teacher(self, network, inputs, student=None) -> TaskOutput:
+        return self._run(network, inputs)
+
+    def inputs(self, batch, view):
+        self.labelled = batch["labelled"]
+        return super().inputs(batch, view)
+
+    def supervised(self, outputs, target, label_smoothing):
+        return super().supervised(outputs, target, label_smoothing) if self.labelled else {}
+
+
+def causal(network: nn.Module) -> bool:
+    """Whether the network is a causal language model of transformers, bare or behind our interface."""
+    if isinstance(network, LanguageModel):
+        return True
+    config = getattr(network, "config", None)
+    head = getattr(network, "get_output_embeddings", lambda: None)() if hasattr(config, "vocab_size") else None
+    return isinstance(head, nn.Module) and not getattr(config, "is_encoder_decoder", False)
+
+
+def as_language_model(network: nn.Module) -> LanguageModel:
+    """A causal model of transformers behind our interface; its own setting for generation stays. Raises UserError."""
+    if isinstance(network, LanguageModel):
+        return network
+    if not causal(network):
+        raise UserError(
+            f"{type(network).__name__} is no causal language model of transformers, as the other network is"
+        )
+    keeps_cache = network.config.use_cache
+    wrapped = LanguageModel(network)
+    network.config.use_cache = keeps_cache
+    if next(network.parameters()).device.type == "cpu":
+        check_head(wrapped, type(network).__name__)
+    return wrapped
