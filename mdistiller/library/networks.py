@@ -22,7 +22,7 @@ from mdistiller.models.wrappers import (
 )
 
 IMAGENET_SIZE = 224  # pixels a side that the networks of timm and torchvision are probed with, unless told otherwise
-TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier", "pretrained_cfg")
+TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier")
 
 
 def call(network: nn.Module, inputs: Any) -> Any:
@@ -194,9 +194,12 @@ def _probed(network, example):
 def _maps_by_size(seen):
     """The last module at each size of maps, from large to small, while sizes fall; [] for fewer than two sizes."""
     last: dict[int, str] = {}
+    aspect = None  # that of the first map: what else has four dimensions belongs to attention
     for name, _, _, output in seen:
         if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            last[output.shape[2]] = name
+            aspect = aspect or output.shape[2] / output.shape[3]
+            if output.shape[2] / output.shape[3] == aspect:
+                last[output.shape[2]] = name
     return [last[size] for size in sorted(last, reverse=True)] if len(last) > 1 else []
 
 

@@ -118,7 +118,7 @@ class TimmNetwork(Wrapped):
     """A network of timm. The stages are those of `forward_intermediates`, which also gives the logits."""
 
     def __init__(self, inner: nn.Module, input_size: int | None, new_head: bool):
-        settings = inner.pretrained_cfg
+        settings = getattr(inner, "pretrained_cfg", None) or {"mean": IMAGENET[0], "std": IMAGENET[1]}
         super().__init__(inner, input_size, (settings["mean"], settings["std"]), new_head)
         reductions = [stage["reduction"] for stage in inner.feature_info]
         one_size = len(set(reductions)) == 1 and len(reductions) > TRANSFORMER_LEVELS
