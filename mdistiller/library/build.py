@@ -62,7 +62,8 @@ def distill(
 
     The student sees the batch as it is. A teacher of timm or torchvision gets it in its own normalisation, and size
     where it takes one only; `normalization` is the batch's: (mean, deviation), "student" for what the student's library
-    says, or None, which leaves the images alone. CRD needs the training set's labels, `targets` (N,).
+    says, or None, which leaves the images alone. Methods that remember every training image need the training set's
+    labels, `targets` (N,).
 
     Raises UserError, in one line, for whatever does not fit.
     """

@@ -184,15 +184,19 @@ def _probed(network, example):
     own = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping) and "feats" in output[1]
     if own:
         return Bare(network)
-    levels = _maps_by_size(seen) or _blocks(network, seen)
-    if not levels:
-        return Bare(network)  # the method says which features it misses
+    maps = _maps_by_size(seen)
+    levels = maps if len(maps) > 1 else _blocks(network, seen) or maps
     linear = [name for name, module, _, out in seen if isinstance(module, nn.Linear) and out.shape == logits.shape]
-    return Tapped(network, _with_stem(network, levels), linear[-1] if linear else None)
+    if not levels and not linear:
+        return Bare(network)  # the method says which features it misses
+    names = _with_stem(network, levels) if levels else []
+    if len(names) > 2 and names[0] == names[1]:
+        names = names[1:]  # the stem is the one module of its size
+    return Tapped(network, names, linear[-1] if linear else None)
 
 
 def _maps_by_size(seen):
-    """The last module at each size of maps, from large to small, while sizes fall; [] for fewer than two sizes."""
+    """The last module at each size of maps, from large to small."""
     last: dict[int, str] = {}
     aspect = None  # that of the first map: what else has four dimensions belongs to attention
     for name, _, _, output in seen:
@@ -200,7 +204,7 @@ def _maps_by_size(seen):
             aspect = aspect or output.shape[2] / output.shape[3]
             if output.shape[2] / output.shape[3] == aspect:
                 last[output.shape[2]] = name
-    return [last[size] for size in sorted(last, reverse=True)] if len(last) > 1 else []
+    return [last[size] for size in sorted(last, reverse=True)]
 
 
 def _blocks(network, seen):

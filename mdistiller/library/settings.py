@@ -63,14 +63,14 @@ def known_keywords(method: str) -> dict[str, str]:
     cls, found = DISTILLERS[method], {}
     nodes = {other.config_key: other.defaults for other in DISTILLERS.values() if other.defaults}
     for node in (cls.config_key, *cls.reads):
-        names = [name.replace(".", "_") for name in flat_keys(nodes.get(node, {}))]
-        lasts = [name.split(".")[-1] for name in flat_keys(nodes.get(node, {}))]
-        for name, last, key in zip(names, lasts, flat_keys(nodes.get(node, {})), strict=True):
+        keys = list(flat_keys(nodes.get(node, {})))
+        lasts = [key.split(".")[-1] for key in keys]
+        for key, last in zip(keys, lasts, strict=True):
+            names = [key.replace(".", "_"), *([last] if lasts.count(last) == 1 else [])]
             if node != cls.config_key:
-                found.setdefault(f"{node}_{name}".upper(), f"{node}.{key}")
-            found.setdefault(name.upper(), f"{node}.{key}")
-            if lasts.count(last) == 1:
-                found.setdefault(last.upper(), f"{node}.{key}")
+                names = [f"{node}_{name}" for name in names] + names
+            for name in names:
+                found.setdefault(name.upper(), f"{node}.{key}")
     return GENERAL | found
 
 

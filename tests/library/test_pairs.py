@@ -58,5 +58,5 @@ def test_every_method_learns_from_bare_networks_or_says_what_it_misses(library, 
     assert out.logits.shape == (4, 10) and out.weight.shape == (4,)
     assert bool((out.weight == 1).all()) != (DISTILLERS[name].weighted and DISTILLERS[name].needs_teacher)
     assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
-    assert all(p.grad is None for p in teacher.parameters()) and not teacher.state_dict().keys() & kd.state_dict().keys()
+    assert all(p.grad is None for p in teacher.parameters())
     assert kd.student is student and kd.teacher is teacher

@@ -43,8 +43,7 @@ class FirstStep:
         moved = {name for name, parameter in kd.distiller.named_parameters() if self._moved(name, parameter)}
         if not any(name.startswith("student.") for name in moved):
             return self if self.steps < PATIENCE else self._end()
-        left = sorted(self.received - moved)
-        own = [name for name in left if not name.startswith("student.")]
+        own = [name for name in self.versions if name in self.received - moved and not name.startswith("student.")]
         if own:
             report(
                 [

@@ -1,0 +1,226 @@
+"""The library for loops of one's own: its numbers, what it accepts, and what it says where something is wrong."""
+
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import mdistiller
+from mdistiller.distillers import DISTILLERS
+from mdistiller.errors import UserError
+from mdistiller.library import distill, from_config
+from mdistiller.losses import dkd_loss, ea_weight, kd_loss
+from mdistiller.models import build_model
+from tests.distillers.support import tiny_batch, tiny_distiller
+from tests.engine.support import REPOSITORY, SMALL, run
+
+IMAGES, LABELS = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(6)
+
+
+class Own(nn.Module):
+    """A small network of one's own, whose output is made by `wrap`."""
+
+    def __init__(self, width=8, wrap=lambda logits: logits):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, 2, 1)
+        self.layer1 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU())
+        self.fc, self.wrap = nn.Linear(2 * width, 10), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.layer2(self.layer1(self.stem(x))).mean((2, 3))))
+
+
+def own_pair(**options):
+    torch.manual_seed(0)
+    return Own(**options), Own(16)
+
+
+@pytest.mark.parametrize("method", ["EA-DKD", "CRD"])
+def test_an_epoch_of_a_loop_is_that_of_the_trainer_bit_for_bit(method, tmp_path):
+    short = ["SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", "[]", "SOLVER.LR", 0.05]
+    folder = run(tmp_path, method, *short)
+    options = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(tmp_path), *short]
+    kd = from_config(None, *SMALL, *options)
+    optimizer = torch.optim.SGD(kd.learnable_parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    kd.train()
+    for batch in kd.batches(epoch=1):
+        optimizer.zero_grad()
+        kd(**batch).loss.backward()
+        optimizer.step()
+    trained = torch.load(folder / "student_latest.pth", weights_only=True)["model"]
+    assert all(torch.equal(value, trained[name]) for name, value in kd.student.state_dict().items())
+    whole = torch.load(folder / "latest.pth", weights_only=True)["model"]
+    assert all(torch.equal(value, whole[name]) for name, value in kd.state_dict().items())
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert f'"test_top1": {kd.evaluate()["top1"]}' in line
+
+
+@pytest.mark.parametrize("method", ["EA-KD", "EA-VID", "MLD"])
+def test_distill_around_our_networks_gives_the_losses_of_the_same_distiller(method):
+    expected, batch = tiny_distiller(method, "EA.TEMPERATURE", 2.0), tiny_batch()
+    torch.manual_seed(0)
+    kd = distill(build_model("resnet8", 10), build_model("resnet14", 10), method, ea_temperature=2.0)
+    names = expected.state_dict()
+    assert list(kd.state_dict()) == list(names)
+    kd.load_state_dict(names)
+    kd.epoch = batch.pop("epoch")
+    losses = expected(**batch, epoch=2)[1]
+    out = kd(batch.pop("image"), batch.pop("target"), **batch)
+    assert list(out.losses) == list(losses) and all(torch.equal(out.losses[name], losses[name]) for name in losses)
+
+
+def test_numbers_are_those_of_the_pure_functions():
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "EA-DKD", ALPHA=1.0, beta=8.0, T=4.0, CE_WEIGHT=0.5)
+    out = kd(IMAGES, LABELS)
+    z_s, z_t = out.logits, teacher(IMAGES)
+    weight = mdistiller.ea_weight(z_s, z_t)
+    torch.testing.assert_close(out.weight, weight)
+    loss = (weight * mdistiller.losses.dkd_loss(z_s, z_t, LABELS, 1.0, 8.0, 4.0)).mean()
+    torch.testing.assert_close(out.losses["dkd"], loss)  # no epoch was told: the warm-up counts as over
+    torch.testing.assert_close(out.losses["ce"], 0.5 * nn.functional.cross_entropy(z_s, LABELS))
+    torch.testing.assert_close(kd(IMAGES, LABELS, epoch=5).losses["dkd"] * 4, loss)  # 5 of its 20 epochs
+    assert mdistiller.losses.dkd_loss is dkd_loss and mdistiller.ea_weight is ea_weight
+
+
+def test_without_labels_and_with_stored_logits():
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "KD", TEMPERATURE=2.0, KD_WEIGHT=1.0)
+    out = kd(IMAGES)
+    assert list(out.losses) == ["kd"] and bool((out.weight == 1).all())
+    stored = torch.randn(6, 10)
+    torch.testing.assert_close(
+        kd(IMAGES, teacher_logits=stored).loss, kd_loss(out.logits, stored, 2.0).mean(), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(UserError, match="^DKD reads the labels"):
+        distill(*own_pair(), "DKD")(IMAGES)
+    with pytest.raises(UserError, match="^VID reads the teacher's features: stored logits cannot"):
+        distill(*own_pair(), "VID")(IMAGES, LABELS, teacher_logits=stored)
+    with pytest.raises(UserError, match="^MLD compares two views of each image"):
+        distill(*own_pair(), "MLD")(IMAGES, LABELS)
+    with pytest.raises(UserError, match="^CRD remembers every sample"):
+        distill(*own_pair(), "CRD", targets=LABELS)(IMAGES, LABELS)
+
+
+def test_taps_are_the_outputs_of_the_modules_that_are_named():
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "AT", taps=(["layer2"], ["layer2.2"]))
+    out = kd(IMAGES, LABELS)
+    maps = student.layer2(student.layer1(student.stem(IMAGES))), teacher.layer2(teacher.layer1(teacher.stem(IMAGES)))
+    expected = 1000 * mdistiller.losses.at_loss([maps[0]], [maps[1]]).mean()
+    torch.testing.assert_close(out.losses["attention"], expected, rtol=1e-4, atol=1e-6)
+    probed = distill(*own_pair(), "AT").distiller.dry_run()
+    assert [feat.shape[1:] for feat in probed[0].features["feats"]] == [(8, 16, 16), (8, 8, 8), (16, 4, 4)]
+    with pytest.raises(UserError, match=r"^taps: Own has no module 'layer3'; nearest: layer"):
+        distill(*own_pair(), "AT", taps=["layer1", "layer3"])
+    with pytest.raises(UserError, match="^taps: expected as many of the student as of the teacher; found 1 and 2"):
+        distill(*own_pair(), "AT", taps=(["layer1"], ["layer1", "layer2"]))
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda logits: logits, lambda logits: (logits, {}), lambda logits: SimpleNamespace(logits=logits),
+    lambda logits: {"logits": logits},
+], ids=["tensor", "pair", "object", "mapping"])
+def test_networks_may_return_logits_in_any_usual_form(wrap):
+    for method in ("EA-KD", "SP"):
+        assert torch.isfinite(distill(*own_pair(wrap=wrap), method)(IMAGES, LABELS).loss)
+
+
+def test_the_teacher_is_outside_of_everything_and_the_student_is_saved_alone():
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "VID")
+    names = {id(parameter) for parameter in kd.learnable_parameters()}
+    assert not names & {id(parameter) for parameter in teacher.parameters()}
+    assert not any(parameter.requires_grad for parameter in teacher.parameters()) and not teacher.training
+    kd.train()
+    assert student.training and not teacher.training
+    assert set(student.state_dict()) == {name[8:] for name in kd.state_dict() if name.startswith("student.")}
+    assert any(name.startswith("regressors.") for name in kd.state_dict())
+    out = kd.eval()(IMAGES, LABELS)
+    assert out.weight is None and list(out.losses) == ["ce"] and not out.logits.isnan().any()
+    assert torch.equal(kd(IMAGES).logits, student(IMAGES)) and kd(IMAGES).loss is None
+    kd.double()
+    assert next(teacher.parameters()).dtype == torch.float64
+
+
+def test_a_teacher_of_another_normalisation_gets_its_own():
+    student, teacher = own_pair()
+    mine, its = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
+    teacher.pretrained_cfg = {"mean": its[0], "std": its[1], "input_size": (3, 32, 32)}  # as timm's networks tell it
+    kd = distill(student, teacher, "KD", normalization=mine)
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in its)
+    expected = teacher((IMAGES * 0.25 + 0.5 - mean) / deviation)
+    found = []
+    teacher.register_forward_hook(lambda module, args, output: found.append(output))
+    kd(IMAGES)
+    torch.testing.assert_close(found[0], expected)
+    assert torch.equal(kd.eval()(IMAGES).logits, student(IMAGES))  # the student sees the images as they come
+    plain = distill(*own_pair(), "KD", normalization=None)
+    assert plain.distiller.teacher.inner is plain.teacher
+
+
+@pytest.mark.parametrize("call, line", [
+    (lambda: distill(*own_pair(), "EA-DKD", BTEA=8), "distill: BTEA is no setting of EA-DKD; nearest: BETA"),
+    (lambda: distill(*own_pair(), "EA-DKD", BETA="x"), "distill: DKD.BETA: expected float, found 'x'"),
+    (lambda: distill(*own_pair(), "DKDD"), "distill: unknown method 'DKDD'; nearest: DKD"),
+    (lambda: distill("resnet8", Own(), "KD"), "distill: student 'resnet8' is a name: say its classes"),
+    (lambda: distill(Own(), "resnet8", "KD", num_classes=10), "distill: teacher 'resnet8' is a name: say its weights"),
+    (lambda: distill(Own(), None, "KD"), "distill: KD needs a teacher; found None"),
+    (lambda: distill(*own_pair(), "CRD"), "distill: CRD remembers every training image"),
+    (lambda: distill(*own_pair(wrap=str), "SP"), "Own returns str; expected logits"),
+    (lambda: distill(*own_pair(), "SP", example=torch.zeros(1, 4, 8, 8)), "Own cannot be probed"),
+    (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
+], ids=range(10))
+def test_what_is_wrong_is_said_in_one_line(call, line):
+    with pytest.raises(UserError) as told:
+        call()
+    assert str(told.value).startswith(line) and "\n" not in str(told.value)
+
+
+def test_settings_of_nodes_that_a_method_reads_and_names_of_networks():
+    kd = distill("resnet8", "resnet14", "MLD", num_classes=10, teacher_checkpoint="random", temperature=7,
+                 KD_KD_WEIGHT=2)
+    assert (kd.distiller.temperature, kd.distiller.kd_weight) == (7.0, 2.0)
+    kd = distill(*own_pair(), "KD", LOSS={"CE_WEIGHT": 0.25}, EA_KIND="constant", LS=True)
+    assert kd.distiller.ce_weight == 0.25 and kd.distiller.logit_standardization
+
+
+def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
+    caplog.set_level(logging.WARNING, "mdistiller")
+    for forgetful in (True, False):
+        kd = distill(*own_pair(), "VID")
+        optimizer = torch.optim.SGD(kd.student.parameters() if forgetful else kd.learnable_parameters(), 0.1)
+        caplog.clear()
+        for _ in range(2):
+            kd(IMAGES, LABELS).loss.backward()
+            assert not [record for record in caplog.records if "optimiser" in record.message]
+        optimizer.step()
+        kd(IMAGES, LABELS)
+        told = [record.message for record in caplog.records if "optimiser" in record.message]
+        assert len(told) == forgetful and all("not regressors.0.0.weight of VID" in line for line in told)
+        assert not kd.checked  # nothing is watched any more
+
+
+def test_methods_are_listed_with_a_line_each():
+    lines = mdistiller.methods()
+    assert set(lines) == set(DISTILLERS) and all(line and "\n" not in line for line in lines.values())
+
+
+def test_the_package_and_its_losses_import_torch_alone():
+    code = """
+import sys, torch
+before = set(sys.modules)
+import mdistiller
+assert not any(name.startswith("mdistiller.") for name in sys.modules)
+import mdistiller.losses
+new = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names) - {"torch"}
+assert new == {"mdistiller"}, new
+assert {name.split(".")[1] for name in sys.modules if name.startswith("mdistiller.")} == {"losses", "functional"}
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

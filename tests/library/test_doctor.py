@@ -1,0 +1,269 @@
+"""Faults planted one at a time: `diagnose` names each in one line, and finds nothing where nothing is wrong."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.distillers import DISTILLERS, Distiller, register
+from mdistiller.errors import UserError
+from mdistiller.library import distill
+from mdistiller.library.doctor import diagnose
+
+CLASSES, SIDE, MEAN, DEVIATION = 8, 8, 0.5, 0.25
+PIXELS = torch.rand(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))  # a picture for each class
+PIXELS[:, 1] = PIXELS[0, 1]  # red and blue alone, off the diagonal, tell classes apart
+PIXELS.diagonal(dim1=2, dim2=3)[:] = 0.5
+
+
+def normalised(pixels):
+    return (pixels - MEAN) / DEVIATION
+
+
+class Student(nn.Module):
+    def __init__(self, classes=CLASSES, wrap=lambda logits: logits):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.fc, self.wrap = nn.Linear(8, classes), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.body(x).mean((2, 3))))
+
+
+class Teacher(nn.Module):
+    """Knows the nearest picture: right on every image, as its library's normalisation has them."""
+
+    pretrained_cfg = {"mean": (MEAN,) * 3, "std": (DEVIATION,) * 3, "input_size": (3, SIDE, SIDE)}
+
+    def __init__(self, wrap=lambda logits: logits):
+        super().__init__()
+        pictures = normalised(PIXELS).flatten(1)
+        self.body, self.drop = nn.Conv2d(3, 3, 1), nn.Dropout(0.3)
+        self.fc, self.wrap = nn.Linear(pictures.shape[1], CLASSES), wrap
+        with torch.no_grad():
+            self.body.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.body.bias.zero_()
+            self.fc.weight.copy_(pictures / 60)
+            self.fc.bias.copy_(-pictures.square().sum(1) / 120)
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.drop(self.body(x).flatten(1))))
+
+
+def healthy(method="KD", student=None, teacher=None, **settings):
+    torch.manual_seed(1)
+    return distill(student or Student(), teacher or Teacher(), method, image_size=SIDE, **settings)
+
+
+def pixels_and_labels(number=40):
+    generator = torch.Generator().manual_seed(2)
+    target = torch.randperm(number, generator=generator) % CLASSES
+    noise = 0.02 * torch.randn(number, 3, SIDE, SIDE, generator=generator)
+    return (PIXELS[target] + noise).clamp(0, 1), target
+
+
+P, Y = pixels_and_labels()
+X = normalised(P)
+
+
+@pytest.mark.parametrize("method, batch", [
+    ("KD", (X, Y)), ("EA-DKD", (X, Y)), ("EA-VID", (X, Y)), ("KD", X),
+    ("MLD", {"image": X, "target": Y, "image_strong": X}),
+    ("CRD", {"image": X, "target": Y, "index": torch.arange(40)}),
+])
+def test_nothing_is_found_and_nothing_changed_where_nothing_is_wrong(method, batch):
+    kd = healthy(method, targets=Y)
+    optimizer = torch.optim.SGD(kd.learnable_parameters(), 0.1)
+    state, draws = deepcopy(kd.state_dict()), torch.get_rng_state()
+    assert diagnose(kd, batch, optimizer=optimizer, checkpoint=kd.teacher.state_dict()) == []
+    assert all(torch.equal(value, state[name]) for name, value in kd.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), draws) and kd.training and kd.checked
+    assert all(parameter.grad is None for parameter in kd.parameters())
+
+
+def with_teacher(change, method="KD", **settings):
+    kd = healthy(method, **settings)
+    change(kd.teacher)
+    return kd, (X, Y), {}
+
+
+def with_student(change, method="KD"):
+    kd = healthy(method)
+    change(kd.student)
+    return kd, (X, Y), {}
+
+
+def with_batch(*batch):
+    return healthy(), batch, {}
+
+
+def with_optimizer(parameters, method="VID", rate=0.1):
+    kd = healthy(method)
+    return kd, (X, Y), {"optimizer": torch.optim.SGD(parameters(kd), rate)}
+
+
+def with_loss(loss, temperature=4.0):
+    return healthy(temperature=temperature), (X, Y), {"loss": loss}
+
+
+def with_checkpoint(change):
+    kd = healthy()
+    return kd, (X, Y), {"checkpoint": change(kd.teacher.state_dict())}
+
+
+def with_stored(logits):
+    kd = healthy()
+    return kd, {"image": X, "target": Y, "teacher_logits": logits(kd.teacher(X).detach())}, {}
+
+
+def one_network():
+    network = Student()
+    kd = healthy(student=network, teacher=network)
+    network.requires_grad_(True)
+    return kd, (X, Y), {}
+
+
+def a_shared_layer():
+    teacher, student = Student(), Student()
+    student.fc = teacher.fc
+    return healthy(student=student, teacher=teacher), (X, Y), {}
+
+
+def fill(module, value):
+    with torch.no_grad():
+        next(module.parameters()).fill_(value)
+
+
+def own_method(loss, name):
+    """A method of one's own with this loss of (student, teacher), for the life of the test."""
+    method = type(name, (Distiller,), {"sample_losses": lambda self, student, teacher, **batch:
+                                       {"own": loss(student.logits, teacher.logits)}, "__doc__": "Planted."})
+    if name not in DISTILLERS:
+        register(name)(method)
+    kd = healthy(name)
+    for key in (name, f"EA-{name}"):
+        del DISTILLERS[key]
+    return kd, (X, Y), {}
+
+
+def half_teacher():
+    """A teacher in float16 whose logits overflow it."""
+    def in_half(logits):
+        return (1e5 * logits).half()
+    return healthy(teacher=Teacher(wrap=in_half)), (X, Y), {}
+
+
+def kl(student, teacher, temperature=4.0, reduction="batchmean", wrong_way=False):
+    if wrong_way:
+        student, teacher = teacher, student
+    return F.kl_div(F.log_softmax(student / temperature, 1), F.softmax(teacher / temperature, 1), reduction=reduction)
+
+
+FAULTS = {
+    "same network": one_network,
+    "shared parameters": a_shared_layer,
+    "student frozen": lambda: with_student(lambda net: net.requires_grad_(False)),
+    "student in float16": lambda: with_student(lambda net: net.half()),
+    "student not finite": lambda: with_student(lambda net: fill(net, float("nan"))),
+    "teacher in train mode": lambda: with_teacher(lambda net: net.fc.train()),
+    "dropout in the teacher": lambda: with_teacher(lambda net: net.drop.train()),
+    "dropout in the teacher, in a function": lambda: (
+        healthy(teacher=Teacher(wrap=lambda logits: F.dropout(logits, 0.5))), (X, Y), {}),
+    "teacher not frozen": lambda: with_teacher(lambda net: net.requires_grad_(True)),
+    "teacher not finite": lambda: with_teacher(lambda net: fill(net.fc, float("inf"))),
+    "teacher without statistics": lambda: (healthy(teacher=Student()), (X, Y), {}),
+    "teacher at chance": lambda: with_teacher(lambda net: fill(net.fc, 0.0)),
+    "order of classes": lambda: with_teacher(lambda net: net.fc.load_state_dict(
+        {name: value.roll(3, 0) for name, value in net.fc.state_dict().items()})),
+    "labels off by one": lambda: with_batch(X, (Y + 1) % CLASSES),
+    "labels from 1": lambda: with_batch(X, Y + 1),
+    "label out of range": lambda: with_batch(X, torch.where(Y == 3, 255, Y)),
+    "form of the labels": lambda: with_batch(X, F.one_hot(Y, CLASSES).float()),
+    "one class": lambda: with_batch(X[Y == 1].repeat(8, 1, 1, 1), Y[Y == 1].repeat(8)),
+    "number of classes": lambda: (healthy(student=Student(classes=9)), (X, Y), {}),
+    "softmax in the teacher": lambda: (healthy(teacher=Teacher(wrap=lambda z: z.softmax(1))), (X, Y), {}),
+    "softmax in the student": lambda: (healthy(student=Student(wrap=lambda z: z.softmax(1))), (X, Y), {}),
+    "log-softmax in the teacher": lambda: (healthy(teacher=Teacher(wrap=lambda z: z.log_softmax(1))), (X, Y), {}),
+    "constant student": lambda: with_student(lambda net: fill(net.fc, 0.0)),
+    "overflow": half_teacher,
+    "teacher without doubt": lambda: (healthy("EA-KD", teacher=Teacher(wrap=lambda z: 1000 * z)), (X, Y), {}),
+    "equal outputs": lambda: (healthy(student=Teacher(), teacher=Teacher()), (X, Y), {}),
+    "normalised twice": lambda: with_batch(normalised(X), Y),
+    "not normalised": lambda: with_batch(P, Y),
+    "images of 0 to 255": lambda: with_batch(255 * P, Y),
+    "images of 0 to 255, normalised": lambda: with_batch(normalised(255 * P), Y),
+    "type of the images": lambda: with_batch((255 * P).to(torch.uint8), Y),
+    "images not finite": lambda: with_batch(X / 0, Y),
+    "channels last": lambda: with_batch(X.permute(0, 2, 3, 1), Y),
+    "order of channels": lambda: with_batch(X.flip(1), Y),
+    "upside down": lambda: with_batch(X.flip(2), Y),
+    "axes exchanged": lambda: with_batch(X.mT, Y),
+    "equal images": lambda: with_batch(X[:1].expand(40, 3, 8, 8), Y),
+    "blank image": lambda: with_batch(torch.cat([X[:39], 0 * X[:1]]), Y),
+    "size of the images": lambda: with_teacher(
+        lambda net: setattr(net, "pretrained_cfg", {**Teacher.pretrained_cfg, "input_size": (3, 224, 224)})),
+    "batch norm of one sample": lambda: with_batch(X[:1], Y[:1]),
+    "module not in the optimiser": lambda: with_optimizer(lambda kd: kd.student.parameters()),
+    "student not in the optimiser": lambda: with_optimizer(lambda kd: kd.distiller.regressors.parameters()),
+    "teacher in the optimiser": lambda: with_optimizer(
+        lambda kd: [*kd.learnable_parameters(), *kd.teacher.parameters()], "KD"),
+    "learning rate zero": lambda: with_optimizer(lambda kd: kd.learnable_parameters(), rate=0.0),
+    "loss detached": lambda: own_method(lambda s, t: (s.detach() - t).square().mean(1), "PLANTED1"),
+    "loss zero": lambda: own_method(lambda s, t: 0 * s.sum(1), "PLANTED2"),
+    "loss not finite": lambda: own_method(lambda s, t: (s.softmax(1) - 1).log().sum(1), "PLANTED3"),
+    "loss without a say": lambda: own_method(lambda s, t: 1e-7 * (s - t).square().mean(1), "PLANTED4"),
+    "own loss detached": lambda: with_loss(lambda s, t: kl(s.detach(), t)),
+    "prefix in the checkpoint": lambda: with_checkpoint(lambda own: {f"module.{key}": v for key, v in own.items()}),
+    "checkpoint incomplete": lambda: with_checkpoint(lambda own: {"model": {"fc.bias": own["fc.bias"]}}),
+    "checkpoint of another network": lambda: with_checkpoint(lambda own: {**own, "fc.bias": torch.zeros(9)}),
+    "checkpoint not loaded": lambda: with_checkpoint(lambda own: {key: value + 1 for key, value in own.items()}),
+    "stored logits of another teacher": lambda: with_stored(lambda logits: torch.randn_like(logits)),
+    "stored logits in another order": lambda: with_stored(lambda logits: logits.roll(1, 0)),
+    "stored logits of another shape": lambda: with_stored(lambda logits: logits[:, :3]),
+    "stored logits not finite": lambda: with_stored(lambda logits: 1e6 * logits.half()),
+    "eval mode": lambda: (healthy().eval(), (X, Y), {}),
+    "pass fails": lambda: with_batch(X[:, :2], Y),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named_in_one_line(name):
+    kd, batch, options = FAULTS[name]()
+    found = {finding.name: str(finding) for finding in diagnose(kd, batch, **options)}
+    assert name.split(",")[0] in found, found
+    assert all("\n" not in line and len(line) < 400 for line in found.values())
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+@pytest.mark.parametrize("words, loss", {
+    "without the square of the temperature (temperature 4)": kl,
+    "times the square of the temperature twice": lambda s, t: 256 * kl(s, t),
+    "times the temperature, not its square": lambda s, t: 4 * kl(s, t),
+    "the divergence the wrong way round": lambda s, t: 16 * kl(s, t, wrong_way=True),
+    "divided by the number of classes: reduction='mean'": lambda s, t: 16 * kl(s, t, reduction="mean"),
+    "a sum over the batch: reduction='sum'": lambda s, t: 16 * kl(s, t, reduction="sum"),
+    "probabilities given to kl_div": lambda s, t: 16 * F.kl_div((s / 4).softmax(1), (t / 4).softmax(1),
+                                                                reduction="batchmean"),
+    "logits which were softmaxed before": lambda s, t: 16 * kl(s.softmax(1), t.softmax(1)),
+    "the cross-entropy of the softened outputs": lambda s, t: 16 * F.cross_entropy(s / 4, (t / 4).softmax(1)),
+    "softened on the teacher's side alone": lambda s, t: 16 * kl(4 * s, t),
+    "softened on the student's side alone": lambda s, t: 16 * kl(s, 4 * t),
+    "without the square of the temperature, and divided": lambda s, t: kl(s, t, reduction="mean"),
+}.items())
+def test_a_mistake_in_ones_own_loss_is_named(words, loss):
+    (finding,) = diagnose(*with_loss(loss)[:2], loss=loss)
+    assert finding.name == "formula" and words in finding.words
+    assert diagnose(healthy(), (X, Y), loss=lambda s, t: 16 * kl(s, t)) == []
+
+
+def test_the_first_step_says_what_it_sees_and_refuses_what_cannot_learn(caplog):
+    kd, batch, _ = FAULTS["softmax in the teacher"]()
+    for _ in range(2):  # it is said once
+        kd(*batch)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
+    for name in ("same network", "student frozen", "loss detached"):
+        kd, batch, _ = FAULTS[name]()
+        with pytest.raises(UserError, match=f"^{name}: "):
+            kd(*batch)
