@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _of_samples(cfg, method, networks, facts, taps, example, normalization) -> D
     features = DISTILLERS[method].inputs == "features"
     own = [Metadata(network) if network is not None else None for network in networks]
     size = facts["image_size"] or next((one.size for one in own if one is not None and one.size), SMALL)
-    blank = _blank(example, size, student)
+    blank = _Blank(None if example is None else _kept(example), size, student)
     paths = _two(taps)
     adapted = [
         None if network is None else adapt(network, path, features, blank)
@@ -177,25 +177,33 @@ def _two(taps) -> tuple[Sequence[str] | None, Sequence[str] | None]:
     return taps[0], taps[1]
 
 
-def _blank(example: Any, size: int, student: nn.Module) -> Callable[[Any], Any]:
-    """A function from a network, or a tensor like its weights, to an input of one example."""
-    convolution = first_convolution(student)
-    channels = convolution.in_channels if convolution is not None else 3
+class _Blank:
+    """From a network, or a tensor like its weights, to an input of one example."""
 
-    def blank(like):
+    def __init__(self, example: Any, size: int, student: nn.Module):
+        convolution = first_convolution(student)
+        self.example, self.size = example, size
+        self.channels = convolution.in_channels if convolution is not None else 3
+
+    def __call__(self, like: nn.Module | Tensor) -> Any:
         like = like if isinstance(like, Tensor) else next(like.parameters())
-        if example is None:
-            return torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype)
-        return _first(example, like)
+        if self.example is None:
+            return torch.zeros(1, self.channels, self.size, self.size, device=like.device, dtype=like.dtype)
+        return _first(self.example, like)
 
-    return blank
+
+def _kept(example):
+    """One example of a batch, so that the rest is not held on to."""
+    if isinstance(example, Mapping):
+        return {name: _kept(value) for name, value in example.items()}
+    return example[:1].detach().clone()
 
 
 def _first(example, like):
     if isinstance(example, Mapping):
         return {name: _first(value, like) for name, value in example.items()}
     kind = like.dtype if example.is_floating_point() else example.dtype
-    return example[:1].to(device=like.device, dtype=kind)
+    return example.to(device=like.device, dtype=kind)
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ class Step(NamedTuple):
 
     `loss`, a scalar, the sum of `losses`, {name: scalar}, cross-entropy under "ce"; `logits` (n, C) of the student;
     `weight` (n,), what multiplied each sample's distillation loss (ones without EA), detached. In eval mode `losses`
-    holds the cross-entropy alone, and `weight` is None; without labels `loss` is None there.
+    holds the cross-entropy alone, and `weight` is None; without labels `loss` is None there. Of a language model under
+    LM_LOSS_CHUNK, whose logits never exist together, `logits` holds the hidden states (n, D) that they are made of.
     """
 
     loss: Tensor | None

@@ -1,8 +1,10 @@
 """The library for loops of one's own: its numbers, what it accepts, and what it says where something is wrong."""
 
 import logging
+import pickle
 import subprocess
 import sys
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +26,7 @@ IMAGES, LABELS = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_se
 class Own(nn.Module):
     """A small network of one's own, whose output is made by `wrap`."""
 
-    def __init__(self, width=8, wrap=lambda logits: logits):
+    def __init__(self, width=8, wrap=nn.Identity()):  # noqa: B008
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, 2, 1)
         self.layer1 = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU())
@@ -204,6 +206,14 @@ def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
         told = [record.message for record in caplog.records if "optimiser" in record.message]
         assert len(told) == forgetful and all("not regressors.0.0.weight of VID" in line for line in told)
         assert not kd.checked  # nothing is watched any more
+
+
+def test_a_copy_and_a_pickle_are_whole():
+    kd = distill(*own_pair(), "VID")
+    kd(IMAGES, LABELS)
+    for other in (deepcopy(kd), pickle.loads(pickle.dumps(kd))):
+        assert other.student is not kd.student and other.student is other.distiller.student.inner
+        assert torch.equal(other.eval()(IMAGES).logits, kd.eval()(IMAGES).logits)
 
 
 def test_methods_are_listed_with_a_line_each():

@@ -136,6 +136,11 @@ def fill(module, value):
         next(module.parameters()).fill_(value)
 
 
+def made_for_224(teacher):
+    teacher.pretrained_cfg = {**Teacher.pretrained_cfg, "input_size": (3, 224, 224)}
+    fill(teacher.fc, 0.0)
+
+
 def own_method(loss, name):
     """A method of one's own with this loss of (student, teacher), for the life of the test."""
     method = type(name, (Distiller,), {"sample_losses": lambda self, student, teacher, **batch:
@@ -202,8 +207,7 @@ FAULTS = {
     "axes exchanged": lambda: with_batch(X.mT, Y),
     "equal images": lambda: with_batch(X[:1].expand(40, 3, 8, 8), Y),
     "blank image": lambda: with_batch(torch.cat([X[:39], 0 * X[:1]]), Y),
-    "size of the images": lambda: with_teacher(
-        lambda net: setattr(net, "pretrained_cfg", {**Teacher.pretrained_cfg, "input_size": (3, 224, 224)})),
+    "size of the images": lambda: with_teacher(made_for_224),
     "batch norm of one sample": lambda: with_batch(X[:1], Y[:1]),
     "module not in the optimiser": lambda: with_optimizer(lambda kd: kd.student.parameters()),
     "student not in the optimiser": lambda: with_optimizer(lambda kd: kd.distiller.regressors.parameters()),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mdistiller.library.doctor.finding import Case, Finding
 from mdistiller.library.doctor.formulas import check_formula
-from mdistiller.library.doctor.inputs import check_images, check_readings
+from mdistiller.library.doctor.inputs import check_images, check_readings, check_size
 from mdistiller.library.doctor.losses import check_gradients, check_losses
 from mdistiller.library.doctor.networks import check_networks
 from mdistiller.library.doctor.optimisers import check_optimiser
@@ -90,9 +90,9 @@ def _evaluated(case: Case) -> Iterator[Finding]:
         yield from check_determinism(case, lambda: _full(distiller.run_teacher(inputs, output)).logits)
         distiller.teacher.eval()
         case.logits_teacher = _full(distiller.run_teacher(inputs, output)).logits
-    if "positions" in prepared:  # of a language model
-        case.target = prepared["target"]
+    labels, case.target = case.target, prepared.get("target", case.target)  # of a language model, those of its tokens
     yield from check_outputs(case)
+    yield from check_size(case)
     yield from check_stored(case)
     if distiller.teacher is not None and case.image is not None:
 
@@ -103,6 +103,7 @@ def _evaluated(case: Case) -> Iterator[Finding]:
         yield from check_readings(case, run)
     with torch.enable_grad():
         yield from check_formula(case)
+    case.target = labels
 
 
 def _full(output):
@@ -121,6 +122,6 @@ def _trained(case: Case, stored, extra) -> Iterator[Finding]:
     if kd.distiller.teacher is not None and training != kd.distiller.teacher.training:
         kd.distiller.teacher.train(training)
     with torch.enable_grad():
-        step = kd(case.inputs, case.target if "positions" not in extra else None, teacher_logits=stored, **extra)
+        step = kd(case.inputs, case.target, teacher_logits=stored, **extra)
         yield from check_losses(case, step)
         yield from check_gradients(case, step)

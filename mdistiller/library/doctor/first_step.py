@@ -1,6 +1,7 @@
 """The checks of the first step in a loop, and of the first update: what makes a loss silently useless."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from mdistiller.errors import UserError
 from mdistiller.library.doctor.finding import Case, Finding, sharded
+from mdistiller.library.doctor.inputs import check_images, check_size
 from mdistiller.library.doctor.losses import check_losses
 from mdistiller.library.doctor.networks import check_networks
 from mdistiller.library.doctor.outputs import check_outputs
@@ -63,18 +65,19 @@ class FirstStep:
             kd.distiller.task.kept = None
         case = Case(kd, inputs, target, kept.get("student"), kept.get("teacher"))
         with torch.no_grad():
-            found = [*check_networks(case), *check_outputs(case)]
+            found = [*check_networks(case), *check_images(case), *check_outputs(case), *check_size(case)]
         return [*found, *check_losses(case, step)]
 
     def _begin(self, kd):
         for name, parameter in kd.distiller.named_parameters():
             if parameter.requires_grad:
                 self.versions[name] = parameter._version
-                self.handles.append(parameter.register_post_accumulate_grad_hook(self._note(name)))
+                note = partial(self._note, name)
+                self.handles.append(parameter.register_post_accumulate_grad_hook(note))
         return self
 
-    def _note(self, name):
-        return lambda parameter: self.received.add(name)
+    def _note(self, name, parameter):
+        self.received.add(name)
 
     def _moved(self, name, parameter):
         return parameter._version != self.versions.get(name, parameter._version)

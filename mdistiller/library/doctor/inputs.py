@@ -10,6 +10,7 @@ from mdistiller.library.networks import Metadata
 
 BYTE = 255.0
 SLACK = 0.05  # of a range, for images that were resized beyond it
+MOST = 0.5  # of a batch
 BETTER = 0.2  # by how much an accuracy must rise for another reading of the images to be believed
 CHANNELS = (1, 3, 4)
 
@@ -36,7 +37,6 @@ def check_images(case: Case) -> Iterator[Finding]:
     elif bool((image.flatten(1).std(dim=1) == 0).any()):
         yield Finding("blank image", "an image of the batch has one value in all its pixels")
     yield from _range(image, _normalisation(case))
-    yield from _size(case, image)
 
 
 def _normalisation(case):
@@ -85,8 +85,11 @@ def _range(image: Tensor, normalisation) -> Iterator[Finding]:
         )
 
 
-def _size(case: Case, image: Tensor) -> Iterator[Finding]:
-    teacher = case.kd.teacher
+def check_size(case: Case) -> Iterator[Finding]:
+    """Images far from the size of the teacher's library, where the teacher is not right on most of them."""
+    image, teacher = case.image, case.kd.teacher
+    if image is None or (case.labelled and accuracy(case.logits_teacher, case.target) > MOST):
+        return
     size = Metadata(teacher).size if teacher is not None else None
     converts = hasattr(case.kd.distiller.teacher, "convert")
     if size is not None and not converts and not size / 2 <= image.shape[-1] <= size * 2:
