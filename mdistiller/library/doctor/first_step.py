@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdistiller import distributed
 from mdistiller.errors import UserError
 from mdistiller.library.doctor.finding import Case, Finding, sharded
 from mdistiller.library.doctor.inputs import check_images, check_size
@@ -93,4 +94,5 @@ def report(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.name in FATAL:
             raise UserError(str(finding))
-        log.warning("%s", finding)
+        if distributed.rank() == 0:
+            log.warning("%s", finding)
