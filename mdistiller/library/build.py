@@ -79,6 +79,11 @@ def distill(
     cfg = settings(method, task, keywords)
     if networks[1] is None and DISTILLERS[method].needs_teacher:
         raise UserError(f"distill: {method} needs a teacher; found None")
+    if "index" in inspect.signature(DISTILLERS[method].sample_losses).parameters and targets is num_train is None:
+        raise UserError(
+            f"distill: {method} remembers every training image: pass the labels of all (targets=...), or with batches "
+            "that hold `contrast` their number (num_train=...)"
+        )
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
     facts = {
