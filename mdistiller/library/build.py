@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
 from mdistiller.errors import UserError
@@ -158,6 +158,8 @@ def _of_samples(cfg, method, networks, facts, taps, example, normalization) -> D
         distiller = build_distiller(cfg, *adapted, facts, task)
     except UserError as error:
         raise UserError(f"distill: {error}") from error.__cause__
+    if type(distiller).prepare is not Distiller.prepare:
+        log.info("%s looks at training images before a run, and does without them here", method)
     return Distillation(distiller, *networks, settled_epoch(cfg, method))
 
 
@@ -263,7 +265,10 @@ def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:
     the file gives the numbers of tools/train.py, bit for bit. Raises UserError, in one line, for what does not fit.
     """
     cfg = load(path, overrides, "from_config")
-    return Configured(build_run(cfg, prepare_device(cfg)))
+    run = build_run(cfg, prepare_device(cfg))
+    run.distiller.eval().prepare(run.data)  # as before the first step of a run
+    run.distiller.train()
+    return Configured(run)
 
 
 def methods() -> dict[str, str]:

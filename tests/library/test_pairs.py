@@ -14,10 +14,10 @@ from mdistiller.library import distill
 from mdistiller.registry import split_ea
 
 MISSES = {  # what a pair does not offer: a word of the line that says so
-    "torchvision": {"FCFD": "stages()", "OFD": "batch norms before each activation"},
+    "torchvision": {"FCFD": "stages()", "OFD": "batch norm before each activation"},
     "timm": {
         "FCFD": "stages()",
-        "OFD": "batch norms before each activation",
+        "OFD": "batch norm before each activation",
         "KDSVD": "KDSVD.POOL: True averages the larger",
         **dict.fromkeys(("CATKD", "SDD", "SIMKD"), "average their last map and classify it by one linear layer"),
     },
