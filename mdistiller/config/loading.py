@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from mdistiller.config import public
+import mdistiller.config.public as public
 from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS
 from mdistiller.config.stated import COMMAND_LINE, Reading

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdistiller.config import public
+import mdistiller.config.public as public
 from mdistiller.config.files import BASE_KEY, chain, parse
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL, KEYS
