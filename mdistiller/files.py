@@ -53,8 +53,12 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
 
 
 def open_plain(path: str | Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError if it is missing, and for a pipe or a device, which might never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    """Open a file for reading. Raises OSError if it is missing, and for a pipe or a device, which might never end.
+
+    The null device, which is empty, counts as a file: `--cfg /dev/null` is a configuration of defaults.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) and not os.path.samestat(status, os.stat(os.devnull)):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return open(path, "rb")
 
