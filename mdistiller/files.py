@@ -58,7 +58,8 @@ def open_plain(path: str | Path) -> BinaryIO:
     The null device, which is empty, counts as a file: `--cfg /dev/null` is a configuration of defaults.
     """
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode) and not os.path.samestat(status, os.stat(os.devnull)):
+    plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)  # opening a folder raises what it is
+    if not plain and not os.path.samestat(status, os.stat(os.devnull)):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return open(path, "rb")
 

@@ -8,6 +8,7 @@ clock, or by itself: at the n-th step, batch of an evaluation, or access to a fi
 
 import argparse
 import builtins
+import ctypes
 import dataclasses
 import io
 import itertools
@@ -17,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -38,11 +40,17 @@ from mdistiller.engine import run_state, trainer
 from mdistiller.engine.log import progress
 from mdistiller.sweep.processes import preload
 from mdistiller.tasks import classification
+from tests.data.support import write_folders
+from tests.ledger_network import Tiny
 from tools import train as tool
 
 EPOCHS = 4
 SHORT = ["SOLVER.EPOCHS", EPOCHS, "SOLVER.LR_DECAY_STAGES", [2, 3], "LOG.SAVE_CHECKPOINT_FREQ", 2,
          "LOG.TENSORBOARD_FREQ", 2, "DATASET.TEST.BATCH_SIZE", 100, "DEVICE", "cpu"]
+NETWORK = f"{REPOSITORY}/tests/ledger_network.py:Tiny"
+SMALL_FOLDER = ["DATASET.TYPE", "imagefolder", "DATASET.ROOT", "{images}", "DATASET.IMAGE_SIZE", 72,
+                "DATASET.NUM_WORKERS", 2, "SOLVER.BATCH_SIZE", 4, "DISTILLER.STUDENT", NETWORK, "DISTILLER.TEACHER",
+                NETWORK, "DISTILLER.TEACHER_CHECKPOINT", "{images}/teacher.pth"]
 METHODS = {  # row of the table: folder of configs/digits, and what else is set
     "KD": ("kd", []),
     "EA-KD": ("ea_kd", []),
@@ -55,8 +63,12 @@ METHODS = {  # row of the table: folder of configs/digits, and what else is set
     "KD, average": ("kd", ["SOLVER.EMA", 0.99]),
     "EA-KD, accumulated": ("ea_kd", ["SOLVER.ACCUMULATE", 2, "SOLVER.BATCH_SIZE", 32]),
     "EA-KD, cache": ("ea_kd", ["TEACHER_CACHE.ENABLED", True]),
+    "EA-KD, two processes": ("ea_kd", ["SOLVER.ACCUMULATE", 2, "SOLVER.BATCH_SIZE", 32, "SOLVER.EMA", 0.9,
+                                       "LOG.SAVE_CHECKPOINT_STEPS", 5]),
+    "EA-KD, workers": ("ea_kd", [*SMALL_FOLDER, "SOLVER.EMA", 0.9, "LOG.SAVE_CHECKPOINT_STEPS", 2]),
     "EA-KD, trace": ("ea_kd", ["LOG.ENTROPY_TRACE", 50]),
 }
+PROCESSES = {"EA-KD, two processes": 2}  # that train together, as torchrun starts them; the first one is watched
 PHASES = ("starting", "training", "evaluating", "saving", "writing")  # writing: inside a write, which is left half done
 SAVING = ("saving", "writing")
 PHASE_OF = {"_epoch": "training", "_evaluate": "evaluating", "_finish_epoch": "saving", "save": "saving",
@@ -70,6 +82,7 @@ TERM_SHARE, DAMAGE_SHARE, BOTH_SHARE = 0.2, 0.25, 0.2
 MOST_STOPS = 6
 EVAL_BATCHES = 2  # of the test set, teacher and student alike: evaluations would take most of the time
 HANGS_SECONDS, POLL_SECONDS = 120.0, 0.002
+DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 TIMES = {"seconds", "images_per_second", "wall_seconds"}
 NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth", "damaged.pth"}  # what a stop may shift
 
@@ -219,11 +232,8 @@ class Run:
                     os.dup2(file.fileno(), stream)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            config, opts = METHODS[self.method]
-            opts = [*SHORT, *opts, "LOG.PREFIX", self.folder / "output", "EXPERIMENT.PROJECT", "chaos",
-                    "EXPERIMENT.NAME", "run", "TEACHER_CACHE.DIR", self.folder / "output" / "cache"]
-            sys.argv = ["tools/train.py", "--cfg", f"{REPOSITORY}/configs/digits/{config}/res20_res8.yaml", "--resume",
-                        *map(str, opts)]
+            self._start_ranks()
+            sys.argv = self._words()
             watch.install(self.folder / "output", moment)
             tool.cli()
         except SystemExit as end:
@@ -234,6 +244,52 @@ class Run:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+    def _start_ranks(self):
+        """Fork the other processes of the run, which end with this one; each is told its rank as by torchrun."""
+        size = PROCESSES.get(self.method, 1)
+        if size == 1:
+            return
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(1, size):
+            if os.fork() == 0:
+                ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+                os.environ.update(_rank(rank, size, port))
+                with open(self.folder / f"stderr_{rank}", "w") as file:
+                    os.dup2(file.fileno(), 2)
+                self._train_as(rank)
+        os.environ.update(_rank(0, size, port))
+
+    def _train_as(self, rank):
+        """What a process of another rank does, up to its end."""
+        try:
+            sys.argv = self._words()
+            tool.cli()
+        finally:
+            os._exit(rank)
+
+    def _words(self):
+        config, opts = METHODS[self.method]
+        opts = [*SHORT, *(str(word).format(images=self.folder.parent / "images") for word in opts),
+                "LOG.PREFIX", self.folder / "output", "EXPERIMENT.PROJECT", "chaos", "EXPERIMENT.NAME", "run",
+                "TEACHER_CACHE.DIR", self.folder / "output" / "cache"]
+        return ["tools/train.py", "--cfg", f"{REPOSITORY}/configs/digits/{config}/res20_res8.yaml", "--resume",
+                *map(str, opts)]
+
+
+def _rank(rank, size, port):
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port)}
+
+
+def make_images(folder: Path) -> None:
+    """A few images in class folders, and the weights of a teacher, for the methods that read them by workers."""
+    write_folders(folder)
+    torch.manual_seed(0)
+    torch.save({"model": Tiny(3).state_dict()}, folder / "teacher.pth")
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------
@@ -306,6 +362,8 @@ class Chaos:
 
     def reference(self, method: str) -> Iterator[None]:
         """The run that is left alone, the points it passed, and the seconds it took."""
+        if "{images}" in METHODS[method][1] and not (self.folder / "images").exists():
+            make_images(self.folder / "images")
         run, started = Run(method, self.folder / f"{_slug(method)}_reference"), time.monotonic()
         code, watch = yield from run.session(LEFT_ALONE)
         if code:

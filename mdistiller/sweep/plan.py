@@ -144,7 +144,8 @@ def current_state(run: PlannedRun) -> str:
     if not (run.folder / "config.yaml").is_file():
         return FAILED if run.failure() else LEFT
     record = read_run(run.folder)
-    if record.done:  # the method may stand in the config by another of its names, as MLKD does
+    if record.done and "DISTILLER.TYPE" in record.config:
+        # the method may stand in the config by another of its names, as MLKD does
         settings = {**run.training.settings, "DISTILLER.TYPE": record.config["DISTILLER.TYPE"]}
         return DONE if fit(record, settings) == () else LEFT  # of other settings: the run will refuse, and name them
     return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED

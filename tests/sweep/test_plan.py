@@ -57,6 +57,16 @@ def test_a_training_of_several_tables_is_planned_once_and_names_are_all_differen
         "cifar100_ea_kd_res32x4_res8x4_EA.KIND-base_s0"}
 
 
+def test_two_files_that_would_share_a_run_folder_are_refused_at_once(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder / "p").mkdir(parents=True)
+        (tmp_path / folder / "p/kd.yaml").write_text("SOLVER: {EPOCHS: 1}\n")
+    trainings = [Training(f"{tmp_path}/{folder}/p/kd.yaml") for folder in ("x", "y")]
+    with pytest.raises(UserError, match="y/p/kd.yaml and .*x/p/kd.yaml: both would train in .*p_kd_s0"):
+        plan_runs([(training, 1) for training in trainings])
+    assert len(plan_runs([(trainings[0], 2)])) == 2
+
+
 def test_the_command_of_a_run_names_its_folder_and_seed(tmp_path):
     run = planned(tmp_path, "EA-KD", 3, "SOLVER.EPOCHS=2", "DATASET.ROOT=/data")
     assert run.folder == tmp_path / "sweep" / "cifar100_ea_kd_res32x4_res8x4_SOLVER.EPOCHS-2_s3"

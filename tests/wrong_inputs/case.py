@@ -62,6 +62,11 @@ def folder(path: Path, saved: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path, saved: Path) -> None:
+    """A file of a case that is a named pipe: reading it would wait for ever."""
+    os.mkfifo(path)
+
+
 def in_child(action: Callable[[], int | None], out: Path, err: Path) -> int:
     """Call `action` in a process forked from this one, its output in files; returns the exit code, negative for a
     signal. An exception of `action` is a traceback and 1, as of the interpreter."""

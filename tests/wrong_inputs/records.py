@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from tests.wrong_inputs.case import folder, train, typed
+from tests.wrong_inputs.case import folder, pipe, train, typed
 from tests.wrong_inputs.weights import Evil
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -62,6 +62,13 @@ def without(key):
     return lambda state: {name: value for name, value in state.items() if name != key}
 
 
+def as_pipe(name):
+    def change(run):
+        (run / name).unlink()
+        pipe(run / name, run)
+    return change
+
+
 def gone(name):
     return lambda run: (run / name).unlink()
 
@@ -88,6 +95,7 @@ LISTED = {  # what is wrong with the run below any/ -> (how, what the error says
     "a summary of a number": (text_of("summary.json", "3"), "any/ea/summary.json"),
     "an accuracy that is a word": (json_of("summary.json", last_top1="high"), "any/ea/summary.json: last_top1"),
     "an accuracy that is a list": (json_of("summary.json", best_top1=[1]), "any/ea/summary.json: best_top1"),
+    "a config that is a pipe": (as_pipe("config.yaml"), "any/ea/config.yaml: cannot be read: no plain file"),
     "no accuracy": (json_of("summary.json", last_top1=None), "any/ea/summary.json: last_top1"),
     "no best accuracy": (json_of("summary.json", best_top1=None), "any/ea/summary.json: best_top1"),
     "a run.json of a list": (text_of("run.json", "[1]"), "any/ea/run.json"),

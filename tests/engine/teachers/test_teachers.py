@@ -1,5 +1,6 @@
 """Public teachers from a server of our own: broken connections, wrong hashes, archives that leave their folder."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -7,6 +8,7 @@ import io
 import json
 import lzma
 import runpy
+import socket
 import sys
 import tarfile
 import threading
@@ -193,6 +195,25 @@ def test_a_server_that_sends_a_byte_now_and_then_is_interrupted(monkeypatch):
     with pytest.raises(OSError, match="too slowly: 3 bytes in 60 seconds"):
         for _ in downloads._steadily(answer):
             pass
+
+
+def test_headers_that_come_a_byte_now_and_then_are_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "PERIOD", 0.05)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        def drip():
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.0 200 OK\r\nX-Slow: ")
+                while connection.recv(1 << 16):  # until the other side gives up, no more headers
+                    pass
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(UserError, match="the server sent no whole headers in 0.05 seconds"):
+            download([f"http://127.0.0.1:{listening.getsockname()[1]}/a.tar"], tmp_path / "a.tar", allow_http=True)
+        thread.join()
+    assert not (tmp_path / "a.tar").exists()
 
 
 def test_of_an_endless_answer_nothing_is_kept(server, tmp_path, monkeypatch):
