@@ -95,7 +95,7 @@ LISTED = {  # what is wrong with the run below any/ -> (how, what the error says
     "a summary of a number": (text_of("summary.json", "3"), "any/ea/summary.json"),
     "an accuracy that is a word": (json_of("summary.json", last_top1="high"), "any/ea/summary.json: last_top1"),
     "an accuracy that is a list": (json_of("summary.json", best_top1=[1]), "any/ea/summary.json: best_top1"),
-    "a config that is a pipe": (as_pipe("config.yaml"), "any/ea/config.yaml: cannot be read: no plain file"),
+    "a config that is a pipe": (as_pipe("config.yaml"), "any/ea/config.yaml: cannot be read: not a regular file"),
     "no accuracy": (json_of("summary.json", last_top1=None), "any/ea/summary.json: last_top1"),
     "no best accuracy": (json_of("summary.json", best_top1=None), "any/ea/summary.json: best_top1"),
     "a run.json of a list": (text_of("run.json", "[1]"), "any/ea/run.json"),

@@ -13,7 +13,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 FILES = [
     typed("train", "--cfg none.yaml", "none.yaml: cannot be read: No such file"),
     typed("train", "--cfg a.yaml", "a.yaml: cannot be read: Is a directory", {"a.yaml": folder}, "config: a folder"),
-    typed("train", "--cfg a.yaml", "a.yaml: cannot be read: no plain file", {"a.yaml": pipe}, "config: a pipe"),
+    typed("train", "--cfg a.yaml", "a.yaml: cannot be read: not a regular file", {"a.yaml": pipe}, "config: a pipe"),
     typed("train", f"--cfg {'x' * 300}.yaml", "cannot be read: File name too long", name="config: a name too long"),
     config("binary", b"\xff\xfe\x00\x01", "a.yaml: cannot be read"),
     config("a NUL", b"SOLVER: {LR: 0.1}\0", "a.yaml:"),
