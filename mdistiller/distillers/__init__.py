@@ -22,7 +22,7 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
     """
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
     name = ea_name(name) if cfg.DISTILLER.EA else name
-    return DISTILLERS[name](cfg, student, teacher, data_info, task)
+    return DISTILLERS[name].suited(task)(cfg, student, teacher, data_info, task)
 
 
 def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class Distiller(nn.Module):
     term_views: Mapping = {}  # loss name -> the view whose logits give its weights; "image" if absent
     inputs = "logits"  # which outputs of the networks the losses read: "logits" or "features"
     sample_axis = "sample"  # "sample": one loss per sample; "image": one per image, with the mean weight of its samples
+    image_terms: tuple = ()  # names of losses with one value per image, beside others with one value per sample
     standardizes = True  # whether `sample_losses` of a logit method gets standardized logits under DISTILLER.LS
     needs_teacher = True
     teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
@@ -121,6 +122,11 @@ class Distiller(nn.Module):
         holds target, epoch (from 1) and everything else that the loader yields.
         """
         return {}
+
+    @classmethod
+    def suited(cls, task: Task | None) -> "type[Distiller]":
+        """The class to use in a task instead of this one; None is classification."""
+        return cls
 
     @classmethod
     def check(cls, cfg: CfgNode) -> tuple[str, str] | None:
@@ -177,11 +183,12 @@ class Distiller(nn.Module):
                 raise ValueError(f"{self.method}: sample_losses: {name!r} is a loss of the task; choose another name")
             if name not in self.batch_terms:
                 weight = weights[self.term_views.get(name, "image")]
-                if self.sample_axis == "image" and group is not None:
-                    weight, importance = mean_by_group(weight, group, len(loss), empty=1.0), None
-                weight = weight if importance is None else weight * importance
+                per_image = group is not None and (self.sample_axis == "image" or name in self.image_terms)
+                if per_image:
+                    weight = mean_by_group(weight, group, len(loss), empty=1.0)
+                weight = weight if importance is None or per_image else weight * importance
                 each, loss = loss, weighted_mean(loss, weight, name)
-                if self.task.parts and self.sample_axis == "sample":
+                if self.task.parts and not per_image:
                     self.monitor["loss"] = self.monitor.get("loss", 0) + (weight * each).detach()
             losses[name] = loss
         return losses
@@ -295,7 +302,8 @@ class Distiller(nn.Module):
         """The output with everything that the losses read in float32; float64 stays float64."""
         output = as_task_output(output)
         features = _map(_wide, output.features) if self.inputs == "features" else output.features
-        return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses))
+        return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses),
+                               regression=_map(_wide, output.regression))
 
 
 class Vanilla(Distiller):

@@ -10,9 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mdistiller.config import Key, temperature_key, warm_up_key, weight_key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
+from mdistiller.distillers.kd import regression_loss
 from mdistiller.errors import UserError
 from mdistiller.functional import warm_up
 from mdistiller.losses.fcfd import fcfd_loss
+from mdistiller.losses.kd import kd_loss
 from mdistiller.models.base import Output
 
 DIRECTIONS = {"bi": ("s2t", "t2s"), "s2t": ("s2t",), "t2s": ("t2s",), "nomix": ()}  # s: student, t: teacher
@@ -89,6 +91,7 @@ class FCFD(Distiller):
         "EXTRA_PATHS": Key(2, least=0, most=64, help="Mixed paths drawn for each batch."),
         "EXTRA_TYPE": Key("bi", choices=tuple(DIRECTIONS), help=(
             "Direction of the mixed paths: student to teacher, teacher to student, both, or none.")),
+        "REGRESSION_WEIGHT": weight_key(1.0, "the squared distances of what networks regress, if anything"),
         "WARMUP": warm_up_key(20, "the appearance and functional losses"),
         "TEACHER_MODE": Key("train", choices=("train", "eval"), help=(
             "Mode of the teacher: batch norms use batch statistics (train) or running statistics (eval).")),
@@ -102,6 +105,12 @@ class FCFD(Distiller):
         if cfg.EXTRA_TYPE == "nomix" and cfg.EXTRA_PATHS:
             return "EXTRA_PATHS", f"expected 0 with EXTRA_TYPE nomix; found {cfg.EXTRA_PATHS}"
         return None
+
+    @classmethod
+    def suited(cls, task):
+        if task is None or not task.head_maps:
+            return cls
+        return EAPyramidFCFD if cls.weighted else PyramidFCFD
 
     def build(self, cfg):
         self.ce_weight, self.kd_weight, self.mix_weight = cfg.CE_WEIGHT, cfg.KD_WEIGHT, cfg.MIX_WEIGHT
@@ -173,3 +182,67 @@ class FCFD(Distiller):
         feat_weight = self.feat_weight * warm_up(epoch, self.warmup)
         weights = {"appearance": feat_weight, "functional": feat_weight, "kd": self.kd_weight, "mixed": self.mix_weight}
         return {name: weights[name] * loss for name, loss in losses.items()}
+
+
+class PyramidFCFD(FCFD):
+    """FCFD between feature pyramids, as in its authors' code for those (openreview pgHNOcxEdRI).
+
+    Every level of the student, bridged to the teacher's channels, should equal the teacher's (appearance, one loss an
+    image). The networks' heads then read the maps of the other network, bridged: the student's through the teacher's
+    head, and the teacher's through the student's, every step (of EXTRA_TYPE, both, either or none). KD_WEIGHT * kd of
+    the student, MIX_WEIGHT * mixed of these predictions, REGRESSION_WEIGHT times the squared distances of what all of
+    them regress, FEAT_WEIGHT * appearance. The teacher is in eval mode; there is no functional loss. Departs from that
+    code: a bridge into the student that its head would not read is not made.
+    """
+
+    teacher_mode = "eval"
+    varying_modules = False
+    image_terms = ("appearance",)
+
+    def build(self, cfg):
+        self.kd_weight, self.mix_weight, self.feat_weight = cfg.KD_WEIGHT, cfg.MIX_WEIGHT, cfg.FEAT_WEIGHT
+        self.regression_weight, self.warmup, self.temperature = cfg.REGRESSION_WEIGHT, cfg.WARMUP, cfg.TEMPERATURE
+        student, teacher = self.feature_shapes()
+        if [shape[2:] for shape in student] != [shape[2:] for shape in teacher]:
+            raise misfit(self, student, teacher, "needs maps of the same sizes in student and teacher")
+        pairs, directions = list(zip(student, teacher, strict=True)), DIRECTIONS[cfg.EXTRA_TYPE]
+        self.into_teacher = "s2t" in directions
+        self.to_teacher = nn.ModuleList(bridge(*pair, activate=False) for pair in pairs)
+        back = pairs[: self.task.head_maps] if "t2s" in directions else []
+        self.to_student = nn.ModuleList(bridge(*pair[::-1], activate=False) for pair in back)
+
+    def run_student(self, inputs):
+        kind = inputs.images.tensors.device.type
+        self.precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+        return self.task.run_student(self.student, inputs)
+
+    def run_teacher(self, inputs, student=None):
+        return Distiller.run_teacher(self, inputs, student)
+
+    def sample_losses(self, student, teacher, epoch, **batch):
+        feats_student, feats_teacher = student.features["feats"], teacher.features["feats"]
+        with torch.autocast(student.logits.device.type, **self.precision):
+            bridged = [module(feat) for module, feat in zip(self.to_teacher, feats_student, strict=True)]
+            mixed = [self.task.head(self.teacher, bridged, student)] if self.into_teacher else []
+            if self.to_student:
+                back = [module(feat) for module, feat in zip(self.to_student, feats_teacher, strict=False)]
+                mixed.append(self.task.head(self.student, back, student))
+        mixed = [self.full_precision(output) for output in mixed]
+        levels = zip(bridged, feats_teacher, strict=True)
+        appearance = sum((one.float() - other).square().mean((1, 2, 3)) for one, other in levels)
+        losses = {
+            "appearance": self.feat_weight * warm_up(epoch, self.warmup) * appearance,
+            "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
+            "regression": self.regression_weight * sum(regression_loss(one, teacher) for one in [student, *mixed]),
+        }
+        if mixed:
+            every = [kd_loss(one.logits, teacher.logits, self.temperature) for one in mixed]
+            losses["mixed"] = self.mix_weight * sum(every)
+        return losses
+
+
+class EAPyramidFCFD(PyramidFCFD):
+    """The same, each sample's losses weighed."""
+
+    __doc__ = PyramidFCFD.__doc__
+    weighted = True

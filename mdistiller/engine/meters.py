@@ -31,7 +31,7 @@ class Meters:
         what the task and the sample weights were, (samples,) by name, see `Distiller`; `parts`, see `Task`."""
         row = {name: loss.detach() for name, loss in losses.items()}
         row |= {name: values.sum() for name, values in progress.items()}
-        if "loss" in monitor:
+        if "loss" in monitor or "weight" in monitor:
             row |= _sums_by_part(progress, monitor, parts)
         if "weight" in monitor and samples:
             weight = monitor["weight"]
@@ -109,18 +109,19 @@ class Meters:
 
 def _sums_by_part(progress, monitor, parts):
     """{column: sum} of counts, weights and weighted losses (samples,) over the samples of each part."""
-    loss, row = monitor["loss"], {}
-    weight = monitor.get("weight", torch.ones_like(loss))
+    each = {name: monitor[name] for name in ("weight", "loss") if name in monitor}
+    each.setdefault("weight", torch.ones_like(next(iter(each.values()))))
+    row = {}
     for name, rest in parts.items():
         for part, mask in ((name, progress[name]), (rest, ~progress[name])):
-            row |= {f"{SUM}count/{part}": mask.sum(), f"{SUM}weight/{part}": (weight * mask).sum(),
-                    f"{SUM}loss/{part}": (loss * mask).sum()}
+            row[f"{SUM}count/{part}"] = mask.sum()
+            row |= {f"{SUM}{what}/{part}": (values * mask).sum() for what, values in each.items()}
     return row
 
 
 def _means_by_part(sums):
     parts = [name.rpartition("/")[2] for name in sums if name.startswith(f"{SUM}count/")]
-    total = sum(sums[f"{SUM}loss/{part}"] for part in parts)
+    total = sum(sums.get(f"{SUM}loss/{part}", 0) for part in parts)  # none of a method with one loss an image
     values = {}
     for part in parts:
         if count := sums[f"{SUM}count/{part}"]:

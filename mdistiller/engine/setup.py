@@ -72,7 +72,7 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     """
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
     task = build_task(cfg, data.info)
-    method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE], None, {}
+    method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE].suited(task), None, {}
     if weights:
         set_seed(cfg.EXPERIMENT.SEED)
     student = load_student(cfg, task) if weights else task.network("STUDENT")

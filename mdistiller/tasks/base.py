@@ -24,6 +24,7 @@ class TaskOutput(NamedTuple):
     `extra`         data of the student's pass that the teacher's pass and the target need
     `importance`    (n,) with mean 1: factor of each sample in a mean, or None if all are equal
     `head`          if given, `logits` are rows (n, D) from which the head makes the logits later
+    `regression`    (n, R), numbers that the network predicts for each sample, such as a detector's box offsets, or None
     `surroundings`  rows (m, D), groups (m,) and head of further samples, which have no loss but count in the mean
                     entropies of their groups; or None
     """
@@ -36,6 +37,7 @@ class TaskOutput(NamedTuple):
     importance: Tensor | None = None
     head: "Head | None" = None
     surroundings: "tuple[Tensor, Tensor, Head] | None" = None
+    regression: Tensor | None = None
 
     def in_full(self) -> "TaskOutput":
         """The output with logits (n, C) instead of rows and a head."""
@@ -73,6 +75,7 @@ class Task:
     # and the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})
 
+    head_maps = 0  # number of feature maps, from the finest on, that `head` reads; 0 if there is no `head`
     compares = False  # whether `evaluate` compares a network with the teacher, which is then its `reference`
     reference: nn.Module | None = None  # the teacher with its weights, in eval mode
     results: list | None = None  # outputs of the last `evaluate` as JSON types, to be scored by other programs, or None
@@ -97,6 +100,10 @@ class Task:
 
     def run_teacher(self, network: nn.Module, inputs: Any, student: TaskOutput | None) -> TaskOutput:
         """The teacher's forward pass, without gradient, for the samples of the student's pass."""
+        raise NotImplementedError
+
+    def head(self, network: nn.Module, maps: list[Tensor], student: TaskOutput) -> TaskOutput:
+        """The output of a network's last layers for `head_maps` feature maps and the samples of the student's pass."""
         raise NotImplementedError
 
     def target(self, batch: dict, student: TaskOutput) -> Tensor:

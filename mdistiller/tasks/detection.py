@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.distributed import gather_objects
 from mdistiller.errors import UserError
-from mdistiller.models.detection import Detector, stack
+from mdistiller.models.detection import LEVELS, Detector, stack
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
@@ -40,6 +40,7 @@ class Detection(Task):
     metrics = ("ap", "ap50", "ap75")
     unit = "proposals"
     parts = MappingProxyType({"foreground": "background"})
+    head_maps = len(LEVELS)
 
     def network(self, role, pretrained=False):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]
@@ -74,25 +75,31 @@ class Detection(Task):
             return TaskOutput(images.tensors.new_zeros(0, network.num_classes + 1),
                               {"feats": network.features(images)}, images.tensors.new_zeros(0).long())
         step = network.train_pass(images, inputs.targets, inputs.seeds)
-        logits, group, sampled = step.logits, step.sampled.image_index, step.sampled
-        if self.cfg.DETECTION.FOREGROUND_ONLY:
-            rows = torch.where(sampled.target > 0)[0]
-            logits, group = logits[rows], group[rows]
-        return TaskOutput(logits, step.features, group, step.task_losses, sampled)
+        sampled = step.sampled
+        logits, deltas, group = self._distilled(sampled, step.logits, sampled.deltas, sampled.image_index)
+        return TaskOutput(logits, step.features, group, step.task_losses, sampled, regression=offsets(deltas))
 
     def run_teacher(self, network, inputs, student):
         feats = network.features(network.normalise(inputs.images))
         if student is None or student.extra is None:
             return TaskOutput(feats[0].new_zeros(0, network.num_classes + 1), {"feats": feats})
+        return self.head(network, feats, student)
+
+    def head(self, network, maps, student):
         sampled = student.extra
-        logits, _ = network.box_logits(feats, sampled.proposals, sampled.image_sizes)
-        if self.cfg.DETECTION.FOREGROUND_ONLY:
-            logits = logits[sampled.target > 0]
-        return TaskOutput(logits, {"feats": feats}, student.group)
+        logits, deltas = self._distilled(sampled, *network.box_logits(maps, sampled.proposals, sampled.image_sizes))
+        return TaskOutput(logits, {"feats": maps}, student.group, regression=offsets(deltas))
+
+    def _distilled(self, sampled, *rows):
+        """The rows (N, ...) of those proposals that are distilled."""
+        if not self.cfg.DETECTION.FOREGROUND_ONLY:
+            return rows
+        foreground = torch.where(sampled.target > 0)[0]
+        return tuple(one[foreground] for one in rows)
 
     def target(self, batch, student):
-        target = student.extra.target
-        return target[target > 0] if self.cfg.DETECTION.FOREGROUND_ONLY else target
+        (target,) = self._distilled(student.extra, student.extra.target)
+        return target
 
     def supervised(self, outputs, target, label_smoothing):
         if label_smoothing:
@@ -140,3 +147,8 @@ class Detection(Task):
         height, width = (size, size) if isinstance(size, int) else size or (BLANK_SIDE, BLANK_SIDE)
         return DetectorInputs(stack([torch.zeros(3, height, width, device=like.device, dtype=like.dtype)]), None, None)
 
+
+
+def offsets(deltas: torch.Tensor) -> torch.Tensor:
+    """Box offsets (N, 4 C) of deltas (N, 4 (C+1)): without those of the background, which nothing trains."""
+    return deltas[:, 4:]

@@ -5,7 +5,7 @@ import torch
 
 from mdistiller.distillers.dkd import dkd_loss
 from mdistiller.distillers.ea import ea_weight
-from mdistiller.distillers.kd import kd_loss
+from mdistiller.distillers.kd import kd_loss, regression_loss
 from mdistiller.distillers.reviewkd import ABF, hcl_loss
 from mdistiller.functional import entropy
 from mdistiller.models.detection import Detector
@@ -17,6 +17,8 @@ from mdistiller.models.detection.parts import (
     box_levels,
     box_losses,
 )
+from mdistiller.tasks import TaskOutput
+from mdistiller.tasks.detection import offsets
 from tests.detection.support import golden
 
 G = golden()
@@ -115,6 +117,13 @@ def test_entropy_of_one_logit_above_eighty():
         z[0, 0] = row[0]
         for column, temperature in enumerate((1, 2, 3), start=2):
             same(entropy(z, temperature)[0], row[column], 1e-9, 1e-9)
+
+
+def test_the_squared_distance_of_box_offsets_leaves_out_the_background():
+    ours = [torch.cat([G[f"logit.delta_{side}"].new_full((14, 4), value), G[f"logit.delta_{side}"]], dim=1)
+            for side, value in (("s", 3.0), ("t", -7.0))]  # four columns of the background in front
+    outputs = [TaskOutput(delta, regression=offsets(delta)) for delta in ours]
+    same(regression_loss(*outputs).mean(), G["boxl2.value"])
 
 
 def review_feats(side):

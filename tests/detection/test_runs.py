@@ -19,7 +19,7 @@ from tests.data.support import REAL, needs
 from tests.detection.support import config, write_coco
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "NONE", "TTM", "EA-CTKD"]
+METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "FCFD", "EA-FCFD", "NONE", "TTM", "EA-CTKD"]
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def test_a_step_of_a_method_has_the_detectors_losses_and_its_own(root, method):
     assert all(p.grad is not None for p in run.distiller.learnable_parameters())
 
 
-@pytest.mark.parametrize("method", ["EA-KD", "EA-DKD", "EA-REVIEWKD"])
+@pytest.mark.parametrize("method", ["EA-KD", "EA-DKD", "EA-REVIEWKD", "EA-FCFD"])
 def test_a_weight_of_two_doubles_what_is_distilled_and_leaves_the_detectors_losses(root, method):
-    cfg = config(root, "DISTILLER.TYPE", method)
+    cfg = config(root, "DISTILLER.TYPE", method, "KD.LOSS.REGRESSION_WEIGHT", 0.5)
     _, (_, once) = one_step(cfg, sample_weight=lambda s, t: torch.ones(len(t)))
     _, (_, twice) = one_step(cfg, sample_weight=lambda s, t: torch.full((len(t),), 2.0))
     for name, loss in once.items():
