@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
-from mdistiller.data.boxes import Annotation, GroupedOrder, View, draw_seeds, draw_views, show
+from mdistiller.data.boxes import Annotation, GroupedOrder, View, draw_seeds, draw_views, resized, show
 from mdistiller.data.files import problem_of
 from mdistiller.data.info import DataInfo
 from mdistiller.data.splits import train_val_positions
@@ -78,9 +78,10 @@ class DetectionData:
     """Batches of images with boxes; all images of a batch are wide, or all are tall.
 
     A batch has `image`, a list of (3, h, w) uint8, RGB; `target`, a list of {"boxes", "labels", "image_id", "size"},
-    where the size is (height, width) of the file; `seeds`, one int per image for the sampling of proposals; and `index`
-    (B,). Scale and mirroring are a function of (DATASET.SEED, pass over the images, index). An epoch consists of
-    num_train // batch size batches of the endless sequence of `GroupedOrder`.
+    where the size is (height, width) of the file; `seeds`, one int per image for the sampling of proposals; `canvas`,
+    the (height, width) that holds the images of all ranks; and `index` (B,). Scale and mirroring are a function of
+    (DATASET.SEED, pass over the images, index). An epoch consists of num_train // batch size batches of the endless
+    sequence of `GroupedOrder`.
     """
 
     items = "images"
@@ -104,7 +105,8 @@ class DetectionData:
         self.order = GroupedOrder((heights > widths).astype(np.int64), self.batch_size, self.seed)
         if self.num_batches < 1:
             raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} is more than the {len(chosen)} training images")
-        self.workers = Workers(BoxReader(self.sources, dataset.MAX_SIZE), dataset.NUM_WORKERS,
+        self.longest = dataset.MAX_SIZE
+        self.workers = Workers(BoxReader(self.sources, self.longest), dataset.NUM_WORKERS,
                                self.device.type == "cuda")
         self.info = DataInfo(
             name=name, num_classes=len(train.categories), num_train=len(chosen), image_size=self.test_side, mean=MEAN,
@@ -149,6 +151,7 @@ class DetectionData:
             batch = self._batch(source, kept[index], examples)
             batch["seeds"] = [draw_seeds(self.seed, number, [one])[0]
                               for number, one in zip(passes.tolist(), index, strict=True)]
+            batch["canvas"] = self._canvas(epoch, step)
             batch["index"] = torch.from_numpy(index).to(self.device)
             share = len(index) * world_size / (self.batch_size * self._updates(step))
             yield batch if share == 1.0 else batch | {"share": share}
@@ -173,6 +176,14 @@ class DetectionData:
     def _views(self, passes, index):
         return [draw_views(self.seed, number, [one], self.sides, self.flip)[0]
                 for number, one in zip(passes.tolist(), index, strict=True)]
+
+    def _canvas(self, epoch, step):
+        """The least (height, width) that holds all images of a global batch: on every rank they get equal padding."""
+        passes, index = self.order.batch((epoch - 1) * self.num_batches + step)
+        source, kept = self.sources["train"]
+        sizes = [resized(*map(int, source.sizes[position]), view.short, self.longest)
+                 for position, view in zip(kept[index], self._views(passes, index), strict=True)]
+        return tuple(map(max, zip(*sizes, strict=True)))
 
     def _piece(self, epoch, step, rank, world_size):
         passes, index = self.order.batch((epoch - 1) * self.num_batches + step)

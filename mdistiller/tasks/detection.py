@@ -67,7 +67,7 @@ class Detection(Task):
     def inputs(self, batch, view):
         if view != "image":
             raise ValueError(f"needs {view!r} in the batch: a second view, which detection does not have")
-        return DetectorInputs(stack(batch["image"]), batch.get("target"), batch.get("seeds"))
+        return DetectorInputs(stack(batch["image"], batch.get("canvas")), batch.get("target"), batch.get("seeds"))
 
     def run_student(self, network, inputs):
         images = network.normalise(inputs.images)

@@ -69,6 +69,8 @@ def test_a_batch_does_not_depend_on_where_a_run_resumes_or_on_ranks(tmp_path, st
         pictures, seeds = ([one for part in parts for one in part[key]] for key in ("image", "seeds"))
         assert all(torch.equal(*pair) for pair in zip(pictures, whole["image"], strict=True))
         assert seeds == whole["seeds"]
+        assert all(part["canvas"] == whole["canvas"] for part in parts)
+    assert whole["canvas"] == tuple(max(one.shape[side] for one in whole["image"]) for side in (1, 2))
     assert [half["share"] for half in halves] == [1.0, 1.0] if "share" in halves[0] else True
     assert data.batch_index(epoch, start).tolist() == whole["index"].tolist()
 

@@ -156,13 +156,13 @@ class Detector(nn.Module):
             part.fg_bg_sampler.seeds = seeds
 
 
-def stack(images: Sequence[Tensor]) -> ImageList:
+def stack(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> ImageList:
     """Images (3, H, W) of any sizes in one tensor (B, 3, H', W') of raw pixels, with their sizes.
 
-    H' and W' are multiples of 32.
+    H' and W' are the least multiples of 32 that hold `canvas`, a (height, width), or, without it, the largest sides.
     """
     sizes = [tuple(image.shape[-2:]) for image in images]
-    height, width = (-(-max(lengths) // DIVISOR) * DIVISOR for lengths in zip(*sizes, strict=True))
+    height, width = (-(-length // DIVISOR) * DIVISOR for length in canvas or map(max, zip(*sizes, strict=True)))
     padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes, strict=True)]
     return ImageList(torch.stack(padded), sizes)
 
