@@ -1,6 +1,7 @@
-"""Export a run's student: python tools/export.py --run FOLDER [KEY VALUE ...] [--formats pth safetensors onnx].
+"""Export a run's student: python tools/export.py --run FOLDER [KEY VALUE ...] [--formats FORMAT ...].
 
-Writes student.pth (a plain state dict), student.safetensors, student.onnx (compared with PyTorch) and student.json.
+Writes student.pth (a plain state dict), student.safetensors, student.onnx (compared with PyTorch; image classifiers) or
+student.torchscript (detectors, for one size of image), and student.json, which describes them.
 """
 
 import sys
@@ -15,8 +16,8 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best, latest, epoch_<n> or ema (default: best)")
-    parser.add_argument("--formats", nargs="+", default=["pth", "safetensors", "onnx"], metavar="FORMAT",
-                        help="of pth, safetensors, onnx (default: all)")
+    parser.add_argument("--formats", nargs="+", metavar="FORMAT",
+                        help="of pth, safetensors, onnx, torchscript (default: all that the network can have)")
     parser.add_argument("--output", metavar="DIR", help="where to (default: export/ in the run's folder)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import AtInputSize
 
-NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDS = {"pth": (), "torchscript": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 TOLERANCE = 1e-4  # greatest difference of logits, where they are larger than 1 relative to the largest
 ONNX_LIMIT = 2**31 - 2**20  # bytes of weights that fit into one ONNX file
 BATCHES = (1, 3)  # sizes that the check tries
@@ -39,7 +40,7 @@ class Predictor(nn.Module):
 def export_run(
     folder: str | Path,
     checkpoint: str = "best",
-    formats: Sequence[str] = tuple(NEEDS),
+    formats: Sequence[str] | None = None,
     output: str | Path | None = None,
     opts: Sequence = (),
 ) -> list[Path]:
@@ -49,9 +50,10 @@ def export_run(
     or all that the method deploys (it may reuse the teacher's classifier). ONNX takes images as the run's data are,
     `input` in student.json, in batches of any size, and is compared with PyTorch; a state dict is that of the bare
     network, whose `state_dict_input` is another where the run converted size or normalisation (timm, torchvision).
+    `formats` None is all that the task has; a detector becomes a TorchScript module for the data's size of images.
     Raises UserError for what the user can fix, RunError when ONNX computes something else.
     """
-    _check_formats(formats)
+    _check_formats(formats or ())
     folder = Path(folder)
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
     run = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
@@ -62,6 +64,7 @@ def export_run(
     place = run.task.publish(network, output)
     if place is not None:  # the library's own format, whatever formats there are for images
         return sorted(place.iterdir())
+    formats = _formats_of(run, formats)
     size, (mean, std) = info.image_size, (info.mean, info.std)
     facts = {
         "network": cfg.DISTILLER.STUDENT,
@@ -75,6 +78,7 @@ def export_run(
         "classes": info.classes,
         "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
         "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
+        **run.task.export_facts(),
     }
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
     written = []
@@ -84,6 +88,8 @@ def export_run(
             checkpoints.save(state, path)
         elif name == "safetensors":
             save_safetensors(state, path, {"network": cfg.DISTILLER.STUDENT, "dataset": info.name})
+        elif name == "torchscript":
+            save_script(run.task.script(network), path)
         else:
             facts["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
         written.append(path)
@@ -97,6 +103,25 @@ def _bare_input(student, size, mean, std):
     if isinstance(student, AtInputSize):
         size, (mean, std) = student.size or size, student.own
     return {"shape": ["batch", 3, size, size], "mean": mean, "std": std}
+
+
+def _formats_of(run, formats):
+    """The formats asked for, or all of the task. Raises UserError for one that the task does not have."""
+    own = run.task.export_formats
+    for name in formats or ():
+        if name not in own:
+            raise UserError(f"--formats: {name} cannot hold a network for {run.data.info.name}; expected one of "
+                            f"{', '.join(own)}")
+    _check_formats(formats or own)
+    return formats or own
+
+
+def save_script(module: torch.jit.ScriptModule, path: Path) -> None:
+    """A TorchScript module as a file, whole or not at all."""
+    content = io.BytesIO()
+    with _quiet():
+        torch.jit.save(module, content)
+    files.write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
 def _check_formats(formats):

@@ -13,6 +13,7 @@ from mdistiller.registry import split_ea
 from mdistiller.report import formats
 from mdistiller.report.answers import answers_section
 from mdistiller.report.compare import HEAD, row
+from mdistiller.report.detections import detections_section
 from mdistiller.report.layout import layout
 from mdistiller.report.svg import Series, line_chart
 from mdistiller.runs.differences import differences
@@ -44,6 +45,7 @@ def report(root: str | Path, figures: str | Path | None = None) -> str:
         raise UserError(f"{root}: no run folder below it")
     page = Page(Path(root), runs)
     sections = [page.head(), page.summary(), page.paper(), page.curves(), answers_section(runs, page.link),
+                detections_section(runs, page.link),
                 _figures(figures), page.provenance()]
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'

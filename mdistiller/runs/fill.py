@@ -9,7 +9,7 @@ from typing import Any
 
 from mdistiller.config.stated import BASE
 from mdistiller.runs.gains import Gain, paired_gain
-from mdistiller.runs.matching import best_group, equal, fit
+from mdistiller.runs.matching import TRIALS, best_group, equal, fit
 from mdistiller.runs.paper import Cell, Table
 from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
@@ -195,6 +195,7 @@ def _protocol(cell, training, group):
     if training.smoke:
         told, other = ("smoke settings",), []
     shared = [*_PROTOCOL, *(key for key in other if key in BASE and not key.startswith(_PER_METHOD))]
+    shared += ["DATASET.TYPE"] if here["DATASET.TYPE"] in TRIALS else []
     return told, (("views", cell.run.views), *((key, _hashable(here[key])) for key in dict.fromkeys(shared)))
 
 

@@ -9,6 +9,7 @@ from mdistiller.runs.records import RunRecord, counts, group_runs
 RANDOM_TEACHER = "random"  # the value of DISTILLER.TEACHER_CHECKPOINT that trials of a pipeline use
 # With other values of these a run is no try at the same thing. With another value of any other key that counts (the
 # schedule, the batch, the part of the images) it is one, by another protocol.
+TRIALS = {"coco_tiny": "coco"}  # a few of a data set's images -> the data set: runs on them are by another protocol
 _WHAT = ("DISTILLER.STUDENT", "DISTILLER.TEACHER", "DISTILLER.LS", "DATASET.TYPE")
 
 
@@ -25,8 +26,8 @@ def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
     if (_teacher(config) == RANDOM_TEACHER) != (_teacher(wanted) == RANDOM_TEACHER) and method != "NONE":
         return None
     nodes = {key.split(".")[0] for key in config}
-    if not all(_same(run, key, wanted) for key in _WHAT if counts(key, method)):  # settles most of them
-        return None
+    if not all(_same(run, key, wanted) or _is_trial(run, key, wanted) for key in _WHAT if counts(key, method)):
+        return None  # settles most of them
     departures = []
     for key in wanted.keys() | BASE.keys() | config.keys():
         if not counts(key, method) or key == "DISTILLER.TYPE" or (key not in BASE and key.split(".")[0] not in nodes):
@@ -57,6 +58,10 @@ def _same(run, key, wanted):
     if key not in wanted and key not in BASE:
         return key not in run.facts.get("overridden", ())
     return equal(run.config.get(key, BASE.get(key)), wanted.get(key, BASE.get(key)))
+
+
+def _is_trial(run, key, wanted):
+    return key == "DATASET.TYPE" and TRIALS.get(run.config[key]) == wanted.get(key)
 
 
 def equal(one: Any, other: Any) -> bool:

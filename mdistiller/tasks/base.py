@@ -76,6 +76,7 @@ class Task:
     parts: Mapping[str, str] = MappingProxyType({})
 
     head_maps = 0  # number of feature maps, from the finest on, that `head` reads; 0 if there is no `head`
+    export_formats: tuple[str, ...] = ("pth", "safetensors", "onnx")  # formats in which a student can be exported
     compares = False  # whether `evaluate` compares a network with the teacher, which is then its `reference`
     reference: nn.Module | None = None  # the teacher with its weights, in eval mode
     results: list | None = None  # outputs of the last `evaluate` as JSON types, to be scored by other programs, or None
@@ -130,6 +131,14 @@ class Task:
     def publish(self, network: nn.Module, folder: Path) -> Path | None:
         """Write the student below `folder` in the format of the task's library; returns the path, or None if unused."""
         return None
+
+    def export_facts(self) -> dict:
+        """What student.json of an export tells instead of what it tells of image classifiers, as JSON types."""
+        return {}
+
+    def script(self, network: nn.Module) -> torch.jit.ScriptModule:
+        """A network in eval mode as a TorchScript module; for tasks with "torchscript" among `export_formats`."""
+        raise NotImplementedError
 
     def blank_inputs(self, size: int | tuple[int, int] | None, like: Tensor) -> Any:
         """Inputs of one blank example, to find the shapes of features, with the dtype and device of `like`."""

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.distributed import gather_objects
 from mdistiller.errors import UserError
-from mdistiller.models.detection import LEVELS, Detector, stack
+from mdistiller.models.detection import LEVELS, Detector, stack, traced
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
@@ -41,6 +41,7 @@ class Detection(Task):
     unit = "proposals"
     parts = MappingProxyType({"foreground": "background"})
     head_maps = len(LEVELS)
+    export_formats = ("pth", "safetensors", "torchscript")
 
     def network(self, role, pretrained=False):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]
@@ -142,6 +143,19 @@ class Detection(Task):
             f"AP of {result['ap']:.2f} is near 0: was its checkpoint trained with these categories, in this order, and "
             "with this MODEL.PRESET and pixel normalisation?"
         )
+
+    def export_facts(self):
+        side = self.cfg.DATASET.TEST.MIN_SIZE
+        taken = {"shape": [3, side, side], "dtype": "uint8", "channels": "RGB"}
+        return {
+            "input": taken, "state_dict_input": taken,
+            "output": {"boxes": ["n", 4], "scores": ["n"], "labels": ["n"], "corners": "left, top, right, bottom"},
+            "first_label": 1, "categories": list(self.info.categories),
+        }
+
+    def script(self, network):
+        side = self.cfg.DATASET.TEST.MIN_SIZE
+        return traced(network, side, side)
 
     def blank_inputs(self, size, like):
         height, width = (size, size) if isinstance(size, int) else size or (BLANK_SIDE, BLANK_SIDE)

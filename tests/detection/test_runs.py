@@ -8,15 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mdistiller.command import Interrupted
 from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.export import export_run
 from mdistiller.engine.meters import Meters
+from mdistiller.engine.pictures import draw_run
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
+from mdistiller.errors import UserError
+from mdistiller.report.html import report
 from tests.data.support import REAL, needs
-from tests.detection.support import config, write_coco
+from tests.detection.support import config, images, write_coco
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "FCFD", "EA-FCFD", "NONE", "TTM", "EA-CTKD"]
@@ -236,3 +241,36 @@ def test_a_run_records_what_foreground_and_background_weigh(root, tmp_path, meth
     mean = part * row["weight_foreground"] + (1 - part) * row["weight_background"]
     assert mean == pytest.approx(row.get("weight_mean", 1), rel=1e-5) and ("weight_mean" in row) == (method == "EA-KD")
     assert row["loss_share_foreground"] + row["loss_share_background"] == pytest.approx(100)
+
+
+def test_a_run_is_drawn_and_its_report_shows_the_picture(root, tmp_path):
+    folder = tmp_path / "o" / "distill" / "run"
+    train(config(root, "DISTILLER.TYPE", "KD", "SOLVER.MAX_ITER", 1, "SOLVER.EVAL_PERIOD", 1, "LOG.PREFIX",
+                 str(tmp_path / "o"), "EXPERIMENT.NAME", "run"))
+    assert 'id="detections"' not in report(tmp_path / "o")
+    path = draw_run(folder, 2, 0.0, None)
+    with Image.open(path) as sheet:  # each image of 64 pixels or less is enlarged to 256 or more, in three rows
+        assert path == folder / "detections.png" and sheet.height >= 3 * 256 and sheet.width >= 2 * 256
+    page = report(tmp_path / "o")
+    assert page.count('<img alt="Detections of KD, r18"') == 1
+
+
+def test_a_student_is_exported_as_torchscript_and_finds_the_same(root, tmp_path):
+    cfg = config(root, "DISTILLER.TYPE", "KD", "SOLVER.MAX_ITER", 1, "SOLVER.EVAL_PERIOD", 1,
+                 "DETECTION.SCORE_THRESHOLD", 0.0)
+    folder = _folder(cfg, tmp_path)
+    run = build_run(cfg, torch.device("cpu"))
+    Trainer(run, folder).fit()
+    with pytest.raises(UserError, match="onnx cannot hold a network for coco; expected one of pth, safetensors, torch"):
+        export_run(folder.path, formats=["onnx"])
+    *_, script, facts = export_run(folder.path, formats=["torchscript"])
+    assert json.loads(facts.read_text())["input"]["shape"] == [3, 64, 64]
+    module, student = torch.jit.load(script), run.distiller.student.eval()
+    for image in images((64, 64), (64, 64), seed=3):
+        (expected,) = student.detect([image])
+        found = dict(zip(("boxes", "scores", "labels"), module(image), strict=True))
+        assert len(found["scores"]) > 3
+        for key, values in expected.items():
+            torch.testing.assert_close(found[key], values, atol=1e-3, rtol=1e-4)
+    with pytest.raises(Exception, match="traced for images of one size"):
+        module(images((48, 64))[0])

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from mdistiller.report.layout import gain_text
+from mdistiller.report.formats import markdown
+from mdistiller.report.layout import gain_text, layout
 from mdistiller.runs.fill import fill
 from mdistiller.runs.gains import Gain, paired_gain
 from mdistiller.runs.paper import load_tables
@@ -125,6 +126,19 @@ def test_another_protocol_is_marked_and_neither_mixed_nor_compared_nor_ranked(tm
     make_run(tmp_path, "KD", 0, 73.0)  # one of the paper's protocol is preferred, and stands alone
     kd = cell(tmp_path, "KD")
     assert (kd.by_seed("last"), kd.differences, kd.others) == ({0: 73.0}, (), 1)
+
+
+def test_runs_on_a_few_images_of_coco_are_shown_as_not_comparable(tmp_path):
+    column = "R-101 & R-18, AP"
+    for row, data, seed in (("KD", "coco_tiny", 0), ("EA-KD", "coco", 0)):
+        folder = make_run(tmp_path, row, seed, 0.0, table="6", column=column, DATASET__TYPE=data)
+        (folder / "summary.json").write_text('{"status": "done", "headline": "ap", "last_ap": 90.0, "best_ap": 90.0}')
+    table = filled(tmp_path, "6")
+    kd = table.cells["KD", column]
+    assert kd.by_seed("last") == {0: 90.0} and kd.differences == ("DATASET.TYPE coco_tiny (not coco)",)
+    assert math.isnan(kd.difference("last")) and kd.within("last") is None
+    assert table.gain(table.cells["EA-KD", column]) is None and not table.ranked_first
+    assert "DATASET.TYPE coco_tiny (not coco)" in " ".join(markdown(layout(table, "command")).split())
 
 
 def test_the_views_of_a_method_belong_to_its_protocol(tmp_path):
