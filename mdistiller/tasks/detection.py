@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from mdistiller.distributed import gather_objects
 from mdistiller.errors import UserError
 from mdistiller.models.detection import LEVELS, Detector, stack, traced
+from mdistiller.models.detection.pretrained import load_library_body
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
@@ -45,15 +46,10 @@ class Detection(Task):
 
     def network(self, role, pretrained=False):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]
-        if pretrained:
-            raise UserError(
-                f"DISTILLER.{role}_CHECKPOINT: detectors have no pretrained weights here; expected a file "
-                "(tools/fetch_teachers.py --convert detectron2 FILE makes one)"
-            )
         model, rcnn = cfg.MODEL, cfg.DETECTION
         released = cfg.DATASET.RELEASED_PIXEL_MEAN and role == "STUDENT" and name == "r18"
         try:
-            return Detector(
+            network = Detector(
                 name, self.info.num_classes, model.PRESET, model.NORM, model[f"{role}_WIDTH"], model.CHANNELS,
                 model.HEAD_CHANNELS, model.FREEZE if model.NORM == "frozen" else 0, "released" if released else None,
                 tuple(model.ANCHOR_SIZES), rpn_batch_size_per_image=rcnn.RPN_BATCH,
@@ -62,8 +58,11 @@ class Detection(Task):
                 rpn_pre_nms_top_n_test=rcnn.ANCHORS_KEPT[1], box_score_thresh=rcnn.SCORE_THRESHOLD,
                 box_nms_thresh=rcnn.NMS, box_detections_per_img=rcnn.DETECTIONS,
             )
+            if pretrained:
+                _with_library_body(network, name, role)
         except UserError as error:
             raise UserError(f"DISTILLER.{role}: {error}") from None
+        return network
 
     def inputs(self, batch, view):
         if view != "image":
@@ -166,3 +165,9 @@ class Detection(Task):
 def offsets(deltas: torch.Tensor) -> torch.Tensor:
     """Box offsets (N, 4 C) of deltas (N, 4 (C+1)): without those of the background, which nothing trains."""
     return deltas[:, 4:]
+
+
+def _with_library_body(network, name, role):
+    if role == "TEACHER":
+        raise UserError("only the body of a detector has pretrained weights; expected a file of a whole teacher")
+    load_library_body(network, name)

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.errors import UserError
-from mdistiller.models.detection import stack
+from mdistiller.models.detection import pretrained, stack
 from mdistiller.models.detection.parts import SeededSampler, box_losses
 from tests.detection.support import detector, images, targets
 
@@ -121,6 +122,33 @@ def test_stride_of_the_bottlenecks_by_preset():
     for preset, strides in (("detectron2", [(2, 2), (1, 1)]), ("torchvision", [(1, 1), (2, 2)])):
         block = detector("r50", preset=preset).model.backbone.body.layer2[0]
         assert [block.conv1.stride, block.conv2.stride] == strides
+
+
+@pytest.mark.parametrize("name", ["r18", "mv2"])
+@torch.no_grad()
+def test_a_pretrained_body_gives_the_maps_of_its_library(name, monkeypatch):
+    torch.manual_seed(1)
+    library = torchvision.models.get_model(pretrained.NAMES[name]).eval()
+    monkeypatch.setattr(pretrained, "library_weights", lambda name: library.state_dict())
+    net = detector(name, width=1.0, norm="frozen", pixels="bgr").eval()  # means in another order, std 1
+    pretrained.load_library_body(net, name)
+    (picture,) = images((64, 64))
+    mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[:, :, None, None]
+    x = ((picture - mean) / std)[None]
+    if name == "r18":
+        x = library.layer1(library.maxpool(library.relu(library.bn1(library.conv1(x)))))
+    else:
+        x = library.features[:4](x)
+    found = net.model.backbone.body(net.batch([picture]).tensors)["p2"]
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+
+def test_a_pretrained_body_of_another_form_is_refused(monkeypatch):
+    monkeypatch.setattr(pretrained, "library_weights", lambda name: torchvision.models.resnet18().state_dict())
+    with pytest.raises(UserError, match="expected MODEL.NORM frozen, bn or sync and a width of 1.0"):
+        pretrained.load_library_body(detector("r18", width=0.5), "r18")
+    with pytest.raises(UserError, match="pretrained r50 has strides of MODEL.PRESET torchvision"):
+        pretrained.load_library_body(detector("r50"), "r50")
 
 
 def test_anchors_of_the_coarsest_level_are_64_pixels_apart_whatever_the_size():
