@@ -5,6 +5,7 @@ and best epoch, the paper's number and the gain over the host method with a pair
 missing, with the command that fills it. KEY VALUE: the overrides that the runs were made with, as for tools/sweep.py.
 """
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ from mdistiller.config.stated import as_overrides, stated
 from mdistiller.errors import UserError
 from mdistiller.report import formats
 from mdistiller.report.language import language_blocks
-from mdistiller.report.layout import WIDEST, layout
+from mdistiller.report.layout import WIDEST, Grid, Paragraph, layout
 from mdistiller.report.pages import write_into
+from mdistiller.report.ranks import rank_blocks
+from mdistiller.report.significance import power_lines
 from mdistiller.report.study import load_studies, table
 from mdistiller.runs.fill import EPOCHS, fill
 from mdistiller.runs.language import SPEC as LANGUAGE
@@ -30,6 +33,7 @@ from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import SMOKE
 
 DEFAULT_RUNS = "output"
+DIFFERENCES, DEVIATIONS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0), (0.1, 0.2, 0.3, 0.5, 1.0, 1.5)  # points, of --power
 
 
 def main():
@@ -37,10 +41,14 @@ def main():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
     what.add_argument("--study", metavar="NAME", help="one of the project's own: small")
+    what.add_argument("--power", nargs="*", type=float, metavar="POINTS", help=(
+        "how many seeds find a difference of so many points with 80 %% power, at each --deviation"))
     parser.add_argument("--runs", help=f"a folder that holds run folders, at any depth (default: {DEFAULT_RUNS})")
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="the headline (default: last)")
     parser.add_argument("--check", action="store_true", help="which cells lie within two standard deviations?")
+    parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="of --power (paired differences)")
+    parser.add_argument("--ranks", action="store_true", help="a rank table over the pairs of all of --table")
     parser.add_argument("--write", metavar="PAGE", help="also put the tables of a study between its marks in a page")
     parser.add_argument("--smoke", action="store_true", help="the runs of a smoke sweep, on digits")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
@@ -57,6 +65,9 @@ def main():
     extra = as_overrides(args.opts)
     if args.write and not args.study:
         raise UserError("--write: tables of a study go into a page; print those of --table, or take --format html")
+    if args.power is not None:
+        print(_power(args), end="")
+        return
     if args.study:
         text = table(load_studies(extra)[args.study], find_runs(args.runs or DEFAULT_RUNS))
         if args.write:
@@ -76,6 +87,15 @@ def main():
         words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
     commands = [" ".join(["python tools/sweep.py --table", each.name, *words]) for each in tables]
     print(_text(args, filled, commands), end="")
+
+
+def _power(args):
+    """How many seeds are needed, as a table."""
+    for name, values in (("--power", args.power), ("--deviation", args.deviation or [])):
+        if not all(0 < value < math.inf for value in values):
+            raise UserError(f"{name}: expected numbers above 0, in points; found {' '.join(map(str, values))}")
+    head, rows, words = power_lines(args.power or DIFFERENCES, args.deviation or DEVIATIONS)
+    return formats.markdown([Paragraph(words), Grid(head, tuple(rows), "Seeds needed")])
 
 
 def _language(args, extra):
@@ -101,7 +121,10 @@ def _text(args, filled, commands):
     if args.format == "csv":
         return formats.csv_text(pairs)
     widest = WIDEST if args.format == "markdown" else sys.maxsize
-    blocks = [block for table, command in pairs for block in layout(table, command, args.check, widest)]
+    if args.ranks:
+        blocks = rank_blocks(filled)
+    else:
+        blocks = [block for table, command in pairs for block in layout(table, command, args.check, widest)]
     if args.format == "html":
         return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
     return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)

@@ -143,8 +143,8 @@ def html_page(blocks: Sequence[Block], title: str) -> str:
 CSV_FIELDS = (
     "table", "row", "column", "status", "seeds", "last_mean", "last_std", "best_mean", "best_std", "headline", "paper",
     "paper_std", "difference", "within_2sd", "host", "gain", "gain_seeds", "gain_low", "gain_high", "gain_p",
-    "gain_across_protocols", "paper_gain", "epochs", "views", "train_fraction", "val_fraction", "batch_size",
-    "not_as_in_paper", "config", "overrides", "command",
+    "gain_p_holm", "gain_across_protocols", "paper_gain", "epochs", "views", "train_fraction", "val_fraction",
+    "batch_size", "not_as_in_paper", "config", "overrides", "command",
 )
 
 
@@ -171,6 +171,7 @@ def _csv_row(filled, cell, command):
         "within_2sd": None if within is None else str(within).lower(), "host": " / ".join(host) if host else None,
         "gain": gain and gain.mean, "gain_seeds": gain and gain.seeds, "gain_low": gain and gain.low,
         "gain_high": gain and gain.high, "gain_p": gain and gain.p,
+        "gain_p_holm": filled.corrected_p.get((cell.cell.row, cell.cell.column)),
         "gain_across_protocols": str(filled.across(cell)).lower() if gain else None,
         "paper_gain": filled.printed_gain(cell), "epochs": protocol["SOLVER.EPOCHS"], "views": protocol["views"],
         "train_fraction": protocol["DATASET.TRAIN_FRACTION"], "val_fraction": protocol["DATASET.VAL_FRACTION"],

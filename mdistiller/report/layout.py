@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from mdistiller.runs.fill import Filled, FilledTable
-from mdistiller.runs.gains import Gain
+from mdistiller.runs.statistics import Gain
 
 MISSING, NOTHING = "missing", "–"
 WIDEST = 4  # columns of an overview side by side
@@ -120,16 +120,24 @@ def plus_minus(mean: float, deviation: float | None) -> str:
     return number(mean) if math.isnan(mean) or math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def gain_text(gain: Gain | None, runs: int) -> str:
-    """ "+0.80 [0.31, 1.29] p=0.012"; without a test, the gain alone; says when not all of the cell's runs are in it."""
+def gain_text(gain: Gain | None, runs: int, corrected: float = math.nan) -> str:
+    """ "+0.80 [0.31, 1.29] p=0.012"; without a test, the gain alone; says when not all of the cell's runs are in it.
+
+    `corrected` is the p-value after the correction for the number of tests in the table, written behind the raw one.
+    """
     if gain is None:
         return ""
     text = f"{gain.mean:+.2f}"
     if not math.isnan(gain.p):
-        text += f" [{gain.low:.2f}, {gain.high:.2f}] " + ("p<0.001" if gain.p < 0.001 else f"p={gain.p:.3f}")
+        text += f" [{gain.low:.2f}, {gain.high:.2f}] p{_equals(gain.p)}"
+        text += "" if math.isnan(corrected) else f" (Holm{_equals(corrected)})"
     if not gain.seeds:
         return f"{text} (no common seed)"
     return text if gain.seeds == runs else f"{text} ({gain.seeds} seed{'s' if gain.seeds > 1 else ''})"
+
+
+def _equals(p):
+    return "<0.001" if p < 0.001 else f"={p:.3f}"
 
 
 def _measure(filled):
@@ -145,7 +153,8 @@ def _introduction(filled, marks):
         f"Headline: **{filled.epoch} epoch**. {_measure(filled).capitalize()} on the test images, mean ± standard "
         f"deviation (n - 1) over seeds; the best epoch is chosen on {where}. Bold: the highest mean of a pair among "
         "cells of one protocol. Below, of the headline: diff., mean minus the paper's number; gain, over the host "
-        "method on the same seeds, with Student's paired interval and test."
+        "method on the same seeds, with Student's paired interval and test; Holm, its p-value corrected for the "
+        "number of tests in the table."
     )
     protocol = next((text for text, mark in marks.items() if not mark), None)
     blocks = [Paragraph(text)]
@@ -204,7 +213,8 @@ def _average_gains(filled):
 def _details(filled, group, marks):
     rows, crossing = [], False
     for line, cell in filled.groups[group].items():
-        gain, crosses = gain_text(filled.gain(cell), len(cell.runs)), filled.across(cell)
+        corrected = filled.corrected_p.get((cell.cell.row, cell.cell.column), math.nan)
+        gain, crosses = gain_text(filled.gain(cell), len(cell.runs), corrected), filled.across(cell)
         crossing |= bool(gain) and crosses
         rows.append((
             _marked(line, cell, marks),

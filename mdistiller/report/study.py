@@ -12,14 +12,24 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
 from mdistiller.registry import Registry, ea_name
 from mdistiller.report.compare import percent
-from mdistiller.runs.gains import Gain, paired_gain
+from mdistiller.report.ranks import complete_blocks, rank_lines
+from mdistiller.report.significance import (
+    GAIN_HEAD,
+    RESAMPLED_HEAD,
+    RESAMPLED_WORDS,
+    WORDS,
+    count_words,
+    gain_cells,
+    resampled_row,
+)
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import DATA
 from mdistiller.runs.records import RunRecord, group_runs
+from mdistiller.runs.statistics import Gain, paired_gain, probability_of_improvement, rank_methods
 from mdistiller.runs.training import Training
 
-HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with", "gain, last epoch", "95 % interval", "p")
-COMPARISON = ("method", "compared with", "seeds of both", "gain, last epoch", "95 % interval", "p")
+HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with")
+COMPARISON = ("method", "compared with", "seeds of both")
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ class Study:
     """Lines in sections, by title and name; `words` describe the protocol.
 
     `comparisons`: title -> pairs of names of lines, the second one being what the first is compared with. `measures`:
-    head -> name of a number of the records, for a table of what else the last epoch measured.
+    head -> name of a number of the records, for a table of what else the last epoch measured. `ranks`: title -> kinds
+    of method (`of`) that are ranked within each of the `blocks`, which name a line for each kind.
     """
 
     name: str
@@ -57,6 +68,7 @@ class Study:
     sections: Mapping[str, Mapping[str, Line]]
     comparisons: Mapping[str, Iterable[tuple[str, str]]]
     measures: Mapping[str, str]
+    ranks: Mapping[str, Mapping]
 
     @property
     def lines(self) -> dict[str, Line]:
@@ -68,7 +80,7 @@ def load_studies(extra: tuple[str, ...] = ()) -> Registry:
     studies = Registry("study")
     for name, spec in read_yaml(DATA / "studies.yaml").items():
         sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
-        further = (spec.get(key, {}) for key in ("comparisons", "measures"))
+        further = (spec.get(key, {}) for key in ("comparisons", "measures", "ranks"))
         studies[name] = Study(name, spec["title"], spec["words"], sections, *further)
     return studies
 
@@ -92,20 +104,49 @@ def _line(study, spec, section, name, of, extra):
 
 
 def table(study: Study, runs: Iterable[RunRecord]) -> str:
-    """Markdown: a table for each section; every number from finished runs, gains paired by seed (Student's t)."""
+    """Markdown: a table for each section; every number from finished runs, gains paired by seed."""
     runs = list(runs)
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
-    blocks = [f"## {study.title}", study.words.strip()]
+    blocks, compared = [f"## {study.title}", study.words.strip(), WORDS], []
     for title, lines in study.sections.items():
-        blocks += [f"### {title}", _grid(HEAD, [_row(line, groups) for line in lines.values()])]
+        gains = [_gain(groups, line.name, line.host) for line in lines.values()]
+        compared += [(line.name, line.host, gain) for line, gain in zip(lines.values(), gains, strict=True)]
+        rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
+        blocks += [f"### {title}", _grid((*HEAD, *GAIN_HEAD), rows)]
     if study.measures:
         rows = [_measured(name, found, study.measures) for name, found in groups.items() if found]
         head = ("method", *study.measures)
         blocks += ["### What else the last epoch measured (means over the seeds)", _grid(head, rows)]
     for title, pairs in study.comparisons.items():
-        rows = [_compared(name, host, groups) for name, host in pairs if groups[name] and groups[host]]
-        blocks += [f"### {title}", _grid(COMPARISON, rows)]
-    return "\n\n".join(blocks) + "\n"
+        gains = [_gain(groups, *pair) for pair in pairs]
+        compared += [(*pair, gain) for pair, gain in zip(pairs, gains, strict=True)]
+        seeds = (str(gain.seeds) if gain else "missing" for gain in gains)
+        rows = [(*pair, seen, *cells) for pair, seen, cells in zip(pairs, seeds, gain_cells(gains), strict=True)]
+        blocks += [f"### {title}", _grid((*COMPARISON, *GAIN_HEAD), rows)]
+    for title, ranked in study.ranks.items():
+        blocks += [f"### {title}", *_ranked(ranked, groups)]
+    return "\n\n".join([*blocks, *_tested(compared, groups)]) + "\n"
+
+
+def _tested(compared, groups):
+    """What is tested beside the t-tests, and how many of these a correction over all tables keeps."""
+    compared = [(name, host, gain) for name, host, gain in compared if gain]
+    rows = [resampled_row((name, host), gain, probability_of_improvement(
+        _last(groups[name]).values(), _last(groups[host]).values())) for name, host, gain in compared]
+    rows = [row for row in rows if row]
+    blocks = ["### All tests together", count_words([gain.p for _, _, gain in compared])]
+    return [*blocks, RESAMPLED_WORDS, _grid(RESAMPLED_HEAD, rows)] if rows else blocks
+
+
+def _ranked(ranked, groups):
+    means = {names[0]: {kind: fmean(_last(groups[name]).values()) if groups[name] else math.nan
+                        for kind, name in zip(ranked["of"], names, strict=True)} for names in ranked["blocks"]}
+    whole, missing = complete_blocks(means)
+    left_out = [f"Left out, for runs are missing: {', '.join(missing)}."] if missing else []
+    if len(whole) < 2:
+        return ["Fewer than two blocks have runs of every method.", *left_out]
+    head, rows, words = rank_lines(rank_methods(whole))
+    return [words, _grid(head, rows), *left_out]
 
 
 def _grid(head, rows):
@@ -122,13 +163,16 @@ def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
 def _row(line: Line, groups) -> tuple[str, ...]:
     runs = groups[line.name]
     if not runs:
-        return (line.name, f"0 of {line.seeds}", "missing", *[""] * (len(HEAD) - 3))
+        return (line.name, f"0 of {line.seeds}", "missing", "", "")
     shown = [percent([run.result(epoch) for run in runs.values()]) for epoch in ("last", "best")]
-    host = groups.get(line.host) if line.host else None
-    start = (line.name, f"{len(runs)} of {line.seeds}", *shown)
-    if not host:
-        return (*start, *[""] * 4)
-    return (*start, line.host, *_gained(paired_gain(_last(runs), _last(host))))
+    return (line.name, f"{len(runs)} of {line.seeds}", *shown, line.host if groups.get(line.host) else "")
+
+
+def _gain(groups, name: str, host: str | None) -> Gain | None:
+    """The gain of a line over another one; None where either has no runs."""
+    if not (groups[name] and groups.get(host)):
+        return None
+    return paired_gain(_last(groups[name]), _last(groups[host]))
 
 
 def _measured(name, runs, measures) -> tuple[str, ...]:
@@ -137,17 +181,5 @@ def _measured(name, runs, measures) -> tuple[str, ...]:
     return (name, *(f"{fmean(values):.2f}" if values else "" for values in found))
 
 
-def _compared(name, host, groups):
-    gain = paired_gain(_last(groups[name]), _last(groups[host]))
-    return (name, host, str(gain.seeds), *_gained(gain))
-
-
 def _last(runs: Mapping[int, RunRecord]) -> dict[int, Any]:
     return {seed: run.result("last") for seed, run in runs.items()}
-
-
-def _gained(gain: Gain) -> tuple[str, str, str]:
-    if math.isnan(gain.p):
-        return f"{gain.mean:+.2f}", "", ""
-    interval = f"{gain.low:+.2f} to {gain.high:+.2f}"
-    return f"{gain.mean:+.2f}", interval, "< 0.001" if gain.p < 0.001 else f"{gain.p:.3f}"

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from mdistiller.config.stated import BASE
-from mdistiller.runs.gains import Gain, paired_gain
 from mdistiller.runs.matching import TRIALS, best_group, equal, fit
 from mdistiller.runs.paper import Cell, Table
 from mdistiller.runs.records import RunRecord, mean_and_std
+from mdistiller.runs.statistics import Gain, holm, paired_gain
 from mdistiller.runs.training import Training
 
 EPOCHS = ("last", "best")
@@ -110,6 +110,12 @@ class FilledTable:
         if self.across(filled) and not self.smoke and (filled.differences or host.differences):
             return None
         return paired_gain(filled.by_seed(self.epoch), host.by_seed(self.epoch))
+
+    @cached_property
+    def corrected_p(self) -> dict[tuple[str, str], float]:
+        """Cell with a tested gain -> its p-value corrected for the number of tests in the table (Holm)."""
+        gains = {key: gain for key, cell in self.cells.items() if (gain := self.gain(cell)) is not None}
+        return dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
 
     def printed_gain(self, filled: Filled) -> float | None:
         host = self.host(filled)

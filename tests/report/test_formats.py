@@ -27,14 +27,14 @@ OVERVIEW = """\
 - (a) 2 epochs, 1 view, batches of 64; not the paper's: SOLVER.EPOCHS 2 (not 240)
 """
 DETAILS = """\
-|                    | runs | last         | best         | paper | diff. | gain [95 % interval]        | paper's gain |
-|--------------------|------|--------------|--------------|-------|-------|-----------------------------|--------------|
-| KD                 | 3    | 73.17 ± 0.76 | 73.17 ± 0.76 | 73.33 | -0.16 |                             |              |
-| KD, w = H^T        | 3    | 75.17 ± 0.29 | 75.17 ± 0.29 | 75.14 | +0.03 | +2.00 [-0.48, 4.48] p=0.074 | +1.81        |
-| KD, w = H^S (a)    | 1    | 74.50        | 74.50        | 74.76 | –     |                             | +1.43        |
-| KD, w = H_ub - H^T | 0    | missing      |              | 72.73 |       |                             | -0.60        |
-| KD, w = H_ub - H^S | 0    | missing      |              | 68.90 |       |                             | -4.43        |
-"""
+|                    | runs | last         | best         | paper | diff. | gain [95 % interval]                     | paper's gain |
+|--------------------|------|--------------|--------------|-------|-------|------------------------------------------|--------------|
+| KD                 | 3    | 73.17 ± 0.76 | 73.17 ± 0.76 | 73.33 | -0.16 |                                          |              |
+| KD, w = H^T        | 3    | 75.17 ± 0.29 | 75.17 ± 0.29 | 75.14 | +0.03 | +2.00 [-0.48, 4.48] p=0.074 (Holm=0.074) | +1.81        |
+| KD, w = H^S (a)    | 1    | 74.50        | 74.50        | 74.76 | –     |                                          | +1.43        |
+| KD, w = H_ub - H^T | 0    | missing      |              | 72.73 |       |                                          | -0.60        |
+| KD, w = H_ub - H^S | 0    | missing      |              | 68.90 |       |                                          | -4.43        |
+"""  # noqa: E501
 CHECK = """\
 |             |                | here  | paper | diff. | 2 sd | verdict |
 |-------------|----------------|-------|-------|-------|------|---------|
@@ -91,7 +91,8 @@ def test_csv(runs):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["status"] for row in rows] == ["done", "done", "done", "missing", "missing"]
     expected = {"row": "KD, w = H^T", "seeds": "0 1 2", "last_mean": "75.1667", "last_std": "0.288675",
-                "paper": "75.14", "within_2sd": "true", "gain": "2", "gain_p": "0.0741799"}
+                "paper": "75.14", "within_2sd": "true", "gain": "2", "gain_p": "0.0741799",
+                "gain_p_holm": "0.0741799"}
     assert {key: rows[1][key] for key in expected} == expected
     assert rows[2]["not_as_in_paper"] == "SOLVER.EPOCHS 2 (not 240)" and rows[2]["difference"] == rows[2]["gain"] == ""
     assert rows[3]["last_mean"] == "" and rows[3]["command"].startswith(COMMAND) and rows[1]["command"] == ""
@@ -99,7 +100,7 @@ def test_csv(runs):
 
 def test_html_holds_the_same_and_loads_nothing(blocks):
     page = formats.html_page(blocks, "Table <1>")
-    assert "<td><b>75.17 ± 0.29</b></td>" in page and "+2.00 [-0.48, 4.48] p=0.074" in page
+    assert "<td><b>75.17 ± 0.29</b></td>" in page and "+2.00 [-0.48, 4.48] p=0.074 (Holm=0.074)" in page
     assert "<title>Table &lt;1&gt;</title>" in page
     assert "http" not in page and "src=" not in page and "<script" not in page
 

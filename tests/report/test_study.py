@@ -57,7 +57,7 @@ def test_gains_are_paired_by_seed(tmp_path):
     text = table(STUDY, find_runs(tmp_path))
     assert "| KD | 3 of 5 | 22.00 ± 2.00 | 23.00 ± 2.00 |" in text
     # differences 1, 2, 3: mean 2, deviation 1, error 0.5774; t(2, 0.975) = 4.3027; two-sided p of t = 3.4641 is 0.0742
-    assert "| EA-KD | 3 of 5 | 24.00 ± 3.00 | 25.00 ± 3.00 | KD | +2.00 | -0.48 to +4.48 | 0.074 |" in text
+    assert "| EA-KD | 3 of 5 | 24.00 ± 3.00 | 25.00 ± 3.00 | KD | +2.00 | -0.48 to +4.48 |  | 0.074 | 0.074 |" in text
     assert "| EA-DKD | 0 of 3 | missing |" in text
 
 
@@ -83,12 +83,13 @@ def test_further_comparisons_are_paired_by_the_seeds_of_both(tmp_path):
         made(tmp_path, STUDY.lines["KD"], seed, last)
     for seed, last in enumerate([21.0, 25.0, 90.0]):
         made(tmp_path, STUDY.lines["EA-KD"], seed, last)
-    pairs = [("EA-KD", "KD"), ("EA-DKD", "DKD")]  # no run of the second: no row
+    pairs = [("EA-KD", "KD"), ("EA-DKD", "DKD")]  # no run of the second
     text = table(dataclasses.replace(STUDY, comparisons={"Further": pairs}), find_runs(tmp_path))
     # differences 1, 3: mean 2, deviation 1.4142, error 1; t(1, 0.975) = 12.706; p of t = 2: 1 - 2 atan(2) / pi = 0.295
     rows = text.partition("### Further\n\n")[2].splitlines()
-    assert rows[0] == "| method | compared with | seeds of both | gain, last epoch | 95 % interval | p |"
-    assert rows[2:] == ["| EA-KD | KD | 2 | +2.00 | -10.71 to +14.71 | 0.295 |"]
+    assert rows[0].endswith("| seeds of both | gain, last epoch | 95 % interval | pooled | p | p, Holm |")
+    assert rows[2:4] == ["| EA-KD | KD | 2 | +2.00 | -10.71 to +14.71 |  | 0.295 | 0.295 |",
+                         "| EA-DKD | DKD | missing |  |  |  |  |  |"]
 
 
 def test_comparisons_are_of_lines_that_there_are():

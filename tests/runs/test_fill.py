@@ -7,9 +7,9 @@ import pytest
 from mdistiller.report.formats import markdown
 from mdistiller.report.layout import gain_text, layout
 from mdistiller.runs.fill import fill
-from mdistiller.runs.gains import Gain, paired_gain
 from mdistiller.runs.paper import load_tables
 from mdistiller.runs.records import find_runs
+from mdistiller.runs.statistics import Gain, paired_gain
 from tests.report.support import PAIR, make_run, make_runs
 
 
@@ -43,6 +43,8 @@ def test_the_gain_is_paired_by_seed(tmp_path):
     assert gain.p == pytest.approx(1 - math.sqrt(12) / math.sqrt(14), abs=1e-6)
     assert table.printed_gain(table.cells["EA-KD", PAIR]) == pytest.approx(75.46 - 73.33)
     assert gain_text(gain, 3) == "+2.00 [-0.48, 4.48] p=0.074"
+    assert table.corrected_p["EA-KD", PAIR] == gain.p  # the only test in the table
+    assert gain_text(gain, 3, 0.5) == "+2.00 [-0.48, 4.48] p=0.074 (Holm=0.500)"
 
 
 @pytest.mark.parametrize(("variant", "host", "mean", "seeds", "text"), [

@@ -1,0 +1,61 @@
+"""Rank tables: which methods are told apart over data sets and pairs of networks. Needs no torch."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from mdistiller.report.layout import Block, Grid, Heading, Paragraph
+from mdistiller.report.significance import LEVEL, p_text
+from mdistiller.runs.fill import FilledTable
+from mdistiller.runs.statistics import Ranks, rank_methods
+
+TITLE = "Mean ranks over the pairs of networks"
+
+
+def rank_blocks(tables: Sequence[FilledTable]) -> list[Block]:
+    """A rank table of the methods of several tables over all of their pairs (data sets and networks).
+
+    Within a pair only cells of its commonest protocol are ranked together. Ranked are the methods that the most pairs
+    have runs of, over the pairs that have runs of all of these; the rest is left out and named.
+    """
+    found = {f"table {filled.table.name}, {group}": _means(filled, cells)
+             for filled in tables for group, cells in filled.groups.items()}
+    counts = Counter(name for block in found.values() for name in block)
+    ranked = [name for name, count in counts.items() if count == max(counts.values())]
+    wanted = {title: {name: block.get(name, math.nan) for name in ranked} for title, block in found.items()}
+    whole, missing = complete_blocks(wanted)
+    rare = [name for name in counts if name not in ranked]
+    left_out = [f"{what} {', '.join(names)}" for what, names in (("methods", rare), ("pairs", missing)) if names]
+    words = [Paragraph(f"Left out, for runs are missing: {'; '.join(left_out)}.")] if left_out else []
+    heading = Heading(TITLE, 2)
+    if len(whole) < 2 or len(ranked) < 2:
+        return [heading, Paragraph("Nothing to rank: expected runs of two methods on two pairs at least."), *words]
+    head, rows, said = rank_lines(rank_methods(whole))
+    return [heading, Paragraph(said), Grid(head, tuple(rows), TITLE), *words]
+
+
+def _means(filled, cells) -> dict[str, float]:
+    """Method -> mean of the headline, of the cells with runs of the pair's commonest protocol."""
+    with_runs = {name: cell for name, cell in cells.items() if cell.by_seed(filled.epoch)}
+    protocols = Counter(cell.protocol for cell in with_runs.values())
+    return {name: cell.mean_and_std(filled.epoch)[0] for name, cell in with_runs.items()
+            if cell.protocol == protocols.most_common(1)[0][0]}
+
+
+def rank_lines(ranks: Ranks) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """(head, rows, words) of a rank table, the best method first."""
+    rows = [(name, f"{mean:.2f}") for name, mean in sorted(ranks.means.items(), key=lambda item: item[1])]
+    friedman = f"Friedman's p {_equals(p_text(ranks.p))}; " if not math.isnan(ranks.p) else ""
+    words = (f"Mean ranks over {ranks.blocks} blocks, 1 being best. {friedman}critical difference "
+             f"{ranks.critical:.2f} (Nemenyi): methods that are less apart are not told apart at {LEVEL}.")
+    return ("method", "mean rank"), rows, words
+
+
+def _equals(text):
+    return text if text.startswith("<") else f"= {text}"
+
+
+def complete_blocks(blocks: Mapping[str, Mapping[str, float]]) -> tuple[list[Mapping[str, float]], list[str]]:
+    """(blocks that have a number of every method, names of the others). NaN is no number."""
+    whole = {name: block for name, block in blocks.items() if not any(map(math.isnan, block.values()))}
+    return list(whole.values()), [name for name in blocks if name not in whole]

@@ -1,0 +1,92 @@
+"""Gains as cells of tables: intervals, p-values, Holm's correction, and what is tested beside. Needs no torch."""
+
+import math
+from collections.abc import Sequence
+
+from mdistiller.runs.statistics import (
+    LEAST_TO_RESAMPLE,
+    POWER,
+    Gain,
+    bootstrap_interval,
+    holm,
+    pooled_deviation,
+    pooled_interval,
+    seeds_needed,
+    sign_flip_p,
+)
+
+GAIN_HEAD = ("gain, last epoch", "95 % interval", "pooled", "p", "p, Holm")
+RESAMPLED_HEAD = ("method", "compared with", "seeds", "gain", "BCa interval", "sign-flip p", "chance of improvement")
+LEVEL = 0.05
+LEAST_FREEDOM = 4  # of a pooled deviation; below, it is as much decided by chance as that of one row
+WORDS = (
+    "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test; *pooled* is the interval "
+    "from the deviation of all differences of the table together, for two or three differences alone are decided by "
+    "chance (it assumes that the rows scatter alike, so that one unstable row widens all, and needs four degrees of "
+    "freedom); *p, Holm* is corrected for the number of tests in the table."
+)
+RESAMPLED_WORDS = (
+    "Comparisons over five seeds and more, without a normal distribution: the BCa bootstrap interval of the mean gain, "
+    "the exact sign-flip test (which cannot be below 0.0625 with five seeds: six are the least for a claim), and the "
+    "chance that a run of the method is above a run of what it is compared with, over all pairs of runs."
+)
+
+
+def gain_cells(gains: Sequence[Gain | None]) -> list[tuple[str, ...]]:
+    """The cells of GAIN_HEAD for the rows of one table; None is a row without a comparison."""
+    found = [gain for gain in gains if gain is not None]
+    pooled = pooled_deviation([gain.differences for gain in found])
+    corrected = iter(holm([gain.p for gain in found]))
+    return [("",) * len(GAIN_HEAD) if gain is None else _cells(gain, pooled, next(corrected)) for gain in gains]
+
+
+def _cells(gain, pooled, corrected):
+    own = interval_text(gain.low, gain.high)
+    pooled = pooled if pooled[1] >= LEAST_FREEDOM else (math.nan, 0)
+    return (f"{gain.mean:+.2f}", own, interval_text(*pooled_interval(gain, *pooled)), p_text(gain.p), p_text(corrected))
+
+
+def interval_text(low: float, high: float) -> str:
+    """ "+0.31 to +1.29"; empty for NaN."""
+    return "" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
+
+
+def p_text(p: float) -> str:
+    """ "0.012", "< 0.001"; empty for NaN."""
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def resampled_row(names: tuple[str, str], gain: Gain, improvement: float) -> tuple[str, ...] | None:
+    """The cells of RESAMPLED_HEAD; None for a comparison over fewer than five seeds."""
+    if gain.seeds < LEAST_TO_RESAMPLE:
+        return None
+    interval = interval_text(*bootstrap_interval(gain.differences))
+    flipped = f"{sign_flip_p(gain.differences):.4f}"  # 0.0625 is to be read as such
+    return (*names, str(gain.seeds), f"{gain.mean:+.2f}", interval, flipped, f"{improvement:.2f}")
+
+
+def count_words(p_values: Sequence[float]) -> str:
+    """How many tests of a page are below 0.05, and how many remain when all of them are corrected together."""
+    tests = [p for p in p_values if not math.isnan(p)]
+    if not tests:
+        return "No comparison has enough seeds for a test yet."
+    raw, kept = (sum(p <= LEVEL for p in values) for values in (tests, holm(tests)))
+    return (f"Of the {len(tests)} tests of all tables together, {raw} have p at most {LEVEL}; Holm's correction over "
+            f"all of them keeps {kept}.")
+
+
+def power_lines(differences: Sequence[float], deviations: Sequence[float]) -> tuple[tuple[str, ...], list, str]:
+    """(head, rows, words): how many seeds find a difference (points) at a deviation of the paired differences."""
+    head = ("deviation of the differences", *(f"{difference:g} points" for difference in differences))
+    rows = [(f"{deviation:g}", *(_seeds(difference, deviation) for difference in differences))
+            for deviation in deviations]
+    words = (f"Seeds of each method with which a paired t-test at {LEVEL} finds a mean difference with {POWER:.0%} "
+             "power; the deviation is that of the differences over seeds.")
+    return head, rows, words
+
+
+def _seeds(difference, deviation):
+    try:
+        return str(seeds_needed(difference, deviation))
+    except ValueError as error:
+        return str(error)

@@ -1,0 +1,183 @@
+"""The statistics of tables, of accuracies over seeds. One module for all of them; needs no torch.
+
+How runs over seeds are compared follows Bouthillier et al., "Accounting for variance in machine learning benchmarks",
+MLSys 2021 (arXiv:2103.03098), and Agarwal et al., "Deep reinforcement learning at the edge of the statistical
+precipice", NeurIPS 2021 (arXiv:2108.13264); ranks over data sets follow Demsar, "Statistical comparisons of classifiers
+over multiple data sets", JMLR 7, 2006.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import nctdtr, stdtr, stdtrit
+
+from mdistiller.runs.records import mean_and_std
+
+CONFIDENCE, POWER = 0.95, 0.8
+LEAST_TO_RESAMPLE = 5  # differences; with fewer, neither the bootstrap nor the sign-flip test can say anything
+MOST_TO_ENUMERATE = 20  # differences of the exact sign-flip test: a million signs
+MOST_SEEDS = 10_000  # where the search for a number of seeds ends
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A mean difference in points; interval and p-value (two-sided) are NaN where nothing can be tested."""
+
+    mean: float
+    seeds: int  # pairs of runs of one seed; 0: the difference of two means, over different seeds
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    differences: tuple[float, ...] = field(default=(), compare=False)  # of each seed that both have
+
+
+def paired_gain(variant: Mapping[int, float], host: Mapping[int, float]) -> Gain:
+    """The mean of variant - host over common seeds, with Student's t interval and test. Both are seed -> accuracy.
+
+    One common seed: the difference alone. None: the difference of the two means. Differences that are all equal have
+    no deviation to test with.
+    """
+    seeds = sorted(variant.keys() & host.keys())
+    if not seeds:
+        return Gain(mean_and_std(variant.values())[0] - mean_and_std(host.values())[0], 0)
+    differences = tuple(variant[seed] - host[seed] for seed in seeds)
+    mean, deviation = mean_and_std(differences)
+    error, freedom = deviation / math.sqrt(len(seeds)), len(seeds) - 1
+    if not error > 1e-9:  # NaN for one seed; rounding errors alone for equal differences
+        return Gain(mean, len(seeds), differences=differences)
+    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    p = 2 * float(stdtr(freedom, -abs(mean) / error))
+    return Gain(mean, len(seeds), mean - margin, mean + margin, p, differences)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the exact sign-flip test of paired differences (Fisher's randomization test).
+
+    The part of all 2**n choices of signs whose mean is at least as far from 0. It assumes no normal distribution, and
+    cannot be below 2 / 2**n: 0.0625 with five differences, so that six are the least for a claim at 0.05. Raises
+    ValueError for more than 20 differences.
+    """
+    values = np.asarray(differences, dtype=float)
+    if not 1 <= len(values) <= MOST_TO_ENUMERATE:
+        raise ValueError(f"expected 1 to {MOST_TO_ENUMERATE} differences; found {len(values)}")
+    sums = np.zeros(1)
+    for value in np.abs(values):
+        sums = np.concatenate([sums + value, sums - value])
+    return float(np.mean(np.abs(sums) >= abs(values.sum()) - 1e-9))
+
+
+def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95 % BCa bootstrap interval (Efron 1987) of the mean difference; NaN for fewer than five or equal ones.
+
+    Resampled 9,999 times with a fixed seed, so that a table is the same whenever it is made.
+    """
+    if len(differences) < LEAST_TO_RESAMPLE or np.ptp(differences) < 1e-9:
+        return math.nan, math.nan
+    from scipy.stats import bootstrap  # a second to import
+
+    result = bootstrap((np.asarray(differences, dtype=float),), np.mean, n_resamples=RESAMPLES, method="BCa",
+                       confidence_level=CONFIDENCE, random_state=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def pooled_deviation(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Standard deviation of differences within their groups, and its degrees of freedom (NaN and 0 without any).
+
+    It assumes that all groups scatter alike, and so lends a group of two or three what its own cannot tell.
+    """
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return math.nan, 0
+    squares = sum((len(group) - 1) * mean_and_std(group)[1] ** 2 for group in groups)
+    return math.sqrt(squares / freedom), freedom
+
+
+def pooled_interval(gain: Gain, deviation: float, freedom: int) -> tuple[float, float]:
+    """The 95 % interval of a mean gain from the deviation of `pooled_deviation`; NaN where there is none."""
+    if not gain.seeds or not freedom:
+        return math.nan, math.nan
+    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(gain.seeds)
+    return gain.mean - margin, gain.mean + margin
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in the same order; NaN is no test and stays NaN."""
+    order = sorted((index for index, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
+    corrected, least = [math.nan] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = least
+    return corrected
+
+
+def power_of(seeds: int, difference: float, deviation: float) -> float:
+    """Chance that the paired t-test at 0.05 over so many seeds finds a mean difference of that size.
+
+    `deviation` is that of the paired differences; points, as `difference`.
+    """
+    critical, shift = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)), abs(difference) / deviation * math.sqrt(seeds)
+    found, wrong_side = 1 - nctdtr(seeds - 1, shift, critical), nctdtr(seeds - 1, shift, -critical)
+    return float(found + (0.0 if math.isnan(wrong_side) else wrong_side))
+
+
+def seeds_needed(difference: float, deviation: float, power: float = POWER) -> int:
+    """The least number of seeds with which the paired t-test at 0.05 finds a difference with that power.
+
+    Raises ValueError for numbers that are not above 0, and where 10,000 seeds do not suffice.
+    """
+    if not (difference > 0 and deviation > 0 and 0 < power < 1):
+        raise ValueError("expected a difference and a deviation above 0, and a power between 0 and 1")
+    most = 2
+    while power_of(most, difference, deviation) < power:
+        if most > MOST_SEEDS:
+            raise ValueError(f"more than {MOST_SEEDS} seeds")
+        most *= 2
+    return next(seeds for seeds in range(max(2, most // 2), most + 1)
+                if power_of(seeds, difference, deviation) >= power)
+
+
+def probability_of_improvement(variant: Iterable[float], host: Iterable[float]) -> float:
+    """Chance that a run of the variant is above a run of the host, over all pairs of runs; ties count half.
+
+    Agarwal et al. 2021, Section 4.3: the Mann-Whitney statistic over the number of pairs.
+    """
+    above = np.subtract.outer(np.fromiter(variant, float), np.fromiter(host, float))
+    return float(np.mean((above > 0) + 0.5 * (above == 0)))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of methods over blocks (1 is best), Friedman's p-value, and Nemenyi's critical difference.
+
+    Two methods whose mean ranks are less than `critical` apart are not told apart at 0.05.
+    """
+
+    means: Mapping[str, float]
+    blocks: int
+    p: float
+    critical: float
+
+
+def rank_methods(blocks: Sequence[Mapping[str, float]]) -> Ranks:
+    """Ranks of the methods within each block (a data set and a pair of networks, say), higher being better.
+
+    Every block holds a number of every method. Equal numbers share their mean rank. Friedman's chi-squared test and
+    Nemenyi's critical difference (Demsar 2006, Sections 3.2.2 and 3.2.4). Raises ValueError for fewer than two methods
+    or blocks.
+    """
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+    names = list(blocks[0]) if blocks else []
+    if len(names) < 2 or len(blocks) < 2:
+        raise ValueError("expected two methods and two blocks at least")
+    scores = np.array([[block[name] for name in names] for block in blocks])
+    means = rankdata(-scores, axis=1).mean(axis=0)
+    # Friedman's test needs three methods; with two it is the sign test, which SciPy's does not cover.
+    p = float(friedmanchisquare(*scores.T).pvalue) if len(names) > 2 else math.nan
+    quantile = float(studentized_range.ppf(CONFIDENCE, len(names), np.inf)) / math.sqrt(2)
+    critical = quantile * math.sqrt(len(names) * (len(names) + 1) / (6 * len(blocks)))
+    return Ranks(dict(zip(names, map(float, means), strict=True)), len(blocks), p, critical)
