@@ -29,6 +29,10 @@ KINDS = {  # functions of the entropies of student and teacher, (n,), and of the
     # Two controls that separate the effects of EA: "constant" only rescales the loss, "normalized" only reweights it.
     "constant": lambda student, teacher, bound: _ea(student, teacher, bound).mean().expand_as(teacher),
     "normalized": lambda student, teacher, bound: _normalized(_ea(student, teacher, bound)),
+    # Two more controls, which ask whether the entropy matters: "max_logit" measures the difficulty of a sample in
+    # another way (see `difficulty`), "random" gives the weights of the batch to its samples in a random order.
+    "max_logit": _ea,
+    "random": _ea,
 }
 
 
@@ -42,8 +46,27 @@ def _normalized(weight):
     return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
+def difficulty(logits: Tensor, temperature: float = 3.0, kind: str = "ea") -> Tensor:
+    """How difficult samples are to a network with these logits: (n, C) -> (n,), in nats.
+
+    This is the entropy for every kind except `max_logit`. There it is 1 - p, where p is the softmax probability (at
+    `temperature`) of the class with the greatest logit, multiplied by log C / (1 - 1 / C). It is therefore 0 for a
+    one-hot row and log C for a uniform row, as the entropy is, but does not depend on how the other classes share the
+    rest of the probability.
+    """
+    if kind != "max_logit":
+        return entropy(logits, temperature)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    limit, classes = torch.finfo(logits.dtype), logits.shape[-1]
+    greatest = (logits / temperature).clamp(limit.min / 4, limit.max / 4).softmax(dim=-1).amax(dim=-1)
+    return (1 - greatest).clamp_min(0.0) * (math.log(classes) * classes / max(classes - 1, 1))
+
+
 class SampleWeights(NamedTuple):
-    """Weights (n,) and the entropies (n,) that they come from, in nats, before the mean over groups is taken."""
+    """Weights (n,) and the entropies (n,) that they come from, in nats, before the mean over groups is taken.
+
+    With the kind `max_logit`, the entropies are what `difficulty` measures instead.
+    """
 
     weight: Tensor
     entropy_student: Tensor
@@ -60,11 +83,28 @@ def weigh_entropies(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
-    if group is None or level in PER_SAMPLE:
-        return KINDS[kind](student, teacher, bound)
-    if level == "mean_weight":
-        return group_mean(KINDS[kind](student, teacher, bound), group)
-    return KINDS[kind](group_mean(student, group), group_mean(teacher, group), bound)
+    if level in PER_SAMPLE:
+        group = None
+    if group is None:
+        weight = KINDS[kind](student, teacher, bound)
+    elif level == "mean_weight":
+        weight = group_mean(KINDS[kind](student, teacher, bound), group)
+    else:
+        weight = KINDS[kind](group_mean(student, group), group_mean(teacher, group), bound)
+    return _shuffled(weight, group) if kind == "random" else weight
+
+
+def _shuffled(weight, group):
+    """The weights in a random order. All samples of a group get the weight that its first sample gets."""
+    drawn = weight[torch.randperm(len(weight), device=weight.device)]
+    if group is None or not len(weight):
+        return drawn
+    order = group.argsort(stable=True)
+    place, ordered = torch.arange(len(order), device=order.device), group[order]
+    starts = torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
+    first = torch.empty_like(order)
+    first[order] = order[torch.where(starts, place, 0).cummax(0).values]
+    return drawn[first]
 
 
 class Weighting(NamedTuple):
@@ -82,8 +122,8 @@ class Weighting(NamedTuple):
         return self.level not in PER_SAMPLE
 
     def entropy(self, logits: Tensor) -> Tensor:
-        """Entropies (n,) of logits (n, C), in nats, from which the weights are computed."""
-        return entropy(standardize(logits) if self.standardized else logits, self.temperature)
+        """Entropies (n,) of logits (n, C), in nats, from which the weights are computed (see `difficulty`)."""
+        return difficulty(standardize(logits) if self.standardized else logits, self.temperature, self.kind)
 
     def weights(self, student: Tensor, teacher: Tensor, num_classes: int, group: Tensor | None = None,
                 around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
@@ -98,7 +138,8 @@ class Weighting(NamedTuple):
         groups = torch.cat([group, around[2]])
         means = [group_mean(torch.cat(pair), groups)[: len(group)]
                  for pair in zip((student, teacher), around[:2], strict=True)]
-        return weigh_entropies(*means, self.kind, bound)
+        weight = KINDS[self.kind](*means, bound)
+        return _shuffled(weight, group) if self.kind == "random" else weight
 
 
 @torch.no_grad()
@@ -117,13 +158,14 @@ def ea_weight(
     means log C (the released code divides by the number 100 for some methods). `group` (n,) int64 gives the group of
     each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
     or with `level` "mean_weight" the mean of their own weights. The other values of `kind` are the paper's ablations
-    (Tables 1 and 9) and two controls: `constant` gives every sample the batch mean of w, and `normalized` divides w by
-    that mean. With several processes, the batch is that of the process, as in every method that relates the samples of
-    a batch. Raises ValueError for an unknown `kind`.
+    (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized` divides w by
+    that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the batch to its
+    samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With several processes,
+    the batch is that of the process, as in every method that relates the samples of a batch. Raises ValueError for an unknown `kind`.
     """
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
     return weighting.weights(*entropies, logits_teacher.shape[-1], group)
 
 
-__all__ = ["KINDS", "LEVELS", "SampleWeights", "Weighting", "ea_weight", "entropy", "weigh_entropies"]
+__all__ = ["KINDS", "LEVELS", "SampleWeights", "Weighting", "difficulty", "ea_weight", "entropy", "weigh_entropies"]

@@ -57,6 +57,7 @@ HALF, NONE, BOTH = math.log(2) / 2, 0.0, math.log(2)
         ("inverted_student", NONE, BOTH, NONE),
         ("constant", HALF, HALF, HALF),  # the mean of log 2, log(2) / 2 and 0
         ("normalized", 2.0, 1.0, NONE),  # over the mean log(2) / 2
+        ("max_logit", BOTH, HALF, NONE),  # of a one-hot row 1 - 1 = 0, of a uniform one (1 - 1 / 2) 2 log 2
     ],
 )
 def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_hot_uniform):
@@ -66,8 +67,39 @@ def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_h
     torch.testing.assert_close(ea_weight(student, teacher, kind=kind), expected)
 
 
-def test_every_kind_is_tested_above():
-    assert len(KINDS) == 9
+def test_every_kind_is_tested_above_or_below():
+    assert len(KINDS) == 11
+
+
+def test_the_max_logit_kind_reads_the_greatest_probability_alone():
+    even, uneven = [[0.5, 0.25, 0.25], [0.5, 0.4, 0.1]]
+    teacher, student = torch.tensor([even, uneven]).log(), torch.zeros(2, 3)
+    # 1 - 1/2 over its greatest value 2/3 is 3/4 of log 3 for both rows; the student's is log 3, so that w = H^T
+    weight = ea_weight(student, teacher, temperature=1.0, kind="max_logit")
+    torch.testing.assert_close(weight, torch.full((2,), 0.75 * math.log(3)))
+    base = ea_weight(student, teacher, temperature=1.0)
+    assert base[0] > base[1]  # the entropy tells them apart
+
+
+def test_random_weights_are_those_of_ea_in_another_order():
+    student, teacher = torch.randn(2, 50, 10, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    drawn = ea_weight(student, teacher, kind="random")
+    weight = ea_weight(student, teacher)
+    assert torch.equal(drawn.sort().values, weight.sort().values) and (drawn == weight).sum() < 10
+    assert not torch.equal(ea_weight(student, teacher, kind="random"), drawn)
+    torch.manual_seed(3)  # as a run does in every step
+    assert torch.equal(ea_weight(student, teacher, kind="random"), drawn)
+
+
+def test_random_weights_of_groups_are_those_of_groups():
+    student, teacher = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    group = torch.tensor([5, 2, 5, 9, 2, 5])
+    known = ea_weight(student, teacher, group=group)
+    drawn = ea_weight(student, teacher, kind="random", group=group)
+    assert torch.isin(drawn, known).all()
+    for rows in ([0, 2, 5], [1, 4]):
+        assert (drawn[rows] == drawn[rows[0]]).all()
 
 
 def test_an_unknown_kind_is_refused_by_name():
