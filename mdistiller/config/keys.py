@@ -115,8 +115,8 @@ EA = {
     "KIND": Key("ea", choices=("none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student",
                                "constant", "normalized", "max_logit", "random"), help=(
         "Formula of the weight (paper, Eqs. 8 to 12), or a control: constant only rescales the loss, normalized only "
-        "reweights, max_logit uses the greatest probability instead of the entropy, and random gives the weights of the "
-        "batch to its samples in a random order.")),
+        "reweights, max_logit uses the greatest probability instead of the entropy, and random gives the weights of "
+        "the batch to its samples in a random order.")),
     "TEMPERATURE": Key(3.0, above=0, most=1e4, help=(
         "Temperature T' of the entropies: 3 on CIFAR-100, 2 on ImageNet and for transformer teachers.")),
     "UPPER_BOUND": Key(None, types=(float, str), choices=("log_c",), above=0, most=1e6, help=(

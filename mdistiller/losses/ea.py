@@ -161,7 +161,8 @@ def ea_weight(
     (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized` divides w by
     that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the batch to its
     samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With several processes,
-    the batch is that of the process, as in every method that relates the samples of a batch. Raises ValueError for an unknown `kind`.
+    the batch is that of the process, as in every method that relates the samples of a batch.
+    Raises ValueError for an unknown `kind`.
     """
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
