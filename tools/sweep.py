@@ -70,8 +70,15 @@ def planned(args):
         for name in args.methods:
             if name not in lines:
                 raise UserError(f"--methods: {name}: no line of this study; expected one of {', '.join(lines)}")
-        wanted = [(line.training, min(line.seeds, args.seeds or line.seeds)) for name, line in lines.items()
-                  if name in (args.methods or lines)]
+        chosen = {name: line for name, line in lines.items() if name in (args.methods or lines)}
+        waiting = [name for name, line in chosen.items() if not line.ready]
+        if waiting:
+            print(f"left out, since they are not tuned yet (python tools/tune.py --study {args.study}): "
+                  f"{'; '.join(waiting)}")
+        seeds = {name: min(line.seeds, args.seeds or line.seeds) for name, line in chosen.items()}
+        wanted = [(line.training, seeds[name]) for name, line in chosen.items() if line.ready]
+        if not wanted:
+            raise UserError(f"--study {args.study}: no line is tuned yet; see python tools/tune.py --study {args.study}")
     elif args.table and any(map(is_language, args.table)):
         wanted = _language(args, extra)
     elif args.table:

@@ -20,6 +20,7 @@ class AttentionTransfer(Distiller):
         "P": Key(2, least=1, most=64, help="Power of the features in the attention maps."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1000.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

@@ -62,6 +62,7 @@ class Distiller(nn.Module):
 
     defaults: Mapping = {}  # the method's config node: nested dicts of keys, each a `Key` or a plain default
     config_key: str  # name of that node; the registered name of the method unless set
+    search: Mapping = {}  # key that tools/tune.py varies, by name within the node (or in full) -> factor up and down
     reads: tuple = ()  # config nodes of other methods that the method reads; reading any other one is an error
     method: str  # the registered name, without EA-
     task_aliases: Mapping = {}  # TASK.TYPE -> another name of the method in that task

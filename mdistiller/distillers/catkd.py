@@ -29,6 +29,7 @@ class CATKD(LastMapDistiller):
             "CAM_RESOLUTION": Key(2, least=1, most=256, help="Height and width to which the maps are pooled."),
         },
     }
+    search = {"LOSS.CAT_loss_weight": 10}
 
     def build(self, cfg):
         self.check_maps()

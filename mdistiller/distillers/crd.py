@@ -104,6 +104,7 @@ class CRD(Distiller):
         },
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.8)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10, "NCE.TEMPERATURE": 4}
     inputs = "features"
     own_buffers = ("memory_", "sampler.")  # tens of MB, which DDP would send in every step
 

@@ -25,6 +25,7 @@ class CRLD(Distiller):
         "TAU_W": Key(0.9, least=0, most=1, help="Least confidence of the teacher in a weak view."),
         "TAU_S": Key(0.2, least=0, most=1, help="Least confidence of the teacher in a strong view."),
     }
+    search = {"WV_WEIGHT": 10, "CV_WEIGHT": 10, "TEMPERATURE": 4}
     views = ("image", "image_strong")
     term_views = {"within_strong": "image_strong", "cross_strong": "image_strong"}
     standardizes = False  # the confidences are taken from the raw logits

@@ -71,6 +71,7 @@ class CTKD(Distiller):
         "LAMBDA_LOOPS": Key(10, least=1, most=10**6, help="Epochs in which the factor changes; 5 on ImageNet."),
         "LOSS": {"CE_WEIGHT": weight_key(0.1, "the cross-entropy"), "KD_WEIGHT": weight_key(0.9)},
     }
+    search = {"LOSS.KD_WEIGHT": 10, "T_END": 4}
 
     @classmethod
     def check(cls, cfg):

@@ -23,6 +23,7 @@ class DIST(Distiller):
         "TEMPERATURE": temperature_key(4.0),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy")},
     }
+    search = {"BETA": 10, "GAMMA": 10, "TEMPERATURE": 4}
     batch_terms = ("intra",)
 
     def build(self, cfg):

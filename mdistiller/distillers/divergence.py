@@ -25,6 +25,7 @@ class Divergence(Distiller):
         "TEMPERATURE": temperature_key(2.0),
         "KD_RATE": Key(0.5, least=0, most=1, help="Weight of the divergence; the cross-entropy has 1 - KD_RATE."),
     }
+    search = {"KD_RATE": 10, "TEMPERATURE": 4}
     divergence: staticmethod  # a function of this file
     arguments: tuple = ()  # names of its further arguments; in capitals they are keys of the node
 

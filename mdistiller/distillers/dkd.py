@@ -22,6 +22,7 @@ class DKD(Distiller):
         "WARMUP": warm_up_key(20),
         "LS_WEIGHT": weight_key(1.0, "both terms when logits are standardized"),
     }
+    search = {"ALPHA": 10, "BETA": 10, "T": 4}
     reads = ("KD",)
     release_weighting = {
         "upper_bound": 100.0, "upper_bound_imagenet": LOG_1000, "temperature": 3.0, "logits": "standardized",

@@ -96,6 +96,7 @@ class FCFD(Distiller):
         "TEACHER_MODE": Key("train", choices=("train", "eval"), help=(
             "Mode of the teacher: batch norms use batch statistics (train) or running statistics (eval).")),
     }
+    search = {"KD_WEIGHT": 10, "FEAT_WEIGHT": 10, "TEMPERATURE": 4}
     inputs = "features"
     teacher_mode = "train"
     varying_modules = True  # a bridge into the student is used only if its path is drawn

@@ -52,6 +52,7 @@ class FitNet(Distiller):
             "Image size for which shapes are computed if the data have none.")),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(100.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

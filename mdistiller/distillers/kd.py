@@ -29,6 +29,7 @@ class KD(Distiller):
             "REGRESSION_WEIGHT": weight_key(0.0, "the squared distance of what networks regress, if anything"),
         },
     }
+    search = {"LOSS.KD_WEIGHT": 10, "TEMPERATURE": 4}
     release_weighting = {"upper_bound": 100.0, "upper_bound_imagenet": LOG_1000}
 
     def build(self, cfg):

@@ -23,6 +23,7 @@ class KDSVD(Distiller):
         "POOL": Key(False, help="Average the larger of two maps of unequal width, which is otherwise an error."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

@@ -23,6 +23,7 @@ class MLD(Distiller):
 
     defaults = {"MASKING": Key("released", choices=MASKINGS, help=(
         "Confidence masks: one factor, their mean (released), or one factor for each sample and class (per_sample)."))}
+    search = {"KD.LOSS.KD_WEIGHT": 10}
     reads = ("KD",)  # its temperature and weights
     views = ("image", "image_strong")
     term_views = {"strong": "image_strong"}

@@ -21,6 +21,7 @@ class NKD(Distiller):
         "GAMMA": weight_key(1.5, "the non-target classes"),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "KD_WEIGHT": weight_key(1.0)},
     }
+    search = {"LOSS.KD_WEIGHT": 10, "T": 4}
 
     def build(self, cfg):
         self.temperature, self.gamma = cfg.T, cfg.GAMMA

@@ -34,6 +34,7 @@ class OFD(Distiller):
             "Mode of the teacher: batch norms use batch statistics (train) or running statistics (eval).")),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(0.001)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
     teacher_mode = "train"
 

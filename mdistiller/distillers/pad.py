@@ -33,6 +33,7 @@ class PAD(Distiller):
         "WARMUP": Key(10, least=0, most=10**6, help="Number of first epochs in which the variance is 1."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

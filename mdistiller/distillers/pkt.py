@@ -14,6 +14,7 @@ class PKT(Distiller):
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(30000.0)}}
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

@@ -79,6 +79,7 @@ class ReviewKD(Distiller):
         **{name: Key(default, least=1, most=2**20, help="Without effect: shapes are taken from the networks.")
            for name, default in STATED_SHAPES.items()},
     }
+    search = {"REVIEWKD_WEIGHT": 10}
     inputs = "features"
     sample_axis = "image"
     release_weighting = {"upper_bound": LOG_100}

@@ -22,6 +22,7 @@ class RKD(Distiller):
         },
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
+    search = {"DISTANCE_WEIGHT": 10, "ANGLE_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

@@ -24,6 +24,7 @@ class RLD(Distiller):
         "T": temperature_key(4.0, "the term of the classes below the target"),
         "WARMUP": warm_up_key(20),
     }
+    search = {"ALPHA": 10, "BETA": 10, "T": 4}
 
     def build(self, cfg):
         self.ce_weight, self.warmup = cfg.CE_WEIGHT, cfg.WARMUP

@@ -37,6 +37,7 @@ class SDD(LastMapDistiller):
         "WARMUP": Key(1, least=0, most=10**6, help="Epochs in which the loss rises linearly, with LOSS dkd."),
         "CLIP_NORM": Key(40.0, least=0, most=1e9, help="Maximum norm of the gradient; SOLVER.CLIP_NORM overrides it."),
     }
+    search = {"KD.LOSS.KD_WEIGHT": 10, "COMPLEMENTARY_WEIGHT": 10}
     reads = ("KD", "DKD")  # the settings of its LOSS
 
     @classmethod

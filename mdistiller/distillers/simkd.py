@@ -77,6 +77,7 @@ class SimKD(LastMapDistiller):
             "The student's map that is projected; the two differ in MobileNetV2 and ShuffleNetV2.")),
         "LOSS": {"CE_WEIGHT": weight_key(0.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
 
     def build(self, cfg):
         self.ce_weight, self.feat_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

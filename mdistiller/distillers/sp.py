@@ -15,6 +15,7 @@ class SimilarityPreserving(Distiller):
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(3000.0)}}
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     def build(self, cfg):

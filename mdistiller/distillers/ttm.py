@@ -22,6 +22,7 @@ class TTM(Distiller):
     """
 
     defaults = _keys(gamma=0.1, beta=45.0)  # the released example for vgg13 -> vgg8; uncertain for other pairs
+    search = {"BETA": 10, "GAMMA": 4}
     loss = staticmethod(ttm_loss)
 
     def build(self, cfg):

@@ -40,6 +40,7 @@ class VID(Distiller):
         "TRAIN_SCALE": Key(True, help="Whether the variances are trained."),
         "LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(1.0)},
     }
+    search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
 
     @classmethod

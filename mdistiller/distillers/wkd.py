@@ -63,6 +63,7 @@ class WKD(Distiller):
             "COSINE_DECAY_EPOCH": Key(150, least=0, most=10**6, help="Epoch after which the weight falls to 0."),
         },
     }
+    search = {"LOSS.WKD_LOGIT_WEIGHT": 10, "TEMPERATURE": 4}
     inputs = "features"  # of the teacher, where the costs are measured, and its classifier
 
     def build(self, cfg):

@@ -3,6 +3,7 @@
 import logging
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,10 +89,12 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
 
 
 @out_of_memory_fails_the_run()
-def train(cfg: CfgNode, resume: bool = False) -> dict:
+def train(cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None] | None = None) -> dict:
     """Run one training from its config to its summary; everything is kept in the run's folder.
 
-    Raises UserError for what the user can fix, RunError when the run cannot go on, Interrupted when it was stopped.
+    `after_epoch` is called after each epoch but the last, when it is saved, with what it has measured. It may raise
+    Interrupted to end the run there. Raises UserError for what the user can fix, RunError when the run cannot go on,
+    and Interrupted when it was stopped.
     """
     with errors_name_files(cfg):
         return _train(cfg, resume)
@@ -105,7 +108,7 @@ def _train(cfg, resume):
         start_logging()
         run = build_run(cfg, device)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
-        trainer = Trainer(run, folder, cache)
+        trainer = Trainer(run, folder, cache, after_epoch)
         facts = run.facts | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
         folder.check_same(**{key: facts.get(key) for key in ("teacher_sha256", "data_sha256")})
         distributed.barrier()  # no rank looks for the folder after another has made it

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,12 +36,12 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 class Trainer:
     """Trains the distiller of a run and keeps its folder; every step is a function of (seed, epoch, step)."""
 
-    def __init__(self, run, folder: RunFolder, teacher_cache=None):
+    def __init__(self, run, folder: RunFolder, teacher_cache=None, after_epoch: Callable[[dict], None] | None = None):
         """`run` is a `setup.Run`; `teacher_cache` stands in for the teacher's passes where it is given."""
         self.cfg, self.data, self.distiller, self.device, self.folder = (
             run.cfg, run.data, run.distiller, run.device, folder
         )
-        self.task, self.teacher_cache = run.task, teacher_cache
+        self.task, self.teacher_cache, self.after_epoch = run.task, teacher_cache, after_epoch
         self.updater = build_updater(self.cfg, self.distiller, self.device)
         own_reduction = self.updater.own_reduction
         self.model = self.distiller if own_reduction else distributed.wrap(self.distiller, self.device)
@@ -258,6 +258,8 @@ class Trainer:
         state.summarize("running")
         if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= state.epochs:
             raise Interrupted(self.stop_signal or signal.SIGTERM)
+        if self.after_epoch is not None and epoch < state.epochs:
+            self.after_epoch(record)
 
     def _last_and_best(self):
         chosen_on = f"{self.data.splits[0]}_{self.task.headline}"

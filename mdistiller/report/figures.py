@@ -33,7 +33,7 @@ def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
 
     Raises UserError when the figure has not been measured, its files are damaged, or matplotlib is not installed.
     """
-    plt = _pyplot()
+    plt = pyplot()
     if not (analysis / f"figure_{figure}.json").is_file():
         raise UserError(f"{analysis}: figure {figure} is not measured yet; python tools/analyze.py --figure {figure} "
                         f"--runs FOLDER --output {analysis}")
@@ -56,7 +56,8 @@ def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
     return paths
 
 
-def _pyplot():
+def pyplot():
+    """matplotlib.pyplot without a window. Raises UserError if matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:

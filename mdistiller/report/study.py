@@ -4,7 +4,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +27,7 @@ from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import DATA
 from mdistiller.runs.records import RunRecord, group_runs
 from mdistiller.runs.statistics import Gain, paired_gain, probability_of_improvement, rank_methods
-from mdistiller.runs.training import Training
+from mdistiller.runs.training import REPOSITORY, Training
 
 HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with")
 COMPARISON = ("method", "compared with", "seeds of both")
@@ -45,12 +46,21 @@ class LineTraining(Training):
 
 @dataclass(frozen=True)
 class Line:
-    """One configuration of a study. `host`: the name of the line that it is compared with, or None."""
+    """One configuration of a study. `host`: the name of the line that it is compared with, or None.
+
+    `tuned`: the file of its best settings (tools/tune.py), without which it cannot be trained yet; None: not tuned.
+    """
 
     name: str
     training: Training
     seeds: int
     host: str | None
+    tuned: Path | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the settings of the line are known."""
+        return self.tuned is None or self.tuned.is_file()
 
 
 @dataclass(frozen=True)
@@ -75,32 +85,44 @@ class Study:
         return {name: line for section in self.sections.values() for name, line in section.items()}
 
 
-def load_studies(extra: tuple[str, ...] = ()) -> Registry:
-    """All studies by name; lookup ignores case, an unknown name raises UserError. `extra`: overrides of all runs."""
+def load_studies(extra: tuple[str, ...] = (), tuned: bool = True) -> Registry:
+    """All studies by name; lookup ignores case, an unknown name raises UserError. `extra`: overrides of all runs.
+
+    Lines have their best settings where these are known; without `tuned`, they are as they were before they were tuned.
+    """
     studies = Registry("study")
     for name, spec in read_yaml(DATA / "studies.yaml").items():
-        sections = {section["title"]: _section(name, spec, section, extra) for section in spec["sections"]}
+        sections = {section["title"]: _section(name, spec, section, extra, tuned) for section in spec["sections"]}
         further = (spec.get(key, {}) for key in ("comparisons", "measures", "ranks"))
         studies[name] = Study(name, spec["title"], spec["words"], sections, *further)
     return studies
 
 
-def _section(study, spec, section, extra):
+def _section(study, spec, section, extra, tuned):
     lines = dict(section.get("lines", {}))
     for method, folder in section.get("pairs", {}).items():
         config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
         own = section.get("set_of", {}).get(method, {})
         lines[method] = {"config": config, "set": own}
-        lines[ea_name(method)] = {"config": config, "host": method, "set": {**own, "DISTILLER.TYPE": ea_name(kind)}}
-    return {name: _line(study, spec, section, name, of, extra) for name, of in lines.items()}
+        weighted = {"config": config, "host": method, "set": {**own, "DISTILLER.TYPE": ea_name(kind)}}
+        lines[ea_name(method)] = weighted
+        if section.get("normalized"):
+            normalized = {**weighted["set"], "EA.KIND": "normalized"}
+            lines[f"{ea_name(method)}, normalized"] = weighted | {"set": normalized}
+    return {name: _line(study, spec, section, name, of, extra, tuned) for name, of in lines.items()}
 
 
-def _line(study, spec, section, name, of, extra):
+def _line(study, spec, section, name, of, extra, tuned):
     teaching = {} if of.get("alone") else spec["teaching"]
     keys = {**spec["protocol"], **teaching, **section.get("set", {}), **of.get("set", {})}
     words = (f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in keys.items())
     training = LineTraining(of["config"], as_overrides(words), (f"EXPERIMENT.PROJECT={study}", *extra), label=name)
-    return Line(name, training, section["seeds"], of.get("host"))
+    folder = section.get("tuned")
+    file = REPOSITORY / folder / f"{training.name}.yaml" if folder else None
+    if tuned and file is not None and file.is_file():
+        best = tuple(f"{key}={value}" for key, value in read_yaml(file).items())
+        training = replace(training, overrides=(*training.overrides, *best))
+    return Line(name, training, section["seeds"], of.get("host"), file)
 
 
 def table(study: Study, runs: Iterable[RunRecord]) -> str:
@@ -155,7 +177,7 @@ def _grid(head, rows):
 
 def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
     """Seed -> finished run of just this configuration."""
-    same = [run for run in runs if run.done and fit(run, line.training.settings) == ()]
+    same = [run for run in runs if line.ready and run.done and fit(run, line.training.settings) == ()]
     groups = sorted(group_runs(same), key=len, reverse=True)  # another teacher makes another group
     return {run.seed: run for run in groups[0]} if groups else {}
 

@@ -83,7 +83,7 @@ def test_a_figure_becomes_a_png_and_a_pdf(name, tmp_path):
 
 def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
     write(tmp_path, "8")
-    plt = figures._pyplot()
+    plt = figures.pyplot()
     drawn = figures.accuracy_over(plt, figures.Source(tmp_path, "8"))
     lines = drawn.axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["KD (variance 0.50)", "EA-KD (variance 0.50)"]

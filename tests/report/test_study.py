@@ -9,6 +9,7 @@ import yaml
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
+from mdistiller.report import study
 from mdistiller.report.pages import marks, parts_of
 from mdistiller.report.study import load_studies, table
 from mdistiller.runs.kept import keep_records
@@ -59,6 +60,33 @@ def test_gains_are_paired_by_seed(tmp_path):
     # differences 1, 2, 3: mean 2, deviation 1, error 0.5774; t(2, 0.975) = 4.3027; two-sided p of t = 3.4641 is 0.0742
     assert "| EA-KD | 3 of 5 | 24.00 ± 3.00 | 25.00 ± 3.00 | KD | +2.00 | -0.48 to +4.48 |  | 0.074 | 0.074 |" in text
     assert "| EA-DKD | 0 of 3 | missing |" in text
+
+
+def test_a_tuned_line_has_the_settings_of_its_file_and_without_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "REPOSITORY", tmp_path)
+    lines = load_studies()["fair"].lines
+    assert len(lines) == 27 and list(lines)[:3] == ["KD", "EA-KD", "EA-KD, normalized"]
+    assert not any(line.ready for line in lines.values())
+    (tmp_path / "results" / "fair").mkdir(parents=True)
+    lines["EA-KD, normalized"].tuned.write_text("KD.LOSS.KD_WEIGHT: 2.5\n")
+    fair = load_studies()["fair"]
+    line = fair.lines["EA-KD, normalized"]
+    assert line.ready and line.training.settings["KD.LOSS.KD_WEIGHT"] == 2.5
+    assert line.training.settings["EA.KIND"] == "normalized" and not fair.lines["EA-KD"].ready
+    assert "KD.LOSS.KD_WEIGHT" not in load_studies(tuned=False)["fair"].lines["EA-KD, normalized"].training.settings
+    made(tmp_path, line, 0, 30.0)
+    made(tmp_path, dataclasses.replace(line, training=fair.lines["KD"].training), 0, 20.0)
+    text = table(fair, find_runs(tmp_path))
+    assert "| EA-KD, normalized | 1 of 5 | 30.00 | 31.00 |" in text and "| KD | 0 of 5 | missing |" in text
+
+
+def test_the_whole_schedule_is_trained_as_published():
+    lines = load_studies()["full"].lines
+    for line in lines.values():
+        cfg = load_cfg(line.training.path, line.training.all_overrides)
+        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.SOLVER.LR_DECAY_STAGES) == (240, 1.0, [150, 180, 210])
+        assert line.host is None or line.host in lines
+    assert cfg.DISTILLER.STUDENT == "resnet8" and lines["wrn_16_2"].seeds == 1
 
 
 def test_runs_of_another_protocol_do_not_count(tmp_path):

@@ -1,0 +1,79 @@
+"""The report of a search for settings: budget, space, best settings, sensitivity, and what the test images say."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mdistiller.report.compare import percent
+from mdistiller.report.figures import pyplot
+from mdistiller.report.significance import interval_text, p_text
+from mdistiller.runs.statistics import paired_gain, sign_flip_p
+
+PLOT = "sensitivity.png"
+
+
+class TrialRow(NamedTuple):
+    """One trial: its number, settings, accuracy on the validation images (None without one) and how it ended."""
+
+    number: int
+    settings: Mapping[str, Any]
+    value: float | None
+    state: str
+
+
+def tuning_page(
+    title: str, budget: str, space: Mapping[str, tuple[str, str]], trials: Sequence[TrialRow],
+    final: Mapping[str, Mapping[int, float]],
+) -> str:
+    """Markdown. `space`: key -> (own value, what it is varied over). `final`: best and own -> seed -> test result."""
+    best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value)
+    blocks = [f"# {title}", budget, "## Space and best settings"]
+    rows = [(key, own, words, _shown(best.settings[key])) for key, (own, words) in space.items()]
+    blocks += [_grid(("key", "configuration", "varied over", "best"), rows)]
+    blocks += [f"Best trial: {best.number}, {best.value:.2f} on the validation images."]
+    blocks += ["## Test images", _tested(final)]
+    rows = [(str(trial.number), *(_shown(trial.settings.get(key)) for key in space),
+             "" if trial.value is None else f"{trial.value:.2f}", trial.state) for trial in trials]
+    blocks += ["## Sensitivity", f"![Accuracy on the validation images over each setting]({PLOT})"]
+    blocks += [_grid(("trial", *space, "validation", "state"), rows)]
+    blocks += ["A pruned trial was below the median of the earlier ones at the same epoch; its number is that of its "
+               "last epoch."]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _tested(final):
+    seeds = {label: f"{percent(values.values())} ({len(values)} seeds)" for label, values in final.items() if values}
+    gain = paired_gain(final["best"], final["own"])
+    words = (f"Looked at once, after the last trial, with fresh seeds and all training images. Best settings: "
+             f"{seeds['best']}; the configuration's own: {seeds['own']}. Gain: {gain.mean:+.2f}")
+    if math.isnan(gain.p):
+        return f"{words}."
+    return (f"{words} (95 % interval {interval_text(gain.low, gain.high)}, p {p_text(gain.p)}, exact sign-flip p "
+            f"{sign_flip_p(gain.differences):.4f}).")
+
+
+def plot_sensitivity(path: Path, space: Mapping[str, bool], trials: Sequence[TrialRow]) -> None:
+    """Validation accuracy over each setting, a panel a key; `space`: key -> whether its axis is logarithmic."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(space), figsize=(4 * len(space), 3.2), sharey=True, squeeze=False)
+    for axis, (key, logarithmic) in zip(axes[0], space.items(), strict=True):
+        for state, marker in (("complete", "o"), ("pruned", "x")):
+            shown = [trial for trial in trials if trial.state == state and trial.value is not None]
+            axis.plot([trial.settings[key] for trial in shown], [trial.value for trial in shown], marker, label=state)
+        if logarithmic:
+            axis.set_xscale("log")
+        axis.set_xlabel(key)
+    axes[0][0].set_ylabel("validation, percent")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _shown(value):
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _grid(head, rows):
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

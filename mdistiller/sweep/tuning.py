@@ -1,0 +1,226 @@
+"""Search for the settings of a method that suit a pair of networks best, on validation images.
+
+A trial is a short-lived run with settings that Optuna's TPE sampler proposes (Bergstra et al., NeurIPS 2011). It trains
+on the training part of the images and is judged by the validation part (DATASET.VAL_FRACTION) after its last epoch; a
+trial below the median of the earlier ones at the same epoch is ended early. The study is a journal file: any number of
+processes may work on it, and each of them may be stopped and started again.
+"""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mdistiller import files
+from mdistiller.command import Interrupted
+from mdistiller.config import active_cfg, dump_cfg, load_cfg
+from mdistiller.config.loading import method_keys
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.setup import train
+from mdistiller.errors import RunError, UserError
+from mdistiller.libraries import import_extra
+from mdistiller.runs.records import RunRecord, read_run
+from mdistiller.runs.training import Training
+
+PROJECT = "tune"  # folder of all studies, below LOG.PREFIX
+KINDS = ("ea", "normalized")  # of EA.KIND that a weighted method is tried with
+VAL_FRACTION = 0.1  # where the configuration sets no images aside
+TRIAL_SEED = 1000  # of every trial, so that they differ in their settings alone; the final runs have seeds 0, 1, ...
+WARM_UP = 4  # finished trials before any is ended early, and proposals before the sampler learns from them
+BEST, OWN = "best", "own"  # the two configurations of the final runs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a key is varied over: from `low` to `high` on a logarithmic scale, or the `choices`."""
+
+    own: Any  # the value of the configuration
+    low: float = math.nan
+    high: float = math.nan
+    choices: tuple = ()
+
+    @property
+    def words(self) -> str:
+        return " or ".join(self.choices) if self.choices else f"{self.low:.4g} to {self.high:.4g}, logarithmic"
+
+
+def search_space(cfg, fixed: Sequence[str] = ()) -> dict[str, Setting]:
+    """The keys that the method of a configuration is tuned by: those that its class declares in `search`.
+
+    A key is varied by its factor up and down from the value in the configuration, within the range of the key; a
+    weighted method is also tried with two kinds of weights. Keys in `fixed` are left as they are. Raises UserError
+    where nothing is left.
+    """
+    method, keys, space = DISTILLERS[cfg.DISTILLER.TYPE], method_keys(), {}
+    for name, factor in method.search.items():
+        key = name if name in keys else f"{method.config_key}.{name}"
+        value = _value(cfg, key)
+        least, above, most, below = keys[key].bounds(float)
+        low = max(value / factor, 0.0 if least is None else least, 0.0 if above is None else above)
+        high = min(value * factor, *(bound for bound in (most, below) if bound is not None))
+        if key not in fixed and 0 < low < high:
+            space[key] = Setting(value, low, high)
+    if method.weighted and "EA.KIND" not in fixed:
+        kinds = KINDS if cfg.EA.KIND in KINDS else (*KINDS, cfg.EA.KIND)
+        space["EA.KIND"] = Setting(cfg.EA.KIND, choices=kinds)
+    if not space:
+        raise UserError(f"DISTILLER.TYPE: {cfg.DISTILLER.TYPE}: nothing to tune: its class declares no `search`, or "
+                        "every key of it is fixed on the command line")
+    return space
+
+
+def _value(cfg, key):
+    for word in key.split("."):
+        cfg = cfg[word]
+    return cfg
+
+
+class Pruned(Interrupted):
+    """The pruner ended a trial after an epoch; its run is whole."""
+
+
+class Tuning:
+    """The study of one configuration and its folder, `<LOG.PREFIX>/tune/<name>`; several processes may hold one.
+
+    `overrides` ("KEY=value") belong to the configuration, and the keys that they set are not varied.
+    """
+
+    def __init__(self, config: str, overrides: Sequence[str], name: str | None, trials: int, seeds: int):
+        self.training = Training(config, tuple(overrides))
+        self.cfg = load_cfg(self.training.path, overrides)
+        self.name, self.trials, self.seeds = name or self.training.name, trials, seeds
+        self.space = search_space(self.cfg, [override.split("=")[0] for override in overrides])
+        self.folder = Path(self.cfg.LOG.PREFIX) / PROJECT / self.name
+        self.val_fraction = self.cfg.DATASET.VAL_FRACTION or VAL_FRACTION
+
+    @cached_property
+    def optuna(self):
+        optuna = import_extra("optuna", "tuning", "tune")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return optuna
+
+    @cached_property
+    def study(self):
+        """The study in the journal file, begun here if there is none. Raises UserError for one of other settings."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        journal = self.optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log"))
+        with self.alone():
+            study = self.optuna.create_study(
+                storage=self.optuna.storages.JournalStorage(journal), study_name=self.name, direction="maximize",
+                load_if_exists=True, sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
+                pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=self.cfg.SOLVER.EPOCHS // 3),
+            )
+            said = json.dumps([dump_cfg(active_cfg(self.cfg)), {key: one.words for key, one in self.space.items()}])
+            if study.user_attrs.setdefault("settings", said) != said:
+                raise UserError(f"{self.folder}: the study there has other settings; choose another --name")
+            if not study.trials:
+                study.set_user_attr("settings", said)
+                study.enqueue_trial({key: setting.own for key, setting in self.space.items()})
+        return study
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process begins or takes up a trial meanwhile."""
+        while (lock := files.lock(self.folder / ".study.lock", inherited=False)) is None:
+            time.sleep(0.05)
+        with lock:
+            yield
+
+    def run_trials(self) -> None:
+        """Take up trials that were stopped, then begin new ones, until the budget is spent."""
+        while (claimed := self._claim()) is not None:
+            trial, lock = claimed
+            with lock:
+                self._run_trial(trial)
+
+    def _claim(self):
+        """(a trial that no other process runs, its lock), or None."""
+        states = self.optuna.trial.TrialState
+        with self.alone():
+            begun = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != states.WAITING]
+            for frozen in begun:
+                if frozen.state == states.RUNNING and (lock := self._lock(frozen.number)) is not None:
+                    return self.optuna.trial.Trial(self.study, frozen._trial_id), lock
+            if len(begun) >= self.trials:
+                return None
+            self.study.sampler.reseed_rng()  # two processes must not propose the same
+            trial = self.study.ask()
+            return trial, self._lock(trial.number)
+
+    def _lock(self, number):
+        return files.lock(self.folder / f".trial_{number:03}.lock", inherited=False)
+
+    def _run_trial(self, trial):
+        chosen = {key: self._suggest(trial, key, setting) for key, setting in self.space.items()}
+        name = f"trial_{trial.number:03}"
+        opts = {"DATASET.VAL_FRACTION": self.val_fraction, "EXPERIMENT.SEED": TRIAL_SEED}
+        state = self.optuna.trial.TrialState
+
+        def after_epoch(record):
+            trial.report(self._judged(record), record["epoch"])
+            if trial.should_prune():
+                raise Pruned(signal.SIGTERM)
+
+        try:
+            self._train(name, chosen, opts, after_epoch)
+        except Pruned:
+            self.study.tell(trial, state=state.PRUNED)
+        except RunError as error:  # a loss that is not finite: these settings do not work
+            trial.set_user_attr("error", str(error))
+            self.study.tell(trial, state=state.FAIL)
+        else:
+            self.study.tell(trial, self._judged(read_run(self.folder / name).metrics()[-1]))
+
+    def _suggest(self, trial, key, setting):
+        if setting.choices:
+            return trial.suggest_categorical(key, setting.choices)
+        return trial.suggest_float(key, setting.low, setting.high, log=True)
+
+    def _judged(self, record):
+        """The headline on the validation images, in a line of metrics.jsonl; the test images are not looked at."""
+        found = [key for key in record if key.startswith("val_")]
+        if not found:
+            raise UserError(f"DATASET.VAL_FRACTION: {self.cfg.DATASET.TYPE} sets no validation images aside")
+        return record[found[0]]
+
+    def _train(self, name, chosen: Mapping[str, Any], opts, after_epoch=None):
+        said = {**chosen, **opts, "EXPERIMENT.PROJECT": f"{PROJECT}/{self.name}", "EXPERIMENT.NAME": name}
+        words = [word for pair in said.items() for word in pair]
+        begun = (self.folder / name / "config.yaml").is_file()
+        train(load_cfg(self.training.path, [*self.training.overrides, *words]), begun, after_epoch)
+
+    @property
+    def open_trials(self) -> int:
+        """How many trials of the budget are not finished yet."""
+        finished = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        return max(self.trials - len(finished), 0)
+
+    def best(self) -> dict[str, Any]:
+        """The settings of the best trial. Raises RunError when no trial came to its end."""
+        try:
+            return self.study.best_trial.params
+        except ValueError:
+            raise RunError(f"{self.folder}: no trial came to its end; see the train.log of each") from None
+
+    def run_final(self) -> dict[str, list[RunRecord]]:
+        """Train the best settings, and those of the configuration, over fresh seeds on all training images.
+
+        Returns the finished runs of both, by BEST and OWN. A run that another process trains is left to it.
+        """
+        runs: dict[str, list[RunRecord]] = {BEST: [], OWN: []}
+        own = {key: setting.own for key, setting in self.space.items()}
+        number = self.study.best_trial.number  # in the name: with a larger budget another trial may be the best
+        for seed in range(self.seeds):
+            for label, name, chosen in ((BEST, f"best_{number:03}_s{seed}", self.best()), (OWN, f"own_s{seed}", own)):
+                if (lock := files.lock(self.folder / f".{name}.lock", inherited=False)) is None:
+                    continue
+                with lock:
+                    self._train(name, chosen, {"EXPERIMENT.SEED": seed})
+                runs[label].append(read_run(self.folder / name))
+        return runs

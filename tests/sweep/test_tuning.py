@@ -1,0 +1,142 @@
+"""Tuning on validation images: spaces worked out by hand, trials of a second, shared and stopped."""
+
+import math
+import multiprocessing
+import signal
+
+import pytest
+import yaml
+
+from mdistiller.command import Interrupted
+from mdistiller.config import load_cfg
+from mdistiller.config.loading import method_keys
+from mdistiller.distillers import DISTILLERS
+from mdistiller.errors import UserError
+from mdistiller.report.tuning import TrialRow, tuning_page
+from mdistiller.runs.records import read_run
+from mdistiller.sweep import tuning
+from mdistiller.sweep.tuning import Setting, Tuning, search_space
+from tests.engine.support import REPOSITORY, SMALL
+from tools import tune
+
+pytest.importorskip("optuna", reason="Optuna is not installed")
+CONFIG = str(REPOSITORY / "configs/digits/ea_kd/res20_res8.yaml")
+TINY = [f"{key}={value}".replace(" ", "") for key, value in zip(SMALL[::2], SMALL[1::2], strict=True)]
+TINY += ["DATASET.VAL_FRACTION=0.2", "SOLVER.EPOCHS=2", "SOLVER.LR_DECAY_STAGES=[1]", "DATASET.TRAIN_FRACTION=0.3"]
+
+
+def tiny(folder, trials, *more, seeds=1):
+    return Tuning(CONFIG, [*TINY, f"LOG.PREFIX={folder}", *more], "mine", trials, seeds)
+
+
+def epochs(folder, number):
+    return [row["epoch"] for row in read_run(folder / "tune" / "mine" / f"trial_{number:03}").metrics()]
+
+
+def test_every_method_declares_keys_that_are_numbers_and_the_scale_of_its_loss():
+    keys = method_keys()
+    for name, method in DISTILLERS.items():
+        if name.removeprefix("EA-") in ("NONE", "SFT"):
+            continue
+        names = [key if key in keys else f"{method.config_key}.{key}" for key in method.search]
+        assert names and all(key in keys for key in names), name
+        assert all(isinstance(keys[key].default, float) and keys[key].default for key in names), name
+        assert len(search_space(load_cfg(None, ["DISTILLER.TYPE", name]))) == len(names) + method.weighted, name
+
+
+def test_a_space_is_around_the_configuration_and_within_the_range_of_its_keys():
+    cfg = load_cfg(REPOSITORY / "configs/digits/ea_dkd/res20_res8.yaml", ["DKD.BETA", 2.0])
+    assert search_space(cfg, ["DKD.ALPHA"]) == {
+        "DKD.BETA": Setting(2.0, 0.2, 20.0), "DKD.T": Setting(4.0, 1.0, 16.0),
+        "EA.KIND": Setting("ea", choices=("ea", "normalized"))}
+    rate = search_space(load_cfg(None, ["DISTILLER.TYPE", "FKL", "TASK.TYPE", "language"]))["FKL.KD_RATE"]
+    assert (rate.low, rate.high) == (0.05, 1.0)  # ten times 0.5 is beyond a share
+    with pytest.raises(UserError, match="nothing to tune"):
+        search_space(load_cfg(None, ["DISTILLER.TYPE", "NONE"]))
+
+
+def work(folder, trials, ready, done):
+    mine = tiny(folder, trials)
+    assert mine.study is not None
+    ready.wait(60)
+    mine.run_trials()
+    done.put(mine.open_trials)
+
+
+def test_two_processes_share_a_study_and_its_budget(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Barrier(2), context.Queue()
+    both = [context.Process(target=work, args=(tmp_path, 3, ready, done)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    trials = tiny(tmp_path, 3).study.trials
+    assert [trial.number for trial in trials] == [0, 1, 2] and tiny(tmp_path, 3).open_trials == 0
+    assert trials[0].params == {"KD.LOSS.KD_WEIGHT": 0.9, "KD.TEMPERATURE": 4.0, "EA.KIND": "ea"}  # as it stands
+    assert len({trial.params["KD.LOSS.KD_WEIGHT"] for trial in trials}) == 3  # nothing proposed twice
+    for trial in trials:  # and nothing run twice
+        assert epochs(tmp_path, trial.number) == [1, 2][: 2 if trial.state.name == "COMPLETE" else 1]
+
+
+def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(tmp_path, monkeypatch, capsys):
+    def stopped(cfg, resume, after_epoch):
+        def stop(record):
+            after_epoch(record)
+            if cfg.EXPERIMENT.NAME == "trial_001":
+                raise Interrupted(signal.SIGINT)
+        return train(cfg, resume, stop)
+
+    train = tuning.train
+    monkeypatch.setattr(tuning, "train", stopped)
+    with pytest.raises(Interrupted):
+        tiny(tmp_path, 2).run_trials()
+    before = tiny(tmp_path, 2).study.trials[1].params
+    assert epochs(tmp_path, 1) == [1]
+    monkeypatch.setattr(tuning, "train", train)
+    words = ["--cfg", CONFIG, "--trials", "2", "--seeds", "1", "--name", "mine", *TINY, f"LOG.PREFIX={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["tune.py", *words])
+    tune.main()
+    mine = tiny(tmp_path, 2)
+    assert mine.study.trials[1].params == before and epochs(tmp_path, 1) == [1, 2] and mine.open_trials == 0
+    judged = read_run(mine.folder / "trial_000").metrics()[-1]["val_top1"]
+    assert mine.study.trials[0].value == judged
+    assert (mine.folder / "sensitivity.png").is_file()
+    report = (mine.folder / "report.md").read_text()
+    assert "2 trials of 2 epochs" in report and "(1 seeds)" in report
+    final = yaml.safe_load((mine.folder / f"best_{mine.study.best_trial.number:03}_s0" / "config.yaml").read_text())
+    assert final["EXPERIMENT"]["SEED"] == 0 and final["KD"]["TEMPERATURE"] == mine.best()["KD.TEMPERATURE"]
+    with pytest.raises(UserError, match="other settings"):
+        assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
+
+
+def test_the_report_says_what_the_test_images_say_in_numbers():
+    trials = [TrialRow(0, {"KD.T": 4.0}, 50.0, "complete"), TrialRow(1, {"KD.T": 2.0}, 60.0, "complete"),
+              TrialRow(2, {"KD.T": 9.0}, 70.0, "pruned"), TrialRow(3, {"KD.T": 1.0}, None, "fail")]
+    final = {"best": {0: 21.0, 1: 24.0, 2: 27.0}, "own": {0: 20.0, 1: 22.0, 2: 24.0}}
+    text = tuning_page("KD", "4 trials", {"KD.T": ("4.0", "1 to 16")}, trials, final)
+    assert "| KD.T | 4.0 | 1 to 16 | 2 |" in text and "Best trial: 1, 60.00" in text
+    # differences 1, 2, 3: mean 2, t = 2 sqrt(3), p = 0.0742; of 8 choices of signs, 2 are as far from 0
+    assert "Gain: +2.00 (95 % interval -0.48 to +4.48, p 0.074, exact sign-flip p 0.2500)" in text
+    assert "| 2 | 9 | 70.00 | pruned |" in text and "| 3 | 1 |  | fail |" in text
+    assert math.isclose(sum(final["own"].values()) / 3, 22) and "22.00 ± 2.00 (3 seeds)" in text
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--cfg", CONFIG, "--trials", "0"], "--trials: expected at least 1; found 0"),
+    (["--cfg", CONFIG, "--methods", "KD"], "--methods: of --study"),
+    (["--study", "small", "--name", "x"], "--name: of --cfg"),
+    (["--study", "small", "--methods", "KD"], "KD: no line of small that is tuned"),
+])
+def test_wrong_words_end_in_one_line(words, message, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tune.py", *words])
+    with pytest.raises(UserError, match=message):
+        tune.main()
+
+
+def test_without_optuna_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    monkeypatch.setattr("sys.argv", ["tune.py", "--cfg", CONFIG])
+    with pytest.raises(UserError, match=r"tuning needs optuna: pip install 'mdistiller-ea\[tune\]'"):
+        tune.main()
