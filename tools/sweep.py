@@ -72,13 +72,13 @@ def planned(args):
                 raise UserError(f"--methods: {name}: no line of this study; expected one of {', '.join(lines)}")
         chosen = {name: line for name, line in lines.items() if name in (args.methods or lines)}
         waiting = [name for name, line in chosen.items() if not line.ready]
+        tuning = f"python tools/tune.py --study {args.study}"
         if waiting:
-            print(f"left out, since they are not tuned yet (python tools/tune.py --study {args.study}): "
-                  f"{'; '.join(waiting)}")
+            print(f"left out, since they are not tuned yet ({tuning}): {'; '.join(waiting)}")
         seeds = {name: min(line.seeds, args.seeds or line.seeds) for name, line in chosen.items()}
         wanted = [(line.training, seeds[name]) for name, line in chosen.items() if line.ready]
         if not wanted:
-            raise UserError(f"--study {args.study}: no line is tuned yet; see python tools/tune.py --study {args.study}")
+            raise UserError(f"--study {args.study}: no line is tuned yet; tune them with {tuning}")
     elif args.table and any(map(is_language, args.table)):
         wanted = _language(args, extra)
     elif args.table:

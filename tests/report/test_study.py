@@ -84,7 +84,8 @@ def test_the_whole_schedule_is_trained_as_published():
     lines = load_studies()["full"].lines
     for line in lines.values():
         cfg = load_cfg(line.training.path, line.training.all_overrides)
-        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION, cfg.SOLVER.LR_DECAY_STAGES) == (240, 1.0, [150, 180, 210])
+        assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION) == (240, 1.0)
+        assert cfg.SOLVER.LR_DECAY_STAGES == [150, 180, 210]
         assert line.host is None or line.host in lines
     assert cfg.DISTILLER.STUDENT == "resnet8" and lines["wrn_16_2"].seeds == 1
 
