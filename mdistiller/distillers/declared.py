@@ -7,7 +7,7 @@ from mdistiller.errors import UserError
 CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
 FLAGS = ("standardizes", "needs_teacher", "varying_modules")
 NAMES = ("reads", "batch_terms", "views", "own_buffers")
-MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting")
+MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "search")
 VIEWS = ("image", "image_strong")  # what loaders yield
 
 
@@ -28,6 +28,8 @@ def check_declarations(cls: type) -> None:
         expect(names, attribute, "a tuple of names, such as ('image',)")
     for attribute in MAPPINGS:
         expect(isinstance(getattr(cls, attribute), Mapping), attribute, "a dict")
+    factors = all(isinstance(factor, int | float) and factor > 1 for factor in cls.search.values())
+    expect(factors, "search", "keys to factors above 1, such as {'LOSS.KD_WEIGHT': 10}")
     views = cls.views
     expect(views and views[0] == "image" and all(view in VIEWS for view in views), "views", f"a part of {VIEWS} that "
            "begins with 'image'")

@@ -97,10 +97,10 @@ def train(cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None
     and Interrupted when it was stopped.
     """
     with errors_name_files(cfg):
-        return _train(cfg, resume)
+        return _train(cfg, resume, after_epoch)
 
 
-def _train(cfg, resume):
+def _train(cfg, resume, after_epoch):
     local_rank, folder = distributed.start(), None
     try:
         folder = RunFolder.open(cfg, resume)

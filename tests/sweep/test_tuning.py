@@ -1,5 +1,6 @@
 """Tuning on validation images: spaces worked out by hand, trials of a second, shared and stopped."""
 
+import dataclasses
 import math
 import multiprocessing
 import signal
@@ -10,6 +11,7 @@ import yaml
 from mdistiller.command import Interrupted
 from mdistiller.config import load_cfg
 from mdistiller.config.loading import method_keys
+from mdistiller.data import digits
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 from mdistiller.report.tuning import TrialRow, tuning_page
@@ -23,6 +25,14 @@ pytest.importorskip("optuna", reason="Optuna is not installed")
 CONFIG = str(REPOSITORY / "configs/digits/ea_kd/res20_res8.yaml")
 TINY = [f"{key}={value}".replace(" ", "") for key, value in zip(SMALL[::2], SMALL[1::2], strict=True)]
 TINY += ["DATASET.VAL_FRACTION=0.2", "SOLVER.EPOCHS=2", "SOLVER.LR_DECAY_STAGES=[1]", "DATASET.TRAIN_FRACTION=0.3"]
+
+
+@pytest.fixture(autouse=True)
+def few_test_images(monkeypatch):
+    """The digits with 100 test images, since evaluation takes most of the time of these runs."""
+    source = digits.read_digits()
+    few = dataclasses.replace(source, test_images=source.test_images[:100], test_labels=source.test_labels[:100])
+    monkeypatch.setattr(digits, "read_digits", lambda: few)
 
 
 def tiny(folder, trials, *more, seeds=1):
