@@ -1,1 +1,1 @@
-"""Runs: device, optimisation, evaluation, checkpoints, records."""
+"""Training and evaluating a run: device, optimiser, trainer, checkpoints, run folder."""

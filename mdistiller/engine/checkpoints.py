@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, read without running code, and matched to networks in plain words."""
+"""Checkpoint files: written atomically, read without executing code, and loaded into networks with clear errors."""
 
 import argparse
 import hashlib
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Teacher files of the public archives hold their training options; reading a Namespace runs no code.
 torch.serialization.add_safe_globals([argparse.Namespace])
 
-# Where a teacher is looked for, below checkpoints/ and download_ckpts/ of the working folder and of the repository.
+# Usual file names of a teacher, below checkpoints/ or download_ckpts/ of the working folder or of the repository.
 TEACHER_FILES = {
     "cifar100": "cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth",
     "tiny_imagenet": "tiny_imagenet_teachers/{name}_vanilla/ti_res18",
@@ -25,10 +25,10 @@ TEACHER_FILES = {
 
 
 def save(content: dict, path: Path, keep: Path | None = None) -> None:
-    """Write a checkpoint so that the name always holds a whole file (temporary file, fsync, rename).
+    """Write a checkpoint atomically: temporary file, fsync, rename. The path never holds an incomplete file.
 
-    What stood under the name is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only,
-    UserError where no file can be; what stood under both names is then untouched.
+    An existing file at `path` is first renamed to `keep`, if given. Raises RunError when the disk is full or read-only,
+    UserError when no file can be written at this path; existing files are then left unchanged.
     """
     write_atomically(path, lambda file: torch.save(content, file), keep)
 
@@ -48,7 +48,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
 
 
 def state_sha256(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of a state dict's names and tensors, for weights that came without a file of ours."""
+    """SHA-256 of the names and tensors of a state dict, for weights that were not read from a file."""
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -57,11 +57,11 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
 
 
 def load_network(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> dict:
-    """Load a checkpoint file into `network`, every key accounted for; returns the file's content.
+    """Load a checkpoint file into `network` strictly; returns the content of the file.
 
-    The weights are found as `fitting_state` says; `key` names them where a file has several. A file that says
-    `part`, how names begin, holds that part of a network alone; the rest stays as it is. Raises UserError that says in
-    one line what does not fit.
+    `fitting_state` finds the weights in the file; `key` selects them when the file holds several. If the file has an
+    entry `part` (a prefix of parameter names), it holds only the parameters with this prefix, and all others keep their
+    values. Raises UserError when the weights do not fit; its one line says which entries differ.
     """
     content = load(path)
     try:
@@ -74,7 +74,7 @@ def load_network(network: nn.Module, path: str | Path, name: str, key: str | Non
 
 
 def _completed(content, network):
-    """The content; of a file of a part of a network, with the network's own weights for the rest."""
+    """The content of a file; if it holds only a part of a network, completed with the network's current weights."""
     part, state = content.get("part"), content.get("model")
     if not isinstance(part, str) or not isinstance(state, dict):
         return content
@@ -82,7 +82,10 @@ def _completed(content, network):
 
 
 def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
-    """The teacher's checkpoint: the configured file, or the first of the usual places. Raises UserError if none is."""
+    """Path of the teacher's checkpoint: the configured file, else the first usual path that exists.
+
+    Raises UserError when there is no such file.
+    """
     if configured:
         for root in (Path(), REPOSITORY):
             if os.path.isfile(root / configured):
@@ -102,5 +105,5 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
         how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
     raise UserError(
         f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
-        f"({' or '.join(places)}); {how} or name its file"
+        f"({' or '.join(places)}); {how} or set its path"
     )

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""Device, precision and memory settings of a run."""
 
 import contextlib
 import ctypes
@@ -16,16 +16,19 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """"auto" is CUDA, else MPS, else CPU; any other name is PyTorch's. Raises UserError when it is not there."""
+    """The device of this name. "auto" chooses CUDA if available, else MPS, else the CPU.
+
+    Raises UserError when the device is not available.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
-        torch.zeros(1, device=device).item()  # it has memory, and gives numbers back
+        torch.zeros(1, device=device).item()  # fails here if the device cannot allocate or compute
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # collectives go through the current device
+            torch.cuda.set_device(device)  # collective operations use the current device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
     return device
@@ -33,7 +36,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 @contextlib.contextmanager
 def out_of_memory_fails_the_run():
-    """What PyTorch and Python raise when memory runs out becomes a RunError that says what needs less."""
+    """Turn an out-of-memory error into a RunError that names the settings which reduce memory use."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -46,10 +49,10 @@ def out_of_memory_fails_the_run():
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory of freed tensors for the next ones; returns whether it could (glibc alone).
+    """Tell glibc to reuse the memory of freed tensors; returns whether this was possible (only with glibc).
 
-    Every step frees maps of many megabytes and asks for the same again. glibc gives them back to the system, which
-    then clears each page anew: some tenth of a step on a CPU.
+    Every step frees feature maps of many megabytes and allocates the same sizes again. By default glibc returns them to
+    the operating system, which must clear every page again; this costs about a tenth of a step on a CPU.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -58,22 +61,22 @@ def keep_freed_memory() -> bool:
 
 
 def autocast(device: torch.device, amp: str):
-    """The autocast context of SOLVER.AMP (none, bf16, fp16) for the networks; losses leave it again."""
+    """The autocast context of SOLVER.AMP (none, bf16, fp16) for the networks; losses are computed in float32."""
     if amp == "none":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
 
 
 def place(network: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """The network on the device, its convolutions in channels-last order when asked (the same numbers, faster)."""
+    """Move a network to the device; `channels_last` chooses this memory format (faster convolutions)."""
     return network.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def set_determinism(enabled: bool) -> None:
-    """Deterministic kernels wherever the device has them; otherwise let cuDNN search for the fastest ones.
+    """Use deterministic kernels where they exist; if not `enabled`, let cuDNN search for the fastest ones.
 
-    PyTorch would also fill every new tensor with NaN then, so that a program which reads memory it never wrote does so
-    reproducibly. None does here, and it costs a tenth of a small network's step on a CPU.
+    In deterministic mode PyTorch also fills new tensors with NaN. This is disabled: no code here reads uninitialised
+    memory, and filling costs a tenth of a small network's step on a CPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not enabled

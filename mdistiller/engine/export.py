@@ -1,4 +1,4 @@
-"""The deployed network of a run, without the run: a state dict, safetensors, ONNX."""
+"""Export the deployed network of a run as a state dict, safetensors or ONNX."""
 
 import contextlib
 import importlib.util
@@ -21,13 +21,13 @@ from mdistiller.errors import RunError, UserError
 from mdistiller.models import AtInputSize
 
 NEEDS = {"pth": (), "torchscript": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-TOLERANCE = 1e-4  # greatest difference of logits, where they are larger than 1 relative to the largest
-ONNX_LIMIT = 2**31 - 2**20  # bytes of weights that fit into one ONNX file
-BATCHES = (1, 3)  # sizes that the check tries
+TOLERANCE = 1e-4  # largest allowed difference of logits, see `onnx_difference`
+ONNX_LIMIT = 2**31 - 2**20  # largest size in bytes of the weights in one ONNX file
+BATCHES = (1, 3)  # batch sizes used to compare ONNX with PyTorch
 
 
 class Predictor(nn.Module):
-    """A network, image -> `Output`, as image -> logits (B, C)."""
+    """Wraps a network that returns `Output`; returns only its logits (B, C)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -46,12 +46,13 @@ def export_run(
 ) -> list[Path]:
     """Write student.<format> and student.json, which describes them, to `output` (default: <folder>/export).
 
-    `checkpoint` is "best", "latest", "epoch_40" or "ema" (the average of the student). What is written is the student,
-    or all that the method deploys (it may reuse the teacher's classifier). ONNX takes images as the run's data are,
-    `input` in student.json, in batches of any size, and is compared with PyTorch; a state dict is that of the bare
-    network, whose `state_dict_input` is another where the run converted size or normalisation (timm, torchvision).
-    `formats` None is all that the task has; a detector becomes a TorchScript module for the data's size of images.
-    Raises UserError for what the user can fix, RunError when ONNX computes something else.
+    `checkpoint` is "best", "latest", "epoch_40" or "ema" (the moving average of the student). The exported network is
+    the method's `deployed()` network: the student, sometimes with further modules (such as the teacher's classifier).
+    The ONNX model takes images of the size and normalisation of the run's data (`input` in student.json) and any batch
+    size; its logits are compared with PyTorch's. A state dict belongs to the network without the conversion of size and
+    normalisation that timm and torchvision models get, so that its input may differ (`state_dict_input`). With
+    `formats` None all formats of the task are written; a detector becomes a TorchScript module for the data's image
+    size. Raises UserError for errors that the user can fix, RunError when the logits of ONNX and PyTorch differ.
     """
     _check_formats(formats or ())
     folder = Path(folder)
@@ -62,11 +63,11 @@ def export_run(
     if checkpoint == "ema":
         checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
     place = run.task.publish(network, output)
-    if place is not None:  # the library's own format, whatever formats there are for images
+    if place is not None:  # the task has a format of its own; `formats` are those of image classifiers
         return sorted(place.iterdir())
     formats = _formats_of(run, formats)
     size, (mean, std) = info.image_size, (info.mean, info.std)
-    facts = {
+    metadata = {
         "network": cfg.DISTILLER.STUDENT,
         "family": info.family,
         "method": cfg.DISTILLER.TYPE,
@@ -91,15 +92,15 @@ def export_run(
         elif name == "torchscript":
             save_script(run.task.script(network), path)
         else:
-            facts["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
+            metadata["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
         written.append(path)
-    text = json.dumps(facts, indent=1) + "\n"
+    text = json.dumps(metadata, indent=1) + "\n"
     files.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
     return [*written, output / "student.json"]
 
 
 def _bare_input(student, size, mean, std):
-    """What the student takes without the conversion that a run, and its ONNX, wraps around it."""
+    """Input shape and normalisation of the student without the wrapper that converts images."""
     if isinstance(student, AtInputSize):
         size, (mean, std) = student.size or size, student.own
     return {"shape": ["batch", 3, size, size], "mean": mean, "std": std}
@@ -127,25 +128,25 @@ def save_script(module: torch.jit.ScriptModule, path: Path) -> None:
 def _check_formats(formats):
     for name in formats:
         if name not in NEEDS:
-            raise UserError(f"--formats: {name!r} is none of {', '.join(NEEDS)}")
+            raise UserError(f"--formats: expected one of {', '.join(NEEDS)}; found {name!r}")
         missing = [library for library in NEEDS[name] if importlib.util.find_spec(library) is None]
         if missing:
             raise UserError(f"--formats: {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def save_safetensors(state: dict[str, Tensor], path: Path, facts: dict[str, str]) -> None:
-    """A state dict as a safetensors file, whole or not at all; `facts` are its metadata."""
+def save_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a state dict and its metadata atomically as a safetensors file."""
     from safetensors.torch import save
 
-    content = save(state, metadata={"format": "pt", **facts})
+    content = save(state, metadata={"format": "pt", **metadata})
     files.write_atomically(path, lambda file: file.write(content))
 
 
 def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
-    """A network in eval mode, image (batch, 3, S, S) to logits (batch, C), as an ONNX file, whole or not at all.
+    """Write a network in eval mode, images (B, 3, S, S) to logits (B, C), atomically as an ONNX file.
 
-    Returns the greatest difference between onnxruntime's logits and PyTorch's. Raises UserError for a network that
-    cannot be exported, RunError, without leaving a file, when the difference is above TOLERANCE.
+    Returns the largest difference between the logits of onnxruntime and PyTorch. Raises UserError when the network
+    cannot be exported, and RunError, without writing a file, when the difference exceeds TOLERANCE.
     """
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     if size > ONNX_LIMIT:
@@ -159,7 +160,7 @@ def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
                     output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
                     external_data=False, verbose=False,
                 )
-        except Exception as error:  # of any kind, from within the exporter
+        except Exception as error:  # the exporter raises many kinds of exceptions
             cause = error.__cause__ or error
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
             raise UserError(f"{path}: this network cannot be exported to ONNX: {reason}") from error
@@ -173,7 +174,7 @@ def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter prints and warns about itself, and traces of graphs where it fails; the error says enough."""
+    """Silence the exporter, which prints warnings and, when it fails, whole graphs; its exception is sufficient."""
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), open(os.devnull, "w") as null:
@@ -186,7 +187,10 @@ def _quiet():
 
 @torch.no_grad()
 def onnx_difference(network: nn.Module, path: Path, image_size: int) -> float:
-    """Greatest difference of logits between an ONNX file and a network, relative to the largest logit if above 1."""
+    """Largest absolute difference of logits between an ONNX file and a network.
+
+    It is divided by the largest absolute logit of the batch if that is above 1.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

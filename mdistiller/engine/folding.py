@@ -1,4 +1,4 @@
-"""A teacher with its batch norms folded into the convolutions before them: fewer passes over each map."""
+"""Folding of a teacher's batch norms into the preceding convolutions, which saves passes over the feature maps."""
 
 import logging
 
@@ -9,19 +9,19 @@ log = logging.getLogger("mdistiller")
 
 
 def fold_teacher(teacher: nn.Module, method) -> nn.Module:
-    """The teacher folded, in eval mode, where `method` (a class) reads logits alone, in eval mode; else as it is.
+    """The teacher in eval mode with folded batch norms, if `method` (a class) reads only logits in eval mode.
 
-    The logits are the same up to rounding; maps before a batch norm are no longer what they were, so that methods that
-    read features keep their teacher. So does a network whose forward pass cannot be traced (VGG branches on the
-    image's shape). What was done is logged.
+    The logits are equal up to rounding, but the features before a batch norm change; methods that read features
+    therefore get the unchanged teacher. A network whose forward pass cannot be traced (VGG branches on the image's
+    shape) is also returned unchanged. The log says what was done.
     """
     if method.inputs != "logits" or method.teacher_mode != "eval":
-        log.info("the teacher is not folded: %s needs it as it is", method.method)
+        log.info("the teacher is not folded: %s needs the unchanged network", method.method)
         return teacher
     before = _batch_norms(teacher)
     try:
         folded = fuse(teacher.eval())
-    except Exception as error:  # tracing runs the network's own code on stand-ins: anything may come out
+    except Exception as error:  # tracing runs the network's own code, which may raise anything
         log.info("the teacher is not folded: it cannot be traced (%s)", str(error).splitlines()[0])
         return teacher
     log.info("folded %d of the teacher's %d batch norms into convolutions", before - _batch_norms(folded), before)

@@ -1,8 +1,8 @@
-"""The final evaluation of language models: sampled answers to instruction sets, kept as JSON Lines, and their scores.
+"""The final evaluation of language models: sampled answers to instruction sets, stored as JSON Lines, and their scores.
 
-In a run's folder, answers/<checkpoint>/<name of the set>_<n-gram rule>_seed<seed>.jsonl holds a line an example:
-index, prompt, answer, references, rouge_l, exact, tokens. A stopped evaluation continues where it was: an answer
-depends on (seed, example) alone. answers/<checkpoint>/scores.json sums them up.
+In a run folder, answers/<checkpoint>/<name of the set>_<n-gram rule>_seed<seed>.jsonl holds one line per example:
+index, prompt, answer, references, rouge_l, exact, tokens. An interrupted evaluation continues after its last complete
+line; an answer depends only on (seed, example). answers/<checkpoint>/scores.json holds the mean scores.
 """
 
 import json
@@ -25,17 +25,18 @@ from mdistiller.tasks.rouge import exact, rouge_l
 
 log = logging.getLogger("mdistiller")
 FOLDER, SCORES = "answers", "scores.json"
-COPY = "copy"  # the answer that repeats the input, or the instruction where there is none
+COPY = "copy"  # the answer is a copy of the input, or of the instruction when there is no input
 TEACHER, START = "teacher", "start"
 
 
 def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Sequence[int], ngram: int,
                      checkpoint: str = "best", limit: int | None = None, opts: Sequence = ()) -> dict:
-    """Answers of a run's student to sets of instructions, and their scores, as scores.json holds them.
+    """Sample and score a student's answers to sets of instructions; returns the content of scores.json (percent).
 
-    `sets` maps names to JSON Lines files; `ngram` is the n-gram rule of these answers (0: none), `limit` the number of
-    examples of each set (None: all). In place of a checkpoint of the run, "start" is the student before its first step,
-    "teacher" the run's teacher, and "copy" scores the copied input, without a network.
+    `sets` maps names to JSON Lines files. `ngram` is the length of n-grams that an answer may not repeat (0: no rule),
+    `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the student
+    before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises UserError
+    when the run is not one of language models or has no teacher.
     """
     folder = Path(run_folder)
     run = _run_of(folder, checkpoint, opts)
@@ -54,16 +55,16 @@ def _run_of(folder, checkpoint, opts):
         cfg = read_config(folder, opts)
         run = build_run(cfg, choose_device(cfg.DEVICE))
         if checkpoint == TEACHER and run.distiller.teacher is None:
-            raise UserError(f"{folder}: {cfg.DISTILLER.TYPE} has no teacher; name a run of a method that has one")
+            raise UserError(f"{folder}: {cfg.DISTILLER.TYPE} has no teacher; choose a run whose method has one")
     else:
         run = open_run(folder, "best" if checkpoint == COPY else checkpoint, opts)
     if run.task.unit != "tokens":
-        raise UserError(f"{folder}: its task has no answers; expected a run of language models")
+        raise UserError(f"{folder}: expected a run of language models; its task generates no answers")
     return run
 
 
 def _answering(run, seed, ngram, checkpoint):
-    """A function from examples and their numbers to answers and their lengths in tokens."""
+    """A function (examples, their numbers) -> list of (answer, its length in tokens)."""
     task, cfg, tokenizer = run.task, run.cfg, run.task.info.tokenizer
     network = (run.distiller.teacher if checkpoint == TEACHER else run.distiller.deployed()).eval()
     decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
@@ -85,7 +86,7 @@ def _copied(examples, numbers):
 
 
 def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) -> None:
-    """Append the answers that a file lacks, batch by batch; a line that was cut off by a stop is made anew."""
+    """Append the missing answers to a file, batch by batch; an incomplete last line is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _whole_lines(path)
     with writing(path):
@@ -128,8 +129,11 @@ def read_answers(path: Path) -> Iterator[dict]:
 
 
 def summarize(place: Path) -> dict:
-    """{set: {rule: {"rouge_l", "rouge_l_std" (over seeds), "exact", "tokens", "seeds", "examples"}}} of the files of a
-    folder of answers, written to its scores.json."""
+    """Average the answer files of a folder and write scores.json; returns its content.
+
+    The content is {set: {rule: {"rouge_l", "rouge_l_std" (over decoding seeds), "exact", "tokens", "seeds",
+    "examples"}}}; scores are in percent.
+    """
     found: dict = {}
     for path in sorted(place.glob("*_seed*.jsonl")):
         name, rule, seed = path.stem.rsplit("_", 2)

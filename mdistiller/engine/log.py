@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines, a progress bar on terminals, TensorBoard scalars."""
+"""Log lines, progress bars (on terminals) and TensorBoard scalars of a run."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ FORMAT = "%(asctime)s %(message)s"
 
 
 def start_logging(file: Path | None = None) -> logging.Logger:
-    """The package's logger, writing to stdout and, when given, appending to a file."""
+    """The package's logger; it writes to stdout and, if `file` is given, appends to that file."""
     logger = logging.getLogger("mdistiller")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -31,7 +31,7 @@ def start_logging(file: Path | None = None) -> logging.Logger:
 
 
 class _QuietOnFullDisks:
-    """A line that cannot be written is lost: the run goes on, and fails where it cannot keep its state."""
+    """Ignores OSError while logging: a lost log line does not stop a run; a checkpoint that cannot be saved does."""
 
     def handleError(self, record):  # noqa: N802  (logging's name)
         if not isinstance(sys.exc_info()[1], OSError):
@@ -51,7 +51,7 @@ class _BarSafeHandler(_QuietOnFullDisks, logging.StreamHandler):
 
 
 def progress(total: int | None, description: str, enabled: bool = True, **options) -> tqdm:
-    """A bar over `total` steps (or tqdm's `unit`, ...); silent when stdout is no terminal."""
+    """A progress bar over `total` steps, silent when stdout is not a terminal; `options` are passed to tqdm."""
     return tqdm(
         total=total, desc=description, leave=False, dynamic_ncols=True, file=sys.stdout,
         disable=not (enabled and sys.stdout.isatty()), **options,
@@ -60,7 +60,7 @@ def progress(total: int | None, description: str, enabled: bool = True, **option
 
 @cache
 def quiet_writers() -> None:
-    """Let TensorBoard's threads end without a traceback where they cannot write; `Scalars` says so in one line."""
+    """Suppress the traceback of TensorBoard's threads when they cannot write; `Scalars` logs one warning instead."""
     before = threading.excepthook
 
     def told(failure):
@@ -71,9 +71,9 @@ def quiet_writers() -> None:
 
 
 class Scalars:
-    """TensorBoard scalars below one folder; nothing at all on ranks other than the first.
+    """Writes TensorBoard scalars to one folder; on ranks other than the first it does nothing.
 
-    Where they cannot be written, on a full disk, they end with a warning and the run goes on.
+    If they cannot be written (for example on a full disk), it logs a warning and writes no more; the run continues.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):

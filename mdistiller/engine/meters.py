@@ -1,4 +1,4 @@
-"""What a training epoch measures, kept on the device until somebody reads it."""
+"""Measurements of a training epoch, kept on the device until they are read."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,26 +9,29 @@ from torch import Tensor
 from mdistiller.distributed import sum_over_ranks
 
 WEIGHT_NAMES = ("weight_mean", "weight_std", "entropy_teacher", "entropy_student")
-SUM = "sum/"  # how the columns begin that hold sums over the samples of a step by part, see `Task.parts`
+SUM = "sum/"  # prefix of columns with sums over the samples of one part of a step, see `Task.parts`
 
 
 class Meters:
-    """One row of numbers a step: each loss, what the task says of its samples, and how these were weighted.
+    """One row of numbers per step: losses, the task's progress metrics, and statistics of the sample weights.
 
-    A row is written without reading anything back, so that the step never waits for the device.
+    Adding a row reads nothing back from the device, so that a training step does not wait for it.
     """
 
     def __init__(self, num_batches: int, device: torch.device):
         self.num_batches, self.device = num_batches, device
         self.names: list[str] | None = None
         self.rows: Tensor | None = None
-        self.progress: dict[str, float] = {}  # name of what the task says -> 100 where it is a part in percent, else 1
-        self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, known on the host
+        self.progress: dict[str, float] = {}  # progress metric -> factor: 100 for a fraction shown in percent, else 1
+        self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, in CPU memory
 
     def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
             parts: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Record step number `step` (from 0) of `samples` samples: losses are scalars; `progress` and `monitor` hold
-        what the task and the sample weights were, (samples,) by name, see `Distiller`; `parts`, see `Task`."""
+        """Add the row of step number `step` (from 0), which has `samples` samples.
+
+        `losses` are scalars. `progress` and `monitor` map names to tensors (samples,): the task's progress metrics, and
+        the sample weights and entropies (see `Distiller`). For `parts` see `Task`.
+        """
         row = {name: loss.detach() for name, loss in losses.items()}
         row |= {name: values.sum() for name, values in progress.items()}
         if "loss" in monitor or "weight" in monitor:
@@ -50,12 +53,15 @@ class Meters:
         self.counts[step] = samples
 
     def samples(self) -> int:
-        """How many samples the steps so far had, over all ranks."""
+        """Number of samples in the steps so far, summed over all ranks."""
         return int(sum_over_ranks(self.counts.sum().to(self.device, torch.float32)).item())
 
     def first_nonfinite(self, step: int) -> tuple[int, list[str]] | None:
-        """(step from 0, names of the terms) where a rank's loss was first not finite, up to `step`; None (waits)."""
-        if self.rows is None:  # every step so far was left out
+        """The first step (from 0), up to `step`, with a non-finite loss on any rank, and the names of these losses.
+
+        None when all are finite. Waits for the device.
+        """
+        if self.rows is None:  # every step so far was skipped
             return None
         bad = sum_over_ranks((~torch.isfinite(self.rows[: step + 1])).float()).cpu() > 0
         if not bad.any():
@@ -68,23 +74,26 @@ class Meters:
         return name not in self.progress and name not in WEIGHT_NAMES and not name.startswith(SUM)
 
     def zero_losses(self) -> list[str]:
-        """Names of the losses that were 0 in every step of the epoch on this rank (waits)."""
+        """Names of the losses that were 0 in every step of the epoch on this rank. Waits for the device."""
         zero = (self.rows == 0).all(dim=0).tolist()
         return [name for name, is_zero in zip(self.names, zero, strict=True) if is_zero and self._is_loss(name)]
 
     def losses(self, step: int) -> dict[str, float]:
-        """The losses of one step by name (waits)."""
+        """The losses of one step by name. Waits for the device."""
         values = dict(zip(self.names, self.rows[step].tolist(), strict=True))
         return {name: value for name, value in values.items() if self._is_loss(name)}
 
     def epoch_values(self) -> dict[str, float]:
-        """Means over the samples of all ranks: `train_<name>` of what the task says, `train_loss`, `train_<term>`,
-        weights; for each part of the samples `weight_<part>`, the mean weight, and `loss_share_<part>`, the part of the
-        distillation loss that comes from it, in percent."""
+        """Means over all samples of all ranks.
+
+        Keys: `train_<metric>` for the task's progress metrics, `train_loss`, `train_<loss>`, and the statistics of the
+        weights (entropies in nats). For each part of the samples also `weight_<part>`, its mean weight, and
+        `loss_share_<part>`, its share of the distillation loss in percent.
+        """
         counts = self.counts.to(self.device, torch.float32)
         sums = (self.rows * counts[:, None]).sum(dim=0)
         for number, name in enumerate(self.names):
-            if name in self.progress or name.startswith(SUM):  # is a sum already
+            if name in self.progress or name.startswith(SUM):  # these columns already hold sums
                 sums[number] = self.rows[:, number].sum()
         sums = sum_over_ranks(torch.cat([sums, counts.sum()[None]])).cpu()
         means = dict(zip(self.names, (sums[:-1] / sums[-1]).tolist(), strict=True))
@@ -101,7 +110,7 @@ class Meters:
     def load_state_dict(self, state: dict) -> None:
         self.names, self.counts = state["names"], state["counts"]
         self.progress = state.get("progress", {})
-        if "progress" not in state and self.names:  # as it was saved when images were all there was
+        if "progress" not in state and self.names:  # saved by a version that only knew image classification
             self.names = ["top1" if name == "hits" else name for name in self.names]
             self.progress = {"top1": 100.0}
         self.rows = None if state["rows"] is None else state["rows"].to(self.device)

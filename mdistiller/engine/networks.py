@@ -1,4 +1,4 @@
-"""The networks of a run with their weights, where its training starts."""
+"""The student and the teacher of a run with their initial weights."""
 
 import logging
 
@@ -14,13 +14,13 @@ from mdistiller.models import MODELS
 from mdistiller.tasks import Task
 
 log = logging.getLogger("mdistiller")
-RANDOM_TEACHER = "random"  # a value of DISTILLER.TEACHER_CHECKPOINT, for trying a pipeline without weights
-PRETRAINED = "pretrained"  # another, and of STUDENT_CHECKPOINT: the library's weights
+RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT to test a pipeline without a trained teacher
+PRETRAINED = "pretrained"  # value of DISTILLER.TEACHER_CHECKPOINT and STUDENT_CHECKPOINT: the library's weights
 IMAGENET_CLASSES = 1000
 
 
 def load_student(cfg: CfgNode, task: Task) -> nn.Module:
-    """The student where its training starts: with random weights, unless DISTILLER.STUDENT_CHECKPOINT names others."""
+    """The student with random weights, or with those that DISTILLER.STUDENT_CHECKPOINT names."""
     configured = cfg.DISTILLER.STUDENT_CHECKPOINT
     student = task.network("STUDENT", pretrained=configured == PRETRAINED)
     if configured not in (None, PRETRAINED):
@@ -30,9 +30,10 @@ def load_student(cfg: CfgNode, task: Task) -> nn.Module:
 
 
 def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
-    """The teacher with its weights, and what the record of the run says of them.
+    """The teacher with its weights, and their source and SHA-256 for run.json.
 
-    Without DISTILLER.TEACHER_CHECKPOINT the teachers of ImageNet's 1,000 classes are torchvision's.
+    Without DISTILLER.TEACHER_CHECKPOINT, teachers for the 1,000 classes of ImageNet get torchvision's weights. Raises
+    UserError when there is no checkpoint, or when it does not fit the network or the classes.
     """
     name, configured, info = cfg.DISTILLER.TEACHER, cfg.DISTILLER.TEACHER_CHECKPOINT, task.info
     if configured is None and info.family == "imagenet" and info.num_classes == IMAGENET_CLASSES:
@@ -59,12 +60,12 @@ def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
 
 
 def _registered(name, family):
-    """The name of a network as its registry spells it, which is how checkpoints are named."""
+    """The name of a network as it is registered; names of checkpoint files use this spelling."""
     return MODELS[family].canonical(name) if name in MODELS.get(family, ()) else name
 
 
 def ready(network: nn.Module, cfg: CfgNode, device) -> nn.Module:
-    """The network on its device, in the memory format of SOLVER.CHANNELS_LAST, compiled when COMPILE asks for it."""
+    """Move a network to the device in the memory format of SOLVER.CHANNELS_LAST, and compile it if COMPILE is set."""
     place(network, device, cfg.SOLVER.CHANNELS_LAST)
     if cfg.COMPILE:
         network.compile()
@@ -72,7 +73,7 @@ def ready(network: nn.Module, cfg: CfgNode, device) -> nn.Module:
 
 
 def ready_teacher(cfg: CfgNode, task: Task, method, device) -> tuple[nn.Module, dict]:
-    """The teacher of a method (a class) as a run uses it, and what the record says of its weights."""
-    teacher, facts = load_teacher(cfg, task)
+    """The teacher of a method (a class), folded and compiled as configured, and the metadata of `load_teacher`."""
+    teacher, metadata = load_teacher(cfg, task)
     teacher = fold_teacher(teacher, method) if cfg.DISTILLER.FOLD_TEACHER else teacher
-    return ready(teacher, cfg, device), facts
+    return ready(teacher, cfg, device), metadata

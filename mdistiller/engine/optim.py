@@ -1,4 +1,4 @@
-"""Optimisers, the learning-rate schedule, and one optimisation step from a dict of losses."""
+"""Optimisers, learning-rate schedules, and the update of the weights from a dict of losses."""
 
 import math
 
@@ -14,9 +14,9 @@ DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's fi
 
 
 def num_epochs(solver: CfgNode) -> int:
-    """How many epochs a run has. With SOLVER.MAX_ITER an epoch is EVAL_PERIOD updates (0: all of them).
+    """Number of epochs of a run. With SOLVER.MAX_ITER an epoch is EVAL_PERIOD updates (0: one epoch of MAX_ITER).
 
-    Raises UserError when the number of updates is no multiple of the period.
+    Raises UserError when MAX_ITER is not a multiple of EVAL_PERIOD.
     """
     if not solver.MAX_ITER:
         return solver.EPOCHS
@@ -27,12 +27,12 @@ def num_epochs(solver: CfgNode) -> int:
 
 
 def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int = 1) -> float:
-    """The rate before step number `step` (from 0) of `num_batches` in an epoch, counted from 1.
+    """The learning rate for step number `step` (from 0) of `num_batches` in epoch number `epoch` (from 1).
 
-    "step": multiplied by the decay rate once `epoch > milestone`, constant within an epoch (mdistiller); or, with
-    SOLVER.STEPS, once as many updates are done as a milestone says (detectron2). "cosine": half a cosine down to MIN_LR
-    at the end of the last epoch. Before either, a linear rise: from 0 over WARMUP_EPOCHS, or from WARMUP_FACTOR * LR
-    over the first WARMUP_ITERS updates.
+    Schedule "step": the rate is multiplied by LR_DECAY_RATE for each milestone of LR_DECAY_STAGES with
+    `epoch > milestone` (as in mdistiller), or for each milestone of SOLVER.STEPS, counted in updates, that is reached
+    (as in detectron2). "cosine": half a cosine from LR down to MIN_LR at the end of the last epoch. The warm-up is
+    linear: from 0 over WARMUP_EPOCHS, or from WARMUP_FACTOR * LR over the first WARMUP_ITERS updates.
     """
     done, iteration = epoch - 1 + step / num_batches, ((epoch - 1) * num_batches + step) // solver.ACCUMULATE
     if done < solver.WARMUP_EPOCHS:
@@ -49,9 +49,10 @@ def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int
 
 
 def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
-    """The optimiser that SOLVER names, over all learnable parameters (see `parameter_groups`).
+    """The optimiser that SOLVER configures, for all learnable parameters (see `parameter_groups`).
 
-    A method whose authors clip gradients says so in its `clip_norm`; SOLVER.CLIP_NORM overrides it.
+    Gradients are clipped to SOLVER.CLIP_NORM if it is not 0, else to the method's own `clip_norm` if it has one. Raises
+    UserError for settings that cannot be combined.
     """
     solver = cfg.SOLVER
     if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
@@ -84,9 +85,9 @@ def _dot(solver, parameters):
 
 
 def parameter_groups(distiller, solver: CfgNode) -> list:
-    """Learnable parameters for an optimiser: in one group, or apart those that SOLVER.NO_DECAY spares weight decay.
+    """The learnable parameters as a list, or as two groups when SOLVER.NO_DECAY excludes some from weight decay.
 
-    "norm": parameters of normalisation layers; "norm_and_bias": those, and every bias.
+    "norm" excludes the parameters of normalisation layers; "norm_and_bias" also excludes every bias.
     """
     parameters = distiller.learnable_parameters()
     if solver.NO_DECAY == "none":
@@ -103,9 +104,9 @@ def parameter_groups(distiller, solver: CfgNode) -> list:
 
 
 class Updater:
-    """From losses to new weights."""
+    """Backward pass, gradient clipping and optimiser step."""
 
-    own_reduction = False  # whether gradients are averaged over ranks here instead of by DDP's hooks
+    own_reduction = False  # whether this class averages gradients over ranks itself, instead of DDP
 
     def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float = 0.0):
         self.optimizer, self.scaler, self.clip_norm = optimizer, scaler, clip_norm
@@ -115,9 +116,9 @@ class Updater:
             group["lr"] = rate
 
     def step(self, losses: dict[str, Tensor], first: bool = True, last: bool = True) -> None:
-        """Gradients of the sum of the losses, and an update with them once the `last` batch of a group has come.
+        """Add the gradients of the sum of the losses; after the `last` batch of an update, step the optimiser.
 
-        Modules that took no part in the group keep their weights and momenta.
+        `first` clears the gradients. Parameters without a gradient keep their values and momenta.
         """
         if first:
             self.optimizer.zero_grad(set_to_none=True)
@@ -145,8 +146,8 @@ class DOT(torch.optim.Optimizer):
     v_task <- (momentum - delta) v_task + g_task + weight_decay * p
     v_soft <- (momentum + delta) v_soft + g_soft
     p      <- p - lr (v_task + v_soft)
-    With delta 0 this is SGD on the sum of both losses. A parameter that one of them alone reaches, such as a method's
-    module, has the plain momentum, as in mdistiller.
+    With delta 0 this is SGD on the sum of both losses. A parameter with a gradient from only one loss, such as one of a
+    method's own module, uses the unchanged momentum, as in mdistiller.
     """
 
     def __init__(self, parameters, lr: float, momentum: float, delta: float, weight_decay: float):
@@ -154,7 +155,10 @@ class DOT(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, task: list[Tensor | None], soft: list[Tensor | None]) -> None:
-        """Gradients of cross-entropy and of what is distilled, by parameter, None where a loss does not reach one."""
+        """Update with the gradients of the task's loss and of the distillation losses, in the order of the parameters.
+
+        An entry is None for a parameter that does not influence that loss.
+        """
         gradients = iter(zip(task, soft, strict=True))
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -162,7 +166,8 @@ class DOT(torch.optim.Optimizer):
                 terms = [term for term in shifted if term[1] is not None]
                 velocity = []
                 for name, gradient, delta in terms:
-                    # it decays once, and where distillation alone reaches it, from the second step on, as in mdistiller
+                    # weight decay is applied once; with only a distillation gradient from the second step on, as in
+                    # mdistiller
                     if not velocity and (name == "task" or name in self.state[parameter]):
                         gradient = gradient.add(parameter, alpha=group["weight_decay"])
                     momentum = group["momentum"] + (delta if len(terms) == 2 else 0.0)
@@ -173,7 +178,7 @@ class DOT(torch.optim.Optimizer):
 
 
 class DOTUpdater(Updater):
-    """One backward pass per group of losses: cross-entropy, and everything distilled."""
+    """Separate gradients for the supervised loss `ce` and for the sum of the distillation losses."""
 
     own_reduction = True
 

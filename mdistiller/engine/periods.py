@@ -1,4 +1,4 @@
-"""Runs that are counted in updates: one "epoch" of the run is a period of them, whatever the data's own epochs are."""
+"""Runs whose length is counted in updates: an "epoch" of such a run is a fixed number of updates (a period)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ from mdistiller.errors import UserError
 
 
 def in_periods(data, solver: CfgNode):
-    """The data as they are, or, with SOLVER.MAX_ITER, cut into periods of SOLVER.EVAL_PERIOD updates.
+    """The data unchanged, or, with SOLVER.MAX_ITER, divided into periods of SOLVER.EVAL_PERIOD updates.
 
-    Raises UserError where accumulated batches would reach over the end of an epoch of the data.
+    Raises UserError when the accumulated batches of one update would cross the end of an epoch of the data.
     """
     if not solver.MAX_ITER:
         return data
@@ -25,9 +25,9 @@ def in_periods(data, solver: CfgNode):
 
 
 class Periods:
-    """Data whose epochs are `num_batches` batches of the endless stream of the data's own epochs.
+    """Data whose epochs (periods) are `num_batches` consecutive batches of the repeated epochs of `data`.
 
-    Everything else is that of the data; order and augmentation are those of the data's epochs.
+    Order and augmentation are those of the epochs of `data`; all other attributes are passed through.
     """
 
     def __init__(self, data, num_batches: int):
@@ -39,7 +39,7 @@ class Periods:
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:
-        """Batches of a period (from 1) from number `start` on; otherwise as the data's `train_batches`."""
+        """Batches of period number `epoch` (from 1), beginning with batch `start`; else as the data's method."""
         for own, first, number in self._parts(epoch, start):
             batches = self._data.train_batches(own, views=views, start=first, rank=rank, world_size=world_size)
             yield from (batch for _, batch in zip(range(number), batches, strict=False))
@@ -47,18 +47,18 @@ class Periods:
     def train_views(
         self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `train_batches` of the same arguments holds: (index, view) of each batch."""
+        """(index, view), both (B,), of each batch that `train_batches` with the same arguments yields."""
         for own, first, number in self._parts(epoch, start):
             pairs = self._data.train_views(own, start=first, rank=rank, world_size=world_size)
             yield from (pair for _, pair in zip(range(number), pairs, strict=False))
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
-        """Positions (B,) of the samples of a period's global batch number `step`."""
+        """Dataset indices (B,) of the samples of the global batch number `step` of a period."""
         own, first, _ = next(self._parts(epoch, step))
         return self._data.batch_index(own, first)
 
     def _parts(self, period, start):
-        """(epoch of the data, first batch in it, how many) of a period's batches from `start` on."""
+        """Yield (epoch of the data, first batch, number of batches) for a period's batches from `start` on."""
         place, end = (period - 1) * self.num_batches + start, period * self.num_batches
         while place < end:
             epoch, first = divmod(place, self._data.num_batches)

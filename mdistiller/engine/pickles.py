@@ -1,4 +1,4 @@
-"""Checkpoint files examined before they are read: what would take no end of time or memory is refused."""
+"""Checks of a checkpoint file before it is read: files that would take excessive time or memory are refused."""
 
 import os
 import pickletools
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from mdistiller.files import open_plain
 
-INFLATION = 8  # times its size on disk that a file may inflate to; PyTorch itself does not compress
-SMALL = 64 << 20  # bytes to which any file may inflate
-MAX_PICKLE = 256 << 20  # bytes of a pickle, which names the tensors and does not hold them
-MAX_OBJECTS = 10**8  # of a pickle, objects that are referred to twice counted twice
+INFLATION = 8  # largest allowed ratio of unpacked size to file size; PyTorch itself does not compress
+SMALL = 64 << 20  # bytes; an unpacked size up to this is always allowed
+MAX_PICKLE = 256 << 20  # bytes of a pickle, which describes the tensors but does not contain their data
+MAX_OBJECTS = 10**8  # objects in a pickle; an object that is referenced twice counts twice
 LEGACY_PICKLES = 5  # PyTorch before 1.6: magic number, protocol, system, content, names of the storages
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def check_file(path: str | Path) -> None:
-    """Raise BadZipFile, or ValueError, for a checkpoint whose reading would not end well.
+    """Raise BadZipFile or ValueError for a checkpoint that is damaged or dangerous to read.
 
-    The sums of a zip file are compared, which PyTorch does not do, after its size: it may not inflate to more than
-    eight times what it is. Its pickle, or those of the format before zip files, may not hold more than 10^8 objects
-    when each is counted as often as it is reached: hashing a tuple of tuples visits all of them.
+    A zip file may not unpack to more than INFLATION times its size, and its CRC-32 checksums must be right (PyTorch
+    does not compare them). Its pickle, or the pickles of the older format without zip, may not stand for more than
+    MAX_OBJECTS objects, each counted as often as it is referenced: hashing nested tuples visits all of them.
     """
     if not zipfile.is_zipfile(path):
         with open_plain(path) as file:
@@ -34,7 +34,7 @@ def check_file(path: str | Path) -> None:
             raise ValueError(f"it would inflate to {total} bytes: refused")
         damaged = file.testzip()
         if damaged is not None:
-            raise zipfile.BadZipFile(f"damaged: the CRC-32 of {damaged} is another")
+            raise zipfile.BadZipFile(f"damaged: wrong CRC-32 of {damaged}")
         for member in members:
             if member.filename.endswith("data.pkl"):
                 if member.file_size > MAX_PICKLE:
@@ -49,18 +49,19 @@ def _check_legacy(file):
         except (ValueError, IndexError, KeyError) as error:
             if isinstance(error, TooManyObjects):
                 raise
-            return  # no pickle, which the reader itself says in better words
+            return  # not a pickle; torch.load raises a better message
 
 
 class TooManyObjects(ValueError):
-    """A pickle that is small as a file and endless as an object."""
+    """A small pickle file that stands for too many objects."""
 
 
 def count_objects(pickle) -> int:
-    """How many objects a pickle (bytes, or a file at its place) makes, those that are referred to again counted again.
+    """Number of objects that a pickle (bytes, or a file at its current position) stands for.
 
-    Follows the opcodes without making anything: a stack of counts in place of objects. Raises TooManyObjects above
-    MAX_OBJECTS, and ValueError, IndexError or KeyError for what is no pickle. Time is linear in the pickle's length.
+    An object counts as often as it is referenced. The opcodes are followed with a stack of counts; no object is built.
+    Raises TooManyObjects above MAX_OBJECTS, and ValueError, IndexError or KeyError for content that is not a pickle.
+    Time is linear in the length of the pickle.
     """
     stack, memo = [], {}
     for opcode, argument, _ in pickletools.genops(pickle):
@@ -83,8 +84,8 @@ def count_objects(pickle) -> int:
 
 
 def _follow(opcode, stack):
-    """Replace what an opcode takes from the stack by what it leaves there. A count is a list of one number, so that a
-    container that grows after it was remembered has grown in the memory too."""
+    """Apply one opcode to the stack of counts. A count is a list of one number, so that a container that grows after it
+    was stored in the memo also grows there."""
     taken, before = [], list(opcode.stack_before)
     if pickletools.markobject in before:
         while (item := stack.pop()) is not None:
@@ -106,7 +107,7 @@ def _follow(opcode, stack):
 
 
 def reason_of(error: Exception) -> str:
-    """Why PyTorch does not read a file, in a few words: without its advice how to read it unsafely."""
+    """A short reason why PyTorch does not read a file, without PyTorch's advice to read it unsafely."""
     text = ESCAPES.sub("", str(error)).strip()
     found = re.search(r"GLOBAL ([\w.]+)", text)
     if found and "Weights only" in text:
@@ -115,5 +116,5 @@ def reason_of(error: Exception) -> str:
         return "it holds a whole model as TorchScript; save the model's state_dict()"
     if "Weights only" in text:
         found = re.search(r"WeightsUnpickler error:\s*(.+)", text) or re.search(r"Please file an issue.*?\n(.+)", text)
-        text = found[1] if found else "it holds other things than tensors and numbers"
+        text = found[1] if found else "it holds objects other than tensors and numbers"
     return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Finished runs and loose checkpoints, opened again: to evaluate, to analyse, to export."""
+"""Open finished runs and single checkpoint files for evaluation, analysis and export."""
 
 import json
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ from mdistiller.files import write_text
 
 
 def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
-    """The config of a run folder, with overrides. Raises UserError where there is none.
+    """The config of a run folder, with overrides. Raises UserError when the folder is not a run folder.
 
-    Python files that it names are not to be imported, since a run folder may come from elsewhere: UserError unless the
-    overrides name them too.
+    A run folder may come from an untrusted source. Python files that its config names are therefore not imported;
+    this raises UserError unless the overrides name the same files.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{folder}: no run folder (config.yaml is missing)")
+        raise UserError(f"{folder}: not a run folder (config.yaml is missing)")
     cfg = load_cfg(path, opts, trusted=())
     refuse_own_networks(cfg)
     return cfg
 
 
 def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) -> Run:
-    """A run at one of its checkpoints ("best", "latest", "epoch_40"), its distiller in eval mode.
+    """A run with the weights of one of its checkpoints ("best", "latest", "epoch_40"), its distiller in eval mode.
 
-    The teacher has the run's architecture but no weights: nothing here needs them.
+    The teacher has random weights, since evaluating the student does not need it. Raises UserError when the checkpoint
+    is missing or does not belong to the run's config.
     """
     cfg = read_config(folder, opts)
     with errors_name_files(cfg):
@@ -48,9 +49,9 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
 
 @out_of_memory_fails_the_run()
 def evaluate_run(folder: str | Path, opts: Sequence = (), results: str | None = None) -> dict[str, dict]:
-    """Test results of a run's last and best epoch, in the precision (SOLVER.AMP) that it was measured in.
+    """Test metrics of the last and the best epoch of a run, computed in the run's precision (SOLVER.AMP).
 
-    What the last epoch's network found is written to the file `results`, see `Task.results`.
+    Predictions of the last epoch's network are written to the file `results` if given, see `Task.results`.
     """
     last, best = (open_run(folder, checkpoint, opts) for checkpoint in ("latest", "best"))
     return {"last": _test(last, results=results), "best": _test(best)}
@@ -62,7 +63,7 @@ def _test(run, network=None, results=None):
         numbers = run.task.evaluate(network, run.data.eval_batches("test"), run.device)
     if results is not None:
         if run.task.results is None:
-            raise UserError(f"--results: {run.data.info.name} has no results but its numbers; expected a detection set")
+            raise UserError(f"--results: expected a detection data set; {run.data.info.name} has no predictions")
         write_text(results, json.dumps(run.task.results))
     return numbers
 
@@ -72,9 +73,10 @@ def evaluate_checkpoint(
     model: str | None, path: str | Path, dataset: str | None, opts: Sequence = (), cfg_file: str | None = None,
     results: str | None = None,
 ) -> dict:
-    """Test results of a network's checkpoint file on a data set; `cfg_file` names what is left out (None).
+    """Test metrics of a checkpoint file on a data set.
 
-    What the network found is written to the file `results`, see `Task.results`.
+    `cfg_file` supplies the model or data set when these are None. Predictions are written to the file `results` if
+    given, see `Task.results`.
     """
     named = {"DATASET.TYPE": dataset, "DISTILLER.STUDENT": model}
     chosen = [word for key, value in named.items() if value is not None for word in (key, value)]

@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, in which form, and how it survives a stop at any moment (DESIGN: run folder)."""
+"""The folder of a run: its files and their formats. Files are written atomically, so a run can stop at any time."""
 
 import datetime
 import importlib.metadata
@@ -20,13 +20,13 @@ from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError, writing
 
-CHECKPOINTS = ("latest.pth", "previous.pth")  # from which a run continues
+CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
 
 def run_name(cfg: CfgNode) -> str:
-    """EXPERIMENT.NAME with "{seed}" filled in, or a name made of data, method, networks and seed."""
+    """EXPERIMENT.NAME with "{seed}" replaced by the seed, or a name made of data, method, networks and seed."""
     experiment, distiller = cfg.EXPERIMENT, cfg.DISTILLER
     if experiment.NAME:
         return experiment.NAME.replace("{seed}", str(experiment.SEED))
@@ -37,7 +37,7 @@ def run_name(cfg: CfgNode) -> str:
 
 
 class RunFolder:
-    """Paths and records of one run below `<LOG.PREFIX>/<EXPERIMENT.PROJECT>/<name>`."""
+    """Files of one run in `<LOG.PREFIX>/<EXPERIMENT.PROJECT>/<name>`."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -48,9 +48,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, cfg: CfgNode, resume: bool) -> "RunFolder":
-        """The folder of this config: a new one, or with `resume` the one that is there.
+        """The run folder of this config: a new one, or with `resume` the existing one.
 
-        Raises UserError when it already contains a run that is not to be resumed, or was made with another config.
+        Raises UserError when the folder already contains a run and `resume` is False, when that run has another
+        config, or when the folder contains other files.
         """
         folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
         config = folder / "config.yaml"
@@ -62,43 +63,45 @@ class RunFolder:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
             folder._check_state()
         elif folder.path.is_file() or (folder.path.exists() and any(_visible(folder.path))):
-            raise UserError(f"{folder.path}: not empty and no run (no config.yaml); choose another EXPERIMENT.NAME")
+            raise UserError(
+                f"{folder.path}: not empty and not a run folder (no config.yaml); choose another EXPERIMENT.NAME"
+            )
         return folder
 
     def _taken(self):
         return UserError(f"{self.path}: already contains a run; add --resume, or set EXPERIMENT.NAME or .SEED")
 
     def _check_state(self):
-        """Raise UserError where resuming would train anew over what a run has left: its checkpoints are gone."""
+        """Raise UserError when the checkpoints are missing, so that resuming would overwrite the results of the run."""
         if any((self / name).exists() for name in CHECKPOINTS):
             return
         epochs = len(read_lines(self / "metrics.jsonl"))
-        if self.finished or epochs > 1:  # one is what a run may have that was killed before its first checkpoint
+        if self.finished or epochs > 1:  # a run that is killed before its first checkpoint may have one epoch
             raise UserError(
                 f"{self.path}: the run {'has finished' if self.finished else f'has {epochs} epochs'}, and its "
-                f"checkpoints ({' and '.join(CHECKPOINTS)}) are gone; restore one, or set EXPERIMENT.NAME or .SEED"
+                f"checkpoints ({' and '.join(CHECKPOINTS)}) are missing; restore one, or set EXPERIMENT.NAME or .SEED"
             )
 
     def take(self, resume: bool) -> None:
-        """Hold the folder for this process until `release`. Raises UserError when another process trains there."""
+        """Lock the folder for this process until `release`. Raises UserError when another process trains in it."""
         self._lock = files.lock(self / ".lock", inherited=False)
         if self._lock is None:
             raise UserError(f"{self.path}: another process trains in this folder; wait for it, or set EXPERIMENT.NAME")
-        if not resume and (self / "config.yaml").is_file():  # begun since this process looked
+        if not resume and (self / "config.yaml").is_file():  # another process began a run after `open`
             raise self._taken()
 
     def release(self) -> None:
-        """Let another process train in the folder."""
+        """Release the lock, so that another process may train in the folder."""
         if self._lock is not None:
             self._lock.close()
 
     @property
     def finished(self) -> bool:
-        """Whether a session of the run has come to its end."""
+        """Whether the run has completed its last epoch."""
         return self.read_json("summary.json").get("status") == "done"
 
     def check_same(self, **digests: str | None) -> None:
-        """Raise UserError when the run that is there was begun with another teacher or other data (their SHA-256)."""
+        """Raise UserError when the existing run used another teacher or other data, compared by SHA-256."""
         there = self.read_json("run.json")
         for key, digest in digests.items():
             if there.get(key) and digest and there[key] != digest:
@@ -107,10 +110,10 @@ class RunFolder:
                     f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now"
                 )
 
-    def describe(self, cfg: CfgNode, **facts) -> None:
-        """Write config.yaml, and run.json with the provenance of the run (earlier sessions of it are kept).
+    def describe(self, cfg: CfgNode, **metadata) -> None:
+        """Write config.yaml, and run.json with the provenance of the run and of its earlier sessions.
 
-        A finished run's record is left unchanged.
+        `metadata` are further entries of run.json. The files of a finished run are left unchanged.
         """
         if self.finished:
             return
@@ -123,16 +126,16 @@ class RunFolder:
             "commit": commit(),
             "python": platform.python_version(),
             "versions": versions(),
-            **facts,
+            **metadata,
         }
-        record = {
+        content = {
             "seed": cfg.EXPERIMENT.SEED,
             "overridden": overridden(cfg),
             "package": str(Path(mdistiller.__file__).parent),
             **session,
             "sessions": [*earlier, session],
         }
-        self.write_json("run.json", record)
+        self.write_json("run.json", content)
 
     def write_text(self, name: str, text: str) -> None:
         files.write_atomically(self / name, lambda file: file.write(text.encode()))
@@ -141,39 +144,45 @@ class RunFolder:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
 
     def read_json(self, name: str) -> dict:
-        """The content of a JSON file, or {} when it is not there or not whole. Raises UserError for another content."""
+        """The content of a JSON file, or {} when it is missing or incomplete.
+
+        Raises UserError when it does not hold the data of a run.
+        """
         try:
             content = json.loads(files.read_plain(self / name))
         except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(content, dict) or not isinstance(content.get("sessions", []), list):
-            raise UserError(f"{self / name}: not the record of a run; restore it, or delete it")
+            raise UserError(f"{self / name}: does not hold the data of a run; restore it, or delete it")
         return content
 
     def keep_metrics_before(self, epoch: int) -> list[dict]:
-        """Drop lines of metrics.jsonl from `epoch` on (a resumed run writes them anew); returns the lines kept."""
+        """Remove the lines of metrics.jsonl from `epoch` on, which a resumed run writes again; returns the others."""
         kept = []
         if (self / "metrics.jsonl").is_file():
             for line in read_lines(self / "metrics.jsonl"):
                 try:
-                    record = json.loads(line)
+                    row = json.loads(line)
                 except (ValueError, RecursionError):
-                    continue  # the line that was being written when the run was killed
-                if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                    continue  # incomplete: the run was killed while writing it
+                if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                     raise UserError(f"{self / 'metrics.jsonl'}: expected an epoch in every line, found {line[:50]!r}")
-                if record["epoch"] < epoch:
-                    kept.append(record)
-            self.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+                if row["epoch"] < epoch:
+                    kept.append(row)
+            self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         return kept
 
-    def append_metrics(self, record: dict) -> None:
-        """Add a line. Raises RunError when it cannot be written; a part of it is dropped when the run is resumed."""
+    def append_metrics(self, row: dict) -> None:
+        """Append a line to metrics.jsonl. Raises RunError when it cannot be written.
+
+        An incomplete line is removed when the run is resumed.
+        """
         with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; none where there is no file."""
+    """The lines of a text file; an empty list when it cannot be read."""
     try:
         return files.read_plain(path, errors="replace").splitlines()
     except OSError:
@@ -181,12 +190,15 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _visible(folder):
-    """What lies in a folder but for files that a killed run was writing."""
+    """The entries of a folder without hidden ones, which are the temporary files of a killed run."""
     return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def overridden(cfg: CfgNode) -> dict:
-    """What the run reads that is not at its default, by dotted name: reports know no method's defaults."""
+    """The settings that the run reads and that differ from their defaults, by dotted key.
+
+    Reports need them because they do not know the defaults of methods.
+    """
 
     def differing(node, default, prefix):
         for key, value in node.items():
@@ -199,7 +211,7 @@ def overridden(cfg: CfgNode) -> dict:
 
 
 def _changed_keys(old, new, prefix=""):
-    """Dotted names whose values differ, but for what may change between sessions of one run."""
+    """Dotted keys whose values differ, without those that may change between sessions of one run."""
     free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT",
             "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
     names = []
@@ -213,7 +225,7 @@ def _changed_keys(old, new, prefix=""):
 
 
 def commit() -> str | None:
-    """The git commit of the package's checkout, "+changes" added when its files differ; None outside a checkout."""
+    """The git commit of the package's checkout, with "+changes" for modified files; None outside a checkout."""
     try:
         git = ["git", "-C", str(checkpoints.REPOSITORY)]
         top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
@@ -227,7 +239,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that shape a result."""
+    """Versions of the installed libraries that influence results."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -238,7 +250,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called, as a reader of the record needs it."""
+    """The name of the GPU, or the type of the device with the number of threads and the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads, {platform.processor() or platform.machine()})"

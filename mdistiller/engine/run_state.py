@@ -1,4 +1,4 @@
-"""Where a run stands, and how that is kept: checkpoints, the students' weights, the summary."""
+"""The state of a run, and saving and restoring it: checkpoints, student weights, summary."""
 
 import json
 import logging
@@ -19,42 +19,42 @@ DAMAGED = "damaged.pth"
 
 
 class RunState:
-    """Epoch and step of a run, its results so far, and the files from which it continues to the same weights."""
+    """Epoch, step and results of a run. A run that is resumed from the saved state reaches the same weights."""
 
     def __init__(self, run, updater: Updater, average: AveragedModel | None, folder: RunFolder):
         self.run, self.updater, self.average, self.folder = run, updater, average, folder
         self.cfg, self.distiller, self.data = run.cfg, run.distiller, run.data
         self.epochs = num_epochs(run.cfg.SOLVER)
-        self.first = distributed.rank() == 0  # this process writes
+        self.first = distributed.rank() == 0  # only this process writes files
         self.best: dict = {}
         self.metrics: dict = {}
         self.wall_seconds = 0.0
-        self.skipped = 0  # steps that were left out, since their loss was not finite
-        self.latest_is_good = True  # latest.pth, if there is one, can be read
+        self.skipped = 0  # number of steps that were skipped because their loss was not finite
+        self.latest_is_good = True  # latest.pth, if it exists, can be read
         self.begin(1)
 
     def begin(self, epoch: int) -> None:
-        """Stand before the first step of an epoch."""
+        """Move to the first step of an epoch."""
         self.epoch, self.step = epoch, 0
-        self.earlier_seconds, self.started = 0.0, time.perf_counter()  # of the epoch, in other sessions and in this one
+        self.earlier_seconds, self.started = 0.0, time.perf_counter()  # of this epoch: earlier sessions, this session
         self.meters = Meters(self.data.num_batches, self.run.device)
 
     @property
     def epoch_seconds(self) -> float:
-        """Seconds of the epoch so far, those of earlier sessions included."""
+        """Seconds spent on the epoch so far, including earlier sessions."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
     @property
     def global_step(self) -> int:
-        """Steps done since the run began."""
+        """Number of steps since the run began."""
         return (self.epoch - 1) * self.data.num_batches + self.step
 
-    # --- keeping ---------------------------------------------------------------------------------------------------
+    # --- saving ----------------------------------------------------------------------------------------------------
 
     def save(self, name: str) -> None:
-        """Write the whole state of the run, from which it continues to the same weights.
+        """Write the complete state of the run to the file `name`.
 
-        The latest.pth before becomes previous.pth; one that could not be read does not take a good one's place.
+        An existing latest.pth becomes previous.pth, or damaged.pth if it could not be read.
         """
         meters = distributed.gather(self.meters.state_dict())
         if not self.first:
@@ -72,7 +72,7 @@ class RunState:
             "skipped": self.skipped,
         }
         if self.distiller.teacher is not None and self.distiller.teacher_mode == "train":
-            state["teacher"] = self.distiller.teacher.state_dict()  # its running statistics moved
+            state["teacher"] = self.distiller.teacher.state_dict()  # its batch-norm statistics have changed
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if name != LATEST:
@@ -81,7 +81,7 @@ class RunState:
         self.latest_is_good = True
 
     def save_epoch(self, epoch: int) -> None:
-        """What is kept after an epoch. latest.pth comes last: a run killed in between repeats the epoch."""
+        """Write the files of a finished epoch, latest.pth last: a run that is killed before repeats the epoch."""
         names = [f"epoch_{epoch}"] if epoch % self.cfg.LOG.SAVE_CHECKPOINT_FREQ == 0 else []
         names += ["best"] if self.best is self.metrics else []
         if self.average is not None:
@@ -96,7 +96,7 @@ class RunState:
             checkpoints.save({"model": state}, self.folder / f"{name}.pth")
 
     def summarize(self, status: str) -> dict:
-        """Write summary.json; returns it ({} on ranks other than the first)."""
+        """Write summary.json and return its content ({} on ranks other than the first)."""
         if not self.first:
             return {}
         task, results = self.run.task, {"last": self.metrics, "best": self.best}
@@ -116,27 +116,27 @@ class RunState:
         self.folder.write_json("summary.json", summary)
         return summary
 
-    # --- taking up -------------------------------------------------------------------------------------------------
+    # --- restoring -------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Take up the state of latest.pth, or of previous.pth where that cannot be read or is not there.
+        """Restore the state of latest.pth, or of previous.pth if latest.pth is missing or cannot be read.
 
-        Raises UserError when no state that is there can be read, or when it is not one of this run.
+        Raises UserError when none of the existing files can be read, or when the state belongs to another run.
         """
         if self.first:
             files.remove_unfinished(self.folder.path)
         state = self._newest_state()
         if state is None:
-            log.info("nothing to resume from: %s is not there yet", self.folder / LATEST)
+            log.info("nothing to resume from: %s does not exist yet", self.folder / LATEST)
             if self.first:
                 self.folder.keep_metrics_before(1)
             return
         try:
-            self._take_up(state)
+            self._restore(state)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"{self.folder / LATEST}: does not hold the state of this run ({type(error).__name__}); put a copy of "
-                "best.pth or epoch_<n>.pth in its place, or delete it to begin anew"
+                "best.pth or epoch_<n>.pth in its place, or delete it to start again"
             ) from error
         if self.first:
             self.folder.keep_metrics_before(self.epoch)
@@ -159,7 +159,7 @@ class RunState:
             raise errors[0]
         return None
 
-    def _take_up(self, state):
+    def _restore(self, state):
         for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():
             if not isinstance(state[key], kind):
                 raise TypeError(f"{key} is {type(state[key]).__name__}")
@@ -175,7 +175,7 @@ class RunState:
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
         self.earlier_seconds = float(state.get("epoch_seconds", 0.0))
         meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]
-        if distributed.rank() < len(meters):  # what each rank has measured of the epoch
+        if distributed.rank() < len(meters):  # the measurements of this rank in the epoch
             self.meters.load_state_dict(meters[distributed.rank()])
         self.skipped = state.get("skipped", 0)
 

@@ -1,4 +1,4 @@
-"""From a config to a run: data, task, networks, teacher weights, distiller, trainer."""
+"""Build a run from a config (data, task, networks, distiller), and train it."""
 
 import logging
 import random
@@ -38,7 +38,7 @@ log = logging.getLogger("mdistiller")
 
 
 class Run(NamedTuple):
-    """The parts of a run. `facts` are what its record says of the teacher."""
+    """The parts of a run. `facts` are the entries of run.json about the teacher (see `load_teacher`)."""
 
     cfg: CfgNode
     device: torch.device
@@ -49,14 +49,14 @@ class Run(NamedTuple):
 
 
 def set_seed(seed: int) -> None:
-    """Seed every library's generator for building networks and modules; steps seed themselves."""
+    """Seed the random generators of Python, NumPy and PyTorch; each training step sets its own seed."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def prepare_device(cfg: CfgNode, local_rank: int = 0) -> torch.device:
-    """The device of a run, with the kernels and the memory settings that a run has."""
+    """Choose the device of a run and apply its settings for determinism and memory."""
     device = choose_device(cfg.DEVICE, local_rank)
     set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
     if device.type == "cpu":
@@ -65,11 +65,11 @@ def prepare_device(cfg: CfgNode, local_rank: int = 0) -> torch.device:
 
 
 def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
-    """Data, task and distiller of a config, on the device; nothing is written.
+    """Build data, task and distiller of a config on the device; no file is written.
 
-    Without `weights` no checkpoint is read: the networks have the right architecture alone, as for a run whose own
-    state is loaded next (a teacher that `Task.evaluate` compares with has its weights in any case). Raises UserError
-    for what the user can put right.
+    Without `weights` no checkpoint is read and the networks have random weights, for a run whose saved state is loaded
+    next; only a teacher that `Task.evaluate` compares with always gets its weights. Raises UserError for errors that
+    the user can fix.
     """
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
     task = build_task(cfg, data.info)
@@ -83,18 +83,18 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
         task.reference = teacher.eval() if task.compares else None
     if weights:
         ready(student, cfg, device)
-        set_seed(cfg.EXPERIMENT.SEED)  # the method's own modules do not depend on the size of the networks
+        set_seed(cfg.EXPERIMENT.SEED)  # initial weights of the method's modules do not depend on the networks
     distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, data.info, task)
     return Run(cfg, device, data, task, place(distiller, device, cfg.SOLVER.CHANNELS_LAST), facts)
 
 
 @out_of_memory_fails_the_run()
 def train(cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None] | None = None) -> dict:
-    """Run one training from its config to its summary; everything is kept in the run's folder.
+    """Train the run of a config and return its summary; all files are written to the run folder.
 
-    `after_epoch` is called after each epoch but the last, when it is saved, with what it has measured. It may raise
-    Interrupted to end the run there. Raises UserError for what the user can fix, RunError when the run cannot go on,
-    and Interrupted when it was stopped.
+    `after_epoch` is called after each epoch except the last, once it is saved, with what it has measured. It may raise
+    Interrupted to end the run there. Raises UserError for errors that the user can fix, RunError when the run fails,
+    Interrupted when it is stopped.
     """
     with errors_name_files(cfg):
         return _train(cfg, resume, after_epoch)
@@ -111,7 +111,7 @@ def _train(cfg, resume, after_epoch):
         trainer = Trainer(run, folder, cache, after_epoch)
         facts = run.facts | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
         folder.check_same(**{key: facts.get(key) for key in ("teacher_sha256", "data_sha256")})
-        distributed.barrier()  # no rank looks for the folder after another has made it
+        distributed.barrier()  # every rank must have checked the folder before the first rank creates it
         if distributed.rank() == 0:
             folder.take(resume)
             folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **facts)
@@ -140,7 +140,10 @@ def _train(cfg, resume, after_epoch):
 
 
 def _teacher_cache(run):
-    """The cache of the run's teacher, its folder noted among the facts; None, and said, where it must run live."""
+    """The cache of the run's teacher; its folder is added to `run.facts`.
+
+    None when the teacher's outputs cannot be stored; the log then says why.
+    """
     if not run.distiller.needs_teacher:
         return None
     reason = why_live(run.distiller, run.data)
@@ -154,7 +157,7 @@ def _teacher_cache(run):
 
 
 def _publish(run, folder):
-    """The best student in the format of the task's library, where it has one."""
+    """Write the best student in the format of the task's library, if the task has one."""
     best = folder / "student_best.pth"
     if type(run.task).publish is not Task.publish and best.is_file():
         checkpoints.load_network(run.distiller.student, best, run.cfg.DISTILLER.STUDENT)
@@ -162,7 +165,7 @@ def _publish(run, folder):
 
 
 def _measure_teacher(run, folder):
-    """Write the teacher's test results into run.json; where they look wrong, say what is usually the reason."""
+    """Write the teacher's test metrics to run.json; warn with the usual reason when they look wrong."""
     run.distiller.eval()
     with autocast(run.device, run.cfg.SOLVER.AMP):
         batches = run.data.eval_batches("test", distributed.rank(), distributed.world_size())

@@ -1,4 +1,4 @@
-"""How student and teacher see a fixed part of the training images after each epoch, for figures (LOG.ENTROPY_TRACE)."""
+"""Entropies and losses of a fixed subset of the training images after each epoch, for figures (LOG.ENTROPY_TRACE)."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ FOLDER = "entropy_trace"
 
 
 def balanced_subset(labels: np.ndarray, number: int) -> np.ndarray:
-    """Positions, ascending, of `number` samples: as many of each class as can be, the same ones in every run."""
+    """Ascending indices of `number` samples, balanced over the classes and equal in every run; `labels` is (N,)."""
     order = np.lexsort((labels, ranks_in_class(labels)))  # the first of every class, then the second, ...
     return np.sort(order[:number])
 
 
 class EntropyTrace:
-    """Writes <run>/entropy_trace/epoch_<n>.npz: an epoch that is repeated after a stop writes its file anew.
+    """Writes <run>/entropy_trace/epoch_<n>.npz; an epoch that is repeated after a stop overwrites its file.
 
     Arrays (N,), float32, of LOG.ENTROPY_TRACE training images without augmentation, networks in eval mode:
     `entropy_student`, `entropy_teacher` (nats, at EA.TEMPERATURE), `kd_loss` (nats, see `plain_kd_loss`) and
-    `weight` (the method's sample weight; ones without EA); besides `index` and `target`. Without a teacher,
-    or with LOG.ENTROPY_TRACE 0, nothing is written.
+    `weight` (the method's sample weight; ones without EA); also `index` and `target`. Without a teacher, or with
+    LOG.ENTROPY_TRACE 0, nothing is written.
     """
 
     def __init__(self, cfg: CfgNode, data, distiller, folder: Path):
@@ -36,7 +36,7 @@ class EntropyTrace:
         self.index = balanced_subset(data.labels, number) if number else None
 
     def write(self, epoch: int) -> None:
-        """Measure the networks as they are, in eval mode."""
+        """Measure the current networks, which are in eval mode, and write the file of this epoch."""
         if self.index is None:
             return
         rows = measure(self.cfg, self.distiller, self.data.plain_batches(self.index))
@@ -47,7 +47,7 @@ class EntropyTrace:
 
 @torch.no_grad()
 def measure(cfg: CfgNode, distiller, batches) -> dict[str, np.ndarray]:
-    """The measured arrays (N,) of `EntropyTrace`, of the samples of `batches`, for a distiller in eval mode."""
+    """The measured arrays (N,) of `EntropyTrace` for the samples of `batches`; the distiller is in eval mode."""
     rows = []
     for batch in batches:
         with autocast(batch["image"].device, cfg.SOLVER.AMP):

@@ -24,8 +24,8 @@ from mdistiller.engine.trace import EntropyTrace
 from mdistiller.errors import RunError, UserError
 
 log = logging.getLogger("mdistiller")
-POLL_STEPS = 50  # steps between looks at the device's numbers
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the last two: clusters' warnings
+POLL_STEPS = 50  # steps between two readings of measurements from the device
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # USR1, USR2: sent by clusters
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -34,10 +34,10 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 class Trainer:
-    """Trains the distiller of a run and keeps its folder; every step is a function of (seed, epoch, step)."""
+    """Trains the distiller of a run and writes its folder; randomness in a step depends only on (seed, epoch, step)."""
 
     def __init__(self, run, folder: RunFolder, teacher_cache=None, after_epoch: Callable[[dict], None] | None = None):
-        """`run` is a `setup.Run`; `teacher_cache` stands in for the teacher's passes where it is given."""
+        """`run` is a `setup.Run`; a `teacher_cache`, if given, replaces the teacher's forward passes."""
         self.cfg, self.data, self.distiller, self.device, self.folder = (
             run.cfg, run.data, run.distiller, run.device, folder
         )
@@ -50,22 +50,22 @@ class Trainer:
             update = get_ema_multi_avg_fn(self.cfg.SOLVER.EMA)
             self.average = AveragedModel(self.distiller.deployed(), multi_avg_fn=update, use_buffers=True)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
-        self.first = self.rank == 0  # this process writes
+        self.first = self.rank == 0  # only this process writes files
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
         self.stop_signal: int | None = None
         self.warned: set[str] = set()
 
-    epoch = property(lambda self: self.state.epoch, doc="The epoch that is being trained, or comes next, from 1.")
-    step = property(lambda self: self.state.step, doc="The step of the epoch that comes next, from 0.")
-    meters = property(lambda self: self.state.meters, doc="What the steps of the epoch have measured.")
+    epoch = property(lambda self: self.state.epoch, doc="Number of the current or next epoch, from 1.")
+    step = property(lambda self: self.state.step, doc="Number of the next step of the epoch, from 0.")
+    meters = property(lambda self: self.state.meters, doc="Measurements of the current epoch.")
 
     # --- running ---------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train from where the run stands to its last epoch; returns the summary.
+        """Train from the current state to the last epoch; returns the summary.
 
-        Raises RunError for a non-finite loss, Interrupted after a signal of STOP_SIGNALS, the state saved.
+        Raises RunError for a non-finite loss, and Interrupted after a signal of STOP_SIGNALS, when the state is saved.
         """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
@@ -80,7 +80,7 @@ class Trainer:
             self.state.summarize("interrupted")
             raise
         except BaseException:
-            with contextlib.suppress(RunError, UserError):  # a full disk must not hide what failed
+            with contextlib.suppress(RunError, UserError):  # a full disk must not hide the original error
                 self.state.summarize("failed")
             raise
         finally:
@@ -89,10 +89,10 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _ask_to_stop(self, number, frame):
-        """Note a signal for the next step to see. A second one ends the process, which may wait for something."""
+        """Store a signal, which the next step checks. A second signal ends the process, which may be blocked."""
         if self.stop_signal is not None:
             stop = Interrupted(number)
-            print(f"error: interrupted by {stop} again: what was saved is whole; continue with --resume",
+            print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
                   file=sys.stderr, flush=True)
             os._exit(stop.exit_code)
         self.stop_signal = number
@@ -100,7 +100,7 @@ class Trainer:
     def _epoch(self):
         epoch, self.state.started = self.epoch, time.perf_counter()
         self.distiller.train()
-        poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # reading the CPU is free
+        poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # a CPU never waits
         with progress(self.data.num_batches, f"epoch {epoch}/{self.state.epochs}", self.first) as bar:
             bar.update(self.step)
             for batch in self.batches():
@@ -122,7 +122,7 @@ class Trainer:
         self._finish_epoch(record)
 
     def batches(self) -> Iterator[dict]:
-        """What is left of the epoch, with the teacher's logits where they are stored."""
+        """The remaining batches of the epoch, with the teacher's stored outputs if there is a cache."""
         place = {"start": self.step, "rank": self.rank, "world_size": self.world_size}
         batches = self.data.train_batches(self.epoch, views=self.distiller.views, **place)
         if self.teacher_cache is None:
@@ -134,10 +134,10 @@ class Trainer:
         torch.manual_seed(step_seed(self.cfg.EXPERIMENT.SEED, self.epoch, self.step))
         solver, total, step = self.cfg.SOLVER, self.data.num_batches, self.step
         self.updater.set_learning_rate(learning_rate(solver, self.epoch, step, total))
-        share = batch.pop("share", 1.0)  # of this batch in its update
+        share = batch.pop("share", 1.0)  # the batch's part of the samples of the update
         with autocast(self.device, solver.AMP):
             logits, losses = self.model(epoch=self.epoch, **batch)
-        if solver.SKIP_NONFINITE and self._leave_out(losses):
+        if solver.SKIP_NONFINITE and self._skip_nonfinite(losses):
             return
         scaled = losses if share == 1.0 else {name: share * loss for name, loss in losses.items()}
         last = step % solver.ACCUMULATE == solver.ACCUMULATE - 1 or step == total - 1
@@ -147,21 +147,21 @@ class Trainer:
         self.meters.add(step, losses, len(logits), self.distiller.progress, self.distiller.monitor, self.task.parts)
         self.state.step += 1
 
-    def _leave_out(self, losses):
-        """Whether this step goes without an update, its loss not finite on some rank; SKIP_NONFINITE steps may."""
+    def _skip_nonfinite(self, losses):
+        """Whether to skip the update because the loss is not finite on some rank (at most SKIP_NONFINITE times)."""
         if self.meters.rows is None and self.step == self.data.num_batches - 1:
-            return False  # an epoch without a single step has nothing to report
+            return False  # at least one step of an epoch must have measurements
         state, allowed = self.state, self.cfg.SOLVER.SKIP_NONFINITE
         bad = not bool(torch.isfinite(sum(loss.detach() for loss in losses.values())))
         if state.skipped >= allowed or not distributed.any_rank(bad, self.device):
             return False
         state.skipped, state.step = state.skipped + 1, state.step + 1
-        log.warning("epoch %d, step %d: the loss is not finite: left out (%d of SOLVER.SKIP_NONFINITE %d)",
+        log.warning("epoch %d, step %d: the loss is not finite: step skipped (%d of SOLVER.SKIP_NONFINITE %d)",
                     state.epoch, state.step, state.skipped, allowed)
         return True
 
     def _check_losses(self):
-        """Raise RunError for the first loss that was not finite; its batch is named in nonfinite.pt."""
+        """Raise RunError for the first non-finite loss; nonfinite.pt then lists the samples of its batch."""
         found = self.meters.first_nonfinite(self.step - 1)
         if found is None:
             return
@@ -177,11 +177,11 @@ class Trainer:
             words = str(error)
         raise RunError(
             f"{method}: loss {', '.join(terms)} is not finite at epoch {self.epoch}, step {step + 1}; {words}; "
-            "what was saved before is intact (a lower SOLVER.LR or distillation weight may help)"
+            "files saved before are intact (a lower SOLVER.LR or distillation weight may help)"
         )
 
     def _warn(self):
-        """Say once what a finished epoch shows to be idle: a loss that is always 0, a parameter without gradients."""
+        """Warn once, after an epoch, of losses that were always 0 and of parameters without gradients."""
         idle = [f"the loss {name} was 0 in every step: is its weight 0?" for name in self.meters.zero_losses()
                 if name != "ce" or self.distiller.ce_weight]
         state = self.updater.optimizer.state
@@ -189,14 +189,14 @@ class Trainer:
             unused = [name for name, parameter in self.distiller.named_parameters()
                       if parameter.requires_grad and not state.get(parameter)]
             if unused:
-                idle.append(f"{len(unused)} learnable parameters take part in no loss ({unused[0]}, ...)")
+                idle.append(f"{len(unused)} learnable parameters influence no loss ({unused[0]}, ...)")
         for words in idle:
             if words not in self.warned:
                 log.warning("%s: %s", self.cfg.DISTILLER.TYPE, words)
         self.warned.update(idle)
 
     def _poll(self, bar):
-        """Read what the device has measured so far: the bar, TensorBoard, a loss that is not finite, a stop signal."""
+        """Read the measurements so far: check the losses, update progress bar and TensorBoard, handle stop signals."""
         done, global_step = self.step - 1, self.state.global_step
         self._check_losses()
         if not bar.disable and self.meters.rows is not None:
@@ -210,7 +210,7 @@ class Trainer:
             self._stop()
 
     def _between_updates(self):
-        """Whether the state is one that a run can continue from, within the epoch."""
+        """Whether a run can resume from the current state within the epoch: no gradients are accumulated."""
         return self.step % self.cfg.SOLVER.ACCUMULATE == 0 and self.step < self.data.num_batches
 
     def _saves_within_the_epoch(self):
@@ -235,18 +235,18 @@ class Trainer:
                     result = self.task.evaluate(network, batches, self.device)
                 record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
         bad = [name for name, value in record.items() if not math.isfinite(value)]
-        if bad:  # the last update diverged: what the steps measured came before it
+        if bad:  # the last update diverged; the losses of the steps were computed before it
             raise RunError(
-                f"{self.cfg.DISTILLER.TYPE}: {', '.join(bad)} is not finite after epoch {self.epoch}; what was saved "
-                "before is intact (a lower SOLVER.LR or distillation weight may help)"
+                f"{self.cfg.DISTILLER.TYPE}: {', '.join(bad)} is not finite after epoch {self.epoch}; files saved "
+                "before are intact (a lower SOLVER.LR or distillation weight may help)"
             )
         return record
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch
-        chosen_on = f"{self.data.splits[0]}_{self.task.headline}"  # of "val" if there is one: the test set is not used
+        chosen_on = f"{self.data.splits[0]}_{self.task.headline}"  # with a "val" split the test set is not used
         if not state.best or record[chosen_on] >= state.best[chosen_on]:
-            state.best = record  # ties take the later epoch, as mdistiller does
+            state.best = record  # the later of two equal epochs is the best, as in mdistiller
         state.metrics = record
         state.begin(epoch + 1)
         if self.first:

@@ -1,4 +1,4 @@
-"""The weights of a network within a checkpoint, whatever they are called there and whatever wraps their names."""
+"""Find the weights of a network in a checkpoint, under any key and with any prefix of the parameter names."""
 
 import logging
 
@@ -6,23 +6,22 @@ import torch
 from torch import nn
 
 log = logging.getLogger("mdistiller")
-PREFERRED = ("model", "state_dict", "net", "network", "student")  # of several that fit; then as the file has them
-AVERAGED = ("ema", "averag", "swa", "shadow")  # in the name of averaged weights, which are taken after all others
-DEPTH = 3  # mappings within mappings that are looked into
+PREFERRED = ("model", "state_dict", "net", "network", "student")  # preferred keys, in this order, if several fit
+AVERAGED = ("ema", "averag", "swa", "shadow")  # in keys of averaged weights, which have the lowest priority
+DEPTH = 3  # levels of nested mappings that are searched
 MOST = 64  # mappings of one file that are tried
-COUNTERS = ("n_averaged",)  # entries that wrappers put beside the network's own
+COUNTERS = ("n_averaged",)  # entries that wrappers add to a network's state dict
 NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def fitting_state(content: dict, network: nn.Module, key: str | None = None) -> tuple[dict[str, torch.Tensor], list]:
-    """The state dict for `network` in a checkpoint's content, with the network's own names, and the keys of all that
-    fit, the one taken first.
+    """The state dict in a checkpoint that fits `network`, and the keys of all that fit, the chosen one first.
 
-    A checkpoint may be a state dict or hold several in mappings; `key` names the one to take, such as "state_dict_ema"
-    or, for one within another, "ema.model". A whole run's holds the network below `student.`; a prefix that all names
-    share (`module.`, `model.`, `_orig_mod.`) is taken off where the rest fits. Entries are compared strictly, names and
-    shapes; only counters of batches may be absent. Raises ValueError that says what does not fit.
+    A checkpoint may be a state dict or contain several; `key` selects one, such as "state_dict_ema" or, for a nested
+    one, "ema.model". In the checkpoint of a whole run the network's names begin with `student.`. A prefix of all names
+    (`module.`, `model.`, `_orig_mod.`) is removed if the remaining names fit. Names and shapes are compared strictly;
+    only `num_batches_tracked` may be missing. Raises ValueError, saying which entries differ, when none fits.
     """
     found = _mappings(content)
     if key is not None:
@@ -44,17 +43,18 @@ def fitting_state(content: dict, network: nn.Module, key: str | None = None) -> 
 
 
 def say_choice(path, fits: list[str]) -> None:
-    """Log which weights were taken where a file has several that fit."""
+    """Log which weights were chosen if a file contains several that fit."""
     if len(fits) > 1:
         names = ", ".join(name or "the file itself" for name in fits)
         log.info(
-            "%s holds several networks that fit (%s): took %s; DISTILLER.TEACHER_WEIGHTS and STUDENT_WEIGHTS choose",
+            "%s holds several state dicts that fit (%s); using %s. DISTILLER.TEACHER_WEIGHTS or STUDENT_WEIGHTS "
+            "selects another",
             path, names, fits[0] or "the file itself",
         )
 
 
 def mismatch(state: dict, own: dict[str, torch.Tensor]) -> str | None:
-    """What does not fit a network whose state dict is `own`, in one line; None when everything does."""
+    """One line that says how `state` differs from a network's state dict `own`; None when it fits."""
     optional = {key for key in own if key.endswith("num_batches_tracked")}  # absent from very old files
     missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - own.keys())
@@ -66,7 +66,7 @@ def mismatch(state: dict, own: dict[str, torch.Tensor]) -> str | None:
 
 
 def _mappings(content, prefix="", depth=0):
-    """{dotted key: mapping} of every mapping that has a tensor by name, the content itself under ""."""
+    """{dotted key: mapping} of every nested mapping that contains a tensor; the key of the content itself is ""."""
     found = {}
     if any(isinstance(value, torch.Tensor) for value in content.values()):
         found[prefix] = {str(key): value for key, value in content.items()}
@@ -84,9 +84,9 @@ def _rank(name):
 
 
 def _without_prefixes(state):
-    """The mapping as it is, then without each prefix that all of its names share."""
+    """The mapping, then the same mapping without each common prefix of its names."""
     state = {key.removeprefix("module."): value for key, value in state.items() if key not in COUNTERS}
-    if any(key.startswith("student.") for key in state):  # of a run that keeps its teacher or its method beside it
+    if any(key.startswith("student.") for key in state):  # a whole run, with modules of its method
         state = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     versions = [state]
     while state:
@@ -99,7 +99,7 @@ def _without_prefixes(state):
 
 
 def _distance(state, own):
-    """By how many entries a mapping differs from the network's."""
+    """The number of names that are in only one of the two state dicts."""
     optional = sum(key.endswith("num_batches_tracked") for key in own.keys() - state.keys())
     return len(own.keys() ^ state.keys()) - optional
 
@@ -114,7 +114,7 @@ def _other(key, value, own):
 
 
 def _kind(value):
-    """Of a tensor of ordinary numbers, its shape; anything else is what it is called."""
+    """The shape of a dense tensor of real numbers; for anything else a description."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:

@@ -99,4 +99,4 @@ def test_results_are_written_in_cocos_standard_form(tmp_path):
 def test_results_of_a_classifier_are_refused(tmp_path):
     done = tool("eval", "-m", "resnet20", "-c", "checkpoints/digits/resnet20.pth", "-d", "digits", "--results",
                 tmp_path / "found.json")
-    assert done.returncode == 2 and "--results: digits has no results but its numbers" in done.stderr
+    assert done.returncode == 2 and "--results: expected a detection data set; digits has no" in done.stderr

@@ -120,7 +120,7 @@ def test_of_several_networks_that_fit_one_is_taken_and_named_and_a_key_takes_ano
     with caplog.at_level("INFO", "mdistiller"):
         checkpoints.load_network(other, tmp_path / "file.pth", "resnet8")
     assert torch.equal(other.state_dict()["fc.weight"], state["fc.weight"])
-    assert "(state_dict, ema.model): took state_dict; DISTILLER.TEACHER_WEIGHTS" in caplog.text
+    assert "(state_dict, ema.model); using state_dict. DISTILLER.TEACHER_WEIGHTS" in caplog.text
     checkpoints.load_network(other, tmp_path / "file.pth", "resnet8", "ema.model")
     assert torch.equal(other.state_dict()["fc.weight"], 2 * state["fc.weight"])
     with pytest.raises(UserError, match="no weights under 'swa'; there are state_dict, ema.model"):

@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(finished, tmp_path):
     target.mkdir(parents=True)
     (target / "thesis.txt").write_text("precious")
     result = command(*train_command(tmp_path, "EXPERIMENT.NAME", "mine"))
-    assert result.returncode == 2 and "not empty and no run" in result.stderr
+    assert result.returncode == 2 and "not empty and not a run folder" in result.stderr
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
 
 

@@ -144,9 +144,9 @@ def test_a_network_that_cannot_be_exported_is_explained_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "words, fragment",
     [
-        (["--formats", "pt"], "'pt' is none of pth, safetensors, onnx"),
+        (["--formats", "pt"], "expected one of pth, safetensors, onnx; found 'pt'"),
         (["--checkpoint", "epoch_7", "--formats", "pth"], "epoch_7.pth: no such checkpoint"),
-        (["--run", "nowhere"], "nowhere: no run folder"),
+        (["--run", "nowhere"], "nowhere: not a run folder"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line(finished, tmp_path, monkeypatch, capsys, words, fragment):

@@ -25,7 +25,7 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(tmp_path):
     for name in ("latest.pth", "previous.pth"):
         (folder / name).unlink()
     before = contents(folder)
-    with pytest.raises(UserError, match="the run has finished, and its checkpoints .* are gone"):
+    with pytest.raises(UserError, match="the run has finished, and its checkpoints .* are missing"):
         run(tmp_path, "KD", resume=True)
     assert contents(folder) == before
     summary = json.loads((folder / "summary.json").read_text())

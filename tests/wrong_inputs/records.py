@@ -118,7 +118,7 @@ METRICS = [
 ]
 
 OPENED = {  # what is wrong with the run that is opened -> (how, what the error says)
-    "no config": (gone("config.yaml"), "no run folder"),
+    "no config": (gone("config.yaml"), "not a run folder"),
     "a config of bytes": (text_of("config.yaml", b"\xff\xfe"), "config.yaml: cannot be read"),
     "a config of an unknown key": (text_of("config.yaml", "SOLVR: {}\n"), "config.yaml: unknown key SOLVR"),
     "a config of another network": (config_of(DISTILLER__STUDENT="resnet14"), "does not hold the state of the run"),
