@@ -81,7 +81,7 @@ def test_a_store_of_another_teacher_is_told_apart(tmp_path):
             file.truncate(size if name == "logits.bin" else 0)
     fresh = admin.open_for(cached_cfg(tmp_path))
     fresh.store.write(entries, values[::-1])
-    with pytest.raises(UserError, match="stored rows are not what the teacher gives; delete it"):
+    with pytest.raises(UserError, match="stored rows differ from the teacher's; delete it"):
         admin.open_for(cached_cfg(tmp_path))
 
 

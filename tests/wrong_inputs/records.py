@@ -231,10 +231,10 @@ def flip_rows(cache):
 CACHES = [
     typed("cache", f"{verb} c", says, {"c": partial(cache_copy, change=change)}, f"cache {verb}: {what}")
     for what, change, says in (
-        ("no facts", gone("facts.json"), "no teacher cache"),
-        ("facts of text", text_of("facts.json", "text"), "no teacher cache"),
-        ("facts of a list", text_of("facts.json", "[]"), "no teacher cache"),
-        ("facts of another format", json_of("facts.json", format=99), "no teacher cache"),
+        ("no facts", gone("facts.json"), "not a teacher cache"),
+        ("facts of text", text_of("facts.json", "text"), "not a teacher cache"),
+        ("facts of a list", text_of("facts.json", "[]"), "not a teacher cache"),
+        ("facts of another format", json_of("facts.json", format=99), "not a teacher cache"),
         ("facts without classes", json_of("facts.json", num_classes=None), "c"),
         ("facts without a key", json_of("facts.json", key=None), "c"),
         ("facts of an unknown type", json_of("facts.json", dtype="float8"), "c"),

@@ -170,15 +170,15 @@ def cut_archive(path: Path, saved: Path, **how) -> None:
 
 
 ARCHIVES = {
-    "nothing": (b"", "not a whole tar archive"),
-    "text": ("404\n", "not a whole tar archive"),
-    "random bytes": (partial(noise, seed=1, length=20_000), "not a whole tar archive"),
-    "gzip alone": (b"\x1f\x8b\x08\0\0\0\0\0\0\3", "not a whole tar archive"),
-    "a zip": (b"PK\x05\x06" + b"\0" * 18, "not a whole tar archive"),
-    "half a tar": (cut_archive, "not a whole tar archive"),
-    "half a tar.gz": (partial(cut_archive, mode="w:gz"), "not a whole tar archive"),
-    "half a tar.bz2": (partial(cut_archive, mode="w:bz2"), "not a whole tar archive"),
-    "half a tar.xz": (partial(cut_archive, mode="w:xz"), "not a whole tar archive"),
+    "nothing": (b"", "not a complete tar archive"),
+    "text": ("404\n", "not a complete tar archive"),
+    "random bytes": (partial(noise, seed=1, length=20_000), "not a complete tar archive"),
+    "gzip alone": (b"\x1f\x8b\x08\0\0\0\0\0\0\3", "not a complete tar archive"),
+    "a zip": (b"PK\x05\x06" + b"\0" * 18, "not a complete tar archive"),
+    "half a tar": (cut_archive, "not a complete tar archive"),
+    "half a tar.gz": (partial(cut_archive, mode="w:gz"), "not a complete tar archive"),
+    "half a tar.bz2": (partial(cut_archive, mode="w:bz2"), "not a complete tar archive"),
+    "half a tar.xz": (partial(cut_archive, mode="w:xz"), "not a complete tar archive"),
     "an empty tar": (archive(), "holds none of the teachers"),
     "other files": (archive(("a.txt", b"a")), "holds none of the teachers"),
     "an absolute path": (archive(("/harmed", b"a")), "leads outside"),
@@ -190,7 +190,7 @@ ARCHIVES = {
     "a device": (archive(("t/a", b""), kind=tarfile.CHRTYPE), "neither a file nor a folder"),
     "a pipe": (archive(("t/a", b""), kind=tarfile.FIFOTYPE), "neither a file nor a folder"),
     "a terabyte": (archive(("t/a", b""), size=1 << 40), "refused"),
-    "a negative size": (archive(("t/a", b""), size=0)[:124] + b"-0000000001\0" + b"\0" * 2000, "not a whole tar"),
+    "a negative size": (archive(("t/a", b""), size=0)[:124] + b"-0000000001\0" + b"\0" * 2000, "not a complete tar"),
     "a name with a NUL": (archive(("t/a\0b", b"x")), "holds none of the teachers"),
     "a name too long": (archive(("t/" + "a" * 300, b"x")), "a.tar"),
     "a teacher of text": (archive(("t/resnet8.pth", b"text")), "resnet8.pth: not a checkpoint"),
@@ -219,7 +219,7 @@ FETCHED = [
     *(typed("fetch_teachers", FETCH, says, {"i.json": index(archive__urls=[url])}, f"fetch_teachers: {url}")
       for url, says in (("http://127.0.0.1:9/t.tar", "only https addresses"), ("file:///etc/passwd", "only https"),
                         ("ftp://127.0.0.1/t.tar", "only https"), ("t.tar", "only https"), ("", "only https"),
-                        ("https://[/t.tar", "t.tar cannot be fetched"))),
+                        ("https://[/t.tar", "t.tar cannot be downloaded"))),
     typed("fetch_teachers", f"{FETCH} --allow-http", "only https and http", {"i.json": index(archive__urls=["file:///x"])},
           "fetch_teachers: a local file where http is allowed"),
     *(typed("fetch_teachers", FETCH, "i.json: not an index of teachers", {"i.json": text}, f"fetch_teachers: {what}")

@@ -1,1 +1,1 @@
-"""Teacher outputs that are stored once for all runs."""
+"""Teacher outputs stored on disk and shared by all runs."""

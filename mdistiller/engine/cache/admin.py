@@ -1,4 +1,4 @@
-"""What one may do with teacher caches outside a run: look at them, fill, verify and delete them."""
+"""Management of teacher caches outside a run: list, fill, verify and delete them."""
 
 import logging
 import shutil
@@ -23,14 +23,14 @@ log = logging.getLogger("mdistiller")
 
 
 def find_stores(directory: str | Path) -> list[Path]:
-    """The folders below `directory` that hold a store, by name; `directory` itself if it is one."""
+    """The stores in `directory`, ordered by name, and `directory` itself if it is a store."""
     directory = Path(directory)
     candidates = [directory, *sorted(directory.iterdir())] if directory.is_dir() else []
     return [folder for folder in candidates if read_facts(folder)]
 
 
 def inspect(directory: str | Path) -> str:
-    """A line for each store: teacher, data, rows stored, room on the disk."""
+    """One line per store: teacher, data, stored rows, disk space. Raises UserError for a damaged store."""
     lines = [_line(folder) for folder in find_stores(directory)]
     return "\n".join(lines) or f"{directory}: no teacher caches"
 
@@ -50,13 +50,13 @@ def _line(folder):
 
 
 def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
-    """The cache that runs of this config use, for what `epochs` of them look up (None: every view of every image).
+    """The cache that runs of this config use; disk space is checked for `epochs` (None: all views of all images).
 
-    Raises UserError where such runs have none.
+    Raises UserError when runs of this config use no cache.
     """
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     if not method.needs_teacher:
-        raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method that has")
+        raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method with a teacher")
     device = prepare_device(cfg)
     data = build_data(cfg, device)
     reason = why_live(method, data)
@@ -71,9 +71,9 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
 
 
 def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
-    """Store every view of every training image, or with `epochs` those that the first epochs of this run read.
+    """Store the rows of all views of all training images, or only those that the first `epochs` epochs of a run read.
 
-    It can be stopped at any moment, continued, and run beside others.
+    It can be interrupted and continued at any time, and several processes may do it at once.
     """
     cache = open_for(cfg, epochs)
     total = cache.data.info.num_train * (epochs or len(cache.data.view_numbers))
@@ -89,38 +89,40 @@ def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
 
 
 def verify(folder: str | Path) -> int:
-    """Check every row of a store against its checksum; returns how many there are. Raises UserError for damage."""
+    """Check the checksums of all rows of a store; returns the number of rows. Raises UserError for damaged rows."""
     store = _open(folder)
     held, damaged = len(store.held()), store.damaged()
     if damaged:
-        raise UserError(f"{folder}: {damaged} of {held} rows are damaged; runs compute them anew, or {store.remedy}")
+        raise UserError(f"{folder}: {damaged} of {held} rows are damaged; runs compute them again, or {store.remedy}")
     return held
 
 
 def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int]:
-    """The folder of the cache of this config's runs, and how many rows, at most `rows` and chosen at random, agree
-    with the teacher. Raises UserError when one does not."""
+    """Compare at most `rows` random rows of the cache of this config with the teacher.
+
+    Returns the folder of the cache and the number of compared rows. Raises UserError when a row differs.
+    """
     cfg.TEACHER_CACHE.CHECK = rows
     store = open_for(cfg, epochs=0).store
     return store.folder, min(rows, len(store.held()))
 
 
 def delete(folder: str | Path) -> None:
-    """Delete a store, and nothing that is no store; runs that use it go on with what they have open."""
+    """Delete a store. Raises UserError for any other folder. Runs that use the store continue with their open files."""
     folder = Path(folder).resolve()  # "." cannot be renamed
     if not read_facts(folder):
-        raise UserError(f"{folder}: no teacher cache (facts.json is missing)")
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
+        raise UserError(f"{folder}: not a teacher cache (facts.json is missing)")
+    removed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
     try:
-        folder.rename(aside / folder.name)  # at once: nobody opens half a store
+        folder.rename(removed / folder.name)  # atomic: no process opens a partly deleted store
     except OSError as error:
         raise UserError(f"{folder}: cannot be deleted: {error.strerror}") from None
     finally:
-        shutil.rmtree(aside)
+        shutil.rmtree(removed)
 
 
 def _open(folder):
     facts = read_facts(Path(folder))
     if not facts:
-        raise UserError(f"{folder}: no teacher cache (facts.json is missing)")
+        raise UserError(f"{folder}: not a teacher cache (facts.json is missing)")
     return LogitStore(Path(folder), facts)

@@ -1,10 +1,10 @@
-"""Last hidden states of a language model kept on disk: its head makes the logits when they are read.
+"""Last hidden states of a language model stored on disk; the model's head computes the logits from them.
 
-A row is what the teacher's head reads at one supervised token: D values in place of the V logits (85 times fewer for
-SmolLM2-135M, 31 for GPT-2 XL). What is exact: a sequence always passes alone, without padding, and its rows are
-always rounded to TEACHER_CACHE.DTYPE before they are used, found or not, so that a run's numbers do not depend on what
-the cache held. Against a live teacher logits differ by the rounding of the hidden states (float16: 2**-11 of each
-value) and of another padding.
+A row is the input of the teacher's head at one supervised token: D values instead of V logits (85 times fewer for
+SmolLM2-135M, 31 times for GPT-2 XL). The teacher always processes one sequence at a time, without padding, and rows are
+always rounded to TEACHER_CACHE.DTYPE before they are used, whether they were stored or just computed. The results of a
+run therefore do not depend on the content of the cache. Compared with a teacher without cache, logits differ by the
+rounding of the hidden states (float16: 2**-11 of each value) and by the effect of padding on rounding.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,36 +14,35 @@ import torch
 from torch import Tensor
 
 from mdistiller.data.images import upload
-from mdistiller.engine.cache.logit_store import LogitStore
-from mdistiller.errors import UserError
+from mdistiller.engine.cache.logit_store import LogitStore, in_range
 
 WHAT = "last hidden states at supervised tokens"
 
 
 def hidden_facts(facts: dict, data, width: int) -> dict:
-    """The facts of a store of logits (see `teacher_cache.describe`) as those of hidden states (n, `width`)."""
+    """The metadata of a store of logits (see `teacher_cache.describe`), changed to hidden states (n, `width`)."""
     number = int(data.tokens.sum())
     key = facts["key"] | {"rows": WHAT, "width": width}
     return facts | {"num_entries": number, "num_records": number, "num_classes": width, "chunk": 1, "key": key}
 
 
 class HiddenCache:
-    """Hidden states of a teacher at the supervised tokens of training examples, see the module's text."""
+    """Hidden states of a teacher at the supervised tokens of training examples (see the module's docstring)."""
 
     def __init__(self, store: LogitStore, data, hidden_of: Callable[[dict], Tensor]):
-        """`hidden_of` maps a batch to the rows (n, D) of the teacher in eval mode, without gradient."""
+        """`hidden_of` maps a batch to the teacher's rows (n, D), in eval mode and without gradient."""
         self.store, self.data, self.hidden_of = store, data, hidden_of
-        self.first = np.concatenate([[0], np.cumsum(data.tokens)])  # the entry of each example's first token
+        self.first = np.concatenate([[0], np.cumsum(data.tokens)])  # entry number of each example's first token
         self.dtype = getattr(torch, store.facts["dtype"])
         self.lookups = self.misses = 0
 
     def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:
-        """The batches with `hidden_teacher` (n, D) added; `views` holds (index, _) of each, on the host."""
+        """Yield the batches with `hidden_teacher` (n, D) added; `views` holds (index, view) of each batch."""
         for batch, (index, _) in zip(batches, views, strict=True):
             yield batch | {"hidden_teacher": self.rows(index)}
 
     def rows(self, index: np.ndarray) -> Tensor:
-        """Rows (n, D), float32 on the device, of the supervised tokens of training examples (B,), in their order."""
+        """Rows (n, D), float32 on the device, of all supervised tokens of training examples (B,), in their order."""
         pieces = [self._entries(number) for number in index]
         values, found = self.store.read(np.concatenate(pieces))
         self.lookups, low = self.lookups + len(found), 0
@@ -58,21 +57,18 @@ class HiddenCache:
         return upload(values.astype(values.dtype.newbyteorder("="), copy=False), self.data.device).float()
 
     def compute(self, number: int) -> np.ndarray:
-        """Rows (n, D) of one training example by the teacher itself, in the dtype of the store."""
+        """Rows (n, D) of one training example, computed by the teacher, in the dtype of the store."""
         values = self.hidden_of(self.data.batch("train", np.array([number]), fixed=False)).to(self.dtype).cpu().numpy()
-        if self.dtype == torch.float16 and np.isinf(values).any():
-            raise UserError("TEACHER_CACHE.DTYPE: float16 cannot hold the teacher's hidden states (above 65504); use "
-                            "float32")
-        return values
+        return in_range(values, "hidden states")
 
     def _entries(self, number):
         return np.arange(self.first[number], self.first[number + 1])
 
     def check(self, count: int, rounding: float) -> int:
-        """Compare `count` stored rows, of examples chosen at random, with the teacher; returns how many there were.
+        """Compare stored rows of the examples of `count` random rows with the teacher; returns the number compared.
 
-        `rounding` is how far apart two computations may be, relative to a row's largest magnitude. Raises UserError
-        when a row is further off.
+        `rounding` is the allowed difference of two computations, relative to the largest magnitude of a row. Raises
+        UserError when a row differs by more.
         """
         held = self.store.held()
         if not count or not len(held):
@@ -86,17 +82,18 @@ class HiddenCache:
             wrong += int((~(np.abs(stored - live) <= allowed).all(axis=1)).sum())
             checked += len(live)
         if wrong:
-            raise UserError(f"{self.store.folder}: {wrong} of {checked} stored rows are not what the teacher gives; "
-                            f"{self.store.remedy}")
+            raise self.store.disagrees(wrong, checked)
         return checked
 
     def fill(self, epochs: Iterable[int] | None = None) -> Iterator[int]:
-        """Compute and store what is missing, of all training examples whatever the `epochs`; yields how many passed."""
+        """Compute and store all missing rows; every epoch reads all examples, so `epochs` has no effect.
+
+        Yields the number of examples done in each step.
+        """
         for number in range(len(self.data.tokens)):
             self.rows(np.array([number]))
             yield 1
 
     def summary(self) -> str:
-        """What the cache did for this process, in one line."""
-        hits = 100 * (1 - self.misses / max(self.lookups, 1))
-        return f"{hits:.1f} % of {self.lookups} rows were found, {self.misses} computed; {self.store.count} are stored"
+        """One line with the numbers of rows that this process found and computed."""
+        return self.store.summary(self.lookups, self.misses)

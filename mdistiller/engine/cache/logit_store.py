@@ -2,17 +2,17 @@
 
 A store is a folder:
 
-    facts.json    what the entries are of, and how they were computed; written last when a store is made
-    logits.bin    records of C values and a checksum, in order of arrival; as long as all of them from the start, but
-                  sparse: what has not arrived takes no room on the disk
-    entries.bin   the entry number of each record, int32; its length says how many records there are
-    lock          held by whoever appends
+    facts.json    metadata: what the entries are and how they were computed; written last when a store is created
+    logits.bin    records of C values and a checksum, in the order in which they were appended. The file has its full
+                  length from the start, but is sparse: records that are not written yet use no disk space
+    entries.bin   the entry number of each record, int32; the length of this file gives the number of records
+    lock          locked by the process that appends
 
-A record is appended by writing its values first and its number second, under the lock. Killed in between, the values
-stand where the next ones will be written, and nobody has seen them. Should a machine lose power with the number on the
-disk and the values not, or a file be damaged, then the checksum, which covers the values and the entry number, fails:
-the entry counts as missing and is appended anew. Readers take no lock. The files are not mapped into memory, so that a
-full disk, or a file cut short, is an error like any other and not a SIGBUS.
+A record is appended under the lock: first its values, then its entry number. If the process is killed between the two,
+no reader has seen the values, and the next record overwrites them. If the machine loses power after the entry number
+but before the values reached the disk, or if a file is damaged, the checksum over values and entry number is wrong; the
+entry then counts as missing and is appended again. Readers take no lock. The files are not mapped into memory, so that
+a full disk or a truncated file causes an ordinary error instead of a SIGBUS.
 """
 
 import contextlib
@@ -36,27 +36,27 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 1
-WORDS = {"float16": np.dtype("<u2"), "float32": np.dtype("<u4")}  # values as the bits that are summed
+WORDS = {"float16": np.dtype("<u2"), "float32": np.dtype("<u4")}  # values as unsigned integers, for the checksum
 ENTRY = np.dtype("<i4")
 CHECKSUM_BYTES = 4
 NO_RECORD = -1
-VERIFY_RECORDS = 1 << 16  # records looked through at a time
+VERIFY_RECORDS = 1 << 16  # records verified at a time
 MAX_FACTS = 1 << 20  # bytes of facts.json
 MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
 MAX_CHUNK = 10**6
-PATIENCE = 120  # seconds that a process waits for the lock, which others hold for milliseconds
-SAY_AFTER = 5  # seconds after which it says so
+PATIENCE = 120  # seconds that a process waits for the lock, which is normally held for milliseconds
+SAY_AFTER = 5  # seconds of waiting after which a warning is logged
 TRY_EVERY = 0.02  # seconds
 log = logging.getLogger("mdistiller")
 
 
 def record_bytes(num_classes: int, dtype: str) -> int:
-    """Bytes on the disk of one entry."""
+    """Size on disk of one record, in bytes."""
     return num_classes * WORDS[dtype].itemsize + CHECKSUM_BYTES
 
 
 def read_facts(folder: Path) -> dict | None:
-    """The content of a store's facts.json, or None where there is no store."""
+    """The metadata of a store (its facts.json), or None when the folder is not a store."""
     try:
         with open_plain(folder / "facts.json") as file:
             facts = json.loads(file.read(MAX_FACTS))
@@ -66,7 +66,7 @@ def read_facts(folder: Path) -> dict | None:
 
 
 def _check_facts(folder, facts):
-    """Raise UserError for facts that no store can have."""
+    """Raise UserError for invalid metadata."""
     wrong = [name for name in ("num_entries", "num_records", "num_classes")
              if not (type(facts.get(name)) is int and 0 < facts[name] <= MOST[name])]
     wrong += [] if isinstance(facts.get("dtype"), str) and facts["dtype"] in WORDS else ["dtype"]
@@ -79,13 +79,13 @@ def _check_facts(folder, facts):
 
 
 class LogitStore:
-    """Rows of C values, float16 or float32, by entry number 0..num_entries-1; see the module's text."""
+    """Rows of C values, float16 or float32, by entry number 0..num_entries-1 (see the module's docstring)."""
 
     def __init__(self, folder: Path, facts: dict):
-        """Open the store of `folder`, made first where there is none.
+        """Open the store in `folder`, or create it.
 
-        `facts` describe it: num_entries, num_records (the most that can arrive), num_classes, dtype, and `key`, which
-        must be equal to that of a store that is there. Raises UserError when it is not, or is damaged.
+        `facts` are its metadata: num_entries, num_records (the largest possible number of records), num_classes, dtype
+        and `key`. Raises UserError when an existing store is damaged or has another `key`.
         """
         if fcntl is None:
             raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
@@ -98,7 +98,7 @@ class LogitStore:
         self.count = 0  # records known to this process
         self.writable = True
         try:
-            self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # where the record of an entry is
+            self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # entry number -> record number
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "ab")
             with self._locked():
@@ -130,8 +130,17 @@ class LogitStore:
 
     @property
     def remedy(self) -> str:
-        """The command that puts a spoiled store right, in words for the end of an error."""
+        """The end of an error message: how to delete this store."""
         return f"delete it: python tools/cache.py delete {self.folder}"
+
+    def disagrees(self, wrong: int, checked: int) -> UserError:
+        """The error for `wrong` of `checked` stored rows that differ from the teacher's."""
+        return UserError(f"{self.folder}: {wrong} of {checked} stored rows differ from the teacher's; {self.remedy}")
+
+    def summary(self, lookups: int, misses: int) -> str:
+        """One line about `lookups` rows that a process has read, of which `misses` had to be computed."""
+        hits = 100 * (1 - misses / max(lookups, 1))
+        return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {self.count} are stored"
 
     @contextlib.contextmanager
     def _locked(self):
@@ -142,7 +151,7 @@ class LogitStore:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _take_lock(self):
-        """Raises OSError when another process keeps the lock, as one does that was stopped by Ctrl-Z in the moment."""
+        """Wait for the lock. Raises TimeoutError when another process, perhaps a suspended one, keeps it too long."""
         begin, said = time.monotonic(), False
         while True:
             try:
@@ -160,7 +169,7 @@ class LogitStore:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Learn of the records that other processes have appended."""
+        """Read the entry numbers of records that other processes have appended."""
         size = os.fstat(self._entries.fileno()).st_size // ENTRY.itemsize
         if size > self.count:
             data = os.pread(self._entries.fileno(), (size - self.count) * ENTRY.itemsize, self.count * ENTRY.itemsize)
@@ -172,14 +181,14 @@ class LogitStore:
         self.count += len(entries)
 
     def read(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values (n, C) of entries (n,), zeros where missing, and which of them are there, (n,) bool."""
+        """Values (n, C) of entries (n,), zeros for missing ones, and which of them exist, (n,) bool."""
         self.catch_up()
         values = np.zeros((len(entries), self.num_classes), self.value)
         places = np.flatnonzero(self.index[entries] != NO_RECORD)
         rows = self._rows(self.index[entries[places]])
         right = self._sound(rows, entries[places])
         if not right.all():
-            self.index[entries[places[~right]]] = NO_RECORD  # to be appended anew
+            self.index[entries[places[~right]]] = NO_RECORD  # so that they are appended again
             places, rows = places[right], rows[right]
         values[places] = rows[:, : self.num_classes].view(self.value)
         found = np.zeros(len(entries), bool)
@@ -187,10 +196,7 @@ class LogitStore:
         return values, found
 
     def _rows(self, records):
-        """Values and checksum of records (n,): (n, words), zeros where the file has become shorter.
-
-        Read and not mapped: a file that another process cuts short would end this one by SIGBUS.
-        """
+        """Values and checksums of records (n,): (n, words), zeros beyond the end of the file."""
         rows = np.zeros((len(records), self.bytes), np.uint8)
         for row, record in zip(rows, records.tolist(), strict=True):
             data = os.pread(self._logits.fileno(), self.bytes, record * self.bytes)
@@ -198,12 +204,12 @@ class LogitStore:
         return rows.view(self.word)
 
     def held(self) -> np.ndarray:
-        """The numbers of the entries that have a record, ascending."""
+        """The entry numbers that have a record, ascending."""
         self.catch_up()
         return np.flatnonzero(self.index != NO_RECORD)
 
     def damaged(self) -> int:
-        """How many entries fail their checksum; all records are read."""
+        """The number of entries with a wrong checksum; reads all records."""
         entries, number = self.held(), 0
         for first in range(0, len(entries), VERIFY_RECORDS):
             number += int((~self.read(entries[first : first + VERIFY_RECORDS])[1]).sum())
@@ -212,9 +218,9 @@ class LogitStore:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, entries: np.ndarray, values: np.ndarray) -> None:
-        """Append values (n, C) of the store's dtype for those of the entries (n,) that have no record yet.
+        """Append the values (n, C), in the store's dtype, of those entries (n,) that have no record yet.
 
-        When the disk is full, says so once and keeps nothing from then on.
+        If the disk is full, one warning is logged and nothing more is stored.
         """
         if not self.writable:
             return
@@ -239,11 +245,20 @@ class LogitStore:
         return sums == self._checksum(rows[:, : self.num_classes], entries)
 
     def _checksum(self, words, entries):
-        """(n, C) words of entries (n,) -> (n,) uint32: the upper half of a multilinear hash modulo 2**64; odd, so
-        that a record of zeros is never sound."""
+        """Checksums (n,) uint32 of the values (n, C), as unsigned integers, of entries (n,).
+
+        The upper half of a multilinear hash modulo 2**64, made odd so that a record of zeros is never valid.
+        """
         total = words.astype(np.uint64) @ self.coefficients[:-1]
         total += (entries.astype(np.uint64) + np.uint64(1)) * self.coefficients[-1]
         return (total >> np.uint64(32)).astype("<u4") | np.uint32(1)
+
+
+def in_range(values: np.ndarray, what: str) -> np.ndarray:
+    """The values unchanged. Raises UserError when rounding to float16 made one of them infinite."""
+    if values.dtype == np.float16 and np.isinf(values).any():
+        raise UserError(f"TEACHER_CACHE.DTYPE: float16 cannot hold the teacher's {what} (above 65504); use float32")
+    return values
 
 
 def _write_all(file, array, offset):

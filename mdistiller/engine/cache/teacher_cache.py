@@ -1,11 +1,11 @@
-"""Teacher logits kept on disk: each image in each of its crops passes through the teacher once, whatever the run.
+"""Teacher logits stored on disk: the teacher processes each view of each image only once for all runs.
 
-A padded crop and a flip make 162 views of an image, and which one a sample gets in an epoch is known on the host
-beforehand. So the logits of the next batches are looked up together; those that are missing are computed, together
-too, and stored. What is exact: a value is always rounded to TEACHER_CACHE.DTYPE before it is used, found or not, and
-is always computed in a forward pass of as many images as the cache was made with (`chunk`, filled up by repetition).
-Kernels treat the rows of a batch of one size alike, so a run's numbers do not depend on what the cache held. Against
-a teacher without a cache, float16 is off by at most 2**-11 of each logit; float32 by the rounding of other batches.
+Padded crop and flip give 162 views of an image, and the view of each sample in an epoch is known in advance. The logits
+of several batches are therefore looked up together; missing ones are computed together and stored. A value is always
+rounded to TEACHER_CACHE.DTYPE before it is used, whether it was stored or just computed, and is always computed in a
+forward pass of the same number of images (`chunk`, filled up by repeating images). Kernels treat all rows of a batch of
+a given size alike, so that the results of a run do not depend on the content of the cache. Compared with a teacher
+without a cache, float16 differs by at most 2**-11 of each logit, float32 by the rounding of another batch size.
 """
 
 import collections
@@ -25,38 +25,41 @@ from yacs.config import CfgNode
 from mdistiller import distributed
 from mdistiller.data.images import NUM_VIEWS, upload
 from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_facts
-from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_facts, record_bytes
+from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, in_range, read_facts, record_bytes
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.optim import num_epochs
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens
 
-LOOK_AHEAD = 8  # forward passes' worth of samples looked up together; at most one pass in as many is part repetition
-# How far two computations of a row may be apart, in parts of its largest magnitude, besides the rounding of storage
+LOOK_AHEAD = 8  # samples are looked up together for this many forward passes; only the last one repeats images
+# Allowed difference of two computations of a row, relative to its largest magnitude, in addition to storage rounding
 ROUNDING = {"none": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 ROUNDING_CUDA = 1e-2  # convolutions in TF32
 log = logging.getLogger("mdistiller")
 
 
 def why_live(distiller, data) -> str | None:
-    """Why a distiller's teacher must run on this data in every step, or None when its logits can be stored."""
+    """The reason why a distiller's teacher must run in every step on this data; None if its outputs can be stored."""
     name = distiller.method
     if distiller.inputs != "logits":
         return f"{name} reads the teacher's features"
     if distiller.teacher_mode != "eval":
         return f"{name} runs its teacher in train mode"
     if tuple(distiller.views) != ("image",):
-        return f"{name} has views that never come again ({', '.join(distiller.views[1:])})"
+        return f"{name} uses random views that do not repeat ({', '.join(distiller.views[1:])})"
     if getattr(getattr(distiller, "task", None), "weighs_all_tokens", False) and distiller.weighted:
-        return "EA.LEVEL prompt_and_response reads tokens that no loss reads"
+        return "EA.LEVEL prompt_and_response needs logits of tokens that are not supervised"
     if not data.views_are_finite:
-        return f"{data.info.name} is augmented without end (DATASET.AUGMENTATION)"
+        return f"the augmentation of {data.info.name} has no fixed set of views (DATASET.AUGMENTATION)"
     return None
 
 
 def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device) -> dict:
-    """The facts of the store for this teacher on this data (see `LogitStore`); `key` is all that a value depends on."""
+    """The metadata of the store for this teacher and data (see `LogitStore`).
+
+    `key` contains everything that a stored value depends on.
+    """
     info = data.info
     key = {
         "format": FORMAT,
@@ -89,7 +92,7 @@ def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None,
 
 
 def folder_of(directory: str | Path, key: dict) -> Path:
-    """The folder of a key: readable, and another one for any other key."""
+    """The folder of the store with this key: a readable name with a hash of the key."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     name = f"{key['data']}_{key['teacher']}_{key['dtype']}_{digest[:12]}"
     return Path(directory) / name.replace("/", "-").replace(":", "-")
@@ -97,13 +100,13 @@ def folder_of(directory: str | Path, key: dict) -> Path:
 
 def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device,
                lookups: int | None = None) -> "TeacherCache | HiddenCache":
-    """The cache of the config's teacher (on its device, in eval mode), announced, checked, and made if need be.
+    """Open or create the cache of the config's teacher (on its device, in eval mode), check it, and log its size.
 
-    `lookups` is how many samples will pass (None: those of SOLVER.EPOCHS). Raises UserError when the disk cannot hold
-    what they would add, or when what is stored does not agree with the teacher.
+    `lookups` is the number of samples that will be read (None: those of the whole run). Raises UserError when the disk
+    is too small for the rows they may add, or when stored rows differ from the teacher's.
     """
     facts = describe(cfg, data, teacher, teacher_sha256, device)
-    hidden = hasattr(data, "tokens")  # of text; images have logits
+    hidden = hasattr(data, "tokens")  # text data: hidden states are stored instead of logits
     if hidden:
         facts, lookups = hidden_facts(facts, data, teacher.width), int(data.tokens.sum())
     folder = folder_of(cfg.TEACHER_CACHE.DIR, facts["key"])
@@ -127,7 +130,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
 
 
 def _announce(folder, facts, lookups):
-    """Say what the store holds and may grow to. Raises UserError when the disk is too small for that."""
+    """Log the current and the possible size of the store. Raises UserError when the disk is too small."""
     size = record_bytes(facts["num_classes"], facts["dtype"])
     held = (folder / "entries.bin").stat().st_size // ENTRY.itemsize if read_facts(folder) else 0
     growth = min(lookups, facts["num_records"] - held) * (size + ENTRY.itemsize)
@@ -142,13 +145,13 @@ def _announce(folder, facts, lookups):
     if growth > free and os.access(parent, os.W_OK):
         smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if facts["dtype"] == "float32" else ""
         raise UserError(
-            f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; name a folder on "
+            f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; set a folder on "
             f"a larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
         )
 
 
 def in_bytes(number: int) -> str:
-    """A number of bytes as text: "1.65 GB"."""
+    """A number of bytes as text, such as "1.65 GB" (decimal units)."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if number >= scale:
             return f"{number / scale:.2f} {unit}"
@@ -156,18 +159,18 @@ def in_bytes(number: int) -> str:
 
 
 class TeacherCache:
-    """Teacher logits of training samples, from a `LogitStore` where it has them, else from the teacher."""
+    """Teacher logits of training samples, read from a `LogitStore` or, if missing there, computed by the teacher."""
 
     def __init__(self, store: LogitStore, data, logits_of: Callable[[Tensor], Tensor]):
-        """`logits_of` maps images (B, 3, H, W) to the logits (B, C) of the teacher in eval mode, without gradient."""
+        """`logits_of` maps images (B, 3, H, W) to the teacher's logits (B, C), in eval mode and without gradient."""
         self.store, self.data, self.logits_of = store, data, logits_of
         self.device, self.chunk = data.device, store.facts["chunk"]
         self.dtype = getattr(torch, store.facts["dtype"])
         self.lookups = self.misses = 0
-        self._arriving = collections.deque()  # computed rows on their way to the host
+        self._arriving = collections.deque()  # computed rows that are being copied to CPU memory
 
     def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:
-        """The batches with `logits_teacher` (B, C) added; `views` holds (index, view) of each, on the host."""
+        """Yield the batches with `logits_teacher` (B, C) added; `views` holds NumPy (index, view) of each batch."""
         batches, waiting, samples = iter(batches), [], 0
         for pair in views:
             waiting.append(pair)
@@ -185,9 +188,9 @@ class TeacherCache:
             yield next(batches) | {"logits_teacher": logits}
 
     def logits(self, index: np.ndarray, view: np.ndarray) -> Tensor:
-        """Teacher logits (n, C) of training images in given views, both (n,); float32 on the device.
+        """Teacher logits (n, C), float32 on the device, of training images `index` (n,) in views `view` (n,).
 
-        Nothing here waits for the device.
+        Does not wait for the device.
         """
         self.flush()
         entries = index * NUM_VIEWS + view
@@ -202,7 +205,7 @@ class TeacherCache:
         return logits
 
     def compute(self, index: np.ndarray, view: np.ndarray) -> Tensor:
-        """Logits (n, C) of the teacher itself, in the dtype of the store, `chunk` images at a time."""
+        """Logits (n, C) computed by the teacher, `chunk` images at a time, in the dtype of the store."""
         number = -(-len(index) // self.chunk) * self.chunk
         where = upload(np.stack([np.resize(index, number), np.resize(view, number)]), self.data.home)
         pieces = [self.logits_of(self.data.image_at(*piece)) for piece in where.split(self.chunk, dim=1)]
@@ -211,30 +214,27 @@ class TeacherCache:
     def _keep(self, entries, computed):
         if computed.device.type != "cuda":
             return self._store(entries, computed)
-        host = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
-        host.copy_(computed, non_blocking=True)
+        pinned = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
+        pinned.copy_(computed, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._arriving.append((event, entries, host))
+        self._arriving.append((event, entries, pinned))
 
     def flush(self, wait: bool = False) -> None:
-        """Store the rows that have arrived on the host; with `wait`, all that were computed."""
+        """Store the computed rows that have arrived in CPU memory; with `wait`, all computed rows."""
         while self._arriving and (wait or self._arriving[0][0].query()):
-            event, entries, host = self._arriving.popleft()
+            event, entries, pinned = self._arriving.popleft()
             event.synchronize()
-            self._store(entries, host)
+            self._store(entries, pinned)
 
     def _store(self, entries, computed):
-        values = computed.cpu().numpy()
-        if self.dtype == torch.float16 and np.isinf(values).any():
-            raise UserError("TEACHER_CACHE.DTYPE: float16 cannot hold the teacher's logits (above 65504); use float32")
-        self.store.write(entries, values)
+        self.store.write(entries, in_range(computed.cpu().numpy(), "logits"))
 
     def check(self, count: int, rounding: float) -> int:
-        """Compare `count` stored rows, chosen at random, with the teacher; returns how many there were to compare.
+        """Compare at most `count` random stored rows with the teacher; returns the number of compared rows.
 
-        `rounding` is how far apart two computations may be, relative to a row's largest magnitude. Raises UserError
-        when a row is further off.
+        `rounding` is the allowed difference of two computations, relative to the largest magnitude of a row. Raises
+        UserError when a row differs by more.
         """
         entries = self.store.held()
         if not count or not len(entries):
@@ -248,16 +248,13 @@ class TeacherCache:
         allowed = (torch.finfo(self.dtype).eps + rounding) * live.abs().amax(dim=1, keepdim=True)
         wrong = ~((stored - live).abs() <= allowed).all(dim=1)
         if wrong.any():
-            raise UserError(
-                f"{self.store.folder}: {int(wrong.sum())} of {len(entries)} stored rows are not what the teacher "
-                f"gives; {self.store.remedy}"
-            )
+            raise self.store.disagrees(int(wrong.sum()), len(entries))
         return len(entries)
 
     def fill(self, epochs: Iterable[int] | None = None) -> Iterator[int]:
-        """Compute and store what is missing: every view of every image, or what these epochs of the run read.
+        """Compute and store missing rows of all views of all images, or only those that these epochs of a run read.
 
-        Yields the number of entries passed after every few forward passes.
+        Yields the number of entries done after every few forward passes.
         """
         for entries in self._wanted(epochs):
             missing = entries[~self.store.read(entries)[1]]
@@ -279,6 +276,5 @@ class TeacherCache:
                 yield index * NUM_VIEWS + view
 
     def summary(self) -> str:
-        """What the cache did for this process, in one line."""
-        hits = 100 * (1 - self.misses / max(self.lookups, 1))
-        return f"{hits:.1f} % of {self.lookups} rows were found, {self.misses} computed; {self.store.count} are stored"
+        """One line with the numbers of rows that this process found and computed."""
+        return self.store.summary(self.lookups, self.misses)

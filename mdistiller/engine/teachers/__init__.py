@@ -1,1 +1,1 @@
-"""Published teachers: found, fetched, verified."""
+"""Published teachers: download, verification and conversion."""

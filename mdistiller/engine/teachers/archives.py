@@ -1,4 +1,4 @@
-"""Public teachers: an index of what there is, fetched, verified and put where runs look for it."""
+"""Public teachers: an index of archives, and their download, verification and installation into checkpoints/."""
 
 import difflib
 import json
@@ -22,14 +22,14 @@ log = logging.getLogger("mdistiller")
 FOLDER = checkpoints.REPOSITORY / "checkpoints"
 INDEX = FOLDER / "index.json"
 MAX_INDEX = 16 << 20  # bytes of an index
-MAX_CLASSES = 1_000_000  # of a data set: the last layer of more would not fit a memory
-MAX_NUMBER = 1e9  # of percents and megabytes
-TOLERANCE = 0.1  # percent of top-1: other devices round otherwise
+MAX_CLASSES = 1_000_000  # of a data set; a classifier for more would not fit into memory
+MAX_NUMBER = 1e9  # upper limit of percentages and megabytes in an index
+TOLERANCE = 0.1  # percentage points of top-1, since rounding differs between devices
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network's checkpoint: `file` below the folder of checkpoints, its published top-1, its SHA-256 if known."""
+    """A checkpoint: its `file` below the checkpoint folder, published top-1 (percent), and SHA-256 if known."""
 
     name: str
     file: str
@@ -39,7 +39,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TeacherSet:
-    """The teachers of a data set, and the archive that holds them, at the first of `urls` that answers."""
+    """The teachers of a data set and the archive that contains them; `urls` are tried in order."""
 
     name: str
     about: str
@@ -53,7 +53,7 @@ class TeacherSet:
 
 
 def read_index(path: str | Path = INDEX) -> dict[str, TeacherSet]:
-    """The sets of an index file by name. Raises UserError when it is missing or not of the form of ours."""
+    """The teacher sets of an index file by name. Raises UserError when the file is missing or has another format."""
     try:
         with files.open_plain(path) as file:
             content = json.loads(file.read(MAX_INDEX))
@@ -66,7 +66,7 @@ def read_index(path: str | Path = INDEX) -> dict[str, TeacherSet]:
 
 def _read_set(name, entry):
     archive = entry["archive"]
-    teachers = tuple(Teacher(teacher, **facts) for teacher, facts in entry["teachers"].items())
+    teachers = tuple(Teacher(teacher, **fields) for teacher, fields in entry["teachers"].items())
     for file in (archive["file"], *(teacher.file for teacher in teachers)):
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise ValueError(f"{file} leads outside the folder")
@@ -74,13 +74,15 @@ def _read_set(name, entry):
         name, entry["about"], entry["family"], entry["num_classes"], archive["file"], tuple(archive["urls"]),
         archive["megabytes"], archive["sha256"], teachers,
     )
-    _check_facts(wanted)
+    _check_set(wanted)
     return wanted
 
 
-def _check_facts(wanted):
-    """Raises ValueError for a fact of another type, and for networks that are not of this package: an index is data,
-    and the names of others can be those of Python files, which would be imported."""
+def _check_set(wanted):
+    """Raise ValueError for a value of the wrong type, and for networks that are not part of this package.
+
+    Other network names may refer to Python files, and an index must not cause these to be imported.
+    """
     _expect("family", wanted.family, f"one of {', '.join(MODELS)}", isinstance(wanted.family, str)
             and wanted.family in MODELS)
     _expect("num_classes", wanted.num_classes, f"a number of classes up to {MAX_CLASSES}",
@@ -99,7 +101,7 @@ def _check_facts(wanted):
 
 
 def _number(value, kind):
-    """Of this kind, and one that a table can show."""
+    """Whether a value is a number of this type and of reasonable size."""
     return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
@@ -109,7 +111,7 @@ def _expect(key, value, expected, holds):
 
 
 def choose(index: dict[str, TeacherSet], name: str) -> TeacherSet:
-    """The set of that name. Raises UserError naming those there are."""
+    """The teacher set of this name. Raises UserError with the nearest names when there is none."""
     if name not in index:
         near = difflib.get_close_matches(name, index, n=1)
         raise UserError(f"no teachers for {name!r}; nearest: {', '.join(near or index)}")
@@ -119,10 +121,10 @@ def choose(index: dict[str, TeacherSet], name: str) -> TeacherSet:
 def fetch(
     wanted: TeacherSet, folder: Path = FOLDER, archive: str | Path | None = None, allow_http: bool = False
 ) -> list[Path]:
-    """Put the teachers of a set below `folder`, from `archive` or downloaded; returns the files.
+    """Install the teachers of a set in `folder`, from a local `archive` or by download; returns their files.
 
-    Every file is verified, read safely and loaded into its network before it gets its name. Nothing is fetched when
-    all are there already. Raises UserError for what the user can fix.
+    Every file is verified and loaded into its network before it is moved to its final path. Nothing is downloaded when
+    all files exist and are valid. Raises UserError for errors that the user can fix, RunError when the disk is full.
     """
     folder = Path(folder)
     if archive is None and all(problem_of(wanted, teacher, folder) is None for teacher in wanted.teachers):
@@ -152,7 +154,7 @@ def fetch(
 
 
 def _unpack(wanted, source, unpacked, ours):
-    """[(teacher, its verified file)] of an archive; one that we downloaded and that is no good is removed."""
+    """[(teacher, its verified file)] of an archive; a downloaded archive (`ours`) that is invalid is removed."""
     try:
         if not ours and wanted.sha256 is not None and files.sha256(source) != wanted.sha256:
             raise UserError(f"{source}: its SHA-256 is not {wanted.sha256}, that of {wanted.archive}")
@@ -175,13 +177,13 @@ def _unpack(wanted, source, unpacked, ours):
 
 
 def _place_of(teacher, unpacked):
-    """The teacher's file in an unpacked archive, packed with or without its outer folder; None when it is not there."""
+    """The teacher's file in an unpacked archive, with or without the outer folder; None when it is missing."""
     inner = Path(*PurePosixPath(teacher.file).parts[1:])
     return next((path for path in (unpacked / teacher.file, unpacked / inner) if path.is_file()), None)
 
 
 def verify(wanted: TeacherSet, teacher: Teacher, path: Path) -> None:
-    """Raises UserError unless the file has its SHA-256, reads without running code, and fits its network strictly."""
+    """Raise UserError unless the file has the right SHA-256, can be read safely, and fits its network strictly."""
     if teacher.sha256 is not None and (found := files.sha256(path)) != teacher.sha256:
         raise UserError(f"{path}: the SHA-256 of {teacher.name} is {found}, expected {teacher.sha256}")
     network = build_model(teacher.name, wanted.num_classes, family=wanted.family)
@@ -189,7 +191,7 @@ def verify(wanted: TeacherSet, teacher: Teacher, path: Path) -> None:
 
 
 def problem_of(wanted: TeacherSet, teacher: Teacher, folder: Path) -> str | None:
-    """What is wrong with a teacher below `folder`, "missing" included; None when it is good."""
+    """The problem with a teacher's file in `folder` ("missing" is one); None when the file is valid."""
     path = Path(folder) / teacher.file
     if not path.is_file():
         return "missing"
@@ -203,9 +205,9 @@ def problem_of(wanted: TeacherSet, teacher: Teacher, folder: Path) -> str | None
 def check(
     wanted: TeacherSet, folder: Path = FOLDER, data_root: str | None = None
 ) -> Iterator[tuple[Teacher, str, bool]]:
-    """(teacher, what was found, whether it is bad) one after the other; with `data_root` the accuracy is measured.
+    """Yield (teacher, result of the check, whether it is bad); with `data_root` the accuracy is measured too.
 
-    A missing teacher is not bad, a damaged one or one of another accuracy than published is.
+    A teacher is bad when its file is damaged or its accuracy differs from the published one; a missing one is not bad.
     """
     for teacher in wanted.teachers:
         problem = problem_of(wanted, teacher, folder)

@@ -1,4 +1,4 @@
-"""Detectors that others have trained, brought into checkpoints of ours."""
+"""Conversion of detectors trained with detectron2 into checkpoints of this project."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ DATASET = "coco"
 def convert_file(path: str | Path, folder: str | Path) -> list[Path]:
     """Write the networks of a detectron2 file into `folder`/coco/; returns the files.
 
-    A .pkl is a detector of detectron2's model zoo; a .pth one of the same names, or, with entries that begin with
-    "teacher.", a teacher and the ImageNet weights of its student's body (the files that published pairs come in).
-    Nothing in them is run. Raises UserError for anything else.
+    A .pkl file is a detector of detectron2's model zoo. A .pth file is a detector with the same parameter names, or, if
+    it has entries that begin with "teacher.", a teacher together with the ImageNet weights of its student's backbone
+    (the format of published pairs). No code in the file is executed. Raises UserError for any other file.
     """
     path, folder = Path(path), Path(folder) / DATASET
     if path.suffix == ".pkl":

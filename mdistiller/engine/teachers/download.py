@@ -1,4 +1,4 @@
-"""Files from elsewhere: downloads that continue where they stopped, within bounds of bytes and time."""
+"""Downloads that resume after an interruption, with limits on size and time."""
 
 import contextlib
 import http.client
@@ -18,13 +18,13 @@ from mdistiller.engine.log import progress
 from mdistiller.errors import DISK_FAILS, UserError, cannot_write
 
 log = logging.getLogger("mdistiller")
-ATTEMPTS = 4  # without progress between them, for each address
-WAIT = 0.5  # seconds, doubled with every attempt
+ATTEMPTS = 4  # consecutive attempts without progress, for each address
+WAIT = 0.5  # seconds before the next attempt, doubled with every attempt
 TIMEOUT = 30  # seconds
 CHUNK = 1 << 20
 MAX_BYTES = 4 << 30
 MAX_DIGITS = 20
-PROGRESS = 1 << 16  # bytes that count as progress, of a request and of PERIOD seconds
+PROGRESS = 1 << 16  # bytes that a request, and every PERIOD seconds, must bring to count as progress
 PERIOD = 60
 MAX_SECONDS = 12 * 3600  # for each address
 
@@ -34,7 +34,7 @@ class _Interrupted(OSError):
 
 
 class _InTime(http.client.HTTPConnection):
-    """A connection whose answer's headers arrive within PERIOD seconds, or not at all."""
+    """A connection that is closed if the headers of the response do not arrive within PERIOD seconds."""
 
     def getresponse(self):
         cut = threading.Event()
@@ -51,8 +51,8 @@ class _InTime(http.client.HTTPConnection):
             answer = super().getresponse()
         finally:
             timer.cancel()
-        if cut.is_set():  # what came of the headers looks whole
-            raise _Interrupted(f"the server sent no whole headers in {PERIOD} seconds")
+        if cut.is_set():  # truncated headers look complete
+            raise _Interrupted(f"the server sent no complete headers in {PERIOD} seconds")
         return answer
 
 
@@ -84,16 +84,16 @@ def _check_scheme(url, allow_http):
     try:
         scheme = urlparse(url).scheme
     except ValueError as error:
-        raise UserError(f"{url}: no address: {error}") from None
+        raise UserError(f"{url}: not a valid address: {error}") from None
     if scheme not in allowed:
-        raise UserError(f"{url}: only {' and '.join(allowed)} addresses are fetched; --allow-http admits http")
+        raise UserError(f"{url}: only {' and '.join(allowed)} addresses are allowed; --allow-http also allows http")
 
 
 def download(urls: Sequence[str], path: Path, sha256: str | None = None, allow_http: bool = False) -> None:
-    """Fetch a file from the first of its addresses that gives it, whole and with the right SHA-256, to `path`.
+    """Download a file to `path` from the first address that sends it completely and with the right SHA-256.
 
-    What has arrived is kept in `<path>.part`, where the next attempt, or the next call, goes on. Raises UserError
-    naming every address and what went wrong there.
+    Received bytes are kept in `<path>.part`; the next attempt or the next call continues there. Raises UserError with
+    every address and its problem.
     """
     problems = []
     for url in urls:
@@ -103,18 +103,18 @@ def download(urls: Sequence[str], path: Path, sha256: str | None = None, allow_h
             return
         except (OSError, http.client.HTTPException, ValueError) as error:  # UserError is one
             problems.append(str(error) if url in str(error) else f"{url}: {getattr(error, 'reason', None) or error}")
-    raise UserError(f"{path.name} cannot be fetched ({'; '.join(problems)}); fetch it elsewhere and give it by --from")
+    raise UserError(f"{path.name} cannot be downloaded ({'; '.join(problems)}); get it elsewhere and pass it by --from")
 
 
 def check_sha256(path: Path, sha256: str | None) -> None:
-    """Raises UserError, and removes the file, when its SHA-256 is another one; None is not known and not checked."""
+    """Raise UserError, and remove the file, when its SHA-256 is wrong; None means that it is unknown."""
     if sha256 is not None and (found := files.sha256(path)) != sha256:
         path.unlink()
-        raise UserError(f"{path.name} has the SHA-256 {found}, expected {sha256}: damaged, or not the file; removed")
+        raise UserError(f"{path.name} has the SHA-256 {found}, expected {sha256}: damaged or another file; removed")
 
 
 def _fetch(url, path, allow_http):
-    """One address to `path`, by as many requests as it takes, as long as they bring it forward."""
+    """Download one address to `path`, with as many requests as needed while they make progress."""
     _check_scheme(url, allow_http)
     opener = urllib.request.build_opener(_SafeRedirects(allow_http), _Http, _Https)
     part, failures, end = path.with_name(path.name + ".part"), 0, time.monotonic() + MAX_SECONDS
@@ -126,7 +126,7 @@ def _fetch(url, path, allow_http):
             os.replace(part, path)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing to continue with: we have it all, or it is not of this file
+            if error.code == 416:  # nothing left to send: the part is complete, or belongs to another file
                 if _range_of(error.headers.get("Content-Range", ""))[1] == before:
                     os.replace(part, path)
                     return
@@ -136,8 +136,8 @@ def _fetch(url, path, allow_http):
             problem = error
         except UserError:
             raise
-        except ValueError as error:  # of a header, a chunk's size or an address that a redirect leads to
-            raise UserError(f"{url}: no answer that can be read: {error}") from None
+        except ValueError as error:  # an invalid header, chunk size or redirect address
+            raise UserError(f"{url}: invalid response: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in DISK_FAILS:
                 raise cannot_write(part, error) from None
@@ -156,7 +156,7 @@ def _length(path):
 
 
 def _continue(opener, url, part):
-    """Append to `part` what is missing of the file. Raises _Interrupted when the connection ends too soon."""
+    """Append the missing bytes to `part`. Raises _Interrupted when the connection ends too early."""
     start = _length(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     with opener.open(request, timeout=TIMEOUT) as answer:
@@ -168,7 +168,7 @@ def _continue(opener, url, part):
         else:  # a server without ranges sends the whole file again
             start, total = 0, _whole(answer.headers.get("Content-Length") or "")
         if total is not None and total > MAX_BYTES:
-            raise UserError(f"{url}: {total} bytes are more than the {MAX_BYTES} that are fetched")
+            raise UserError(f"{url}: {total} bytes are more than the allowed {MAX_BYTES}")
         with open(part, "ab" if start else "wb") as file, progress(
             total, part.name.removesuffix(".part"), initial=start, unit="B", unit_scale=True
         ) as bar:
@@ -176,8 +176,8 @@ def _continue(opener, url, part):
                 file.write(chunk)
                 bar.update(len(chunk))
                 if file.tell() > MAX_BYTES:
-                    part.unlink()  # the next call would go on with it
-                    raise UserError(f"{url}: more than the {MAX_BYTES} bytes that are fetched")
+                    part.unlink()  # the next call would continue it
+                    raise UserError(f"{url}: more than the allowed {MAX_BYTES} bytes")
             file.flush()
             os.fsync(file.fileno())
     if total is not None and _length(part) < total:
@@ -185,7 +185,10 @@ def _continue(opener, url, part):
 
 
 def _steadily(answer):
-    """The pieces of an answer as they arrive. Raises _Interrupted where PERIOD seconds bring less than PROGRESS."""
+    """Yield the bytes of a response as they arrive.
+
+    Raises _Interrupted when fewer than PROGRESS bytes arrive in PERIOD seconds.
+    """
     since, got = time.monotonic(), 0
     while chunk := answer.read1(CHUNK):
         yield chunk
@@ -197,7 +200,7 @@ def _steadily(answer):
 
 
 def _range_of(header):
-    """(first byte, total or None) of "bytes 100-199/200"."""
+    """(first byte, total or None) of a header such as "bytes 100-199/200"."""
     span, _, total = header.removeprefix("bytes ").partition("/")
     first = span.partition("-")[0]
     start = _whole(first)
@@ -205,5 +208,5 @@ def _range_of(header):
 
 
 def _whole(text):
-    """The number that a header holds, None where it holds none: digits of ASCII, and not thousands of them."""
+    """The number in a header, None for anything but a limited number of ASCII digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None

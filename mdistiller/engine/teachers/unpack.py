@@ -1,4 +1,4 @@
-"""Tar archives from elsewhere: unpacked within bounds of bytes, time and memory, and never outside their folder."""
+"""Safe extraction of tar archives: limits on size, time and memory, and no file outside the target folder."""
 
 import bz2
 import gzip
@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 from mdistiller.errors import DISK_FAILS, UserError, cannot_write
 from mdistiller.files import open_plain
 
-MAX_BYTES = 4 << 30  # of a download, and of what an archive unpacks to
+MAX_BYTES = 4 << 30  # of the unpacked files
 MAX_MEMBERS = 10_000
-MAX_HEADER = 1 << 20  # bytes that a member's headers may ask for at once
+MAX_HEADER = 1 << 20  # bytes that a member's header may read at once
 MAX_HEADERS = 256 << 20  # bytes of all headers
 MAX_DEPTH = 32  # folders within folders
 MAX_NAME = 1000  # characters
-MAX_DICTIONARY = 256 << 20  # bytes of memory that an xz may ask for
-# Python before 3.11.4, Debian 12's for one, has no filters: `_check_member` has refused all else that "data" refuses.
+MAX_DICTIONARY = 256 << 20  # bytes of memory that an xz file may need
+# Python before 3.11.4 (Debian 12 has one) has no filters; `_check_member` already refuses what "data" refuses.
 SAFELY = {"set_attrs": False} | ({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
 DAMAGED = (
     tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError, RecursionError,
@@ -26,10 +26,10 @@ DAMAGED = (
 
 
 def extract(archive: Path, folder: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Unpack a tar archive into an empty folder: plain files and folders, nothing else, without their times and owners.
+    """Unpack a tar archive into an empty folder: only regular files and folders, without their times and owners.
 
-    Raises UserError for a damaged archive, for names that lead outside, for links and devices, and for more than
-    `max_bytes`, and RunError when the disk is full; `folder` may then hold a part of it.
+    Raises UserError for a damaged archive, for names outside the folder, for links and devices, and for more than
+    `max_bytes` of content; RunError when the disk is full. After an error `folder` may contain some of the files.
     """
     total = 0
     try:
@@ -48,12 +48,14 @@ def extract(archive: Path, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         if isinstance(error, OSError) and error.errno in DISK_FAILS:
             raise cannot_write(folder, error) from None
         reason = str(error)[:200] or type(error).__name__
-        raise UserError(f"{archive}: not a whole tar archive ({reason}): fetch it again") from None
+        raise UserError(f"{archive}: not a complete tar archive ({reason}): download it again") from None
 
 
 class _Bounded:
-    """The bytes of a tar that may be compressed. A header cannot ask for much at once, nor all of it for too much:
-    contents are copied in small pieces, so that only a header's extension is read as a whole."""
+    """A tar file, perhaps compressed, with limits on the size of one read and on the total number of bytes.
+
+    tarfile copies contents in small pieces; only an extended header is read at once.
+    """
 
     def __init__(self, file, max_bytes):
         self.file = _decompressed(file)

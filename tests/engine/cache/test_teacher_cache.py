@@ -137,7 +137,7 @@ def test_the_check_finds_rows_that_are_not_the_teachers_and_damage_is_computed_a
     wrong = np.full((1, 10), 0.25, np.float16)  # sound to the checksum: only the teacher knows better
     again.store.count = last
     again.store._append(entry.astype(np.int32), wrong)
-    with pytest.raises(UserError, match=r"1 of \d+ stored rows are not .*; delete it: python tools"):
+    with pytest.raises(UserError, match=r"1 of \d+ stored rows differ .*; delete it: python tools"):
         cache_of(tmp_path, "TEACHER_CACHE.CHECK", 1000)
 
 
@@ -161,7 +161,7 @@ def test_sizes_are_announced_before_a_cache_is_made_and_a_small_disk_is_refused(
     row = 10 * 2 + 4 + 4  # float16 values, checksum, entry number
     need = 150 * 3 * row  # three epochs
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: disk(0, 0, need - 1))
-    with pytest.raises(UserError, match=r"may grow by 12.6 kB, 12.6 kB are free; name a folder on a larger disk"):
+    with pytest.raises(UserError, match=r"may grow by 12.6 kB, 12.6 kB are free; set a folder on a larger disk"):
         cache_of(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     assert f"holds 0 of {150 * 81} rows in 0.0 kB (291.6 kB when full); this run may add 12.6 kB" in caplog.text
@@ -236,8 +236,8 @@ def test_losses_and_accuracy_are_those_of_a_live_teacher(tmp_path, dtype, tolera
     [
         ("FITNET", (), "FITNET reads the teacher's features"),
         ("OFD", (), "OFD reads the teacher's features"),
-        ("EA-MLD", (), r"MLD has views that never come again (image_strong)"),
-        ("KD", ("DATASET.AUGMENTATION", "rotate_flip"), "digits is augmented without end"),
+        ("EA-MLD", (), r"MLD uses random views that do not repeat (image_strong)"),
+        ("KD", ("DATASET.AUGMENTATION", "rotate_flip"), "the augmentation of digits has no fixed set of views"),
     ],
 )
 def test_what_cannot_be_stored_runs_live_and_says_so_once(tmp_path, capsys, method, opts, reason):
@@ -273,7 +273,7 @@ def test_the_command_fills_lists_verifies_and_deletes(tmp_path, monkeypatch, cap
     code, _, error = cache("verify", folder)
     assert code == 2 and "1 of" in error and error.count("\n") == 1
     code, _, error = cache("delete", tmp_path)
-    assert code == 2 and "no teacher cache" in error
+    assert code == 2 and "not a teacher cache" in error
     assert cache("delete", folder)[0] == 0 and not os.listdir(tmp_path / "cache")
 
 

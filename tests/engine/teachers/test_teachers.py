@@ -118,7 +118,7 @@ def test_a_finished_part_is_taken_and_a_longer_one_is_not(server, tmp_path, left
 def test_a_server_that_gives_nothing_is_left_and_what_came_is_kept(server, tmp_path):
     server.files["a.tar"], server.cut = CONTENT, 0
     (tmp_path / "a.tar.part").write_bytes(CONTENT[:100])
-    with pytest.raises(UserError, match="a.tar cannot be fetched .*after 100 of 10240 bytes.*--from"):
+    with pytest.raises(UserError, match="a.tar cannot be downloaded .*after 100 of 10240 bytes.*--from"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     assert len(server.requests) == downloads.ATTEMPTS and (tmp_path / "a.tar.part").read_bytes() == CONTENT[:100]
 
@@ -154,7 +154,7 @@ def test_only_https_is_fetched_unless_http_is_allowed_and_never_a_local_file(ser
 def test_more_than_the_limit_is_not_fetched(server, tmp_path, monkeypatch):
     server.files["a.tar"] = CONTENT
     monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="10240 bytes are more than the 1000"):
+    with pytest.raises(UserError, match="10240 bytes are more than the allowed 1000"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     assert not (tmp_path / "a.tar.part").exists()
 
@@ -166,14 +166,14 @@ def test_more_than_the_limit_is_not_fetched(server, tmp_path, monkeypatch):
 ])
 def test_answers_that_cannot_be_read_end_in_one_line(server, tmp_path, answer):
     server.raw["a.tar"] = b"HTTP/1.0 " + answer
-    with pytest.raises(UserError, match="a.tar cannot be fetched"):
+    with pytest.raises(UserError, match="a.tar cannot be downloaded"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     assert not (tmp_path / "a.tar").exists()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/\xe9", f"http://{'a' * 70}/a.tar", "http://[/"])
 def test_addresses_that_cannot_be_asked_end_in_one_line(server, tmp_path, url):
-    with pytest.raises(UserError, match="a.tar cannot be fetched"):
+    with pytest.raises(UserError, match="a.tar cannot be downloaded"):
         download([url], tmp_path / "a.tar", allow_http=True)
 
 
@@ -336,7 +336,7 @@ def test_what_is_no_archive_or_not_whole_is_said_to_be_so(tmp_path, content):
     if content is None:
         content = archive(source, [("file", bytes(20000))]).read_bytes()[:5000]
     source.write_bytes(content)
-    with pytest.raises(UserError, match="not a whole tar archive"):
+    with pytest.raises(UserError, match="not a complete tar archive"):
         extract(source, tmp_path)
 
 
@@ -546,7 +546,7 @@ def test_the_command_fetches_lists_checks_and_explains(tiny, tmp_path, monkeypat
     wrong = [
         ([*base, "--check"], "not good: resnet8"),
         (["cifar10"], "nearest: cifar100"),
-        ([*base, "--from", index], "not a whole tar archive"),
+        ([*base, "--from", index], "not a complete tar archive"),
         (["digits", "--index", tmp_path / "none.json"], "none.json"),
     ]
     for words, fragment in wrong:
