@@ -1,1 +1,1 @@
-"""Run folders as records: found, read, matched with a configuration; the paper's tables as data. Needs no torch."""
+"""Read run folders and match them with configurations; the paper's tables as data. Does not import torch."""

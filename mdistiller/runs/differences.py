@@ -1,4 +1,4 @@
-"""What tells configurations apart that share method, data and networks: every setting that differs. Needs no torch."""
+"""Labels for configurations with the same method, data and networks: the settings that differ."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,13 +7,14 @@ from mdistiller.config.words import shown
 from mdistiller.runs.matching import equal
 from mdistiller.runs.records import RunRecord, counts
 
-DIGITS = 8  # of a teacher's SHA-256, where two teachers of one name differ in their weights
+DIGITS = 8  # of a teacher's SHA-256, shown if teachers of the same name have different weights
 
 
 def differences(groups: Sequence[Sequence[RunRecord]], kinds: Sequence[Hashable]) -> list[str]:
-    """For each configuration (its runs), the settings in which it differs from others of its kind: "KEY value, ...".
+    """For each group of runs (one configuration), the settings that differ from other groups of its kind.
 
-    Empty for a configuration that is alone with its kind. Two configurations of one kind never have the same text.
+    `kinds` has one value per group. The text is "KEY value, ...", empty for the only group of its kind; two groups of
+    one kind never have the same text.
     """
     by_kind: dict[Hashable, list] = {}
     for group, kind in zip(groups, kinds, strict=True):

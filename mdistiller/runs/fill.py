@@ -1,4 +1,4 @@
-"""A table of the paper filled from run folders: for each cell its runs, what they differ in, and what follows."""
+"""Fill a table of the paper from run folders: runs and protocol of each cell, means, differences and gains."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,27 +15,27 @@ from mdistiller.runs.statistics import Gain, holm, paired_gain
 from mdistiller.runs.training import Training
 
 EPOCHS = ("last", "best")
-_PROTOCOL = {  # key -> how a protocol is told
+_PROTOCOL = {  # key -> its text in the description of a protocol
     "SOLVER.EPOCHS": "{} epochs", "SOLVER.BATCH_SIZE": "batches of {}", "DATASET.TRAIN_FRACTION": "{} of the images",
     "DATASET.VAL_FRACTION": "{} of them for validation", "SOLVER.MAX_ITER": "{} updates",
 }
-_PER_METHOD = ("DISTILLER.", "EA.", "DATASET.TYPE")  # what is compared within a protocol
-_ALWAYS_TOLD = ("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE", "SOLVER.MAX_ITER")
+_PER_METHOD = ("DISTILLER.", "EA.", "DATASET.TYPE")  # settings that may differ within one protocol
+_ALWAYS_SHOWN = ("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE", "SOLVER.MAX_ITER")
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A cell with the finished runs of one configuration that fit it best; no runs: the cell is missing."""
+    """A cell with the finished runs of the best fitting configuration; without runs the cell is missing."""
 
     cell: Cell
     training: Training
-    runs: tuple[RunRecord, ...]  # one a seed, ordered by seed
-    others: int  # further groups of runs that fit and are not shown
+    runs: tuple[RunRecord, ...]  # one per seed, ordered by seed
+    others: int  # number of other configurations that fit and are not shown
     differences: tuple[str, ...]  # from the paper's protocol, "KEY value (not value)"
-    protocol: tuple[tuple[str, Any], ...]  # what cells must share to be ranked together, as (key, value)
+    protocol: tuple[tuple[str, Any], ...]  # (key, value) pairs that must be equal for cells to be ranked together
 
     def by_seed(self, epoch: str) -> dict[int, float]:
-        """seed -> result of the last or best epoch, of the column's metric (the headline where it names none)."""
+        """seed -> result of the "last" or "best" epoch: the metric of the column, or else the headline metric."""
         values = {run.seed: run.result(epoch, self.cell.metric) for run in self.runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -44,52 +44,52 @@ class Filled:
         return mean_and_std(values) if values else (math.nan, math.nan)
 
     def difference(self, epoch: str) -> float:
-        """Mean minus the paper's number; NaN for another protocol than the paper's."""
+        """Mean minus the paper's number; NaN if the protocol differs from the paper's."""
         return math.nan if self.differences else self.mean_and_std(epoch)[0] - self.cell.printed
 
     def deviation(self, epoch: str) -> float:
-        """Over the seeds, or the paper's where there is one seed."""
+        """Standard deviation over the seeds, or the paper's if there is only one seed."""
         own = self.mean_and_std(epoch)[1]
         return self.cell.std if math.isnan(own) and self.cell.std is not None else own
 
     def within(self, epoch: str) -> bool | None:
-        """Whether the paper's number lies within two standard deviations of the mean; None: cannot be said."""
+        """Whether the paper's number lies within two standard deviations of the mean; None if it cannot be decided."""
         difference, deviation = self.difference(epoch), self.deviation(epoch)
         if math.isnan(difference) or math.isnan(deviation):
             return None
-        return abs(difference) <= 2 * deviation + 1e-9  # a difference of just that much is within
+        return abs(difference) <= 2 * deviation + 1e-9  # the limit itself counts as within
 
     @property
     def protocol_text(self) -> str:
         values = dict(self.protocol)
         views = values.pop("views")
         if values["SOLVER.MAX_ITER"]:
-            del values["SOLVER.EPOCHS"]  # has no part in a run that is counted in updates
+            del values["SOLVER.EPOCHS"]  # has no effect on a run whose length is counted in updates
         told = [
             _PROTOCOL.get(key, key + " {}").format(value) for key, value in values.items()
-            if (key in _ALWAYS_TOLD and value) or value != BASE[key]
+            if (key in _ALWAYS_SHOWN and value) or value != BASE[key]
         ]
         return ", ".join([told[0], f"{views} view{'s' if views > 1 else ''}", *told[1:]])
 
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table with its cells filled, by (row, column)."""
+    """A table with its filled cells by (row, column)."""
 
     table: Table
     cells: Mapping[tuple[str, str], Filled]
-    epoch: str  # the headline: "last" or "best"
+    epoch: str  # the epoch of the headline numbers: "last" or "best"
     smoke: bool = False
-    unfinished: int = 0  # runs below the folder that are left out
+    unfinished: int = 0  # number of unfinished runs, which are not used
 
     @property
     def by_columns(self) -> bool:
-        """Whether a column is a pair of networks, in which methods are compared; else a row is."""
+        """Whether methods are compared within a column (a pair of networks); otherwise within a row."""
         return any("student" in attributes for attributes in self.table.columns.values())
 
     @cached_property
     def groups(self) -> dict[str, dict[str, Filled]]:
-        """Pair of networks -> what is compared there (methods, weights, temperatures) -> cell."""
+        """Pair of networks -> label of what is compared (method, weight, temperature) -> cell."""
         groups: dict[str, dict[str, Filled]] = {}
         for (row, column), filled in self.cells.items():
             group, line = (column, row) if self.by_columns else (row, column)
@@ -97,12 +97,13 @@ class FilledTable:
         return groups
 
     def host(self, filled: Filled) -> Filled | None:
+        """The cell of the baseline method that this cell is compared with."""
         return self.cells[filled.cell.host] if filled.cell.host else None
 
     def gain(self, filled: Filled) -> Gain | None:
-        """Over the host, of the headline; None without a host or runs of both.
+        """The gain over the baseline (`host`) in the headline metric; None without a baseline or without runs of both.
 
-        None too when protocols differ, unless it is the paper's own comparison that crosses protocols.
+        Also None when the protocols differ, unless the paper itself compares these two protocols.
         """
         host = self.host(filled)
         if host is None or not (filled.by_seed(self.epoch) and host.by_seed(self.epoch)):
@@ -122,13 +123,13 @@ class FilledTable:
         return None if host is None else filled.cell.printed - host.cell.printed
 
     def across(self, filled: Filled) -> bool:
-        """Whether a cell and its host were trained by different protocols."""
+        """Whether a cell and its baseline (`host`) were trained with different protocols."""
         host = self.host(filled)
         return host is not None and host.protocol != filled.protocol
 
     @cached_property
     def ranked_first(self) -> set[tuple[str, str]]:
-        """Cells with the highest mean among those of the same pair and protocol, where there are two or more."""
+        """(row, column) of the cells with the highest mean among two or more cells of the same pair and protocol."""
         first = set()
         for group in self.groups.values():
             means: dict[tuple, dict[tuple[str, str], float]] = {}
@@ -142,7 +143,7 @@ class FilledTable:
         return first
 
     def average_gains(self) -> "dict[str, AverageGain]":
-        """What is compared -> its average gain over the pairs; "overall" too, where the paper prints one."""
+        """Label of a method -> its average gain over the pairs; also "overall" if the paper prints it."""
         lines: dict[str, list[Filled]] = {}
         for group in self.groups.values():
             for line, filled in group.items():
@@ -166,22 +167,22 @@ class FilledTable:
 
 @dataclass(frozen=True)
 class AverageGain:
-    """The mean gain over the cells that have one; `printed` in the paper, `recomputed` from the paper's cells."""
+    """The mean gain over the cells that have one."""
 
     mean: float
-    cells: int
-    across: bool  # some are of cells whose protocol is not their host's
-    of: int
-    printed: float | None
-    recomputed: float
+    cells: int  # number of cells with a gain
+    across: bool  # in some of them the protocols of the cell and of its baseline differ
+    of: int  # number of all cells
+    printed: float | None  # in the paper
+    recomputed: float  # from the numbers of the paper's cells
 
 
 def fill(
     table: Table, runs: Sequence[RunRecord], epoch: str = "last", extra: tuple[str, ...] = (), smoke: bool = False
 ) -> FilledTable:
-    """The table with the runs that its cells' configurations fit; `extra` overrides apply to all of them.
+    """Fill the cells of a table with the runs of their configurations; `extra` overrides apply to all cells.
 
-    A cell takes the runs of its own protocol, else those of the nearest one, and then says in what they differ.
+    A cell gets the runs of its own protocol, or else those of the most similar protocol with a list of the differences.
     """
     cells = {}
     for key, cell in table.cells.items():
@@ -192,7 +193,7 @@ def fill(
 
 
 def _protocol(cell, training, group):
-    """(differences from the paper's protocol, the protocol itself) of the runs, or of those that are to come."""
+    """(differences from the paper's protocol, the protocol) of the runs, or of the planned runs if there are none."""
     paper = {**BASE, **training.published}
     here = {**BASE, **(group[0].config if group else training.settings)}
     departed = set(fit(group[0], training.settings)) if group else set()

@@ -1,4 +1,4 @@
-"""Finished runs of a study kept as two files: runs.jsonl, a line a run, and metrics.csv, a row an epoch. No weights."""
+"""Archive finished runs of a study without weights: runs.jsonl (a line per run), metrics.csv (a row per epoch)."""
 
 import csv
 import io
@@ -13,14 +13,14 @@ from mdistiller.files import read_plain, write_text
 from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
-OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not kept of run.json
+OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not archived
 PARTS = ("config", "summary", "run")
 
 
 def read_kept(path: Path) -> dict[str, dict[str, Any]]:
-    """Name of a run -> its `config` (nested), `summary` and `run` (what run.json held), of a runs.jsonl.
+    """Read a runs.jsonl: name of a run -> its `config` (nested), `summary` and `run` (the content of run.json).
 
-    Raises UserError, naming file and line, for anything else.
+    Raises UserError, naming file and line, for invalid content.
     """
     runs = {}
     try:
@@ -42,7 +42,7 @@ def read_kept(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
-    """Name of a run -> its epochs, of a metrics.csv. Raises UserError for a row that is no run's epoch."""
+    """Read a metrics.csv: name of a run -> one dict per epoch. Raises UserError for an invalid row."""
     runs: dict[str, list[dict]] = {}
     if not path.is_file():
         return runs
@@ -62,31 +62,32 @@ def _number(text):
 
 
 def keep_records(runs: Iterable, folder: Path) -> int:
-    """Add finished runs to the two files in `folder`; returns how many there are. A run of the same name is replaced.
+    """Add finished runs to the two files in `folder`; returns their number. A run of the same name is replaced.
 
-    Of run.json, what names the machine is left out. Raises UserError for two runs of one name, for a folder that holds
-    the runs themselves, and for a place where no file can be; RunError where the disk is full, the files untouched.
+    Entries of run.json that identify the machine are left out. Raises UserError for two runs of one name, for a folder
+    that contains the runs themselves, and for a path where no file can be written; RunError when the disk is full. The
+    files are then left unchanged.
     """
-    records, folder = {}, Path(folder)
+    archived, folder = {}, Path(folder)
     for run in runs:
         name = run.path.name
         if not run.done:
             continue
         if (folder / name).resolve() == run.path.resolve():
-            raise UserError(f"{run.path}: would be kept as itself; name another folder for the records")
-        if name in records:
-            raise UserError(f"{run.path}: {records[name].path} has the same name, and records are kept by name")
-        records[name] = run
+            raise UserError(f"{run.path}: cannot be archived into its own folder; choose another folder")
+        if name in archived:
+            raise UserError(f"{run.path}: {archived[name].path} has the same name; names must be different")
+        archived[name] = run
     rows = read_kept(folder / RUNS) if (folder / RUNS).is_file() else {}
     metrics = read_kept_metrics(folder / METRICS)
-    for name, run in records.items():
-        facts = {key: value for key, value in run.facts.items() if key not in OF_THE_MACHINE}
+    for name, run in archived.items():
+        metadata = {key: value for key, value in run.facts.items() if key not in OF_THE_MACHINE}
         config = read_yaml(run.path / "config.yaml") if run.kept is None else run.kept["config"]
-        rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": facts}
+        rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": metadata}
         metrics[name] = run.metrics()
     write_text(folder / METRICS, _csv(metrics))
     write_text(folder / RUNS, "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))
-    return len(records)
+    return len(archived)
 
 
 def _csv(metrics):

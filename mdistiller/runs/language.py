@@ -1,4 +1,4 @@
-"""The paper's tables of language models as trainings and answers: rows, what trains them, and their scores."""
+"""The paper's tables of language models: their rows, how these are trained, and the scores of their answers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,27 +20,27 @@ SMOKE_MARK = f"LOG.PREFIX={SPEC['smoke']['prefix']}"  # the first override of a 
 
 @dataclass(frozen=True)
 class Score:
-    """Rouge-L of one row on one set, percent: the mean over training seeds of means over decoding seeds."""
+    """Rouge-L of one row on one set in percent: the mean over training seeds of the means over decoding seeds."""
 
     mean: float
-    training: float  # standard deviation over training seeds; NaN of one
-    decoding: float | None  # mean over runs of the standard deviation over decoding seeds
-    seeds: int
+    training: float  # standard deviation over training seeds; NaN for a single seed
+    decoding: float | None  # standard deviation over decoding seeds, averaged over runs
+    seeds: int  # number of training seeds
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, or a control: its training and the finished runs of it."""
+    """A row of a table, or a control experiment, with its training and its finished runs."""
 
     label: str
     training: Training
-    host: str | None
-    printed: Mapping[str, float]  # by column; empty of a control
+    host: str | None  # label of the baseline row that it is compared with
+    printed: Mapping[str, float]  # the paper's numbers by column; empty for a control
     runs: tuple[RunRecord, ...]
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """By column, as far as answers were scored."""
+        """Scores by column, for the sets whose answers were scored."""
         if self.training.extra and self.training.extra[0] == SMOKE_MARK:
             found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
         else:
@@ -66,7 +66,7 @@ def _score(values):
 
 
 def is_language(table: str) -> bool:
-    """Whether a name is that of a table of language models."""
+    """Whether a table is one of language models."""
     return table.upper() in SPEC["tables"]
 
 
@@ -75,7 +75,7 @@ def _specs(table):
 
 
 def trainings(table: str, extra: Sequence[str] = (), smoke: bool = False) -> dict[str, Training]:
-    """What trains the rows and the controls of a table, by label."""
+    """The trainings of the rows and the controls of a table, by label."""
     found = {}
     for label, spec in _specs(table).items():
         config, own = (SPEC["smoke"] if smoke else SPEC)["config"].format(method=spec["method"]), spec.get("set", ())
@@ -87,7 +87,7 @@ def trainings(table: str, extra: Sequence[str] = (), smoke: bool = False) -> dic
 
 
 def rows(table: str, runs: Sequence[RunRecord], extra: Sequence[str] = (), smoke: bool = False) -> list[Row]:
-    """The rows of a table and its controls, with the finished runs that fit them."""
+    """The rows and the controls of a table with their finished runs."""
     printed = load_tables()[table]
     found = []
     for label, training in trainings(table, extra, smoke).items():

@@ -1,4 +1,4 @@
-"""Which runs were made with a configuration: compared key by key, by what they say, never by name. Needs no torch."""
+"""Find the runs of a configuration by comparing settings key by key, never names. Does not import torch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from mdistiller.config.stated import BASE
 from mdistiller.runs.records import RunRecord, counts, group_runs
 
-RANDOM_TEACHER = "random"  # the value of DISTILLER.TEACHER_CHECKPOINT that trials of a pipeline use
-# With other values of these a run is no try at the same thing. With another value of any other key that counts (the
-# schedule, the batch, the part of the images) it is one, by another protocol.
-TRIALS = {"coco_tiny": "coco"}  # a few of a data set's images -> the data set: runs on them are by another protocol
+RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT that tests of a pipeline use
+TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
+# If one of these differs, the run is another experiment. If another key that counts differs (schedule, batch size,
+# fraction of the images), it is the same experiment with another protocol.
 _WHAT = ("DISTILLER.STUDENT", "DISTILLER.TEACHER", "DISTILLER.LS", "DATASET.TYPE")
 
 
 def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The keys in which the run departs from the protocol of `wanted`; None when it is another experiment altogether.
+    """The keys in which a run differs from the protocol of `wanted`, sorted; None when it is another experiment.
 
-    `wanted` are the keys that a file and overrides state (`mdistiller.config.stated`); all others are to be at their
-    defaults. Those of a method are known to its class alone: run.json says which of them the run had changed
-    (`overridden`); in a folder without that record they are taken to be at their defaults.
+    `wanted` holds the settings that a file and overrides state (`mdistiller.config.stated`); all other keys must have
+    their defaults. The defaults of a method are known only to its class; therefore run.json lists the settings that
+    differ from them (`overridden`). Without this list the run is assumed to use the defaults.
     """
     config, method = run.config, run.config["DISTILLER.TYPE"]
     if method.upper() != wanted.get("DISTILLER.TYPE", BASE["DISTILLER.TYPE"]).upper():
@@ -27,11 +27,11 @@ def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
         return None
     nodes = {key.split(".")[0] for key in config}
     if not all(_same(run, key, wanted) or _is_trial(run, key, wanted) for key in _WHAT if counts(key, method)):
-        return None  # settles most of them
+        return None  # most runs are excluded here
     departures = []
     for key in wanted.keys() | BASE.keys() | config.keys():
         if not counts(key, method) or key == "DISTILLER.TYPE" or (key not in BASE and key.split(".")[0] not in nodes):
-            continue  # the last: a node that the run's method does not read
+            continue  # last condition: the run's method does not read this node
         if not _same(run, key, wanted):
             if key.startswith("EA.") or key not in BASE:
                 return None
@@ -40,9 +40,10 @@ def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def best_group(runs: Iterable[RunRecord], wanted: Mapping[str, Any]) -> tuple[list[RunRecord], int]:
-    """The finished runs of one configuration that fit `wanted` best, one a seed, and how many other groups fit.
+    """The finished runs, one per seed, of the configuration that fits `wanted` best, and how many others fit too.
 
-    Nearest protocol first, then most seeds; runs of different identity (teacher's weights included) are never mixed.
+    The best one has the fewest differences in protocol, then the most seeds. Runs of different configurations or with
+    different teacher weights are never mixed.
     """
     fitting = [(departures, run) for run in runs if run.done and (departures := fit(run, wanted)) is not None]
     nearest = {run.identity: len(departures) for departures, run in fitting}
@@ -65,7 +66,7 @@ def _is_trial(run, key, wanted):
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two values of a config mean the same, as YAML writes them: 4 and 4.0, "1e-4" and 0.0001, a tuple."""
+    """Whether two config values are equal, as YAML may write them: 4 and 4.0, "1e-4" and 0.0001, list and tuple."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, str) != isinstance(other, str):

@@ -1,4 +1,4 @@
-"""The paper's tables and its trainings as data: what each cell prints, and the config that produces it."""
+"""The paper's tables as data: the printed number of each cell and the config that reproduces it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ DATA = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the paper, as far as it is known."""
+    """One training of the paper, with all settings that are known."""
 
     table: str
-    method: str  # as the paper writes it, such as EA-MLD+LS
+    method: str  # the paper's spelling, such as EA-MLD+LS
     config: str  # a file, relative to the repository
     overrides: tuple[str, ...]  # "KEY=VALUE"
     settings: Mapping[str, Any]  # dotted config key -> value, schedule and networks included
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def protocol(self) -> tuple[int, int, float]:
-        """(epochs, views, part of the training images): runs that differ here are never ranked together."""
+        """(epochs, views, fraction of the training images): runs that differ here are never ranked together."""
         return self.settings["SOLVER.EPOCHS"], self.views, self.settings["DATASET.TRAIN_FRACTION"]
 
 
@@ -40,24 +40,24 @@ class Cell:
     column: str
     printed: float
     std: float | None
-    host: tuple[str, str] | None  # (row, column) of the cell that it is compared with
+    host: tuple[str, str] | None  # (row, column) of the baseline cell that it is compared with
     note: str
     run: Run | None
-    metric: str | None = None  # of the runs' results; None: their headline
+    metric: str | None = None  # name of the metric in summary.json; None: the headline metric
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is laid out. `rows` and `columns`: label -> what else the paper prints there (teacher_acc, ...)."""
+    """A table with its layout. `rows` and `columns`: label -> further values the paper prints (teacher_acc, ...)."""
 
     name: str
     title: str
     metric: str
-    runs: int | None  # seeds that the paper averages
+    runs: int | None  # number of seeds that the paper averages
     columns: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Mapping[str, Any]]
     cells: Mapping[tuple[str, str], Cell]  # by (row, column)
-    average_gain: Mapping[str, float] = field(default_factory=dict)  # as printed, by row
+    average_gain: Mapping[str, float] = field(default_factory=dict)  # printed in the paper, by row
 
 
 @cache
@@ -95,9 +95,9 @@ def load_tables() -> Registry:
 
 
 def covered_tables(names: Sequence[str]) -> list[Table]:
-    """The tables of these names whose cells are trainings of this project; "all" of them.
+    """The tables of these names, or with "all" every table whose cells this project can train.
 
-    Raises UserError for an unknown name and for a table of other tasks.
+    Raises UserError for an unknown name and for a table whose cells this project does not train.
     """
     tables = load_tables()
     covered = {name: table for name, table in tables.items() if all(cell.run for cell in table.cells.values())}
@@ -137,7 +137,7 @@ def _table(name, spec):
 
 
 def _run_of(table, template, row, of_row, column, of_column):
-    """The run of this table with the cell's config and overrides, or the same training in another table."""
+    """The run with the cell's config and overrides: of this table, or else the same training of another table."""
     if template is None:
         return None
     config = template.format(**{**of_column, **of_row, "row": row, "column": column})

@@ -1,4 +1,4 @@
-"""Files of a run's record, read with care: damaged, foreign or hostile content is a gap or one line of error."""
+"""Safe reading of the files of a run: an incomplete file counts as missing, invalid content raises UserError."""
 
 import json
 import math
@@ -9,19 +9,19 @@ from typing import Any
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 
-KINDS = {  # of what summary.json and run.json hold, where a reader counts on it
+KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds"), (int | float, "a number")),
     **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
     **dict.fromkeys(("status", "selected_on", "device", "commit", "command", "teacher_sha256"), (str, "a text")),
     "headline": (str, "the name of a metric"),
 }
-NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # how names of numbers begin; "..._per_second" is one too
-LARGEST = 1e30  # no measurement is larger; squares of such numbers can still be added
-DEEPEST = 20  # levels of objects and lists; our own records have three
+NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys whose values are numbers
+LARGEST = 1e30  # upper limit of a measurement, whose square can still be summed
+DEEPEST = 20  # levels of nested objects and lists; files of this project have three
 
 
 def shown(value: Any) -> str:
-    """A value for a message of one line, however large or deep it is."""
+    """A short text of a value of any size, for a one-line message."""
     try:
         return reprlib.repr(value)
     except (ValueError, RecursionError):  # an integer of more digits than Python prints
@@ -29,12 +29,15 @@ def shown(value: Any) -> str:
 
 
 def is_measurement(value: Any) -> bool:
-    """Whether a value is a finite number of a size that can be measured."""
+    """Whether a value is a finite number of at most LARGEST in magnitude."""
     return isinstance(value, int | float) and abs(value) <= LARGEST  # False for NaN
 
 
 def parse_json(text: str, source: str | Path) -> Any:
-    """The content of a JSON text. Raises JSONDecodeError where it is not whole, UserError for what no record holds."""
+    """The content of a JSON text.
+
+    Raises JSONDecodeError when the text is incomplete, UserError when it is nested too deeply or holds a huge integer.
+    """
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
@@ -58,9 +61,9 @@ def _children(value):
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """summary.json or run.json; empty where it is missing or not whole.
+    """The content of a summary.json or run.json; empty when the file is missing or incomplete.
 
-    Raises UserError, naming file and key, for content that is whole and is not such a record.
+    Raises UserError, naming file and key, for values of the wrong type.
     """
     try:
         content = parse_json(read_plain(path), path)
@@ -70,7 +73,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def checked_record(content: Any, source: str | Path) -> dict[str, Any]:
-    """The content of summary.json or run.json, if its values are of the kinds that readers count on."""
+    """The content of a summary.json or run.json. Raises UserError, naming the key, for a value of the wrong type."""
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected an object, found {type(content).__name__}")
     for key, value in content.items():
@@ -86,40 +89,40 @@ def checked_record(content: Any, source: str | Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, one an epoch, as they were written; a line that is not whole is left out.
+    """The rows of a metrics.jsonl, one per epoch; incomplete lines are left out.
 
-    Raises UserError for a line of something else.
+    Raises UserError for a line that does not hold numbers by name.
     """
-    records = []
+    rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            record = parse_json(line, f"{path}, line {number}")
+            row = parse_json(line, f"{path}, line {number}")
         except json.JSONDecodeError:
             continue
-        numbers = isinstance(record, dict) and all(isinstance(value, int | float) for value in record.values())
-        if not numbers or "epoch" not in record:
-            raise UserError(f"{path}, line {number}: expected numbers by name, epoch among them")
-        records.append(record)
-    return records
+        numbers = isinstance(row, dict) and all(isinstance(value, int | float) for value in row.values())
+        if not numbers or "epoch" not in row:
+            raise UserError(f"{path}, line {number}: expected an object with numbers, one of them named epoch")
+        rows.append(row)
+    return rows
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; empty where there is none."""
+    """The text of a file; empty when it cannot be read."""
     try:
         return read_plain(path, errors="replace")
     except OSError:
         return ""
 
 
-def finite_points(records: list[dict[str, float]], *keys: str) -> list[tuple[int, tuple[float, ...]]]:
-    """(epoch, values of `keys`) of each record that holds the first key; NaN where a value is no measurement.
+def finite_points(rows: list[dict[str, float]], *keys: str) -> list[tuple[int, tuple[float, ...]]]:
+    """(epoch, values of `keys`) of each row that has the first key; NaN for a value that is not a finite number.
 
-    A record whose epoch is no count is left out.
+    Rows with an invalid epoch number are left out.
     """
     points = []
-    for record in records:
-        epoch = record["epoch"]
-        if keys[0] in record and is_measurement(epoch) and 0 <= epoch <= 10**9:
-            values = (record.get(key) for key in keys)
+    for row in rows:
+        epoch = row["epoch"]
+        if keys[0] in row and is_measurement(epoch) and 0 <= epoch <= 10**9:
+            values = (row.get(key) for key in keys)
             points.append((epoch, tuple(value if is_measurement(value) else math.nan for value in values)))
     return points

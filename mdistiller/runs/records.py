@@ -1,4 +1,4 @@
-"""Run folders, read and grouped: runs of one configuration over seeds. Reads files only; needs no torch."""
+"""Read run folders and group the runs of one configuration over its seeds. Does not import torch."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from mdistiller.registry import split_ea
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
 from mdistiller.runs.reading import checked_record, is_measurement, read_metrics, read_record, read_text
 
-# What may differ between runs of one configuration: who ran it, where, under which name, the seed, what changes no more
-# than rounding, and spellings of what another key holds. The teacher counts by its weights instead of its path.
+# Keys that may differ between runs of one configuration: names, folders, the seed, settings that only change rounding,
+# and other spellings of a key. The teacher is identified by its weights instead of its path.
 NOT_IDENTITY = {
     "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "EXPERIMENT.DETERMINISTIC",
     "DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE",
@@ -29,19 +29,19 @@ NOT_IDENTITY = {
 }
 
 
-READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
-HEADLINE = "top1"  # of runs from before summaries named their headline metric
+READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")  # keys that reports need
+HEADLINE = "top1"  # of older runs, whose summary does not name the headline metric
 _WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L",
           "teacher_kl": "KL from the teacher"}
 
 
 def metric_words(name: str) -> str:
-    """A metric as a table's head writes it."""
+    """The name of a metric in the header of a table."""
     return _WORDS.get(name, name.replace("_", " "))
 
 
 def counts(key: str, method: str) -> bool:
-    """Whether a dotted key says what is trained, given the value of DISTILLER.TYPE."""
+    """Whether a dotted key belongs to the identity of a configuration; `method` is the value of DISTILLER.TYPE."""
     if key in NOT_IDENTITY or key.startswith("LOG."):
         return False
     if key.startswith("DISTILLER.TEACHER"):
@@ -51,13 +51,13 @@ def counts(key: str, method: str) -> bool:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its config as dotted keys, its summary and its provenance, of a run folder or of a kept study."""
+    """One run, read from a run folder or from an archived study (`mdistiller.runs.kept`)."""
 
-    path: Path  # of a kept run, where its folder was beside the others
-    config: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    facts: Mapping[str, Any]  # run.json
-    kept: Mapping[str, Any] | None = None  # its line of runs.jsonl
+    path: Path  # the run folder; of an archived run, a path beside runs.jsonl with the run's name
+    config: Mapping[str, Any]  # by dotted key
+    summary: Mapping[str, Any]  # summary.json
+    facts: Mapping[str, Any]  # run.json: the metadata of the run
+    kept: Mapping[str, Any] | None = None  # the line of runs.jsonl of an archived run
 
     @property
     def done(self) -> bool:
@@ -68,7 +68,7 @@ class RunRecord:
         return self.config.get("EXPERIMENT.SEED", 0)
 
     def metrics(self) -> list[dict]:
-        """Numbers by name, an epoch each. Raises UserError for lines of something else."""
+        """The metrics by name, one dict per epoch. Raises UserError for an invalid line."""
         if self.kept is None:
             return read_metrics(self.path / "metrics.jsonl")
         return _kept_metrics(self.path.parent).get(self.path.name, [])
@@ -81,21 +81,21 @@ class RunRecord:
 
     @property
     def headline(self) -> str:
-        """The metric that the best epoch was chosen by, such as top1 (percent)."""
+        """The metric by which the best epoch was selected, such as top1 (percent)."""
         return self.summary.get("headline") or HEADLINE
 
     def result(self, epoch: str, metric: str | None = None) -> float | None:
-        """The test result of the "last" or "best" epoch: of the headline metric, or of another one."""
+        """The test result of the "last" or "best" epoch in `metric` (None: the headline metric)."""
         return self.summary.get(f"{epoch}_{metric or self.headline}")
 
     @property
     def teacher_result(self) -> float | None:
-        """The teacher's own result of the headline metric."""
+        """The teacher's test result in the headline metric."""
         return self.facts.get(f"teacher_{self.headline}")
 
     @property
     def rate(self) -> float | None:
-        """Samples a second in the last epoch, of images, proposals or tokens."""
+        """Samples (images, proposals or tokens) per second in the last epoch."""
         return next((value for key, value in self.summary.items() if key.endswith("_per_second")), None)
 
     @property
@@ -104,9 +104,9 @@ class RunRecord:
 
     @cached_property
     def identity(self) -> str:
-        """Equal for runs that differ in nothing but the seed; the teacher counts by its weights, not its path.
+        """A text that is equal for runs which differ only in the seed and in keys that do not count.
 
-        The protocol (epochs, parts of the training images, batch size) is in it, so that no group mixes protocols.
+        It includes the protocol (epochs, fraction of the images, batch size) and the SHA-256 of the teacher's weights.
         """
         method = self.config["DISTILLER.TYPE"]
         kept = {key: value for key, value in {**BASE, **self.config}.items() if counts(key, method)}
@@ -114,13 +114,13 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of one run folder; what is missing or not whole is empty.
+    """Read a run folder; the content of a missing or incomplete file is empty.
 
-    Raises UserError, naming file and key, for a record that is whole and holds something else than a run's.
+    Raises UserError, naming file and key, for a file with invalid content.
     """
     path = folder / "config.yaml"
-    records = (read_record(folder / name) for name in ("summary.json", "run.json"))
-    run = RunRecord(folder, _config(read_yaml(path), path), *records)
+    parts = (read_record(folder / name) for name in ("summary.json", "run.json"))
+    run = RunRecord(folder, _config(read_yaml(path), path), *parts)
     return _checked(run, folder / "summary.json")
 
 
@@ -140,21 +140,21 @@ def _checked(run, source):
 
 
 def find_runs(root: str | Path) -> list[RunRecord]:
-    """All runs at or below `root`, run folders and kept studies, ordered by path."""
+    """All runs in or below `root`, both run folders and archived studies, ordered by path."""
     folders = [path.parent for path in sorted(Path(root).rglob("config.yaml"))]
-    records = ("run.json", "summary.json")  # without either, config.yaml is somebody else's
-    runs = [read_run(folder) for folder in folders if any((folder / name).is_file() for name in records)]
+    of_a_run = ("run.json", "summary.json")  # a folder with neither is not a run folder
+    runs = [read_run(folder) for folder in folders if any((folder / name).is_file() for name in of_a_run)]
     for path in Path(root).rglob(RUNS):
         for name, row in read_kept(path).items():
             source = f"{path}: {name}"
-            records = (checked_record(row[part], source) for part in ("summary", "run"))
-            run = RunRecord(path.parent / name, _config(row["config"], source), *records, kept=row)
+            parts = (checked_record(row[part], source) for part in ("summary", "run"))
+            run = RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row)
             runs.append(_checked(run, source))
     return sorted((run for run in runs if "DISTILLER.TYPE" in run.config), key=lambda run: run.path)
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Runs of one configuration together, ordered by seed; the first of each seed counts, copies are left out."""
+    """Group runs by configuration, each group ordered by seed; only the first run of each seed is kept."""
     groups: dict[str, dict[int, RunRecord]] = {}
     for run in runs:
         groups.setdefault(run.identity, {}).setdefault(run.seed, run)
@@ -162,7 +162,7 @@ def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and standard deviation with divisor n - 1 (NaN for a single value)."""
+    """Mean and sample standard deviation (divisor n - 1; NaN for a single value)."""
     values = list(values)
     return fmean(values), stdev(values) if len(values) > 1 else math.nan
 

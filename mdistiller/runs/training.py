@@ -1,4 +1,4 @@
-"""What is trained for a cell of a table: config file, overrides and, of a smoke run, the stand-ins. Needs no torch."""
+"""The training of a table's cell: config file, overrides and smoke settings. Does not import torch."""
 
 import hashlib
 import re
@@ -15,19 +15,19 @@ from mdistiller.runs.paper import Cell
 from mdistiller.runs.records import counts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LONGEST_NAME = 150  # file systems end at 255
+LONGEST_NAME = 150  # characters; file systems allow 255 bytes
 SMOKE = read_yaml(Path(__file__).parent / "smoke.yaml")
 
 
 @dataclass(frozen=True)
 class Training:
-    """A config file with overrides ("KEY=VALUE"), of a cell or of the command line."""
+    """A config file with overrides ("KEY=VALUE"), from a cell of a table or from the command line."""
 
-    config: str  # as it is written, relative to the repository or to the working folder
+    config: str  # path relative to the repository or to the working folder
     overrides: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()  # overrides of the command line, over all trainings
+    extra: tuple[str, ...] = ()  # overrides of the command line, for all trainings
     smoke: bool = False
-    known: Mapping[str, Any] = field(default_factory=dict, compare=False)  # settings that the file leaves to defaults
+    known: Mapping[str, Any] = field(default_factory=dict, compare=False)  # published settings, the file may omit them
 
     @classmethod
     def of_cell(cls, cell: Cell, extra: tuple[str, ...] = (), smoke: bool = False) -> "Training":
@@ -36,7 +36,7 @@ class Training:
     def __post_init__(self):
         for override in self.extra:
             if override.split("=")[0] in ("EXPERIMENT.NAME", "EXPERIMENT.SEED"):
-                raise UserError(f"command line: {override}: names and seeds are given by the sweep; use --seeds N")
+                raise UserError(f"command line: {override}: names and seeds are set by the sweep; use --seeds N")
 
     @property
     def pair(self) -> str:
@@ -44,7 +44,7 @@ class Training:
 
     @property
     def path(self) -> Path:
-        """The file; from the working folder, else from the repository. Raises UserError when there is none."""
+        """The config file, in the working folder or else in the repository. Raises UserError when it does not exist."""
         for root in (Path(), REPOSITORY):
             if (root / self.config).is_file():
                 return root / self.config
@@ -52,7 +52,7 @@ class Training:
 
     @property
     def all_overrides(self) -> tuple[str, ...]:
-        """Own overrides, then the smoke settings, then those of the command line: the last one wins."""
+        """Own overrides, smoke settings, overrides of the command line; later ones take precedence."""
         if not self.smoke:
             return (*self.overrides, *self.extra)
         prefix = f"LOG.PREFIX={SMOKE['prefix']}"
@@ -60,17 +60,17 @@ class Training:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """The keys that file and overrides state, and what is known of the others."""
+        """The settings that the file and all overrides state, added to the `known` ones."""
         return {**self.known, **stated(self.path, self.all_overrides)}
 
     @cached_property
     def published(self) -> Mapping[str, Any]:
-        """The same without what the command line adds."""
+        """The settings without smoke settings and overrides of the command line."""
         return {**self.known, **stated(self.path, self.overrides)}
 
     @property
     def changed(self) -> frozenset[str]:
-        """Keys that count and that the command line (or --smoke) sets to something else than the file."""
+        """Keys that count and whose values the command line (or --smoke) changes."""
         method = self.settings.get("DISTILLER.TYPE", "NONE")
         return frozenset(
             key for key, value in self.settings.items()
@@ -79,13 +79,13 @@ class Training:
 
     @property
     def project(self) -> Path:
-        """The folder that its run folders are in."""
+        """The folder that contains the run folders."""
         project = stated(None, self.extra).get("EXPERIMENT.PROJECT", "sweep")
         return Path(self.settings.get("LOG.PREFIX", BASE["LOG.PREFIX"])) / project
 
     @property
     def name(self) -> str:
-        """A name made of the file and of the overrides that count; a smoke run's stand-ins are left out."""
+        """A name made of the config path and the overrides that count, without the smoke settings."""
         parts = Path(self.config).with_suffix("").parts
         parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-2:]
         method = self.settings.get("DISTILLER.TYPE", "NONE")

@@ -1,1 +1,1 @@
-"""Many runs: planned without torch, and started on this machine or on a cluster."""
+"""Sweeps: plan many runs (without importing torch), and run them on this machine or on a cluster."""

@@ -1,4 +1,4 @@
-"""Runs as jobs of a cluster, through submitit."""
+"""Run the tasks of a sweep as jobs of a cluster, through submitit."""
 
 import os
 import time
@@ -22,7 +22,7 @@ from mdistiller.sweep.processes import (
 
 
 class SubmittedRun:
-    """What a node of a cluster calls for a task: waits for the run; when the job is moved, the run continues there."""
+    """The callable that a cluster node executes for a task. A job that is requeued resumes its run."""
 
     def __init__(self):
         self.process = None
@@ -30,7 +30,7 @@ class SubmittedRun:
     def __call__(self, task) -> Outcome:
         lock = Lock.take(task.record)
         if lock is None:
-            return Outcome(ELSEWHERE, "another sweep, or a run that one has left behind, holds its lock")
+            return Outcome(ELSEWHERE, "its lock is held by another sweep, or by a run that such a sweep left running")
         self.process = start(task, lock)
         try:
             return outcome(task, self.process.wait())
@@ -38,14 +38,14 @@ class SubmittedRun:
             lock.release()
 
     def checkpoint(self, task):
-        """Called by submitit when the job's time is over or it has to give way: put it into the queue again."""
+        """Called by submitit on timeout or preemption: stop the run and queue the job again."""
         self.process.terminate()
         self.process.wait()
         return submitit().helpers.DelayedSubmission(SubmittedRun(), task)
 
 
 def submitit():
-    """The optional library. Raises UserError, with the command that installs it, when it is not there."""
+    """Import the optional library. Raises UserError with the install command when it is missing."""
     try:
         import submitit
     except ImportError:
@@ -56,8 +56,9 @@ def submitit():
 def run_submitted(tasks: Sequence, jobs: int, cluster: str, folder: Path, options: dict, report: Callable) -> None:
     """Run tasks as jobs of a cluster ("slurm", or "local" for processes of this machine), `jobs` at a time.
 
-    `options` go to submitit as they are (timeout_min, slurm_partition, gpus_per_node, ...). Waits for all of them; a
-    signal cancels what is queued or running, which continues with the next sweep. Raises Interrupted then.
+    `options` are passed to submitit (timeout_min, slurm_partition, gpus_per_node, ...). Waits until all jobs have
+    ended. A signal cancels queued and running jobs, which the next sweep continues, and raises Interrupted. Raises
+    UserError for invalid options or a machine without SLURM.
     """
     library = submitit()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))

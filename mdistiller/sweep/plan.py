@@ -1,4 +1,4 @@
-"""Which runs a table or a list of configs needs, which of them are there, and how long the rest will take."""
+"""Plan the runs of tables or configs: which runs are needed, which are finished, and the time for the others."""
 
 import difflib
 import json
@@ -21,7 +21,7 @@ DONE, FAILED, STARTED, LEFT = "done", "failed", "started", "left"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: a training with a seed, in a folder of its own."""
+    """One run of a sweep: a training, a seed and a run folder."""
 
     training: Training
     seed: int
@@ -36,7 +36,7 @@ class PlannedRun:
 
     @cached_property
     def record(self) -> Path:
-        """Where a sweep keeps its lock, log and word of failure of this run; suffixes are added to it."""
+        """Path without suffix of the lock, the log and the failure message that a sweep keeps for this run."""
         return self.folder.parent.parent / ".sweep" / self.folder.parent.name / self.name
 
     @cached_property
@@ -46,13 +46,13 @@ class PlannedRun:
 
     @cached_property
     def command(self) -> list[str]:
-        """The words after the interpreter that start the run, or continue it."""
+        """The arguments of the Python interpreter that start or resume the run."""
         script = REPOSITORY / "tools" / "train.py"
         program = [_short(script)] if script.is_file() else ["-m", "mdistiller_tools.train"]
         return [*program, "--cfg", _short(self.training.path), "--resume", *self.opts]
 
     def failure(self) -> str | None:
-        """What the last attempt of a sweep ended with, if it failed."""
+        """The error of the last attempt of a sweep, None if it did not fail."""
         try:
             return json.loads(Path(f"{self.record}.failed").read_text())["error"]
         except (OSError, ValueError, KeyError):
@@ -67,9 +67,10 @@ def _short(path):
 def choose_cells(
     tables: Iterable[Table], methods: Sequence[str] = (), pairs: Sequence[str] = ()
 ) -> list[Cell]:
-    """Cells that a word of `methods` and a word of `pairs` names: their row, column, method or pair of networks.
+    """The cells selected by both `methods` and `pairs`; an empty list selects all cells.
 
-    Raises UserError for a word that names no cell, and when no cell is named by both.
+    A word matches the row, column, method or pair of networks of a cell. Raises UserError for a word that matches no
+    cell, and when no cell is matched by both lists.
     """
     cells = [cell for table in tables for cell in table.cells.values()]
     names = {id(cell): {label.lower() for label in _labels(cell)} for cell in cells}
@@ -90,10 +91,10 @@ def _labels(cell):
 
 
 def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:
-    """Runs of (training, seeds) pairs with seeds 0 ... seeds - 1: all trainings of a seed before the next seed.
+    """The runs of (training, number of seeds) pairs, ordered by seed (from 0), then by training.
 
-    A training that is wanted twice is planned once, over the greater number of seeds. Raises UserError for two that
-    would share a run folder.
+    A training that occurs twice is planned once with the larger number of seeds. Raises UserError when two trainings
+    would use the same run folder.
     """
     seeds: dict[Training, int] = {}
     for training, number in wanted:
@@ -110,26 +111,26 @@ def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:
 
 
 class Progress:
-    """The runs of a plan against the run folders that were there when it was made."""
+    """Compares planned runs with the run folders that existed when the plan was made."""
 
     def __init__(self, runs: Iterable[RunRecord]):
         self.finished = [run for run in runs if run.done]
         self._fitting: dict[Training, list[RunRecord]] = {}
 
     def fitting(self, training: Training) -> list[RunRecord]:
-        """Finished runs, wherever they lie and whatever their names, of just this configuration."""
+        """Finished runs of exactly this configuration, in any folder and with any name."""
         if training not in self._fitting:
             self._fitting[training] = [run for run in self.finished if fit(run, training.settings) == ()]
         return self._fitting[training]
 
     def state(self, run: PlannedRun) -> str:
-        """DONE, FAILED, STARTED (continues) or LEFT."""
+        """DONE, FAILED, STARTED (can be resumed) or LEFT (not started)."""
         if any(other.seed == run.seed for other in self.fitting(run.training)):
             return DONE
         return current_state(run)
 
     def seconds(self, run: PlannedRun) -> float | None:
-        """Estimate of what is left of a run, from finished runs of its configuration; None without any."""
+        """Estimated remaining seconds of a run from finished runs of its configuration; None without such runs."""
         times = [other.summary["wall_seconds"] for other in self.fitting(run.training)
                  if other.summary.get("wall_seconds") is not None]
         if not times:
@@ -140,19 +141,18 @@ class Progress:
 
 
 def current_state(run: PlannedRun) -> str:
-    """The state of a run by its own folder as it is now."""
+    """The current state of a run, judged only by its own folder."""
     if not (run.folder / "config.yaml").is_file():
         return FAILED if run.failure() else LEFT
     record = read_run(run.folder)
-    if record.done and "DISTILLER.TYPE" in record.config:
-        # the method may stand in the config by another of its names, as MLKD does
+    if record.done and "DISTILLER.TYPE" in record.config:  # the config may use another name of the method, like MLKD
         settings = {**run.training.settings, "DISTILLER.TYPE": record.config["DISTILLER.TYPE"]}
-        return DONE if fit(record, settings) == () else LEFT  # of other settings: the run will refuse, and name them
+        return DONE if fit(record, settings) == () else LEFT  # with other settings the run will fail
     return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED
 
 
 def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, todo: Sequence, jobs: int) -> str:
-    """The plan in a few lines: how many are done, what is left, how long it takes, what has failed."""
+    """The plan in a few lines: numbers of finished and remaining runs, estimated time, failed runs."""
     trainings = {run.training for run in runs}
     count = Counter(states.values())
     shown = ((DONE, "done"), (STARTED, "to continue"), (LEFT, "to start"), (FAILED, "failed"))
@@ -174,7 +174,7 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
 
 
 def duration(seconds: float) -> str:
-    """ "3 days 4 h", "2 h 5 min", "40 s"."""
+    """A duration as text: "3 days 4 h", "2 h 5 min" or "40 s"."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 90:
         return f"{seconds:.0f} s"

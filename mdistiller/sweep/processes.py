@@ -1,7 +1,7 @@
-"""Many runs: started, watched, stopped and continued. Each is a process of tools/train.py; needs no torch itself.
+"""Start, watch, stop and continue many runs, each a process of tools/train.py. Does not import torch itself.
 
-A task is a planned run: `name`, `command` (the words after the interpreter) and `record` (a path without suffix, where
-its lock, log and word of failure go).
+A task is a planned run with the attributes `name`, `command` (the arguments of the interpreter) and `record` (the path
+without suffix of its lock, its log and its failure message).
 """
 
 import io
@@ -29,32 +29,38 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: DONE, FAILED (kept, retried on request), REFUSED (the user can fix it), STOPPED (continues),
-    ELSEWHERE (another sweep finished it, or with an error still holds it)."""
+    """How a run ended.
+
+    DONE; FAILED (retried only on request); REFUSED (an error that the user can fix); STOPPED (can be resumed);
+    ELSEWHERE (another sweep has finished it or, if `error` is set, still runs it).
+    """
 
     kind: str
     error: str = ""
 
 
 class Lock:
-    """Held by one sweep for one run, and by the run's process: it outlives a sweep that is killed before its runs."""
+    """A lock on one run, held by the sweep and by the run's process, so that it outlives a killed sweep."""
 
     def __init__(self, file: io.FileIO):
         self.file = file
 
     @classmethod
     def take(cls, record: Path) -> "Lock | None":
-        """The lock, or None when another sweep, or a run that one left behind, has it; UserError in a wrong place."""
+        """Take the lock; None when another sweep or a run that it left running holds it.
+
+        Raises UserError when the lock file cannot be created.
+        """
         file = files.lock(Path(f"{record}.lock"))
         return None if file is None else cls(file)
 
     def release(self) -> None:
-        """Let go of it; a run that still goes keeps it."""
+        """Release the lock of this process; a run that is still going keeps it."""
         self.file.close()
 
 
 def start(task, lock: Lock, device: str | None = None) -> subprocess.Popen:
-    """The process of a run, its output in the log beside the lock; `device` is what CUDA_VISIBLE_DEVICES is to be."""
+    """Start the process of a run that writes to a log file; `device`: its CUDA_VISIBLE_DEVICES (None: inherited)."""
     environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
     with open(f"{task.record}.log", "w") as log:
         return subprocess.Popen(
@@ -64,13 +70,13 @@ def start(task, lock: Lock, device: str | None = None) -> subprocess.Popen:
 
 
 def outcome(task, code: int) -> Outcome:
-    """What an exit code says; a failure is also written beside the lock, and an earlier one forgotten otherwise."""
+    """The outcome for an exit code. A failure is also written to a file, which a successful run deletes."""
     if code in (130, 143) or -code in STOP_SIGNALS:
         return Outcome(STOPPED)
     if code == 0:
         Path(f"{task.record}.failed").unlink(missing_ok=True)
         return Outcome(DONE)
-    error = f"{last_line(task)} (exit code {code}; all it said: {task.record}.log)"
+    error = f"{last_line(task)} (exit code {code}; full output: {task.record}.log)"
     if code == 2:
         return Outcome(REFUSED, error)
     Path(f"{task.record}.failed").write_text(json.dumps({"error": error, "command": task.command}) + "\n")
@@ -78,7 +84,7 @@ def outcome(task, code: int) -> Outcome:
 
 
 def last_line(task) -> str:
-    """The last line of a run's output, where the reason of a failure stands."""
+    """The last line of a run's output, which is the error message of a failed run."""
     try:
         lines = Path(f"{task.record}.log").read_text(errors="replace").split("\n")
     except OSError:
@@ -87,9 +93,9 @@ def last_line(task) -> str:
 
 
 class Signals:
-    """While in use, a SIGINT, SIGTERM or SIGHUP is noted in `number` and does not end the process.
+    """A context in which SIGINT, SIGTERM and SIGHUP do not end the process but are stored in `number`.
 
-    One that is ignored stays so, as `nohup` wants it.
+    Signals that are already ignored (as with `nohup`) stay ignored.
     """
 
     number: int | None = None
@@ -108,11 +114,11 @@ class Signals:
 
 
 class LocalSweep:
-    """Runs tasks as processes of this machine, `jobs` at a time, on the devices in turn (none: as they are).
+    """Runs tasks as processes of this machine, `jobs` at a time, distributed over `devices` (empty: not assigned).
 
-    `is_done(task)` looks whether another sweep has finished a task since the plan was made; `report(task, outcome)` is
-    told how each ended. A task that another sweep holds is looked at again until it has let go of it. `fork`: processes
-    are forked from this one, for short runs.
+    `is_done(task)` says whether another sweep has finished a task since the plan was made; `report(task, outcome)` is
+    called when a task has ended. A task that another sweep runs is checked again until its lock is free. With `fork`
+    the processes are forked from this one, which is faster for short runs.
     """
 
     def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable,
@@ -124,17 +130,17 @@ class LocalSweep:
             preload()
 
     def run(self) -> None:
-        """Until all tasks have ended. Raises Interrupted when a signal stopped it, after the runs have saved all.
+        """Run until all tasks have ended. After a signal, waits until the runs are saved and raises Interrupted.
 
-        A refusal (exit code 2) with the words of the one before ends the sweep: the rest would be refused too.
+        Two consecutive runs that end with exit code 2 and the same message end the sweep: the others would fail too.
         """
-        told = set()
+        signalled = set()
         with Signals() as signals:
             while self.running or (not signals.number and (self.waiting or self.elsewhere)):
                 if signals.number:
-                    for process in self.running.keys() - told:
+                    for process in self.running.keys() - signalled:
                         process.send_signal(signal.SIGTERM if signals.number == signal.SIGHUP else signals.number)
-                        told.add(process)
+                        signalled.add(process)
                 else:
                     self._launch()
                 if not self._reap():
@@ -180,9 +186,9 @@ class LocalSweep:
 
 
 class ForkedRun:
-    """A run in a process forked from this one, which has loaded PyTorch: what a `Popen` of `start` is, sooner.
+    """A run in a process forked from this one, which has already imported PyTorch; same interface as `Popen`.
 
-    For short runs, whose time would go into starting Python. Only while no thread and no CUDA context exists here.
+    It avoids the start-up time of Python for short runs. This process must have no other thread and no CUDA context.
     """
 
     def __init__(self, task, lock: Lock, device: str | None = None, others: Iterable[Lock] = ()):
@@ -212,7 +218,7 @@ class ForkedRun:
 
 
 def preload() -> None:
-    """Import what a run needs, once, before `ForkedRun`s are made; each of them then has one thread."""
+    """Import the modules that a run needs once, before `ForkedRun`s are created; each of them has one thread."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import sklearn.datasets  # noqa: F401  (the digits)
 
@@ -220,7 +226,7 @@ def preload() -> None:
 
 
 def _run_here(task, device):
-    """What the command of the task does, and its exit code; the output goes to the log."""
+    """Execute the command of a task in this process with its output in the log file; returns the exit code."""
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train
 
@@ -232,19 +238,19 @@ def _run_here(task, device):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    sys.argv = list(task.command)  # what the run's record shows is the command that repeats it
+    sys.argv = list(task.command)  # run.json stores this command, which repeats the run
     try:
         run_command(lambda: train(load_cfg(task.training.path, task.opts), resume=True) and None)
     except SystemExit as end:
         return end.code
-    except Exception:  # a bug: its traceback, as the interpreter would print it
+    except Exception:  # a bug: print the traceback, as the interpreter would
         traceback.print_exc()
         sys.stderr.flush()
         return 1
 
 
 def local_devices() -> list[str]:
-    """The CUDA devices that processes may be given, as CUDA_VISIBLE_DEVICES names them; none without CUDA."""
+    """The available CUDA devices as CUDA_VISIBLE_DEVICES names them; empty without CUDA."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [device for device in chosen.split(",") if device.strip()]

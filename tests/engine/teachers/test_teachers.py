@@ -219,7 +219,7 @@ def test_headers_that_come_a_byte_now_and_then_are_cut_off(tmp_path, monkeypatch
 def test_of_an_endless_answer_nothing_is_kept(server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
     server.raw["a.tar"] = b"HTTP/1.0 200 OK\r\n\r\n" + bytes(5000)
-    with pytest.raises(UserError, match="more than the 1000 bytes"):
+    with pytest.raises(UserError, match="more than the allowed 1000 bytes"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     assert not any(tmp_path.iterdir())
 
