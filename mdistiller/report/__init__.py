@@ -1,1 +1,1 @@
-"""Tables and figures from run folders and analysis files. Never imports torch."""
+"""Tables, figures and pages from run folders and analysis files. Does not import torch."""

@@ -1,4 +1,4 @@
-"""A plain table of all finished runs below a folder."""
+"""A Markdown table of all finished runs in a folder."""
 
 import html
 import math
@@ -12,11 +12,10 @@ HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last 
 
 
 def comparison(root: str | Path) -> str:
-    """Markdown: a line for each teacher and each configuration, its numbers from the run folders alone.
+    """A Markdown table with a line for each teacher and each configuration, read only from the runs in `root`.
 
-    Configurations that share method, data, networks and epochs name every setting in which they differ.
-
-    Raises UserError when no finished run is there.
+    Configurations with the same method, data, networks and epochs list the settings in which they differ. Raises
+    UserError when there is no finished run.
     """
     runs = find_runs(root)
     done = [run for run in runs if run.done]
@@ -33,7 +32,7 @@ def comparison(root: str | Path) -> str:
 
 
 def percent(values) -> str:
-    """ "72.31 ± 0.25", or the one value alone."""
+    """Mean and standard deviation as text ("72.31 ± 0.25"), or a single value without deviation."""
     mean, deviation = mean_and_std(values)
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
@@ -52,7 +51,7 @@ def _teacher_row(run):
 
 
 def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
-    """The line of one configuration, in the order of HEAD; `words` tell it from others with the same method."""
+    """The cells of one configuration in the order of HEAD; `words` list its differences from others of its method."""
     config = group[0].config
     method = "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
@@ -69,7 +68,7 @@ def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
 
 
 def _cell(text):
-    """A text that may hold anything, as one cell of Markdown."""
+    """Escape any text for one cell of a Markdown table."""
     return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
 
 

@@ -1,4 +1,4 @@
-"""The figure of how EA's weights are distributed in language models (`mdistiller.analysis.token_weights`)."""
+"""The figure of the distribution of EA's weights in language models (`mdistiller.analysis.token_weights`)."""
 
 import numpy as np
 
@@ -9,7 +9,10 @@ PANELS = {"token": "of single tokens", "sequence": "of sequences (mean entropies
 
 
 def token_weights(plt, source):
-    """Histograms of w / mean of w, a line for each T', with the run's own student; the label gives the deviation."""
+    """Histograms of w / mean of w for the run's own student, one line for each temperature T'.
+
+    The label gives the standard deviation in percent of the mean.
+    """
     rows = {(row["student"], row["temperature"], row["level"]): row for row in source.table("spread")}
     arrays = source.arrays("weights")
     figure, axes = plt.subplots(1, len(PANELS), figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -27,6 +30,6 @@ def token_weights(plt, source):
 
 
 def _own(arrays):
-    """(T' as text, {level: weights}) of the run's own student, by rising T'."""
+    """[(T' as text, {level: weights})] of the run's own student, ordered by T'."""
     own = {key.split("|")[1]: part for key, part in arrays.items() if key.split("|")[0].endswith(", own")}
     return sorted(own.items(), key=lambda item: float(item[0]))

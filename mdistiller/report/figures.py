@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from the files that an analysis wrote: reads CSV, NPZ and JSON, measures nothing."""
+"""Draw the paper's figures from the files (CSV, NPZ, JSON) that tools/analyze.py has written."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from mdistiller.registry import ea_name, split_ea
 from mdistiller.report.figure_weights import token_weights
 
 TEACHER = "Teacher"
-TEXTS = ("method", "network", "device", "key", "student", "level")  # columns of words
-# Okabe and Ito's colours, told apart by the colour-blind and, by lightness, in print.
+TEXTS = ("method", "network", "device", "key", "student", "level")  # columns that hold text instead of numbers
+# The palette of Okabe and Ito, suitable for colour-blind readers and for print in grey.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )
@@ -29,9 +29,9 @@ STYLE = {
 
 
 def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
-    """Draw a figure as PNG and PDF below `output`; returns their paths.
+    """Draw a figure as PNG and PDF in the folder `output`; returns their paths.
 
-    Raises UserError when the figure has not been measured, its files are damaged, or matplotlib is not installed.
+    Raises UserError when the figure has not been measured, when its files are damaged, or when matplotlib is missing.
     """
     plt = pyplot()
     if not (analysis / f"figure_{figure}.json").is_file():
@@ -42,7 +42,7 @@ def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
             drawn = FIGURES[figure](plt, Source(analysis, figure))
         except UserError:
             raise
-        except Exception as error:  # of any kind, from files that lack something or hold something else
+        except Exception as error:  # incomplete or foreign files may cause any exception
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
             raise UserError(f"{analysis / f'figure_{figure}'}*: not what tools/analyze.py writes ({reason}); measure "
                             "again with --again") from error
@@ -69,16 +69,16 @@ def pyplot():
 
 
 class Source:
-    """The files of one figure."""
+    """Reads the files of one figure."""
 
     def __init__(self, folder: Path, figure: str):
         self.folder, self.figure = folder, figure
         self.facts = json.loads((folder / f"figure_{figure}.json").read_text())
 
     def table(self, name: str) -> list[dict]:
-        """Rows of figure_<n>_<name>.csv, numbers but for the columns of `TEXTS`; an empty field is NaN.
+        """The rows of figure_<n>_<name>.csv; all columns except `TEXTS` are numbers, and an empty field is NaN.
 
-        Raises UserError naming line and column of a field that is no number.
+        Raises UserError, naming line and column, for a field that is not a number.
         """
         path = self.folder / f"figure_{self.figure}_{name}.csv"
         with open(path, newline="") as file:
@@ -86,7 +86,10 @@ class Source:
                     for number, row in enumerate(csv.DictReader(file), start=2)]
 
     def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
-        """figure_<n>_<name>.npz, keys "<network>|<epoch>|<what>" as {"<network>|<epoch>": {what: array}}."""
+        """The arrays of figure_<n>_<name>.npz with keys "<network>|<epoch>|<what>".
+
+        Returned as {"<network>|<epoch>": {what: array}}.
+        """
         found: dict[str, dict[str, np.ndarray]] = {}
         for key, array in np.load(self.folder / f"figure_{self.figure}_{name}.npz").items():
             network, epoch, *what = key.split("|")
@@ -104,7 +107,7 @@ def _value(column, text, place):
 
 
 def _groups(rows, *keys):
-    """{values of the keys (one alone, or a tuple): rows}, in order of appearance."""
+    """{value of the key, or tuple of the values of several keys: rows}, in order of appearance."""
     groups = {}
     for row in rows:
         values = tuple(row[key] for key in keys)
@@ -117,12 +120,12 @@ def _column(rows, key):
 
 
 def _look(number):
-    """Colour, marker and line of the curve with this number, all different for the first six."""
+    """Colour, marker and line style of curve `number`; the first six curves all look different."""
     return {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": LINES[number % 4]}
 
 
 def _curve(axes, x, rows, label, look, key="top1"):
-    """A line with its deviation over seeds as a band, where there is one."""
+    """A line, with its standard deviation over seeds as a band if there is one."""
     mean, deviation = _column(rows, key), _column(rows, "std")
     axes.plot(x, mean, label=label, **look)
     if not np.isnan(deviation).all():
@@ -140,14 +143,14 @@ def _seeds(rows):
 
 
 def speed(plt, source):
-    """1: time per batch against accuracy; a variant with weights is joined to its host by a line."""
+    """Figure 1: accuracy over time per batch; a line joins each EA variant to its baseline."""
     rows = source.table("speed")
     figure, axes = plt.subplots(figsize=(COLUMN * 1.4, COLUMN))
     at = {row["method"]: row for row in rows}
-    hosts = list(dict.fromkeys(split_ea(name)[0] for name in at))
-    for number, host in enumerate(hosts):
+    baselines = list(dict.fromkeys(split_ea(name)[0] for name in at))
+    for number, baseline in enumerate(baselines):
         look = {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": "none"}
-        pair = [at[name] for name in (host, ea_name(host)) if name in at]
+        pair = [at[name] for name in (baseline, ea_name(baseline)) if name in at]
         axes.plot(*([row[key] for row in pair] for key in ("ms_per_batch", "top1")), color=look["color"], linewidth=0.8)
         for row in pair:
             weighted = split_ea(row["method"])[1]
@@ -162,7 +165,7 @@ def speed(plt, source):
 
 
 def high_entropy_teacher(plt, source):
-    """2: accuracy by segment of teacher entropy; t-SNE of the teacher."""
+    """Figure 2: accuracy by segment of teacher entropy; t-SNE of the teacher."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN, COLUMN * 0.9), layout="constrained")
     rows = source.table("segments")
     for number, (name, part) in enumerate(_groups(rows, "network").items()):
@@ -179,7 +182,7 @@ def high_entropy_teacher(plt, source):
 
 
 def scatter(axes, arrays):
-    """Points of a t-SNE coloured by class, triangles with a black edge on top."""
+    """Points of a t-SNE coloured by class; triangles mark the samples in `arrays["top"]`."""
     points, target, top = arrays["points"], arrays["target"].astype(int), arrays["top"]
     colours = np.array(CLASS_COLOURS)[target % 10]
     axes.scatter(*points[~top].T, c=colours[~top], s=5, linewidths=0, alpha=0.7)
@@ -191,7 +194,7 @@ def scatter(axes, arrays):
 
 
 def high_entropy_students(plt, source):
-    """B1: accuracy by segment of student entropy, and t-SNE of students over epochs."""
+    """Figure B1: accuracy by segment of student entropy, and t-SNE of students over epochs."""
     rows, shown = source.table("segments"), source.arrays("tsne")
     methods = list(_groups(rows, "method"))
     epochs = {name: [key for key in shown if key.split("|")[0] == name] for name in methods}
@@ -221,7 +224,7 @@ def high_entropy_students(plt, source):
 
 
 def entropy_boxes(plt, source):
-    """3: boxes of student entropy beside the teacher's over epochs."""
+    """Figure 3: box plots of the entropies of student and teacher over epochs."""
     groups = _groups(source.table("boxes"), "method")
     figure, panels = plt.subplots(1, len(groups), figsize=(2 * COLUMN, COLUMN * 0.85), sharey=True, squeeze=False,
                                   layout="constrained")
@@ -248,7 +251,7 @@ def entropy_boxes(plt, source):
 
 
 def sample_losses(plt, source):
-    """4: what each sample of a batch adds to the loss, before and after weighting."""
+    """Figure 4: the share of each sample of a batch in the loss, before and after weighting."""
     rows = source.table("samples")
     figure, panels = plt.subplots(3, 1, figsize=(2 * COLUMN, COLUMN * 1.25), sharex=True, layout="constrained",
                                   height_ratios=(1, 1.3, 1.3))
@@ -272,7 +275,7 @@ def sample_losses(plt, source):
 
 
 def loss_shares(plt, source):
-    """5: share of the loss in each quartile of teacher entropy over epochs."""
+    """Figure 5: share of the loss in each quartile of teacher entropy over epochs."""
     groups = _groups(source.table("shares"), "method")
     figure, panels = plt.subplots(1, len(groups), figsize=(2 * COLUMN, COLUMN * 0.85), sharey=True, squeeze=False,
                                   layout="constrained")
@@ -292,7 +295,7 @@ def loss_shares(plt, source):
 
 
 def students(plt, source):
-    """6 and B3: t-SNE of students (and of the teacher in B3) with the Calinski-Harabasz index."""
+    """Figures 6 and B3: t-SNE of students (in B3 also of the teacher) with the Calinski-Harabasz index."""
     shown = source.arrays("tsne")
     if source.figure == "6":
         shown = {key: arrays for key, arrays in shown.items() if not key.startswith(TEACHER)}
@@ -308,12 +311,12 @@ def students(plt, source):
         embedding, feats = arrays["index"]
         panel.set_title(f"{key.split('|')[0]}\nCH {embedding:.0f} (features {feats:.0f})")
     figure.suptitle("t-SNE; triangles: top 10 % in entropy (with EA: in weight); CH: Calinski-Harabasz index",
-                    fontsize=8)  # of the points, and of the features that they stand for
+                    fontsize=8)  # of the embedded points and, in parentheses, of the features
     return figure
 
 
 def surfaces(plt, source):
-    """7 and B2: loss surfaces over epochs, and how far their area below a level is from the teacher's."""
+    """Figures 7 and B2: loss surfaces over epochs, and the difference of their low-loss area from the teacher's."""
     rows, grids = source.table("surfaces"), source.arrays("surfaces_grid")
     groups = {name: part for name, part in _groups(rows, "network").items() if name != TEACHER}
     wide = max(3, *(len(part) for part in groups.values()))
@@ -342,8 +345,8 @@ def surfaces(plt, source):
 
 
 def _levels(grids):
-    """Levels that all surfaces share, evenly spaced in their logarithm."""
-    low = max(0.1, min(grid.min() for grid in grids))  # below 0.1 nat a trained network is a point
+    """Contour levels for all surfaces, evenly spaced on a logarithmic scale."""
+    low = max(0.1, min(grid.min() for grid in grids))  # lower levels would show only a point
     return np.geomspace(low, 1.01 * max(low, *(grid.max() for grid in grids)), 24)
 
 
@@ -359,7 +362,7 @@ def _contours(axes, grid, level, levels):
 
 
 def accuracy_over(plt, source):
-    """8: accuracy over a setting, with its variance."""
+    """Figure 8: accuracy over the values of a setting, with its variance."""
     rows = source.table("values")
     figure, axes = plt.subplots(figsize=(COLUMN * 1.2, COLUMN * 0.9))
     for number, (name, part) in enumerate(_groups(rows, "method").items()):

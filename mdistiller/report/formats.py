@@ -1,4 +1,4 @@
-"""Blocks as Markdown, LaTeX or HTML, and a filled table as CSV."""
+"""Print blocks as Markdown, LaTeX or HTML, and filled tables as CSV."""
 
 import csv
 import html
@@ -15,7 +15,7 @@ FORMATS = ("markdown", "latex", "csv", "html")
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Text that is also read well as it is: columns aligned."""
+    """Markdown with aligned columns, which is also readable as plain text."""
     parts = []
     for block in blocks:
         match block:
@@ -57,17 +57,17 @@ def _tex(text):
 
 
 def _plain(text):
-    """A paragraph without its Markdown."""
+    """The text of a paragraph without Markdown markup."""
     return re.sub(r"\*\*|`", "", text).replace("\\*", "*")
 
 
 def _comment(text):
-    """One line: names of folders and networks may hold line ends, after which LaTeX would read commands."""
+    """A LaTeX comment of one line; a line break in a name must not end the comment."""
     return f"% {' '.join(text.split())}"
 
 
 def latex(blocks: Sequence[Block]) -> str:
-    """A booktabs table for each grid, the rest as comments: \\usepackage{booktabs}, and nothing else."""
+    """A LaTeX table for each grid, and all other blocks as comments; needs only \\usepackage{booktabs}."""
     parts = []
     for block in blocks:
         match block:
@@ -103,7 +103,7 @@ STYLE = (
 
 
 def html_fragment(blocks: Sequence[Block]) -> str:
-    """The blocks as HTML elements, to be put into a page."""
+    """The blocks as HTML elements for use within a page."""
     parts = []
     for block in blocks:
         match block:
@@ -132,7 +132,7 @@ def _html_grid(grid):
 
 
 def html_page(blocks: Sequence[Block], title: str) -> str:
-    """A page of its own; needs no network."""
+    """A complete HTML page without external files."""
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -149,7 +149,7 @@ CSV_FIELDS = (
 
 
 def csv_text(tables: Sequence[tuple[FilledTable, str]]) -> str:
-    """A line a cell, numbers in full; each table comes with the command that fills it. Empty: nothing to say."""
+    """CSV with one line per cell; `tables` are (table, the command that fills it). Unknown values are empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()

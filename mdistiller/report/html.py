@@ -1,4 +1,4 @@
-"""A folder of runs as one HTML page: tables, curves, figures, and for each number where it comes from. No network."""
+"""One self-contained HTML page about a folder of runs: tables, curves, figures, and the runs behind each number."""
 
 import base64
 import datetime
@@ -22,9 +22,9 @@ from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.reading import finite_points
 from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
 
-LONGEST_LOG = 60_000  # characters of a log that the page holds; its end, if it is longer
-LONGEST_LABEL = 48
-COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of HEAD: method and accuracies first, which a phone shows without scrolling
+LONGEST_LOG = 60_000  # characters; of a longer log only the end is shown
+LONGEST_LABEL = 48  # characters
+COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of HEAD: method and accuracies first, visible on a phone without scrolling
 STYLE = formats.STYLE + (
     "body{overflow-wrap:break-word}a{color:#0057a8}h2{margin-top:2.5rem;border-bottom:2px solid #ddd}"
     "h3{margin-top:1.8rem}svg{width:100%;max-width:44rem;height:auto;display:block}svg text{font-size:13px;fill:#333}"
@@ -39,10 +39,10 @@ STYLE = formats.STYLE + (
 
 
 def report(root: str | Path, figures: str | Path | None = None) -> str:
-    """The page of all runs below `root`, with the PNG figures of a folder. Raises UserError when there is no run."""
+    """The page of all runs in `root` with the PNG files of the folder `figures`. Raises UserError without any run."""
     runs = find_runs(root)
     if not runs:
-        raise UserError(f"{root}: no run folder below it")
+        raise UserError(f"{root}: contains no run folder")
     page = Page(Path(root), runs)
     sections = [page.head(), page.summary(), page.paper(), page.curves(), answers_section(runs, page.link),
                 detections_section(runs, page.link),
@@ -56,7 +56,7 @@ def report(root: str | Path, figures: str | Path | None = None) -> str:
 
 
 class Page:
-    """The sections of a page; runs and configurations have anchors, `run-3` and `group-2`."""
+    """The sections of a page. Runs and configurations have anchors such as `run-3` and `group-2`."""
 
     def __init__(self, root: Path, runs: Sequence[RunRecord]):
         self.root, self.runs = root, runs
@@ -68,17 +68,17 @@ class Page:
 
     def head(self) -> str:
         done = sum(run.done for run in self.runs)
-        left = f" {len(self.runs) - done} more are not finished and are in no table." if done < len(self.runs) else ""
+        left = f" {len(self.runs) - done} more are not finished and in no table." if done < len(self.runs) else ""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         return (
             f"<h1>Runs below {escape(str(self.root))}</h1>\n<p>{done} finished runs of {len(self.groups)} "
-            f"configurations.{left} Written {now} from the run folders alone. A number is a link to its runs, "
-            "and each run has its config, command, commit and log at the end of this page. Accuracies are top-1 on "
-            "the test images in percent, mean ± standard deviation over seeds (n - 1).</p>"
+            f"configurations.{left} Written {now} from the run folders. Each number links to its runs; config, "
+            "command, commit and log of each run are at the end of this page. Results are those of the headline metric "
+            "on the test set (top-1, AP or Rouge-L, in percent), mean ± standard deviation over seeds (n - 1).</p>"
         )
 
     def summary(self) -> str:
-        """One line a configuration."""
+        """The table of results, one line per configuration."""
         if not self.groups:
             return "<h2>Results</h2><p>No run is finished yet.</p>"
         head = "".join(f"<th>{escape(HEAD[column])}</th>" for column in COLUMNS)
@@ -106,7 +106,7 @@ class Page:
         return f"<p>Teachers: {', '.join(told)}.</p>" if told else ""
 
     def paper(self) -> str:
-        """The paper's tables of which a cell is filled, with links to the runs in them."""
+        """The paper's tables that have at least one filled cell, with links to the runs."""
         parts = []
         for table in covered_tables(["all"]):
             filled = fill(table, self.runs)
@@ -124,11 +124,11 @@ class Page:
         return f"<p>The runs behind the numbers of this table:</p><ul>{''.join(lines)}</ul>"
 
     def link(self, run: RunRecord, words: str | None = None) -> str:
-        """A link to a run's part of the page."""
+        """A link to the section of a run."""
         return f'<a href="#run-{self.number[run.path]}">{escape(words or f"seed {run.seed}")}</a>'
 
     def curves(self) -> str:
-        """Test accuracy and sample weights over epochs, means over seeds."""
+        """Test results, sample weights and student entropy over epochs, means over seeds."""
         parts = ['<h2 id="curves">Curves</h2>']
         pairs: dict[tuple, list[int]] = {}
         for place, group in enumerate(self.groups):
@@ -138,7 +138,7 @@ class Page:
             deviation = "the band is their standard deviation"
             shown = (([f"test_{metric}"], "Accuracy", f"{metric_words(metric)} on the test set (%)", deviation),
                      (["weight_mean", "weight_std"], "Sample weights", "mean weight (nats)",
-                      "the band is the spread of the weights within a batch"),
+                      "the band is the standard deviation of the weights within a batch"),
                      (["entropy_student"], "Student entropy", "mean entropy of the student (nats)", deviation))
             for keys, title, axis, note in shown:
                 series = [one for place in places if (one := self._series(place, *keys)) is not None]
@@ -149,7 +149,10 @@ class Page:
         return "\n".join(parts) if len(parts) > 1 else ""
 
     def _series(self, place, *keys):
-        """Mean of the first key over seeds at each epoch; the band is the second (a mean, too) or their deviation."""
+        """The mean over seeds of the first key in each epoch.
+
+        The band is the mean of the second key if there is one, otherwise the standard deviation over seeds.
+        """
         at: dict[int, list[tuple[float, ...]]] = {}
         for run in self.groups[place]:
             for epoch, values in finite_points(self.metrics[run.path], *keys):
@@ -163,7 +166,7 @@ class Page:
         return Series(self.legends[place], epochs, means, bands) if not all(map(math.isnan, means)) else None
 
     def provenance(self) -> str:
-        """Configurations with the numbers of their seeds, then every run with config, command, commit and log."""
+        """The results of each seed by configuration, then every run with config, command, commit and log."""
         parts = ['<h2 id="configurations">Configurations</h2>']
         for place, group in enumerate(self.groups, start=1):
             config = group[0].config
@@ -217,19 +220,19 @@ class Page:
 
 
 def _labels(groups):
-    """A name for each configuration: its method, and every setting that differs where method and networks do not."""
+    """A name for each configuration: its method and, if others have the same method and networks, the differences."""
     names = ["student alone" if group[0].method == "NONE" else group[0].method for group in groups]
     words = differences(groups, [_kind(group) for group in groups])
     return [f"{name} ({words})" if words else name for name, words in zip(names, words, strict=True)]
 
 
 def _legend(label, place):
-    """The name as a curve's legend has it: short, and told apart by the number of the configuration."""
+    """The name in a legend; a long name is shortened and gets the number of the configuration."""
     return label if len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL]}... [{place}]"
 
 
 def _order(group):
-    """Variants with weights after their hosts."""
+    """Sort key that puts each EA variant after its baseline."""
     config, method = group[0].config, group[0].method
     return config["DATASET.TYPE"], config["DISTILLER.STUDENT"], *split_ea(method)
 
@@ -239,7 +242,7 @@ def _kind(group):
 
 
 def _figures(folder):
-    """The PNG files of a folder, as data within the page."""
+    """The PNG files of a folder, embedded in the page."""
     paths = sorted(path for path in Path(folder).glob("figure_*.png") if path.is_file()) if folder else []
     parts = []
     for path in paths:

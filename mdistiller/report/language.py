@@ -13,11 +13,11 @@ WORDS = (
     "seeds, ± the deviation over training seeds / over decoding seeds; the paper's deviations would be of decoding "
     "alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for no work."
 )
-SMOKE_WORDS = "**A smoke run**: made-up words, tiny models. The numbers mean nothing."
+SMOKE_WORDS = "**A smoke run**: made-up words, tiny models. The numbers have no meaning."
 
 
 def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool = False) -> list[Block]:
-    """Overview beside the paper's numbers, controls, and the commands that fill what is missing."""
+    """The results beside the paper's numbers, the controls, and the commands that fill missing rows."""
     columns = [SPEC["smoke"]["column"]] if smoke else list(SPEC["sets"])
     blocks: list[Block] = [Heading(f"Table {table.name}: {table.title}", 2)]
     blocks.append(Paragraph(SMOKE_WORDS if smoke else WORDS))
@@ -30,7 +30,7 @@ def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool
     blocks.append(Heading("Controls: is it the weighting, or the larger loss?", 3))
     blocks.append(Grid(header, tuple(line for row in controls for line in _lines(row, columns)), "Controls"))
     gains = [text for row in rows for text in _gains(row, {one.label: one for one in rows}, columns)]
-    blocks += [Heading("Gain over the host, on the means", 3), Items(tuple(gains))] if gains else []
+    blocks += [Heading("Gain over the baseline, of the means", 3), Items(tuple(gains))] if gains else []
     return blocks + _missing(rows, columns, command, smoke)
 
 
@@ -39,7 +39,7 @@ def _fixed(label, values, columns):
 
 
 def _untrained(table, columns):
-    """Rows of the paper that nothing here trains: its teacher."""
+    """Rows of the paper that this project does not train: the teacher."""
     for label in table.rows:
         if label.lower().startswith("teacher"):
             values = {column: table.cells[label, column].printed for column in columns}

@@ -1,4 +1,4 @@
-"""A filled table as headings, paragraphs, grids of text and commands, which the formats then print."""
+"""Lay out a filled table as blocks: headings, paragraphs, grids of text and commands (printed by `formats`)."""
 
 import math
 import shlex
@@ -12,13 +12,13 @@ from mdistiller.runs.statistics import Gain
 
 MISSING, NOTHING = "missing", "–"
 WIDEST = 4  # columns of an overview side by side
-ACROSS = "\\* across protocols, as the paper compares them: the variant and its host were not trained alike."
-VERDICTS = {True: "within", False: "outside", None: "cannot be said"}
+ACROSS = "\\* across protocols, as in the paper: the variant and its baseline were trained with different protocols."
+VERDICTS = {True: "within", False: "outside", None: "undecided"}
 OTHER_PROTOCOL = "of another protocol"
 
 
 class Strong(str):
-    """Text that a format sets in bold: the highest mean of its pair and protocol."""
+    """Text that is printed in bold: the highest mean of its pair and protocol."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Grid:
-    """Text in rows and columns; the first column holds labels."""
+    """A table of text; the first column holds labels."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -55,9 +55,9 @@ Block = Heading | Paragraph | Items | Commands | Grid
 
 
 def layout(filled: FilledTable, command: str, check: bool = False, widest: int = WIDEST) -> list[Block]:
-    """The whole table: overview, average gains, details of each pair, notes, and how to fill what is missing.
+    """The blocks of a table: overview, average gains, details of each pair, notes, and commands for missing cells.
 
-    `command` is what the commands that fill cells have in common, such as "python tools/sweep.py --table 2".
+    `command` is the common part of the commands that fill cells, such as "python tools/sweep.py --table 2".
     """
     marks = _marks(filled)
     blocks = [Heading(f"Table {filled.table.name}: {filled.table.title}", 2), *_introduction(filled, marks)]
@@ -72,7 +72,7 @@ def layout(filled: FilledTable, command: str, check: bool = False, widest: int =
 
 
 def overview(filled: FilledTable, marks: dict[str, str], widest: int) -> list[Grid]:
-    """The headline in the paper's layout, at most `widest` columns side by side."""
+    """The headline results in the paper's layout, at most `widest` columns side by side."""
     columns, grids = list(filled.table.columns), []
     for start in range(0, len(columns), widest):
         part = columns[start:start + widest]
@@ -86,7 +86,7 @@ def overview(filled: FilledTable, marks: dict[str, str], widest: int) -> list[Gr
 
 
 def missing(filled: FilledTable, command: str) -> list[Block]:
-    """Cells without runs, and those with fewer seeds than the paper, each with the command that fills it."""
+    """The commands that fill cells without runs, and cells with fewer seeds than the paper."""
     wanted = filled.table.runs or 1
     empty = [cell for cell in filled.cells.values() if not cell.runs]
     fewer = [cell for cell in filled.cells.values() if 0 < len(cell.runs) < wanted]
@@ -104,7 +104,7 @@ def missing(filled: FilledTable, command: str) -> list[Block]:
 
 
 def fill_command(filled: Filled, command: str) -> str:
-    """The command that trains what one cell needs, over the paper's seeds."""
+    """The command that trains the missing runs of one cell with the paper's number of seeds."""
     cell, pair = filled.cell, filled.training.pair
     method, other = (cell.column, cell.row) if pair == cell.row else (cell.row, cell.column)
     return f"{command} --methods {shlex.quote(method)} --pairs {shlex.quote(other)}"
@@ -115,15 +115,16 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 
 def plus_minus(mean: float, deviation: float | None) -> str:
-    """ "72.31 ± 0.25", "72.31" without a deviation, a dash without a mean."""
+    """The text "72.31 ± 0.25"; "72.31" without a deviation, a dash without a mean."""
     deviation = math.nan if deviation is None else deviation
     return number(mean) if math.isnan(mean) or math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def gain_text(gain: Gain | None, runs: int, corrected: float = math.nan) -> str:
-    """ "+0.80 [0.31, 1.29] p=0.012"; without a test, the gain alone; says when not all of the cell's runs are in it.
+    """The text "+0.80 [0.31, 1.29] p=0.012", or only the gain if there is no test.
 
-    `corrected` is the p-value after the correction for the number of tests in the table, written behind the raw one.
+    If not all `runs` of the cell have a partner with the same seed, the number of common seeds is added. `corrected` is
+    the p-value after the correction for the number of tests in the table, written behind the raw one.
     """
     if gain is None:
         return ""
@@ -152,19 +153,19 @@ def _introduction(filled, marks):
     text = (
         f"Headline: **{filled.epoch} epoch**. {_measure(filled).capitalize()} on the test images, mean ± standard "
         f"deviation (n - 1) over seeds; the best epoch is chosen on {where}. Bold: the highest mean of a pair among "
-        "cells of one protocol. Below, of the headline: diff., mean minus the paper's number; gain, over the host "
+        "cells of one protocol. Below, for the headline: diff., mean minus the paper's number; gain, over the baseline "
         "method on the same seeds, with Student's paired interval and test; Holm, its p-value corrected for the "
         "number of tests in the table."
     )
     protocol = next((text for text, mark in marks.items() if not mark), None)
     blocks = [Paragraph(text)]
     if filled.smoke:
-        blocks.append(Paragraph("**A smoke run**: digits, stand-ins for the networks. The numbers mean nothing."))
+        blocks.append(Paragraph("**A smoke run**: digits and small networks. The numbers have no meaning."))
     return blocks + ([Paragraph(f"Protocol, unless marked: {protocol}.")] if protocol else [])
 
 
 def _marks(filled):
-    """Protocol as text -> its letter; "" for the commonest one, when it is the paper's."""
+    """Text of a protocol -> its letter; "" for the most frequent protocol of the paper."""
     texts = Counter(_protocol_text(cell) for cell in filled.cells.values())
     papers = {_protocol_text(cell) for cell in filled.cells.values() if not cell.differences or filled.smoke}
     main = next((text for text, _ in texts.most_common() if text in papers), None)
@@ -205,7 +206,7 @@ def _average_gains(filled):
         rows.append((line, here, f"{gain.cells} of {gain.of}", printed))
     if not rows:
         return []
-    header = ("average gain over the host", "here", "cells", "paper")
+    header = ("average gain over the baseline", "here", "cells", "paper")
     grid = Grid(header, tuple(rows), f"{filled.table.title}: average gains, {filled.epoch} epoch")
     return [grid, Paragraph(ACROSS)] if crossing else [grid]
 
@@ -279,9 +280,9 @@ def _notes(filled) -> Iterable[Block]:
     for (row, column), cell in filled.cells.items():
         if cell.others:
             lines.append(
-                f"{row}, {column}: {cell.others} more kind(s) of runs fit this cell (another teacher or protocol); "
-                f"shown is the nearest to the paper's, with most seeds ({cell.runs[0].path} and its like)"
+                f"{row}, {column}: {cell.others} other configuration(s) also fit this cell (another teacher or "
+                f"protocol); the most similar to the paper's with the most seeds is shown ({cell.runs[0].path}, ...)"
             )
     if filled.unfinished:
-        lines.append(f"{filled.unfinished} run(s) below the folder are not finished and are left out")
+        lines.append(f"{filled.unfinished} run(s) in the folder are not finished and are left out")
     return [Heading("Notes", 3), Items(tuple(lines))] if lines else []

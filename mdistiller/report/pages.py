@@ -1,4 +1,4 @@
-"""Pages whose tables a command makes anew, between two marks. Needs no torch."""
+"""Replace the part of a page between two marks, which a command generates. Does not import torch."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from mdistiller.files import write_text
 
 
 def marks(name: str) -> tuple[str, str]:
-    """The lines around the part of a page that is called `name`."""
+    """The lines before and after the part of a page with this name."""
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def parts_of(page: Path, name: str) -> tuple[str, str]:
-    """What stands before the first mark of a page, and from the second one on. Raises UserError without marks."""
+    """The text of a page before the first mark and from the second mark on. Raises UserError without marks."""
     begin, end = marks(name)
     try:
         old = page.read_text() if page.is_file() else ""
@@ -24,6 +24,6 @@ def parts_of(page: Path, name: str) -> tuple[str, str]:
 
 
 def write_into(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the two marks. Raises UserError when the page has none or cannot be written."""
+    """Replace the text between the two marks. Raises UserError when they are missing or the page cannot be written."""
     before, after = parts_of(page, name)
     write_text(page, f"{before}{marks(name)[0]}\n\n{text}\n{after}")

@@ -1,4 +1,4 @@
-"""The project's own experiments as data (studies.yaml): what they train, and their tables. Needs no torch."""
+"""The project's own experiments (studies.yaml): their trainings and their tables. Does not import torch."""
 
 import json
 import math
@@ -35,7 +35,7 @@ COMPARISON = ("method", "compared with", "seeds of both")
 
 @dataclass(frozen=True)
 class LineTraining(Training):
-    """The training of a line, its run folders named after the line."""
+    """The training of a line; its run folders are named after the line."""
 
     label: str = ""
 
@@ -46,7 +46,7 @@ class LineTraining(Training):
 
 @dataclass(frozen=True)
 class Line:
-    """One configuration of a study. `host`: the name of the line that it is compared with, or None.
+    """One configuration of a study. `host`: the name of the baseline line that it is compared with, or None.
 
     `tuned`: the file of its best settings (tools/tune.py), without which it cannot be trained yet; None: not tuned.
     """
@@ -65,11 +65,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Study:
-    """Lines in sections, by title and name; `words` describe the protocol.
+    """A study: lines by section title and name; `words` describe the protocol.
 
-    `comparisons`: title -> pairs of names of lines, the second one being what the first is compared with. `measures`:
-    head -> name of a number of the records, for a table of what else the last epoch measured. `ranks`: title -> kinds
-    of method (`of`) that are ranked within each of the `blocks`, which name a line for each kind.
+    `comparisons`: title -> pairs of names of lines, of which the second is the baseline. `measures`: column header ->
+    key of metrics.jsonl, for a table of further measurements of the last epoch. `ranks`: title -> kinds of method
+    (`of`) that are ranked within each of the `blocks`, which name a line for each kind.
     """
 
     name: str
@@ -126,7 +126,7 @@ def _line(study, spec, section, name, of, extra, tuned):
 
 
 def table(study: Study, runs: Iterable[RunRecord]) -> str:
-    """Markdown: a table for each section; every number from finished runs, gains paired by seed."""
+    """Markdown with a table for each section, computed from finished runs; gains are paired by seed."""
     runs = list(runs)
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
     blocks, compared = [f"## {study.title}", study.words.strip(), WORDS], []
@@ -176,9 +176,9 @@ def _grid(head, rows):
 
 
 def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
-    """Seed -> finished run of just this configuration."""
+    """Seed -> finished run of exactly this configuration."""
     same = [run for run in runs if line.ready and run.done and fit(run, line.training.settings) == ()]
-    groups = sorted(group_runs(same), key=len, reverse=True)  # another teacher makes another group
+    groups = sorted(group_runs(same), key=len, reverse=True)  # runs with other teacher weights form another group
     return {run.seed: run for run in groups[0]} if groups else {}
 
 

@@ -1,4 +1,4 @@
-"""Small line charts as inline SVG, for a page that needs neither a network nor matplotlib."""
+"""Small line charts as inline SVG, without matplotlib or external files."""
 
 import html
 import itertools
@@ -13,7 +13,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 330, 60, 12, 36, 46
 
 @dataclass(frozen=True)
 class Series:
-    """A line with a band of its deviation on either side (0 or NaN: none); NaN in `y` is a gap."""
+    """A line with a band of `spread` on both sides (0 or NaN: no band); NaN in `y` is a gap."""
 
     label: str
     x: Sequence[float]
@@ -22,7 +22,7 @@ class Series:
 
 
 def ticks(low: float, high: float, number: int = 5) -> list[float]:
-    """Round values within [low, high], about `number` of them."""
+    """About `number` round values within [low, high]."""
     if not high > low:
         return [low]
     raw = (high - low) / number
@@ -33,7 +33,7 @@ def ticks(low: float, high: float, number: int = 5) -> list[float]:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """An <svg> that scales to its container, and a legend as text below it."""
+    """An <svg> element that scales to its container, followed by a legend."""
     spreads = [[0 if math.isnan(value) else value for value in one.spread] for one in series]
     xs = [value for one in series for value in one.x]
     ys = [y + sign * s for one, spread in zip(series, spreads, strict=True)
@@ -66,13 +66,13 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
                          f'stroke-dasharray="{dash}"/>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    parts.append(f'<text x="0" y="20">{html.escape(y_label)}</text>')  # above: it stays whole at the width of a phone
+    parts.append(f'<text x="0" y="20">{html.escape(y_label)}</text>')  # above the chart, where it also fits on a phone
     chart = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)}">{"".join(parts)}</svg>'
     return chart + _legend(series)
 
 
 def _pieces(rows):
-    """The parts of a line between its gaps."""
+    """Split a line at its gaps."""
     return [list(part) for gap, part in itertools.groupby(rows, lambda row: math.isnan(row[1])) if not gap]
 
 

@@ -118,7 +118,7 @@ def test_curves_of_accuracy_and_of_the_weights_of_methods_that_have_them(runs):
 
 
 def test_a_folder_without_runs_is_the_users_to_fix(tmp_path):
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="contains no run folder"):
         report(tmp_path)
 
 

@@ -114,7 +114,7 @@ WORDS = [
     typed("figures", f"--figure 1 --analysis {SAVED}/analysis --output taken", "taken", TAKEN),
     typed("figures", f"--figure 1 --analysis {SAVED}/analysis --output /dev/null/x", "/dev/null/x"),
     typed("report", "", "--runs"),
-    typed("report", "--runs none", "none: no run folder below it"),
+    typed("report", "--runs none", "none: contains no run folder"),
     typed("report", f"--runs {RUNS} --output out", "out", {"out": folder}),
     typed("report", f"--runs {RUNS} --output taken/a.html", "taken", TAKEN),
     typed("report", f"--runs {RUNS} --output /dev/null/a.html", "/dev/null"),
