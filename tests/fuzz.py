@@ -27,29 +27,29 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-import torch  # noqa: E402
-import yaml  # noqa: E402
+import torch
+import yaml
 
-from mdistiller.config import dump_cfg, files, load_cfg, public  # noqa: E402
-from mdistiller.config.key import Key  # noqa: E402
-from mdistiller.config.keys import GENERAL  # noqa: E402
-from mdistiller.config.loading import method_keys  # noqa: E402
-from mdistiller.distillers import DISTILLERS, build_distiller  # noqa: E402
-from mdistiller.engine.device import out_of_memory_fails_the_run  # noqa: E402
-from mdistiller.engine.optim import build_updater, learning_rate  # noqa: E402
-from mdistiller.engine.run_folder import RunFolder  # noqa: E402
-from mdistiller.errors import RunError, UserError  # noqa: E402
-from mdistiller.models import build_model  # noqa: E402
-from mdistiller.report.compare import comparison  # noqa: E402
-from mdistiller.report.html import report  # noqa: E402
-from mdistiller.runs import records  # noqa: E402
-from mdistiller.runs.fill import fill  # noqa: E402
-from mdistiller.runs.kept import keep_records  # noqa: E402
-from mdistiller.runs.paper import covered_tables  # noqa: E402
-from mdistiller.runs.records import find_runs  # noqa: E402
-from mdistiller.runs.training import Training  # noqa: E402
-from mdistiller.sweep.plan import Progress, current_state, plan_runs  # noqa: E402
-from tests.report.support import make_run  # noqa: E402
+from mdistiller.config import dump_cfg, files, load_cfg, public
+from mdistiller.config.key import Key
+from mdistiller.config.keys import GENERAL
+from mdistiller.config.loading import method_keys
+from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.engine.device import out_of_memory_fails_the_run
+from mdistiller.engine.optim import build_updater, learning_rate
+from mdistiller.engine.run_folder import RunFolder
+from mdistiller.errors import RunError, UserError
+from mdistiller.models import build_model
+from mdistiller.report.compare import comparison
+from mdistiller.report.html import report
+from mdistiller.runs import records
+from mdistiller.runs.fill import fill
+from mdistiller.runs.kept import keep_records
+from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.records import find_runs
+from mdistiller.runs.training import Training
+from mdistiller.sweep.plan import Progress, current_state, plan_runs
+from tests.report.support import make_run
 
 LONGEST = 2000  # characters of a message
 SECONDS = 60  # after which a try counts as hanging

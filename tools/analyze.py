@@ -12,12 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides  # noqa: E402
+from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
 
 quiet_interrupts()
 
 from mdistiller.errors import UserError
-from mdistiller.registry import split_ea  # noqa: E402
+from mdistiller.registry import split_ea
 
 NAMES = ("1", "2", "3", "4", "5", "6", "7", "8", "B1", "B2", "B3")  # of the paper
 WEIGHTS = "weights"  # of language models, which "all" leaves out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 

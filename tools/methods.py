@@ -6,7 +6,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 

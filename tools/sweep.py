@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command, split_overrides  # noqa: E402
+from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command, split_overrides
 
 quiet_interrupts()
 
