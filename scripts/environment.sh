@@ -1,21 +1,21 @@
-# Sourced by the other scripts: the repository as working folder, and a virtual environment with the project in it.
-# An active environment is used as it is; else .venv is made. Extras to install: environment "test,report".
+# Sourced by the other scripts: changes to the repository and provides a virtual environment with the project.
+# An active environment is used; otherwise .venv is created. Extras can be installed: environment "test,report".
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment() {
     if [ -n "${VIRTUAL_ENV:-}" ]; then
         echo "using the active environment $VIRTUAL_ENV"
     else
-        [ -x .venv/bin/python ] || { echo "making .venv"; "${PYTHON:-python3}" -m venv .venv; }
+        [ -x .venv/bin/python ] || { echo "creating .venv"; "${PYTHON:-python3}" -m venv .venv; }
         . .venv/bin/activate
     fi
     python -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
     echo "installing (quiet; PyTorch is large)"
     python -m pip install --quiet --disable-pip-version-check -e ".${1:+[$1]}"
 }
-use_environment() {  # installs nothing: the active environment, else .venv when it is there, else python as it is found
+use_environment() {  # installs nothing; uses the active environment, else an existing .venv, else the python in PATH
     if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then . .venv/bin/activate; fi
 }
-arguments() {  # of the scripts that train: sets smoke, dry, options (of tools/sweep.py) and overrides (after --)
+arguments() {  # parses those of a training script: sets smoke, dry, options (of tools/sweep.py), overrides (after --)
     smoke= dry= options=() overrides=()
     while [ $# -gt 0 ]; do
         case $1 in
@@ -28,4 +28,19 @@ arguments() {  # of the scripts that train: sets smoke, dry, options (of tools/s
         esac
         shift
     done
+}
+no_smoke() {  # for studies, which have no smoke run
+    if [ -n "$smoke" ]; then echo "error: --smoke: not for this script; expected --dry-run or nothing" >&2; exit 2; fi
+}
+sweep() {  # tools/sweep.py with these words, options and overrides; sets code, and exits unless a table is to follow
+    code=0
+    python tools/sweep.py "$@" ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"} || code=$?
+    if [ -n "$dry" ] || { [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; }; then exit "$code"; fi  # 3: some runs have failed
+}
+print_table() {  # tools/tables.py with these words and overrides, into $out/table<NAME>.md and on the screen; then exits
+    mkdir -p "$out"
+    python tools/tables.py --table "$table" ${smoke:+--smoke} "$@" ${overrides[@]+"${overrides[@]}"} > "$out/table$table.md"
+    cat "$out/table$table.md"
+    echo "saved in $out/table$table.md"
+    exit "$code"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A student alone, by KD and by EA-KD, from the teacher in checkpoints/digits/, over three seeds, on real scans; then the
-# comparison, from the run folders just written. About four minutes of training on a CPU; stop and continue at will.
+# Trains a student alone, with KD and with EA-KD on scanned digits (teacher: checkpoints/digits/, three seeds), then prints
+# a comparison of these runs. About four minutes of training on a CPU. It can be stopped; the same command continues.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Every figure of the paper: train what they need, measure, draw, and put all of it on one page.
+# Train the runs for every figure of the paper, measure them, draw the figures, and write an HTML page with all of them.
 #   scripts/reproduce_figures.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 3 --jobs 4] [-- KEY VALUE ...]
-# ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, 10 more over DKD's beta for figure 8, with
-# one seed each unless --seeds says more. Prints first what it will cost; stop it at any moment, the same command continues
-# (what was measured stays: delete output/figures/analysis after further runs). --dry-run: only what it will cost.
-# --smoke: KD, DKD and their EA- variants on digits, for two epochs: minutes. --install: an environment first.
+# ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, and 10 more with other values of DKD's beta
+# for figure 8, one seed each unless --seeds is given. It first prints its cost. It can be stopped at any time; the same
+# command continues. Measurements are not repeated: delete output/figures/analysis after further runs. --dry-run: only
+# prints the cost. --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes). --install: create an
+# environment first.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
@@ -29,7 +30,7 @@ if [ -z "$smoke" ]; then
 fi
 echo "training for figures 1 to 7 and B1 to B3"
 train --cfg "${files[@]}" EXPERIMENT.PROJECT pairs
-for beta in $betas; do  # one that the files state already is found among the runs above
+for beta in $betas; do  # runs with the default beta are found among those above
     echo "training for figure 8: DKD.BETA $beta"
     train --cfg "$folder/dkd/$pair.yaml" "$folder/ea_dkd/$pair.yaml" DKD.BETA "$beta" EXPERIMENT.PROJECT beta
 done

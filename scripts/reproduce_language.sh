@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One table of language models: train what it needs, sample and score answers, print it. reproduce_table7.sh and
+# Train the runs of one table of language models, generate and score answers, print the table. reproduce_table7.sh and
 # reproduce_tableA3.sh call this one. Needs the extra "llm" and, without --smoke, data/dolly and the networks.
 #   scripts/reproduce_table7.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 1 --jobs 4] [-- KEY VALUE ...]
-# Stop it at any moment, the same command continues, within an answer file too. --dry-run: only what it will train.
-# What is printed at the end is kept in output/table<NAME>.md (output/smoke_language/table<NAME>.md).
+# It can be stopped at any time; the same command continues, also within a file of answers. --dry-run: only prints the plan.
+# The table is also saved in output/table<NAME>.md (output/smoke_language/table<NAME>.md).
 set -euo pipefail
 table=$1
 shift
@@ -11,9 +11,7 @@ shift
 use_environment
 arguments "$@"
 out=output${smoke:+/smoke_language}
-code=0
-python tools/sweep.py --table "$table" ${smoke:+--smoke} ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"} || code=$?
-if [ -n "$dry" ] || [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then exit "$code"; fi
+sweep --table "$table" ${smoke:+--smoke}
 if [ -z "$smoke" ]; then
     sets=()
     for name in dolly self_inst vicuna s_ni_11 u_ni_11; do
@@ -25,8 +23,4 @@ if [ -z "$smoke" ]; then
         fi
     done
 fi
-mkdir -p "$out"
-python tools/tables.py --table "$table" ${smoke:+--smoke} ${overrides[@]+"${overrides[@]}"} > "$out/table$table.md"
-cat "$out/table$table.md"
-echo "kept in $out/table$table.md"
-exit "$code"
+print_table

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Table 1, EA by other weights, on KD (CIFAR-100): 5 trainings, each over 5 seeds.
+# Table 1, other weights for EA with KD (CIFAR-100): 5 trainings, each over 5 seeds.
 # Options: see reproduce.sh.
 exec "$(dirname "$0")/reproduce.sh" 1 "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The paper's teachers, trained here, put where the configs look for them: checkpoints/<dataset>/<network>.pth.
+# Train the paper's teachers and copy them to the path where configs expect them: checkpoints/<dataset>/<network>.pth.
 #   scripts/train_teachers.sh cifar100|tiny_imagenet|digits [--smoke] [--install] [options of tools/sweep.py] [-- KEY VALUE ...]
-# CIFAR-100's can also be fetched (tools/fetch_teachers.py); ImageNet's are torchvision's. Seed 0, the weights of the last
-# epoch, which no test image chose. A checkpoint that is there already is left as it is. Stop and continue at will.
+# Those of CIFAR-100 can also be downloaded (tools/fetch_teachers.py); those of ImageNet are torchvision's. Seed 0, weights
+# of the last epoch, not selected on test images. Existing checkpoints are not overwritten. It can be stopped and continued.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
@@ -18,7 +18,7 @@ arguments "$@"
 files=()
 for network in $networks; do files+=("configs/$dataset/vanilla/$network.yaml"); done
 python tools/sweep.py --cfg "${files[@]}" ${smoke:+--smoke} ${options[@]+"${options[@]}"} ${overrides[@]+"${overrides[@]}"}
-[ -z "$smoke" ] || exit 0  # stand-ins of two epochs teach nobody
+[ -z "$smoke" ] || exit 0  # the networks of a smoke run are not teachers
 for network in $networks; do
     run=output/sweep/${dataset}_vanilla_${network}_s0
     name=$(sed -n 's/.*STUDENT: *"\{0,1\}\([^",}]*\).*/\1/p' "configs/$dataset/vanilla/$network.yaml" | head -1)

@@ -1,1 +1,1 @@
-"""The commands: parse, build, run. Installed as the package `mdistiller_tools`, for the console scripts."""
+"""The command-line tools. Installed as the package `mdistiller_tools` for the console scripts."""

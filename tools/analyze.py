@@ -1,8 +1,8 @@
 """Measure trained models for a figure of the paper: python tools/analyze.py --figure 2 --runs output/figures.
 
-Writes figure_<n>_*.csv and .npz below --output, and figure_<n>.json with the runs they come from; tools/figures.py
-draws them. What has been measured is not measured again, unless --again is given. KEY VALUE: overrides of the runs'
-configs that change no result, such as DATASET.ROOT /data or DEVICE cpu.
+Writes figure_<n>_*.csv and .npz to the folder --output, and figure_<n>.json with the runs that were measured;
+tools/figures.py draws them. A figure that has already been measured is skipped unless --again is given. KEY VALUE:
+overrides of the runs' configs that do not change results, such as DATASET.ROOT /data or DEVICE cpu.
 """
 
 import json
@@ -30,10 +30,10 @@ def main():
     parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")
     parser.add_argument("--output", default="analysis")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")
-    parser.add_argument("--points", type=int, default=21, help="of a loss surface, in each direction (default: 21)")
-    parser.add_argument("--images", type=int, default=1000, help="that a loss surface is measured on (default: 1000)")
-    parser.add_argument("--key", metavar="KEY", help="what Figure 8 varies (default: DKD.BETA)")
-    parser.add_argument("--again", action="store_true", help="measure anew what was measured")
+    parser.add_argument("--points", type=int, default=21, help="points per axis of a loss surface (default: 21)")
+    parser.add_argument("--images", type=int, default=1000, help="images for a loss surface (default: 1000)")
+    parser.add_argument("--key", metavar="KEY", help="the setting that Figure 8 varies (default: DKD.BETA)")
+    parser.add_argument("--again", action="store_true", help="repeat measurements that exist already")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
     split_overrides(args, "runs", "methods")
@@ -50,21 +50,22 @@ def main():
     output = Path(args.output)
     for name in NAMES if "all" in args.figure else args.figure:
         if files.marker(output, name).is_file() and not args.again:
-            print(f"figure {name}: measured already, see {files.marker(output, name)} (--again measures anew)")
+            print(f"figure {name}: measured already, see {files.marker(output, name)} (--again repeats it)")
             continue
         figure = measure.FIGURES[name]
         methods = chosen_runs(runs, args.methods or figure.methods, figure.several, " ".join(args.runs))
         content = figure.measure(methods, options)
         used = [run for same in methods.values() for run in same]
-        facts = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "runs": [describe(r) for r in used]}
-        written = files.write(output, name, content, facts)
+        source = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "runs": [describe(r) for r in used]}
+        written = files.write(output, name, content, source)
         print(f"figure {name}: {', '.join(map(str, written))}", flush=True)
 
 
 def chosen_runs(runs, names, several, where):
-    """Finished runs by method, hosts before their EA- variants, one a seed.
+    """Finished runs by method, one per seed, each baseline before its EA- variant.
 
-    Raises UserError for a method without runs, several networks or data sets, and several settings of a method.
+    Raises UserError for a method without runs, for several networks or data sets, and, unless `several` is set, for
+    several configurations of one method.
     """
     from mdistiller.runs.records import group_runs
 
@@ -78,17 +79,18 @@ def chosen_runs(runs, names, several, where):
     for name in names or found:
         groups = group_runs(run for run in done if run.method == name)
         if len(groups) > 1 and not several:
-            raise UserError(f"{where}: {len(groups)} configurations of {name}; give --runs one that holds a single one")
+            raise UserError(f"{where}: {len(groups)} configurations of {name}; choose folders with only one by --runs")
         methods[name] = [run for group in groups for run in group]
     pairs = {tuple(run.config[key] for key in ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT"))
              for same in methods.values() for run in same}
     if len(pairs) > 1:
         told = ", ".join(" ".join(pair) for pair in sorted(pairs))
-        raise UserError(f"{where}: a figure is of one pair of networks; found {told}")
+        raise UserError(f"{where}: expected runs of one data set and one pair of networks; found {told}")
     return methods
 
 
 def describe(run):
+    """The entries of figure_<n>.json about one run."""
     config = json.loads(json.dumps(dict(run.config), default=str))
     return {"path": str(run.path), "method": run.method, "seed": run.seed, "commit": run.facts.get("commit"),
             "epochs": config.get("SOLVER.EPOCHS"), "data": config["DATASET.TYPE"],

@@ -1,7 +1,7 @@
-"""Answers of a run's student to instruction sets, and Rouge-L: python tools/answers.py --run FOLDER --sets FILE ...
+"""Generate and score answers to instruction sets (Rouge-L): python tools/answers.py --run FOLDER --sets FILE ...
 
-Answers are kept below FOLDER/answers as JSON Lines; an evaluation that was stopped continues where it was. A set is
-NAME=FILE, or a FILE whose name it takes. Five seeds and no repeated 6-grams are the evaluation of Tables 7 and A3.
+Answers are stored in FOLDER/answers as JSON Lines; an interrupted evaluation continues where it stopped. A set is given
+as NAME=FILE, or as FILE, which also names it. Tables 7 and A3 use the defaults: five seeds, no repeated 6-grams.
 """
 
 import sys
@@ -17,9 +17,9 @@ def main():
     parser.add_argument("--run", required=True, help="a run folder")
     parser.add_argument("--sets", nargs="+", required=True, metavar="[NAME=]FILE", help="JSON Lines of instructions")
     parser.add_argument("--seeds", nargs="+", type=int, default=[10, 20, 30, 40, 50], help="(default: 10 to 50)")
-    parser.add_argument("--ngram", type=int, default=6, help="n-grams that may not come again; 0: none (default: 6)")
+    parser.add_argument("--ngram", type=int, default=6, help="length of n-grams that may not repeat (0: off)")
     parser.add_argument("--checkpoint", default="best", help=(
-        "best, latest, epoch_<n>, start (the student before its first step), teacher, or copy (the copied input)"))
+        "best, latest, epoch_<n>, start (the student before training), teacher, or copy (the copied input)"))
     parser.add_argument("--limit", type=int, help="examples of each set (default: all)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as GENERATION.BATCH_SIZE 64")
     args = parser.parse_intermixed_args()

@@ -1,8 +1,8 @@
-"""Measure the speed of what this project does beside a plain way to do it: python tools/bench.py all --root data.
+"""Measure the speed of this project against a conventional implementation: python tools/bench.py all --root data.
 
-data: augmented batches. step: training steps with the teacher live and from a cache. ea: what sample weights add.
-cache: what filling and reading a teacher cache costs. memory: the peak. scale: images, classes, batch, runs that share
-a cache. Contestants take turns; tables are printed as Markdown, and written with all times as JSON.
+data: augmented batches. step: training steps with a live and a cached teacher. ea: additional time for sample weights.
+cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
+share a cache. The compared variants take turns; tables are printed as Markdown and saved with all times as JSON.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main():
         changes["pairs"] = tuple(tuple(pair.split(":")) for pair in args.pairs)
     settings = measure.Settings(device=choose_device(args.device), quick=args.quick, **changes)
     source, text = ours.read_source(settings)
-    facts, tables = measure.machine(settings, text), []
-    with writing(args.output):  # before the work
+    metadata, tables = measure.machine(settings, text), []
+    with writing(args.output):  # fail before the measurements if the folder cannot be written
         Path(args.output).mkdir(parents=True, exist_ok=True)
     if args.write:
         pages.parts_of(Path(args.write), "bench")
@@ -45,24 +45,24 @@ def main():
         print(f"measuring {case} ...", file=sys.stderr)
         module = {"memory": memory, "scale": scale}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
-        measure.save(Path(args.output), facts, tables)  # what is there if the rest is interrupted
-    print(measure.markdown(facts, tables))
+        measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted
+    print(measure.markdown(metadata, tables))
     if args.write:
-        pages.write_into(Path(args.write), "bench", measure.markdown(facts, tables))
+        pages.write_into(Path(args.write), "bench", measure.markdown(metadata, tables))
 
 
 def _parse():
     parser = Parser(__doc__)
     parser.add_argument("cases", nargs="+", choices=[*CASES, "all"], metavar="CASE", help=f"{', '.join(CASES)}, or all")
-    parser.add_argument("--root", help="the folder that holds CIFAR-100 (without it: made-up images of its size)")
+    parser.add_argument("--root", help="the folder with CIFAR-100 (default: random images of the same size)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
-    parser.add_argument("--quick", action="store_true", help="few turns of few calls: to see that it works")
-    parser.add_argument("--repeats", type=_positive, help="turns of each contestant (default: 7)")
-    parser.add_argument("--seconds", type=_seconds, help="the least length of a turn (default: 1.5)")
-    parser.add_argument("--batch", type=_positive, help="images a batch (default: 64)")
-    parser.add_argument("--images", type=_positive, help="training images that steps are measured on (default: 2048)")
+    parser.add_argument("--quick", action="store_true", help="few and short turns, only to test that it works")
+    parser.add_argument("--repeats", type=_positive, help="turns of each variant (default: 7)")
+    parser.add_argument("--seconds", type=_seconds, help="minimum length of a turn (default: 1.5)")
+    parser.add_argument("--batch", type=_positive, help="images per batch (default: 64)")
+    parser.add_argument("--images", type=_positive, help="training images used for steps (default: 2048)")
     parser.add_argument("--pairs", nargs="+", type=_pair, metavar="TEACHER:STUDENT", help="such as resnet56:resnet20")
-    parser.add_argument("--output", default="output/bench", help="where bench.md and bench.json go")
+    parser.add_argument("--output", default="output/bench", help="folder for bench.md and bench.json")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of a document, such as docs/performance.md")
     return parser.parse_args()
 

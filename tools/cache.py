@@ -1,6 +1,6 @@
 """Teacher caches: python tools/cache.py inspect | prefill --cfg FILE | verify FOLDER | delete FOLDER.
 
-Runs fill their cache by themselves when TEACHER_CACHE.ENABLED is True; nothing here is needed for that.
+Runs with TEACHER_CACHE.ENABLED True fill their cache themselves; this command is not needed for that.
 """
 
 import sys
@@ -25,11 +25,11 @@ def main():
         cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
     elif args.action == "verify" and args.cfg:
         folder, rows = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows)
-        print(f"{folder}: {rows} rows are what the teacher gives")
+        print(f"{folder}: {rows} rows agree with the teacher")
     else:
         for folder in args.words:
             if args.action == "verify":
-                print(f"{folder}: {cache_admin.verify(folder)} rows are sound")
+                print(f"{folder}: {cache_admin.verify(folder)} rows are intact")
             else:
                 cache_admin.delete(folder)
                 print(f"{folder}: deleted")
@@ -38,21 +38,21 @@ def main():
 def _parse():
     parser = Parser(__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    inspect = actions.add_parser("inspect", help="what is stored, and how much room it takes")
-    inspect.add_argument("folder", nargs="?", default="teacher_cache", help="a cache, or where several lie")
-    prefill = actions.add_parser("prefill", help="compute what runs of a config will look up; may be stopped")
+    inspect = actions.add_parser("inspect", help="list caches, their content and size")
+    inspect.add_argument("folder", nargs="?", default="teacher_cache", help="a cache, or a folder with several")
+    prefill = actions.add_parser("prefill", help="compute the rows that runs of a config need; can be interrupted")
     prefill.add_argument("--cfg", required=True, help="a YAML file of the runs")
-    prefill.add_argument("--epochs", type=int, help="only what the run reads in its first epochs (default: all views)")
+    prefill.add_argument("--epochs", type=int, help="only the rows of the first epochs (default: all views)")
     prefill.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     verify = actions.add_parser("verify", help="check every row's checksum or, with --cfg, rows against the teacher")
     verify.add_argument("--cfg", help="a YAML file of the runs")
-    verify.add_argument("--rows", type=int, default=1024, help="how many, chosen at random (default: 1024)")
-    verify.add_argument("words", nargs="*", metavar="FOLDER", help="caches; with --cfg overrides, KEY VALUE")
+    verify.add_argument("--rows", type=int, default=1024, help="number of random rows (default: 1024)")
+    verify.add_argument("words", nargs="*", metavar="FOLDER", help="caches; with --cfg: overrides (KEY VALUE)")
     delete = actions.add_parser("delete", help="delete caches")
     delete.add_argument("words", nargs="+", metavar="FOLDER")
     args = parser.parse_args()
     if args.action == "verify" and not (args.cfg or args.words):
-        verify.error("name the folders of caches (see inspect), or give --cfg")
+        verify.error("expected folders of caches (see inspect), or --cfg")
     if args.action == "prefill" and args.epochs is not None and args.epochs < 1:
         prefill.error("--epochs: expected at least 1")
     if args.action == "verify" and args.rows < 1:

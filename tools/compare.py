@@ -1,7 +1,7 @@
-"""Compare the runs below a folder: python tools/compare.py output/quickstart.
+"""Compare the runs in a folder: python tools/compare.py output/quickstart.
 
-One line a configuration: mean and standard deviation over its seeds, of the last and of the best epoch, on the test
-images. The best epoch is chosen on the test images unless the run set validation images aside.
+One line per configuration: mean and standard deviation over its seeds, of the last and the best epoch, on the test set.
+The best epoch is chosen on the test set unless the run has a validation split.
 """
 
 import sys
@@ -20,12 +20,12 @@ from mdistiller.runs.records import find_runs
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("runs", help="a folder that holds run folders, at any depth")
-    parser.add_argument("--keep", metavar="FOLDER", help="copy the records of finished runs there, without weights")
+    parser.add_argument("runs", help="a folder with run folders, at any depth")
+    parser.add_argument("--keep", metavar="FOLDER", help="archive finished runs there, without weights")
     args = parser.parse_args()
     print(comparison(args.runs))
     if args.keep:
-        print(f"{keep_records(find_runs(args.runs), Path(args.keep))} records in {args.keep}")
+        print(f"{keep_records(find_runs(args.runs), Path(args.keep))} runs archived in {args.keep}")
 
 
 def cli():

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint or a run: python tools/eval.py -m resnet8x4 -c FILE [-d cifar100] | --run FOLDER.
 
-Prints top-1, top-5, cross-entropy loss and mean output entropy on the test images. Takes checkpoints of this project,
-of mdistiller and of the public teacher archives.
+Prints the task's metrics on the test set: top-1, top-5, cross-entropy and mean entropy for images, average precision
+for detection. Accepts checkpoints of this project, of mdistiller and of the public teacher archives.
 """
 
 import sys
@@ -15,17 +15,17 @@ quiet_interrupts()
 
 from mdistiller.runs.records import metric_words
 
-ABSENT = -1.0  # COCO's number where there is no ground truth of a kind
+ABSENT = -1.0  # COCO's value of a metric without ground truth
 
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("-m", "--model", help="name of the network, such as resnet8x4")
-    parser.add_argument("-c", "--checkpoint", help="its checkpoint")
-    parser.add_argument("-d", "--dataset", help="DATASET.TYPE (default: cifar100, or that of --cfg)")
-    parser.add_argument("--run", help="a run folder: its last and its best epoch are evaluated")
+    parser.add_argument("-c", "--checkpoint", help="its checkpoint file")
+    parser.add_argument("-d", "--dataset", help="DATASET.TYPE (default: that of --cfg, or else cifar100)")
+    parser.add_argument("--run", help="a run folder, whose last and best epochs are evaluated")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
-    parser.add_argument("--cfg", help="with -c: a YAML file that says network and data, such as a detector's")
+    parser.add_argument("--cfg", help="with -c: a YAML file with the network and the data set, such as a detector's")
     parser.add_argument("--results", metavar="FILE", help="detection: also write COCO's standard results (JSON)")
     args = parser.parse_intermixed_args()
     if bool(args.run) == bool((args.model or args.cfg) and args.checkpoint):
@@ -44,7 +44,7 @@ def main():
 
 
 def words_of(result):
-    """Each number of a result, with the name that people know it by."""
+    """Each metric with its usual name, as text."""
     for metric, value in result.items():
         if metric == "entropy":
             yield f"mean entropy {value:.3f} nats"

@@ -17,8 +17,8 @@ def main():
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the folder of a run")
     parser.add_argument("--checkpoint", default="best", help="best, latest, epoch_<n> or ema (default: best)")
     parser.add_argument("--formats", nargs="+", metavar="FORMAT",
-                        help="of pth, safetensors, onnx, torchscript (default: all that the network can have)")
-    parser.add_argument("--output", metavar="DIR", help="where to (default: export/ in the run's folder)")
+                        help="any of pth, safetensors, onnx, torchscript (default: all that the network supports)")
+    parser.add_argument("--output", metavar="DIR", help="output folder (default: export/ in the run's folder)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     args = parser.parse_args()
 

@@ -1,6 +1,6 @@
-"""Fetch public teachers: python tools/fetch_teachers.py cifar100 [--from cifar_teachers.tar] [--to DIR].
+"""Download public teachers: python tools/fetch_teachers.py cifar100 [--from cifar_teachers.tar] [--to DIR].
 
---list shows what there is, --check what is in the folder and whether it is good (with --data also its accuracy).
+--list shows the available teachers; --check verifies the files in the folder (with --data also their accuracy).
 """
 
 import sys
@@ -15,14 +15,14 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("name", nargs="?", help="a set of teachers, such as cifar100")
     parser.add_argument("--list", action="store_true", help="show the sets, their teachers and accuracies")
-    parser.add_argument("--check", action="store_true", help="verify what is in the folder, fetch nothing")
+    parser.add_argument("--check", action="store_true", help="verify the files in the folder, download nothing")
     parser.add_argument("--data", metavar="ROOT", help="with --check: DATASET.ROOT, to measure the accuracies")
     parser.add_argument("--from", dest="archive", metavar="ARCHIVE", help="a local copy of the archive")
     parser.add_argument("--to", metavar="DIR", help="the folder (default: checkpoints/ of this project)")
     parser.add_argument("--index", metavar="FILE", help="another index (default: checkpoints/index.json)")
-    parser.add_argument("--allow-http", action="store_true", help="also fetch over http, unencrypted")
+    parser.add_argument("--allow-http", action="store_true", help="also allow unencrypted downloads over http")
     parser.add_argument("--convert", nargs=2, metavar=("detectron2", "FILE"),
-                        help="bring a detector's file (.pkl, or .pth of a pair) into checkpoints of ours, in DIR/coco/")
+                        help="convert a detector's file (.pkl, or .pth of a pair) into checkpoints in DIR/coco/")
     args = parser.parse_args()
     if args.convert:
         return convert(parser, args)
@@ -42,7 +42,7 @@ def main():
             for url in each.urls:
                 print(f"  {url}")
             for teacher in each.teachers:
-                state = "here" if (folder / teacher.file).is_file() else "not here"
+                state = "present" if (folder / teacher.file).is_file() else "missing"
                 print(f"  {teacher.name:12} top-1 {teacher.top1:.2f}  {state:9} {teacher.file}")
     elif args.check:
         bad = []
@@ -50,14 +50,14 @@ def main():
             print(f"{teacher.name:12} {found}", flush=True)
             bad += [teacher.name] if is_bad else []
         if bad:
-            raise UserError(f"{folder}: not good: {', '.join(bad)}; fetch them again with tools/fetch_teachers.py")
+            raise UserError(f"{folder}: bad: {', '.join(bad)}; download them again with tools/fetch_teachers.py")
     else:
         start_logging()
         teachers.fetch(chosen[0], folder, args.archive, args.allow_http)
 
 
 def convert(parser, args):
-    """Convert a file that somebody else has trained, and say what was written."""
+    """Convert a detector that was trained with another library, and print the written files."""
     kind, file = args.convert
     if kind != "detectron2":
         parser.error(f"--convert: expected detectron2 FILE, found {kind!r}")

@@ -1,7 +1,7 @@
-"""A folder of runs as one HTML page: python tools/report.py --runs output [--output report.html].
+"""Write one HTML page about a folder of runs: python tools/report.py --runs output [--output report.html].
 
-Tables, learning curves, sample weights over epochs, the figures of tools/figures.py, and for every number its config,
-command, commit and log. The page is one file that needs no network.
+It contains tables, learning curves, sample weights over epochs, the figures of tools/figures.py, and for every number
+the config, command, commit and log of its runs. The page is a single file without external resources.
 """
 
 import sys
@@ -19,8 +19,8 @@ from mdistiller.report.html import report
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--runs", required=True, help="a folder that holds run folders, at any depth")
-    parser.add_argument("--figures", default="figures", help="a folder of PNG figures, if there is one")
+    parser.add_argument("--runs", required=True, help="a folder with run folders, at any depth")
+    parser.add_argument("--figures", default="figures", help="a folder with PNG figures; it may be missing")
     parser.add_argument("--output", default="report.html")
     args = parser.parse_args()
     page, output = report(args.runs, args.figures), Path(args.output)

@@ -1,10 +1,10 @@
-"""Train what a table of the paper needs, or a list of configs, over several seeds; stop and continue at will.
+"""Train the runs of a table of the paper, or of a list of configs, over several seeds. Can be stopped and continued.
 
     python tools/sweep.py --table 2 --methods KD EA-KD --pairs vgg13_vgg8 --seeds 3
     python tools/sweep.py --cfg a.yaml b.yaml --seeds 3 --jobs 2 SOLVER.EPOCHS 100
 
-A run that is finished, wherever it lies below --runs and whatever its name, is never made again: runs are known by what
-their config says. A run that was stopped continues; one that failed is kept, and tried again with --retry-failed.
+Finished runs in the folder --runs are found by their config, independent of their names, and are not repeated. A
+stopped run continues; a failed run is kept, and tried again with --retry-failed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mdistiller.runs.records import find_runs, metric_words, read_run
 from mdistiller.runs.training import Training
 from mdistiller.sweep import cluster, plan, processes
 
-MOST_FORKS = 8  # at a time, unless --jobs says otherwise
+MOST_FORKS = 8  # parallel runs with --fork, unless --jobs is given
 
 
 def parse():
@@ -37,25 +37,25 @@ def parse():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
     what.add_argument("--cfg", nargs="+", metavar="FILE")
-    what.add_argument("--study", metavar="NAME", help="one of the project's own: small; --methods are its lines")
+    what.add_argument("--study", metavar="NAME", help="a study, such as small; --methods chooses lines")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows or columns of the table")
     parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="columns or rows: res32x4_res8x4, ...")
-    parser.add_argument("--seeds", type=int, metavar="N", help="0 ... N-1 (default: as many as the paper; 1 of --cfg)")
-    parser.add_argument("--runs", help="where finished runs are looked for (default: where new ones go)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="at a time (default: CUDA devices, else 1)")
-    parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short ones (--smoke does)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 ... N-1 (default: those of the paper; 1)")
+    parser.add_argument("--runs", help="folder to search for finished runs (default: the folder of new runs)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="parallel runs (default: number of CUDA devices, or 1)")
+    parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short runs")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
-    parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, to try it
+    parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, for tests
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
-                        help="of submitit: slurm_partition=gpu, timeout_min=1440, gpus_per_node=1, ...")
-    parser.add_argument("--smoke", action="store_true", help="the same on digits, for two epochs, with stand-ins")
+                        help="option of submitit: slurm_partition=gpu, timeout_min=1440, gpus_per_node=1, ...")
+    parser.add_argument("--smoke", action="store_true", help="test on digits, two epochs, with small networks")
     parser.add_argument("--retry-failed", action="store_true")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and start nothing")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs, such as SOLVER.EPOCHS 2")
+    parser.add_argument("--dry-run", action="store_true", help="only print the plan and the commands")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for all runs, such as SOLVER.EPOCHS 2")
     args = parser.parse_intermixed_args()
     split_overrides(args, "table", "cfg", "methods", "pairs")
     if args.study and (args.smoke or args.pairs):
-        parser.error(f"--study does not go with {'--smoke' if args.smoke else '--pairs'}; --methods chooses its lines")
+        parser.error(f"--study cannot be combined with {'--smoke' if args.smoke else '--pairs'}; use --methods")
     for name in ("seeds", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
@@ -63,18 +63,18 @@ def parse():
 
 
 def planned(args):
-    """The runs that the command line asks for."""
+    """The runs that the command line selects."""
     extra = as_overrides(args.opts)
     if args.study:
         lines = load_studies(extra)[args.study].lines
         for name in args.methods:
             if name not in lines:
-                raise UserError(f"--methods: {name}: no line of this study; expected one of {', '.join(lines)}")
+                raise UserError(f"--methods: {name}: not a line of this study; expected one of {', '.join(lines)}")
         chosen = {name: line for name, line in lines.items() if name in (args.methods or lines)}
         waiting = [name for name, line in chosen.items() if not line.ready]
         tuning = f"python tools/tune.py --study {args.study}"
         if waiting:
-            print(f"left out, since they are not tuned yet ({tuning}): {'; '.join(waiting)}")
+            print(f"not trained, because they are not tuned yet ({tuning}): {'; '.join(waiting)}")
         seeds = {name: min(line.seeds, args.seeds or line.seeds) for name, line in chosen.items()}
         wanted = [(line.training, seeds[name]) for name, line in chosen.items() if line.ready]
         if not wanted:
@@ -88,21 +88,21 @@ def planned(args):
         wanted = [(Training.of_cell(cell, extra, args.smoke), args.seeds or seeds[cell.table]) for cell in cells]
     else:
         if args.methods or args.pairs:
-            raise UserError("--methods and --pairs choose cells of --table; they say nothing of --cfg")
+            raise UserError("--methods and --pairs choose cells of --table; they cannot be used with --cfg")
         wanted = [(Training(config, (), extra, args.smoke), args.seeds or 1) for config in args.cfg]
     return plan.plan_runs(wanted)
 
 
 def _language(args, extra):
-    """What trains the rows of tables of language models, and their controls."""
+    """The trainings of the rows and the controls of tables of language models."""
     rows = {}
     for name in args.table:
         if not is_language(name):
-            raise UserError(f"--table: {name}: tables of language models are trained by themselves")
+            raise UserError(f"--table: {name}: cannot be combined with tables of language models")
         rows |= trainings(name, extra, args.smoke)
     for word in args.methods:
         if word not in rows:
-            raise UserError(f"--methods: {word}: no row of the table; expected one of {', '.join(rows)}")
+            raise UserError(f"--methods: {word}: not a row of the table; expected one of {', '.join(rows)}")
     seeds = args.seeds or (1 if args.smoke else LANGUAGE["seeds"])
     return [(training, seeds) for label, training in rows.items() if label in (args.methods or rows)]
 
@@ -157,7 +157,7 @@ def submission_option(text):
 
 
 class Reporter:
-    """A line for each run that ends, and a word at the end."""
+    """Prints a line for each run that ends, and a summary at the end."""
 
     def __init__(self, total):
         self.total, self.ended, self.bad = total, 0, []
@@ -170,11 +170,13 @@ class Reporter:
         print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)
 
     def end(self, failed_before):
-        """The exit code: 0, 2 when the user has to put something right before any run can go, 3 when some runs failed
-        (now, or earlier and not tried again)."""
+        """Print the summary; returns the exit code.
+
+        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier.
+        """
         bad, left = len(self.bad), self.total - self.ended
         words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
-        words += [f"{left} not tried, for they would be refused as well" if left else ""]
+        words += [f"{left} not tried, since they would end with the same error" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
         if processes.FAILED in self.bad or failed_before or self.ended > bad > 0:
             return 3

@@ -1,8 +1,8 @@
 """Fill the paper's tables from run folders: python tools/tables.py --table 2 [--runs output] [KEY VALUE ...].
 
-Runs are found by what their config says, not by their names. A cell shows mean and standard deviation over seeds, last
-and best epoch, the paper's number and the gain over the host method with a paired test; a cell without runs is shown as
-missing, with the command that fills it. KEY VALUE: the overrides that the runs were made with, as for tools/sweep.py.
+Runs are found by their config, not by their names. A cell shows mean and standard deviation over seeds, of the last and
+the best epoch, the paper's number, and the gain over the baseline method with a paired test. A cell without runs is
+shown as missing, with the command that fills it. KEY VALUE: the overrides used for the runs, as for tools/sweep.py.
 """
 
 import math
@@ -40,31 +40,31 @@ def main():
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
-    what.add_argument("--study", metavar="NAME", help="one of the project's own: small")
+    what.add_argument("--study", metavar="NAME", help="a study of this project, such as small")
     what.add_argument("--power", nargs="*", type=float, metavar="POINTS", help=(
-        "how many seeds find a difference of so many points with 80 %% power, at each --deviation"))
-    parser.add_argument("--runs", help=f"a folder that holds run folders, at any depth (default: {DEFAULT_RUNS})")
+        "number of seeds that detect a difference of this many points with 80 %% power, for each --deviation"))
+    parser.add_argument("--runs", help=f"a folder with run folders, at any depth (default: {DEFAULT_RUNS})")
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
-    parser.add_argument("--epoch", choices=EPOCHS, default="last", help="the headline (default: last)")
-    parser.add_argument("--check", action="store_true", help="which cells lie within two standard deviations?")
-    parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="of --power (paired differences)")
-    parser.add_argument("--ranks", action="store_true", help="a rank table over the pairs of all of --table")
-    parser.add_argument("--write", metavar="PAGE", help="also put the tables of a study between its marks in a page")
-    parser.add_argument("--smoke", action="store_true", help="the runs of a smoke sweep, on digits")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides that all runs were made with")
+    parser.add_argument("--epoch", choices=EPOCHS, default="last", help="epoch of the headline results (default: last)")
+    parser.add_argument("--check", action="store_true", help="list the cells within two standard deviations")
+    parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="deviations for --power")
+    parser.add_argument("--ranks", action="store_true", help="a rank table over the pairs of all tables of --table")
+    parser.add_argument("--write", metavar="PAGE", help="also write the tables of a study between its marks in a page")
+    parser.add_argument("--smoke", action="store_true", help="use the runs of a smoke sweep, on digits")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs")
     args = parser.parse_intermixed_args()
     split_overrides(args, "table")
     if args.study:
         for option, given in (("--format", args.format != "markdown"), ("--epoch", args.epoch != "last"),
                               ("--check", args.check), ("--smoke", args.smoke)):
             if given:
-                parser.error(f"--study does not go with {option}: its tables are in Markdown and show both epochs")
+                parser.error(f"--study cannot be combined with {option}; its tables are Markdown and show both epochs")
 
     if args.runs and not Path(args.runs).is_dir():
         raise UserError(f"--runs: no such folder: {args.runs}")
     extra = as_overrides(args.opts)
     if args.write and not args.study:
-        raise UserError("--write: tables of a study go into a page; print those of --table, or take --format html")
+        raise UserError("--write: only tables of a --study can be written into a page; for --table use --format html")
     if args.power is not None:
         print(_power(args), end="")
         return
@@ -99,11 +99,11 @@ def _power(args):
 
 
 def _language(args, extra):
-    """The tables of language models, which have rows of answers."""
+    """The text of tables of language models."""
     others = [name for name in args.table if not is_language(name)]
     if others or args.format == "csv":
-        raise UserError(f"--table: {' '.join(args.table)}: tables of language models are printed by themselves, as "
-                        "markdown, latex or html")
+        raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with "
+                        "others; expected --format markdown, latex or html")
     root = args.runs or stated(None, extra).get("LOG.PREFIX") or (
         LANGUAGE["smoke"]["prefix"] if args.smoke else DEFAULT_RUNS)
     runs, blocks = find_runs(root), []

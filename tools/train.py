@@ -11,7 +11,7 @@ from mdistiller.command import Parser, run_command
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--cfg", required=True, help="a YAML file, such as configs/cifar100/ea_kd/res32x4_res8x4.yaml")
-    parser.add_argument("--resume", action="store_true", help="continue the run in its folder, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue an existing run in its folder")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as SOLVER.EPOCHS 10")
     args = parser.parse_intermixed_args()
 

@@ -1,1 +1,1 @@
-"""Measures trained models for the figures; writes CSV, JSON and NPZ."""
+"""Measure trained models for the figures, and write CSV, JSON and NPZ files."""

@@ -1,22 +1,22 @@
-"""What the figures count, of plain arrays: segments, tops, shares, boxes, areas."""
+"""Computations on plain arrays for the figures: segments, top samples, shares, box plots, areas."""
 
 import numpy as np
 
 SEGMENTS = 10
-TOP = 0.1  # the share of the samples that the paper's figures call high in entropy
+TOP = 0.1  # fraction of the samples that the paper's figures call high-entropy samples
 QUARTILES = 4
 
 
 def segments_by(entropy: np.ndarray, number: int = SEGMENTS) -> list[np.ndarray]:
-    """Positions of the samples in `number` segments of (nearly) equal size, from low to high entropy, (N,) -> lists.
+    """Indices of the samples in `number` segments of (nearly) equal size, from low to high entropy (N,).
 
-    Ties keep the order of the samples.
+    Samples with equal entropy keep their order.
     """
     return np.array_split(np.argsort(entropy, kind="stable"), number)
 
 
 def accuracy_by_segment(entropy: np.ndarray, correct: np.ndarray, number: int = SEGMENTS) -> np.ndarray:
-    """Accuracy in percent of each segment: entropy (N,), correct (N,) of bool -> (number,); NaN where one is empty."""
+    """Accuracy in percent of each segment: entropy (N,), correct (N,) bool -> (number,); NaN for an empty segment."""
     means = [correct[part].mean() if len(part) else np.nan for part in segments_by(entropy, number)]
     return 100 * np.array(means)
 
@@ -37,7 +37,7 @@ def first_of_classes(target: np.ndarray, classes: int, number: int) -> np.ndarra
 
 
 def quartile_shares(entropy: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Percent of the summed loss (N,) in each quartile of entropy (N,), low to high: (4,), with a sum of 100."""
+    """Share of the summed loss (N,) in each quartile of entropy (N,), low to high: (4,), in percent."""
     sums = np.array([loss[part].sum() for part in segments_by(entropy, QUARTILES)])
     return 100 * sums / sums.sum()
 
@@ -49,9 +49,9 @@ def box(values: np.ndarray) -> dict[str, float]:
 
 
 def area_below(surface: np.ndarray, level: float, span: float = 2.0, fine: int = 32) -> float:
-    """Area where a surface (n, n), on an even grid of `span` by `span`, lies below `level`, bilinear in between.
+    """Area where a surface (n, n), on an even grid of side `span` with bilinear interpolation, lies below `level`.
 
-    Counted on `fine` by `fine` pieces of each cell of the grid.
+    Each cell of the grid is divided into `fine` by `fine` pieces.
     """
     inside = (np.arange(fine) + 0.5) / fine
     a, b = inside[:, None, None, None], inside[None, :, None, None]
@@ -61,7 +61,7 @@ def area_below(surface: np.ndarray, level: float, span: float = 2.0, fine: int =
 
 
 def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the first axis, with divisor n - 1 (NaN for a single one)."""
+    """Mean and standard deviation over the first axis (divisor n - 1; NaN for a single value)."""
     values = np.asarray(values, float)
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
     return values.mean(axis=0), spread

@@ -1,4 +1,4 @@
-"""The measurements behind each figure of the EA-KD paper: runs -> named tables (rows) and arrays."""
+"""The measurements for each figure of the EA-KD paper: runs -> named tables (rows) and arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from mdistiller.registry import split_ea
 
 LEVEL = 1.6  # of Area@1.6
 BATCH = 64  # samples of Figure 4
-CLASSES, PER_CLASS = 10, 100  # of a t-SNE: more classes cannot be told apart; images of each, as CIFAR-100 has
-BOXES = 8  # epochs of Figure 3 that get a box, at most
+CLASSES, PER_CLASS = 10, 100  # of a t-SNE: more colours are hard to distinguish; CIFAR-100 has 100 images per class
+BOXES = 8  # largest number of epochs shown in Figure 3
 TEACHER = "Teacher"
 
-Methods = Mapping[str, Sequence]  # name of a method -> its run records, one a seed
+Methods = Mapping[str, Sequence]  # name of a method -> its `RunRecord`s, one per seed
 Content = dict[str, list[dict] | dict[str, np.ndarray]]  # name of a file -> rows of a table, or arrays
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may change: overrides of the config, seeds of t-SNE and directions, sizes of surfaces."""
+    """Options of the command line: config overrides, seed, size of surfaces, key of Figure 8."""
 
     opts: tuple = ()
     seed: int = 0
@@ -128,7 +128,7 @@ def loss_shares(methods: Methods, options: Options) -> Content:
 
 
 def students(methods: Methods, options: Options) -> Content:
-    """Figures 6 and B3: t-SNE of students; top 10 % of student entropy, or of the weight where a method weighs."""
+    """Figures 6 and B3: t-SNE of students, with the top 10 % of student entropy or, for EA variants, of the weight."""
     shown = _students(methods, options)
     first = next(iter(methods.values()))[0]
     cfg, data, distiller = networks.open_with_teacher(first.path, "latest", options.opts)
@@ -137,7 +137,7 @@ def students(methods: Methods, options: Options) -> Content:
 
 
 def surfaces(methods: Methods, options: Options) -> Content:
-    """Figures 7 and B2: loss surfaces at the saved epochs on a class-balanced part of the training images."""
+    """Figures 7 and B2: loss surfaces at the saved epochs on a class-balanced subset of the training images."""
     arrays, rows, images = {}, [], None
     epochs = {name: networks.saved_epochs(runs[0].path) for name, runs in methods.items()}
     for name, runs in methods.items():
@@ -180,11 +180,11 @@ def accuracy_over(methods: Methods, options: Options) -> Content:
 
 @dataclass(frozen=True)
 class Figure:
-    """How a figure is measured, of which methods (all, when none is named)."""
+    """How a figure is measured, and for which methods (empty: all)."""
 
     measure: Callable[[Methods, Options], Content]
     methods: tuple[str, ...] = ()
-    several: bool = False  # several configurations of one method are what the figure compares
+    several: bool = False  # whether the figure compares several configurations of a method
 
 
 FIGURES = {
@@ -228,7 +228,7 @@ def _segment_rows(network, method, pairs):
 
 
 def _students(methods, options, every_epoch=False):
-    """(method, epoch or 0, outputs, what is ranked) of the first seed of each method."""
+    """(method, epoch or 0, outputs, values that are ranked) for the first seed of each method."""
     shown = []
     for name, runs in methods.items():
         path = runs[0].path

@@ -1,4 +1,4 @@
-"""What every registered method is and needs, read from the classes themselves and from networks under them."""
+"""The page about all registered methods, generated from their classes and from distillers built with real networks."""
 
 import re
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def _networks(teacher, student):
 
 
 def _distiller(name, names, networks, features_only):
-    """The method on copies of the networks; None where nothing but its logits could matter."""
+    """The method with copies of the networks; with `features_only`, None for a method that uses only logits."""
     if features_only and DISTILLERS[name].inputs == "logits":
         return None
     cfg = load_cfg(None, ["DISTILLER.TYPE", name, "DISTILLER.TEACHER", names[0], "DISTILLER.STUDENT", names[1]])
@@ -92,7 +92,7 @@ def _row(name, distiller):
 
 
 def _losses(distiller):
-    """Names of the losses of one step on noise."""
+    """Names of the losses of one step on random images."""
     generator = torch.Generator().manual_seed(0)
     image, strong = torch.randn(2, BATCH, 3, 32, 32, generator=generator)
     index = torch.arange(BATCH)

@@ -1,4 +1,4 @@
-"""What the trained networks of a run say of its images."""
+"""Outputs of the trained networks of a run on its images, and the files that runs keep for figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,31 +15,31 @@ from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.trace import FOLDER
 from mdistiller.errors import UserError
 
-MEASURED = ("entropy_student", "entropy_teacher", "kd_loss", "weight")  # what a trace holds of each sample
+MEASURED = ("entropy_student", "entropy_teacher", "kd_loss", "weight")  # arrays of a trace
 
 
 def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
-    """(cfg, data, distiller in eval mode) of a run with the weights of its teacher.
+    """(cfg, data, distiller in eval mode) of a run, with the weights of its teacher.
 
-    Raises UserError when the teacher's file is not the one of the run, or the run had none.
+    Raises UserError when the teacher's file is not the one used by the run, or when the run had no teacher.
     """
     run = open_run(folder, checkpoint, opts)
     cfg, data, distiller = run.cfg, run.data, run.distiller
     if not distiller.needs_teacher:
         raise UserError(f"{folder}: trained without a teacher; this figure compares student and teacher")
     if cfg.DISTILLER.TEACHER_CHECKPOINT == RANDOM_TEACHER:
-        raise UserError(f"{folder}: its teacher had random weights, which are not kept")
-    teacher, facts = load_teacher(cfg, run.task)
-    was = RunFolder(folder).read_json("run.json").get("teacher_sha256")
-    if was not in (None, facts["teacher_sha256"]):
-        raise UserError(f"{facts['teacher_checkpoint']}: not the teacher that {folder} was trained with (SHA-256)")
+        raise UserError(f"{folder}: its teacher had random weights, which are not saved")
+    teacher, metadata = load_teacher(cfg, run.task)
+    digest = RunFolder(folder).read_json("run.json").get("teacher_sha256")
+    if digest not in (None, metadata["teacher_sha256"]):
+        raise UserError(f"{metadata['teacher_checkpoint']}: not the teacher that {folder} was trained with (SHA-256)")
     distiller.teacher.load_state_dict(teacher.state_dict())
     return cfg, data, distiller.eval()
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of the images of a split, (N, ...) each: logits, inputs of the classifier, labels."""
+    """Outputs for the N images of a split: logits (N, C), inputs of the classifier (N, D), labels (N,)."""
 
     logits: np.ndarray
     feats: np.ndarray
@@ -52,13 +52,13 @@ class Outputs:
 
     @property
     def entropy(self) -> np.ndarray:
-        """(N,) nats, at EA.TEMPERATURE."""
+        """Entropies (N,) in nats, at EA.TEMPERATURE."""
         return entropy(torch.from_numpy(self.logits), self.temperature).numpy()
 
 
 @torch.no_grad()
 def outputs_of(network, batches, temperature: float) -> Outputs:
-    """What a network says of all images of `batches`."""
+    """The outputs of a network for all images of `batches`."""
     rows = [(network(batch["image"]), batch["target"]) for batch in batches]
     return Outputs(
         torch.cat([output.logits for output, _ in rows]).float().cpu().numpy(),
@@ -71,8 +71,8 @@ def outputs_of(network, batches, temperature: float) -> Outputs:
 def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
     """t-SNE of features (N, D) in two dimensions, (N, 2), and the Calinski-Harabasz index of the classes.
 
-    The index is taken of the points (`embedding`) and of the features (`features`). Raises UserError for fewer images
-    than t-SNE needs.
+    The index is computed for the points (`embedding`) and for the features (`features`). Raises UserError for
+    fewer than 8 images.
     """
     if len(feats) < 8:
         raise UserError(f"t-SNE of {len(feats)} images: expected at least 8")
@@ -85,7 +85,7 @@ def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndar
 
 
 def read_trace(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when the run has none, or has a damaged one."""
+    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when they are missing or damaged."""
     files = _by_epoch(folder / FOLDER, ".npz")
     if not files:
         raise UserError(f"{folder}: no {FOLDER}; train with LOG.ENTROPY_TRACE 5000 (a number of images)")
@@ -96,7 +96,7 @@ def _read_arrays(path):
     try:
         with np.load(path) as file:
             arrays = dict(file)
-    except Exception as error:  # damaged files end in a dozen kinds of exceptions
+    except Exception as error:  # damaged files cause many kinds of exceptions
         raise UserError(f"{path}: not a file of arrays ({type(error).__name__}); train again, or delete it") from error
     missing = [name for name in MEASURED if name not in arrays]
     if missing:
@@ -105,7 +105,7 @@ def _read_arrays(path):
 
 
 def saved_epochs(folder: Path) -> list[int]:
-    """The epochs n whose epoch_<n>.pth was kept. Raises UserError when there is none."""
+    """The epochs n with a file epoch_<n>.pth. Raises UserError when there is none."""
     epochs = list(_by_epoch(folder, ".pth"))
     if not epochs:
         raise UserError(f"{folder}: no epoch_<n>.pth; train with a lower LOG.SAVE_CHECKPOINT_FREQ")

@@ -9,9 +9,9 @@ EPSILON = 1e-10  # as in the release of the method
 
 
 def filter_normalised(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction of a parameter's shape in which every filter has the norm of the weight's.
+    """A random direction with the shape of a parameter, in which every filter has the norm of the weight's filter.
 
-    A filter is weight[i]; biases and batch norms (one dimension) are not moved: their direction is 0.
+    A filter is weight[i]. The direction of biases and batch norms (one dimension) is 0.
     """
     if weight.ndim < 2:
         return torch.zeros_like(weight)
@@ -21,7 +21,7 @@ def filter_normalised(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def directions(network: nn.Module, seed: int) -> list[list[Tensor]]:
-    """Two filter-normalised directions, a tensor for each parameter; of equal networks by equal draws."""
+    """Two filter-normalised directions, one tensor per parameter; equal for equal networks and seeds."""
     generator = torch.Generator().manual_seed(seed)
     parameters = [parameter.detach() for parameter in network.parameters()]
     return [[filter_normalised(weight, generator) for weight in parameters] for _ in range(2)]
@@ -31,8 +31,7 @@ def directions(network: nn.Module, seed: int) -> list[list[Tensor]]:
 def loss_surface(network: nn.Module, batches: list[dict], points: int, seed: int = 0, reach: float = 1.0) -> np.ndarray:
     """Mean cross-entropy (nats) on `batches` at weights + a * d1 + b * d2: (points, points).
 
-    a and b go from -reach to reach. The network is in eval mode (running statistics stay as they are) and has its
-    weights back at the end.
+    a and b range from -reach to reach. The network must be in eval mode; its weights are restored at the end.
     """
     weights = [parameter.detach().clone() for parameter in network.parameters()]
     first, second = directions(network, seed)

@@ -1,4 +1,4 @@
-"""How much EA's weights of language models differ from each other: over tokens, sequences, and temperatures T'."""
+"""The spread of EA's weights in language models over tokens and sequences, for several temperatures T'."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,21 @@ from mdistiller.errors import UserError
 
 TEMPERATURES = (1.0, 2.0, 3.0)
 LEVELS = ("token", "sequence", "mean_weight")
-STUDENTS = ("own", "uniform")  # of the run, and one that gives every token the same probability
+STUDENTS = ("own", "uniform")  # the student of the run, and one that gives every token the same probability
 QUANTILES = (5, 25, 50, 75, 95)
 
 
 @torch.inference_mode()
 def token_weights(methods: Mapping[str, Sequence], options) -> dict[str, list[dict] | dict[str, np.ndarray]]:
-    """Distribution of w (EA-KD, Eq. 11) over the supervised tokens, and over the sequences, of the test set.
+    """Distribution of w (EA-KD, Eq. 11; in nats) over the supervised tokens and over the sequences of the test set.
 
-    A table `spread` (mean, deviation, deviation in percent of the mean, quantiles) and arrays `weights`, of the first
-    seed of each method. Raises UserError for runs of another task.
+    Returns a table `spread` (mean, standard deviation, the latter in percent of the mean, quantiles) and arrays
+    `weights`, both for the first seed of each method. Raises UserError for runs of another task.
     """
     rows, arrays = [], {}
     for name, (run, *_) in methods.items():
         if run.config["TASK.TYPE"] != "language":
-            raise UserError(f"{run.path}: this figure is of language models")
+            raise UserError(f"{run.path}: expected a run of language models for this figure")
         _, data, distiller = networks.open_with_teacher(run.path, "latest", options.opts)
         entropies, group = _entropies(distiller, data.eval_batches("test"))
         bound = math.log(distiller.task.vocabulary["TEACHER"])
@@ -41,7 +41,7 @@ def token_weights(methods: Mapping[str, Sequence], options) -> dict[str, list[di
 
 
 def _entropies(distiller, batches):
-    """{T': entropies (n,) of student and teacher} of all supervised tokens, and their sequences (n,)."""
+    """({T': entropies (2, n) of student and teacher at supervised tokens}, sequence number of each token (n,))."""
     found, groups, sequences = {temperature: [] for temperature in TEMPERATURES}, [], 0
     for batch in batches:
         logits = [distiller.task.logits(network, batch).float() for network in (distiller.student, distiller.teacher)]
@@ -53,7 +53,7 @@ def _entropies(distiller, batches):
 
 
 def _one_a_group(weight, group):
-    """The weight of each group, (number of groups,), of weights (n,) that are equal within a group."""
+    """The weight of each group, (number of groups,), from weights (n,) that are equal within a group."""
     numbers = group.unique()
     first = torch.tensor([int((group == number).nonzero()[0, 0]) for number in numbers])
     return weight[first]

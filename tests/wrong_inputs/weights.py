@@ -228,9 +228,9 @@ FETCHED = [
                          ("an index of bytes", b"\xff\xfe"), ("an empty index", ""))),
     typed("fetch_teachers", "tiny --index i.json --to taken --from a.tar", "taken",
           {"i.json": index(), "a.tar": with_teacher, "taken": "a file\n"}),
-    typed("fetch_teachers", "tiny --index i.json --to out --check", "not good: resnet8",
+    typed("fetch_teachers", "tiny --index i.json --to out --check", "bad: resnet8",
           {"i.json": index(), "out/t/resnet8.pth": b"text"}),
-    typed("fetch_teachers", "tiny --index i.json --to out --check --data none", "not good: resnet8",
+    typed("fetch_teachers", "tiny --index i.json --to out --check --data none", "bad: resnet8",
           {"i.json": index(), "out/t/resnet8.pth": partial(cut, part=0.5)}),
     typed("fetch_teachers", "tiny --index i.json --list --index j.json", "j.json: cannot be read", {"i.json": index()}),
 ]

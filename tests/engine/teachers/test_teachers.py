@@ -539,12 +539,12 @@ def test_the_command_fetches_lists_checks_and_explains(tiny, tmp_path, monkeypat
     code, out, _ = tool(*base, "--from", source)
     assert code == 0 and "resnet8" in out and "has no resnet14" in out
     code, out, _ = tool("--list", "--index", index, "--to", folder)
-    assert code == 0 and "resnet14     top-1 60.00  not here" in out
+    assert code == 0 and "resnet14     top-1 60.00  missing" in out
     code, out, _ = tool(*base, "--check")
     assert code == 0 and "missing" in out
     (folder / "tiny/resnet8_vanilla/ckpt.pth").write_bytes(b"damaged")
     wrong = [
-        ([*base, "--check"], "not good: resnet8"),
+        ([*base, "--check"], "bad: resnet8"),
         (["cifar10"], "nearest: cifar100"),
         ([*base, "--from", index], "not a complete tar archive"),
         (["digits", "--index", tmp_path / "none.json"], "none.json"),
