@@ -1,1 +1,1 @@
-"""How fast a step is, side by side with a plain path."""
+"""Benchmarks of training steps against a conventional implementation (the plain path)."""

@@ -1,4 +1,4 @@
-"""What the bench compares. Each function takes settings and an image source, and returns tables."""
+"""The benchmarks. Each function takes settings and an image source and returns tables."""
 
 import dataclasses
 import statistics
@@ -19,20 +19,20 @@ from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.engine.cache.teacher_cache import LOOK_AHEAD, in_bytes
 from mdistiller.registry import ea_name, split_ea
 
-SETTLE = 0.3  # seconds in which the reference's workers make their batches ahead
-SHORT = 6  # times as many turns, each as much shorter
-EA_HOSTS = ("KD", "DKD", "MLD", "REVIEWKD", "CTKD", "TTM")
+SETTLE = 0.3  # seconds for the reference's workers to prepare batches
+SHORT = 6  # factor of the number of turns; each turn is shorter by the same factor
+EA_BASELINES = ("KD", "DKD", "MLD", "REVIEWKD", "CTKD", "TTM")
 
 
 @contextmanager
 def cache_folder() -> Iterator[Path]:
-    """A folder for teacher caches that is gone afterwards."""
+    """A temporary folder for teacher caches."""
     with tempfile.TemporaryDirectory(prefix="bench_cache_") as folder:
         yield Path(folder)
 
 
 def bench_data(settings: Settings, source: ImageSource) -> list[Table]:
-    """Batches of augmented, normalised images, nothing else: one view, and MLD's two."""
+    """Only batches of augmented, normalised images: one view, and the two views of MLD."""
     data, lead = make_data(source, settings), WORKERS * PREFETCH + 1
     contestants, device = [], settings.device
     for views, strong in ((("image",), False), (("image", "image_strong"), True)):
@@ -54,7 +54,7 @@ def bench_data(settings: Settings, source: ImageSource) -> list[Table]:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the kinds of step that are compared have in common; `folder` is for the cache."""
+    """The common settings of the compared training steps; `folder` is for the cache."""
 
     pair: tuple[str, str]
     method: str
@@ -65,7 +65,7 @@ class Case:
     folder: Path
 
     def contestants(self, *kinds: str) -> list[Contestant]:
-        """Steps of these kinds: "plain", "live", "folded", "cached", and of the student "alone"."""
+        """Steps of these kinds: "plain", "live", "folded", "cached" and "alone" (the student without a teacher)."""
         return [self._plain() if kind == "plain" else Contestant(kind, self._ours(kind)) for kind in kinds]
 
     def _plain(self):
@@ -82,7 +82,7 @@ class Case:
 
 
 def bench_step(settings: Settings, source: ImageSource) -> list[Table]:
-    """Training steps of KD and EA-KD: the reference, ours with the teacher live and from a cache, the student alone."""
+    """Training steps of KD and EA-KD: the reference, ours with a live and a cached teacher, and the student alone."""
     fast = Table(
         f"Step: times as fast as the plain path, batch {settings.batch}",
         ["teacher -> student", "method", "teacher live", "live, folded", "from the cache", "cached / student alone"],
@@ -111,7 +111,7 @@ def bench_step(settings: Settings, source: ImageSource) -> list[Table]:
 
 
 def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
-    """What sample weighting adds to a step: whole steps in turn, and the arithmetic of the weights alone."""
+    """The additional time for sample weights: from whole steps, and from the computation of the weights alone."""
     table = Table(
         f"EA: time of a step with sample weights over one without, live teacher, batch {settings.batch}",
         ["method", "ms a step without", "step with / without", "weights and their record, ms", "of the step, %"],
@@ -123,10 +123,10 @@ def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
     source, pair = shortened(source, settings.images), settings.pairs[0]
     data = make_data(source, settings)
     teacher = make_teacher(pair[0], data, settings)
-    # short turns: what drifts on the machine then falls on both
+    # with short turns, slow changes of the machine's load affect both variants equally
     settings = dataclasses.replace(settings, repeats=SHORT * settings.repeats, seconds=settings.seconds / SHORT)
-    for host in EA_HOSTS:
-        plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (host, ea_name(host)))
+    for baseline in EA_BASELINES:
+        plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (baseline, ea_name(baseline)))
         seconds = take_turns([Contestant("plain", plain), Contestant("weighted", weighted)], settings)
         parts = take_turns(
             [Contestant(name, _weighing(step, settings)) for name, step in (("plain", plain), ("weighted", weighted))],
@@ -136,16 +136,16 @@ def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
         views = len(weighted.trainer.distiller.views)
         share = 100 * views * statistics.median(extra) / statistics.median(seconds["plain"])
         table.rows.append([
-            host, spread(seconds["plain"], 1e3, 1), ratios(seconds["plain"], seconds["weighted"], 4),
+            baseline, spread(seconds["plain"], 1e3, 1), ratios(seconds["plain"], seconds["weighted"], 4),
             spread(extra, 1e3 * views, 3), f"{share:.2f}",
         ])
-        table.seconds |= {f"{host}, step, {name}": values for name, values in seconds.items()}
-        table.seconds |= {f"{host}, weights, {name}": values for name, values in parts.items()}
+        table.seconds |= {f"{baseline}, step, {name}": values for name, values in seconds.items()}
+        table.seconds |= {f"{baseline}, weights, {name}": values for name, values in parts.items()}
     return [table]
 
 
 def _weighing(step, settings):
-    """What a step does that depends on weighting: the weights of a batch, and their record."""
+    """The part of a step that depends on weighting: computing the weights of a batch and adding them to the meters."""
     trainer, classes = step.trainer, step.trainer.data.info.num_classes
     logits = torch.randn(2, settings.batch, classes, device=settings.device)
     target = torch.zeros(settings.batch, dtype=torch.long, device=settings.device)
@@ -163,7 +163,7 @@ def _weighing(step, settings):
 
 
 def bench_cache(settings: Settings, source: ImageSource) -> list[Table]:
-    """EA-KD with the teacher live, while a cache fills, and from a full one; and the cache's own work."""
+    """EA-KD with a live teacher, while a cache fills, and with a full cache; also the time of a look-up."""
     source, pair, method = shortened(source, settings.images), settings.pairs[0], "EA-KD"
     data = make_data(source, settings)
     teacher = make_teacher(pair[0], data, settings)
@@ -203,7 +203,7 @@ def bench_cache(settings: Settings, source: ImageSource) -> list[Table]:
 
 
 def lookups(step: OurStep, settings: Settings) -> list[float]:
-    """Seconds to look up the rows of some batches together, as a step does."""
+    """Seconds per look-up of the rows of LOOK_AHEAD batches, as in training."""
     pairs = list(step.trainer.data.train_views(1))[:LOOK_AHEAD]
     index, view = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     return take_turns([Contestant("lookup", lambda: step.cache.logits(index, view))], settings)["lookup"]

@@ -1,4 +1,4 @@
-"""Measuring side by side: contestants take turns, several times; tables say medians and spread."""
+"""Timing of several variants that take turns, and tables with medians and ranges."""
 
 import datetime
 import json
@@ -18,45 +18,45 @@ import torch
 from mdistiller.engine.run_folder import commit, device_name, versions
 from mdistiller.files import write_atomically
 
-MOST_CALLS = 2000  # of one contestant in one turn
+MOST_CALLS = 2000  # largest number of calls in one turn
 PAIRS = (("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("resnet32x4", "resnet8x4"))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, and on what."""
+    """The settings of a benchmark."""
 
-    root: str | None = None  # where CIFAR-100 lies; None: made-up images of its size
+    root: str | None = None  # folder of CIFAR-100; None: random images of the same size
     device: torch.device = torch.device("cpu")
-    repeats: int = 7  # turns of each contestant
-    seconds: float = 1.5  # the least length of a turn
+    repeats: int = 7  # turns of each variant
+    seconds: float = 1.5  # minimum length of a turn
     batch: int = 64
-    images: int = 2048  # that steps are measured on; the data pipeline is measured on all there are
+    images: int = 2048  # training images used for steps; the data pipeline uses all images
     pairs: tuple[tuple[str, str], ...] = PAIRS
     quick: bool = False
 
 
 @dataclass
 class Contestant:
-    """One of the things compared: `call` does one unit of work."""
+    """One of the compared variants; `call` does one unit of work."""
 
     name: str
     call: Callable[[], object]
-    lead: int = 1  # calls ahead of a turn that are not timed: batches that workers made meanwhile are used up
-    settle: float = 0.0  # seconds to wait after a turn, until workers are idle again
-    multiple: int = 1  # calls of a turn come in multiples of it: some do the work of several
-    finish: Callable[[], object] = lambda: None  # called when all turns are over
+    lead: int = 1  # calls before a turn that are not timed; they use up batches that workers have already prepared
+    settle: float = 0.0  # seconds to wait after a turn until workers are idle
+    multiple: int = 1  # the number of calls in a turn is a multiple of this, for calls that work for several steps
+    finish: Callable[[], object] = lambda: None  # called after all turns
 
 
 @dataclass
 class Table:
-    """Rows of text for the reader, and the seconds they come from."""
+    """A table of text with the measured seconds."""
 
     title: str
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # per call, of each turn
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # seconds per call in each turn
 
     def markdown(self) -> str:
         lines = [f"### {self.title}", "", _row(self.columns), _row(["---"] * len(self.columns))]
@@ -68,9 +68,9 @@ def _row(cells):
 
 
 def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[str, list[float]]:
-    """{name: seconds of a call in each turn}. A turn has as many calls as fill `settings.seconds`, at least one.
+    """{name: seconds per call in each turn}. A turn has enough calls to fill `settings.seconds`, at least one.
 
-    The first of a round is another one each time, so that no contestant always follows the same one.
+    Each round begins with another variant, so that none always runs after the same one.
     """
     try:
         return _take_turns(contestants, settings)
@@ -108,32 +108,32 @@ def _timed(one, calls, device):
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all work."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """The median, and the least and the greatest value: "1.31 [1.28, 1.35]"."""
+    """The median, the smallest and the largest value as text: "1.31 [1.28, 1.35]"."""
     middle, low, high = (scale * value for value in (statistics.median(values), min(values), max(values)))
     return f"{middle:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
 def rates(seconds: Sequence[float], images: int) -> str:
-    """Images a second, of seconds per call on `images` images."""
+    """Images per second, from seconds per call on `images` images."""
     return spread([images / value for value in seconds], digits=0)
 
 
 def ratios(seconds: Sequence[float], reference: Sequence[float], digits: int = 2) -> str:
-    """How many times as fast as the reference, turn by turn."""
+    """The speed relative to the reference, computed for each turn."""
     return spread([slow / fast for slow, fast in zip(reference, seconds, strict=True)], digits=digits)
 
 
-# --- records ------------------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------------
 
 
 def machine(settings: Settings, source: str) -> dict:
-    """What the numbers depend on besides the code."""
+    """The machine, software versions and settings of a measurement."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -158,23 +158,24 @@ def _processor():
         return platform.processor() or platform.machine()
 
 
-def markdown(facts: dict, tables: Sequence[Table]) -> str:
-    """All tables below a paragraph that says where the numbers come from."""
-    made_up = "" if facts["images"].startswith("CIFAR") else " **Made-up images stand in for CIFAR-100.**"
-    busy = f", load {facts['load_before']} when it began" if facts["load_before"] is not None else ""
-    torch_version = facts["versions"].get("torch", torch.__version__)
+def markdown(metadata: dict, tables: Sequence[Table]) -> str:
+    """A paragraph about the machine and the settings (`metadata`, from `machine`), followed by all tables."""
+    made_up = "" if metadata["images"].startswith("CIFAR") else " **Made-up images stand in for CIFAR-100.**"
+    busy = f", load {metadata['load_before']} when it began" if metadata["load_before"] is not None else ""
+    torch_version = metadata["versions"].get("torch", torch.__version__)
     head = (
-        f"Measured {facts['date']} with `python tools/{facts['command']}` on {facts['processor']}, {facts['cores']} "
-        f"cores, {facts['threads']} threads, {facts['device']}{busy}; PyTorch {torch_version}; {facts['images']}; "
-        f"commit {(facts['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [least, greatest] over "
-        f"{facts['settings']['repeats']} turns; times as fast are of the same turn."
+        f"Measured {metadata['date']} with `python tools/{metadata['command']}` on {metadata['processor']}, "
+        f"{metadata['cores']} cores, {metadata['threads']} threads, {metadata['device']}{busy}; "
+        f"PyTorch {torch_version}; {metadata['images']}; "
+        f"commit {(metadata['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [least, greatest] over "
+        f"{metadata['settings']['repeats']} turns; times as fast are of the same turn."
     )
     return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
 
 
-def save(folder: Path, facts: dict, tables: Sequence[Table]) -> tuple[Path, Path]:
+def save(folder: Path, metadata: dict, tables: Sequence[Table]) -> tuple[Path, Path]:
     """Write bench.md and bench.json; returns their paths."""
-    text = json.dumps({"machine": facts, "tables": [asdict(table) for table in tables]}, indent=1)
-    for name, content in (("bench.md", markdown(facts, tables)), ("bench.json", text + "\n")):
+    text = json.dumps({"machine": metadata, "tables": [asdict(table) for table in tables]}, indent=1)
+    for name, content in (("bench.md", markdown(metadata, tables)), ("bench.json", text + "\n")):
         write_atomically(folder / name, lambda file, content=content: file.write(content.encode()))
     return folder / "bench.md", folder / "bench.json"

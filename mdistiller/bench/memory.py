@@ -1,4 +1,4 @@
-"""The greatest memory of a few training steps, each kind in a process of its own."""
+"""Peak memory of a few training steps, each variant in a separate process."""
 
 import multiprocessing
 import resource
@@ -22,7 +22,7 @@ MB = 1e6
 
 
 def bench_memory(settings: Settings, source: ImageSource) -> list[Table]:
-    """Peak memory of EA-KD on all training images: the process and its workers, and of the GPU where there is one."""
+    """Peak memory of EA-KD on all training images: of the process with its workers, and of the GPU if there is one."""
     del source  # each process reads its own
     table = Table(
         f"Memory: EA-KD {' -> '.join(settings.pairs[0])}, batch {settings.batch}, peak in MB",
@@ -36,12 +36,12 @@ def bench_memory(settings: Settings, source: ImageSource) -> list[Table]:
         process.start()
         sender.close()
         try:
-            host, device = receiver.recv()
+            cpu, device = receiver.recv()
         except EOFError:
             raise RuntimeError(f"the process that measures the memory of {name!r} has died") from None
         finally:
             process.join()
-        table.rows.append([name, f"{host / MB:,.0f}", f"{device / MB:,.0f}" if device else "none"])
+        table.rows.append([name, f"{cpu / MB:,.0f}", f"{device / MB:,.0f}" if device else "none"])
     return [table]
 
 
@@ -78,7 +78,7 @@ def _run_steps(kind, source, settings, folder):
 
 
 def tree_bytes() -> int:
-    """Memory of this process and its children, shared pages divided among those that share them; 0 if unknown."""
+    """Bytes used by this process and its children, shared pages divided among their users; 0 if unknown."""
     me = Path("/proc/self")
     try:
         children = [pid for task in (me / "task").iterdir() for pid in (task / "children").read_text().split()]
@@ -90,7 +90,7 @@ def tree_bytes() -> int:
 def _proportional(process):
     try:
         lines = (process / "smaps_rollup").read_text().splitlines()
-    except OSError:  # a child that has just ended
+    except OSError:  # the child has just ended
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 

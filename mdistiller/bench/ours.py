@@ -1,4 +1,4 @@
-"""What is measured: the project's own data, trainer and teacher cache, as a run uses them."""
+"""The measured code: this project's data pipeline, trainer and teacher cache, as used in a run."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ CALIBRATION_BATCHES = 4
 
 
 def read_source(settings: Settings) -> tuple[ImageSource, str]:
-    """CIFAR-100, or made-up images of its shape, and a text that says which."""
+    """CIFAR-100, or random images of the same shape, and a text that describes them."""
     if settings.root is not None:
         return read_cifar(CIFAR100, settings.root, download=False), "CIFAR-100"
     rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def read_source(settings: Settings) -> tuple[ImageSource, str]:
 
 
 def shortened(source: ImageSource, images: int, num_classes: int | None = None) -> ImageSource:
-    """The first training images of a source; with `num_classes`, with labels of so many classes."""
+    """The first `images` training images of a source; with `num_classes`, their labels are replaced."""
     labels, classes = source.train_labels[:images], num_classes or source.num_classes
     if num_classes:
         labels = np.arange(len(labels)) % num_classes
@@ -54,13 +54,13 @@ def shortened(source: ImageSource, images: int, num_classes: int | None = None) 
 
 
 def make_data(source: ImageSource, settings: Settings, **changes) -> InMemoryData:
-    """Our pipeline over a source, on the device."""
+    """This project's data pipeline for a source, on the device; `changes` are config settings."""
     opts = {"SOLVER.BATCH_SIZE": settings.batch, **changes}
     return InMemoryData(source, load_cfg(None, [word for pair in opts.items() for word in pair]), settings.device)
 
 
 def endless(data: InMemoryData, views: tuple[str, ...]) -> Iterator[dict]:
-    """Batches of one epoch after another."""
+    """Batches of all epochs, one after another."""
     epoch = 0
     while True:
         epoch += 1
@@ -68,12 +68,12 @@ def endless(data: InMemoryData, views: tuple[str, ...]) -> Iterator[dict]:
 
 
 def make_teacher(name: str, data: InMemoryData, settings: Settings) -> nn.Module:
-    """A teacher with random weights and the statistics of the data, so that its logits are of an ordinary size."""
+    """A teacher with random weights and batch-norm statistics of the data, so that its logits have a usual size."""
     set_seed(0)
     teacher = build_model(name, data.info.num_classes).to(settings.device)
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # a plain mean
+            module.momentum = None  # a cumulative average
     with torch.no_grad():
         for _, batch in zip(range(CALIBRATION_BATCHES), data.train_batches(1), strict=False):
             teacher(batch["image"])
@@ -81,9 +81,9 @@ def make_teacher(name: str, data: InMemoryData, settings: Settings) -> nn.Module
 
 
 class OurStep:
-    """One step of the Trainer at a call: the batch, with rows of a cache where one is used, and the update.
+    """Each call is one step of the Trainer: getting a batch, with rows of a cache if there is one, and the update.
 
-    `epochs` 1 repeats the first epoch for ever, whose rows a `warm` cache holds; None goes on to new ones.
+    With `epochs` 1 the first epoch is repeated, whose rows are already in a `warm` cache; None uses new epochs.
     """
 
     def __init__(
@@ -127,6 +127,6 @@ class OurStep:
         self.trainer._step(next(self._batches))
 
     def epoch(self, number: int, steps: int | None = None) -> None:
-        """The first steps of an epoch, or all."""
+        """Run the first `steps` steps of an epoch (None: all)."""
         for batch in itertools.islice(self._begin(number), steps):
             self.trainer._step(batch)

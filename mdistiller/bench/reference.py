@@ -1,7 +1,7 @@
-"""The plain path that ours is measured against: what most distillation code does.
+"""The plain path: a conventional implementation of distillation with which this project is compared.
 
-Images are cropped, flipped and normalised one by one in PIL and torchvision by DataLoader workers; teacher and student
-run in contiguous memory, the teacher in every step; losses and accuracies are read back after each step.
+DataLoader workers crop, flip and normalise single images with PIL and torchvision; teacher and student use contiguous
+tensors, the teacher runs in every step, and losses and accuracies are read back after each step.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from mdistiller.data.strong import CUTOUT_COLOUR, OPERATIONS
 from mdistiller.models import build_model
 
 WORKERS = 2
-PREFETCH = 2  # batches that a worker makes ahead
+PREFETCH = 2  # batches that a worker prepares in advance
 TEMPERATURE, WEIGHT_TEMPERATURE, CE_WEIGHT, KD_WEIGHT = 4.0, 3.0, 0.1, 0.9  # KD's defaults
 
 
 def weak_view(source: ImageSource) -> transforms.Compose:
-    """Crop with a padding of 4, flip, normalise: a PIL image to a tensor (3, H, W)."""
+    """Crop with a padding of 4, flip, normalise: PIL image -> tensor (3, H, W)."""
     return transforms.Compose([*_begin(source), *_end(source)])
 
 
@@ -85,7 +85,7 @@ _OPERATIONS = {
 
 
 class PilImages(Dataset):
-    """Training images one at a time: (a tensor for each transform, target, index)."""
+    """Single training images: (one tensor per transform, target, index)."""
 
     def __init__(self, source: ImageSource, views: list):
         self.images, self.labels, self.views = source.train_images, source.train_labels, views
@@ -112,7 +112,7 @@ def reference_batches(
 
 
 class ReferenceStep:
-    """One training step of KD or EA-KD at a call, and its images a second for a progress bar."""
+    """Each call is one training step of KD or EA-KD, with sums of loss and accuracy as for a progress bar."""
 
     def __init__(self, batches: Iterator, student: nn.Module, teacher: nn.Module, device: torch.device, ea: bool):
         self.batches, self.device, self.ea = batches, device, ea
@@ -142,17 +142,17 @@ class ReferenceStep:
 
 
 class StepApart:
-    """A `ReferenceStep` that is asked for here and done in a process of its own, of which nobody has tuned a thing."""
+    """A `ReferenceStep` that runs in a separate process with PyTorch's default settings."""
 
     def __init__(self, source: ImageSource, pair: tuple[str, str], teacher: dict, batch: int, device, ea: bool):
-        """`teacher` is the state dict of pair[0], on the host."""
+        """`teacher` is the state dict of pair[0], in CPU memory."""
         context = multiprocessing.get_context("spawn")
         self.end, other = context.Pipe()
         arrays = {key: value.numpy() for key, value in teacher.items()}
         self.process = context.Process(target=_serve, args=(other, source, pair, arrays, batch, device, ea))
         self.process.start()
         other.close()
-        self.end.recv()  # it is ready
+        self.end.recv()  # wait until it is ready
 
     def __call__(self) -> None:
         self.end.send(True)

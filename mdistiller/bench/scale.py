@@ -1,4 +1,4 @@
-"""How time grows with images, classes, batch, and with the runs that share a cache."""
+"""Dependence of the time on the number of images, classes, batch size, and runs that share a cache."""
 
 import dataclasses
 import time
@@ -89,7 +89,7 @@ def _scale_batch(settings, source):
 
 
 def _scale_runs(settings, source):
-    """Runs of a sweep, one after the other, and what they would cost apart. Once each: they fill the cache."""
+    """The time of consecutive runs of a sweep with and without a shared cache, measured once, since they fill it."""
     images, epochs, seeds = (128, 2, 2) if settings.quick else (512, 8, 3)
     pair, source = settings.pairs[0], shortened(source, images)
     table = Table(
