@@ -2,13 +2,14 @@
 
 import html
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdistiller.errors import UserError
 from mdistiller.runs.differences import differences
-from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std
+from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
 
-HEAD = ("data", "method", "teacher", "student", "epochs", "seeds", "top-1, last epoch", "top-1, best epoch")
+COLUMNS = ("data", "method", "teacher", "student", "epochs", "seeds")
 
 
 def comparison(root: str | Path) -> str:
@@ -25,10 +26,16 @@ def comparison(root: str | Path) -> str:
     groups = group_runs(done)
     rows += [row(group, words) for group, words in zip(groups, differences(groups, [row(g)[:5] for g in groups]),
                                                        strict=True)]
-    lines = _align([HEAD, *dict.fromkeys(rows)])
+    lines = _align([head(done), *dict.fromkeys(rows)])
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
     return "\n".join(lines)
+
+
+def head(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """The header of the table; the last two columns name the headline metrics of the runs."""
+    metrics = ", ".join(sorted({metric_words(run.headline) for run in runs}))
+    return *COLUMNS, f"{metrics}, last epoch", f"{metrics}, best epoch"
 
 
 def percent(values) -> str:
@@ -51,7 +58,7 @@ def _teacher_row(run):
 
 
 def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
-    """The cells of one configuration in the order of HEAD; `words` list its differences from others of its method."""
+    """The cells of one configuration in the order of `head`; `words` list its differences from others of its method."""
     config = group[0].config
     method = "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
@@ -74,7 +81,7 @@ def _cell(text):
 
 def _align(rows):
     rows = [[_cell(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in padded]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

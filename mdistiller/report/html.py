@@ -12,7 +12,7 @@ from mdistiller.files import read_plain
 from mdistiller.registry import split_ea
 from mdistiller.report import formats
 from mdistiller.report.answers import answers_section
-from mdistiller.report.compare import HEAD, row
+from mdistiller.report.compare import head, row
 from mdistiller.report.detections import detections_section
 from mdistiller.report.layout import layout
 from mdistiller.report.svg import Series, line_chart
@@ -24,7 +24,7 @@ from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_s
 
 LONGEST_LOG = 60_000  # characters; of a longer log only the end is shown
 LONGEST_LABEL = 48  # characters
-COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of HEAD: method and accuracies first, visible on a phone without scrolling
+COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of the table: method and accuracies first, visible on a phone without scrolling
 STYLE = formats.STYLE + (
     "body{overflow-wrap:break-word}a{color:#0057a8}h2{margin-top:2.5rem;border-bottom:2px solid #ddd}"
     "h3{margin-top:1.8rem}svg{width:100%;max-width:44rem;height:auto;display:block}svg text{font-size:13px;fill:#333}"
@@ -81,7 +81,8 @@ class Page:
         """The table of results, one line per configuration."""
         if not self.groups:
             return "<h2>Results</h2><p>No run is finished yet.</p>"
-        head = "".join(f"<th>{escape(HEAD[column])}</th>" for column in COLUMNS)
+        names = head([run for group in self.groups for run in group])
+        top = "".join(f"<th>{escape(names[column])}</th>" for column in COLUMNS)
         lines = []
         for place, group in enumerate(self.groups, start=1):
             cells = [escape(text) for text in row(group)]
@@ -90,7 +91,7 @@ class Page:
             for column in (-3, -2, -1):  # seeds and the two accuracies
                 cells[column] = f'<a href="#group-{place}">{cells[column]}</a>'
             lines.append("<tr>" + "".join(f"<td>{cells[column]}</td>" for column in COLUMNS) + "</tr>")
-        table = f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
+        table = f"<div><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>"
         return f'<h2 id="results">Results</h2>\n{table}\n{self._teachers()}'
 
     def _teachers(self):
