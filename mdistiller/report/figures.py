@@ -13,7 +13,8 @@ from mdistiller.registry import ea_name, split_ea
 from mdistiller.report.figure_weights import token_weights
 
 TEACHER = "Teacher"
-TEXTS = ("method", "network", "device", "key", "student", "level")  # columns that hold text instead of numbers
+TEXTS = ("method", "network", "device", "key", "student")  # columns that hold text instead of numbers
+TEXT_OR_NUMBER = ("level",)  # of weights: "token", ...; of a loss surface: nats
 # The palette of Okabe and Ito, suitable for colour-blind readers and for print in grey.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -103,6 +104,8 @@ def _value(column, text, place):
     try:
         return float(text) if text != "" else math.nan
     except (TypeError, ValueError):
+        if column in TEXT_OR_NUMBER and text:
+            return text
         raise UserError(f"{place}: {column}: expected a number, found {text!r}") from None
 
 

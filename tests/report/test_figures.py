@@ -58,6 +58,12 @@ CONTENT = {
     "B1": {"segments": segments("KD", "Teacher", method="KD"), "tsne": tsne("KD|40", "KD|80")},
     "B2": {"surfaces": SURFACES, "surfaces_grid": GRIDS},
     "B3": {"tsne": tsne("KD|0", "EA-KD|0", "DKD|0", "EA-DKD|0", "Teacher|0")},
+    "weights": {
+        "spread": [{"method": "EA-FKL", "student": "own", "temperature": t, "level": level, "percent": 5.0}
+                   for t in (1.0, 2.0, 3.0) for level in ("token", "sequence")],
+        "weights": {f"EA-FKL, own|{t}|{level}": np.linspace(1, 2, 9) for t in (1, 2, 3)
+                    for level in ("token", "sequence")},
+    },
 }
 
 

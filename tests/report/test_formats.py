@@ -116,7 +116,7 @@ def test_wide_tables_are_broken_for_terminals():
 def test_the_average_gains_of_the_paper_are_shown_with_what_its_cells_give():
     text = formats.markdown(layout(fill(load_tables()["2"], []), COMMAND))
     assert "+1.48 (its cells give +1.49)" in text
-    assert "| overall                    | –    | 0 of 49 | +0.56 " in text
+    assert "| overall                        | –    | 0 of 49 | +0.56 " in text
 
 
 @pytest.mark.parametrize("name", [name for name, table in load_tables().items() if name not in ("7", "A3")])

@@ -153,5 +153,5 @@ def test_records_of_one_name_and_in_the_place_of_the_runs_are_refused(tmp_path):
         made(tmp_path / "runs" / root, STUDY.lines["KD"], 0, 20.0)
     with pytest.raises(UserError, match="same name"):
         keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept")
-    with pytest.raises(UserError, match="as itself"):
+    with pytest.raises(UserError, match="into its own folder"):
         keep_records(find_runs(tmp_path / "runs" / "a"), tmp_path / "runs" / "a")
