@@ -166,7 +166,7 @@ def test_a_method_without_released_ea_code_says_so():
 def test_a_missing_view_is_asked_for_by_name():
     batch = tiny_batch()
     del batch["image_strong"]
-    with pytest.raises(ValueError, match="MLD needs 'image_strong' in the batch"):
+    with pytest.raises(ValueError, match="MLD needs 'image_strong', a second view of the images"):
         tiny_distiller("MLD")(**batch)
 
 
