@@ -51,7 +51,10 @@ def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
         try:
             for row in rows:
                 name = row.pop("run")
-                runs.setdefault(name, []).append({key: _number(text) for key, text in row.items() if text})
+                numbers = {key: _number(text) for key, text in row.items() if text}
+                if "epoch" not in numbers:
+                    raise KeyError("epoch")
+                runs.setdefault(name, []).append(numbers)
         except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
             raise UserError(f"{path}, line {rows.line_num}: expected a run's name and numbers") from None
     return runs

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mdistiller.errors import RunError, UserError
-from mdistiller.runs.kept import METRICS, RUNS, keep_records
+from mdistiller.runs.kept import METRICS, RUNS, keep_records, read_kept_metrics
 from mdistiller.runs.records import find_runs
 from tests.engine.support import run
 
@@ -67,9 +67,10 @@ def test_lines_that_are_no_runs_are_named(line, tmp_path):
 
 def test_rows_that_are_no_epochs_are_named(folder, tmp_path):
     keep_records(find_runs(folder), tmp_path)
-    (tmp_path / METRICS).write_text("run,epoch\nx,much\n")
-    with pytest.raises(UserError, match=f"{METRICS}, line 2: expected a run's name and numbers"):
-        find_runs(tmp_path)[0].metrics()
+    for text in ("run,epoch\nx,much\n", "run,epohc\nx,1\n"):
+        (tmp_path / METRICS).write_text(text)
+        with pytest.raises(UserError, match=f"{METRICS}, line 2: expected a run's name and numbers"):
+            read_kept_metrics(tmp_path / METRICS)
 
 
 def test_summaries_of_other_types_are_named(folder, tmp_path):
