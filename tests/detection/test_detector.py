@@ -129,7 +129,7 @@ def test_stride_of_the_bottlenecks_by_preset():
 def test_a_pretrained_body_gives_the_maps_of_its_library(name, monkeypatch):
     torch.manual_seed(1)
     library = torchvision.models.get_model(pretrained.NAMES[name]).eval()
-    monkeypatch.setattr(pretrained, "library_weights", lambda name: library.state_dict())
+    monkeypatch.setattr(pretrained, "library_weights", lambda *names: library.state_dict())
     net = detector(name, width=1.0, norm="frozen", pixels="bgr").eval()  # means in another order, std 1
     pretrained.load_library_body(net, name)
     (picture,) = images((64, 64))
@@ -144,7 +144,7 @@ def test_a_pretrained_body_gives_the_maps_of_its_library(name, monkeypatch):
 
 
 def test_a_pretrained_body_of_another_form_is_refused(monkeypatch):
-    monkeypatch.setattr(pretrained, "library_weights", lambda name: torchvision.models.resnet18().state_dict())
+    monkeypatch.setattr(pretrained, "library_weights", lambda *names: torchvision.models.resnet18().state_dict())
     with pytest.raises(UserError, match="expected MODEL.NORM frozen, bn or sync and a width of 1.0"):
         pretrained.load_library_body(detector("r18", width=0.5), "r18")
     with pytest.raises(UserError, match="pretrained r50 has strides of MODEL.PRESET torchvision"):

@@ -1,34 +1,14 @@
 """torchvision's ImageNet weights for the bodies of detectors."""
 
-from collections.abc import Mapping
-from urllib.error import URLError
-
 import torch
-import torchvision
-from torch import Tensor
 
 from mdistiller.errors import UserError
 from mdistiller.models.detection.detector import Detector
+from mdistiller.models.imagenet.resnet import library_weights
 
 NAMES = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101", "mv2": "mobilenet_v2"}
-WEIGHTS = "IMAGENET1K_V1"  # trained on RGB images with the mean and std below
-STD = (58.395, 57.12, 57.375)  # of pixels 0..255, red, green, blue
+STD = (58.395, 57.12, 57.375)  # of pixels 0..255 in the training of these weights: red, green, blue
 FIRST = {"mv2": "0.0.weight"}  # name of the first convolution's weight in a body; that of a ResNet is conv1.weight
-
-
-def library_weights(name: str) -> Mapping[str, Tensor]:
-    """torchvision's state dict of the classifier with this body, downloaded once and verified.
-
-    Raises UserError if the download fails.
-    """
-    weights = torchvision.models.get_model_weights(NAMES[name])[WEIGHTS]
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except URLError as error:
-        raise UserError(
-            f"cannot download {weights.url} ({error.reason}): put the file in ~/.cache/torch/hub/checkpoints, "
-            "or name a file of weights"
-        ) from None
 
 
 def load_library_body(network: Detector, name: str) -> None:
@@ -41,7 +21,8 @@ def load_library_body(network: Detector, name: str) -> None:
     if name in ("r50", "r101") and network.preset.stride_in_1x1:
         raise UserError(f"pretrained {name} has strides of MODEL.PRESET torchvision; expected that preset or a file")
     body = network.model.backbone.body
-    state = {key.removeprefix("features."): value for key, value in library_weights(name).items()}
+    state = library_weights(NAMES[name], "or name a file")
+    state = {key.removeprefix("features."): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if key in body.state_dict()}
     first = FIRST.get(name, "conv1.weight")
     own_std = torch.tensor(network.model.transform.image_std)[:, None, None]

@@ -29,19 +29,24 @@ class ImageNetResNet(ResNet):
 
 
 def _pretrained_weights(name: str, num_classes: int) -> dict[str, Tensor]:
-    """torchvision's weights, downloaded once and verified.
-
-    Raises UserError for another number of classes, or if the download fails.
-    """
+    """torchvision's weights for ImageNet. Raises UserError for another number of classes, or if the download fails."""
     if num_classes != WEIGHT_CLASSES:
         raise UserError(f"pretrained {name} has {WEIGHT_CLASSES} classes, not {num_classes}")
-    weights = torchvision.models.get_model_weights(name.lower())[WEIGHTS]
+    return library_weights(name.lower(), "or set DISTILLER.TEACHER_CHECKPOINT")
+
+
+def library_weights(name: str, otherwise: str) -> dict[str, Tensor]:
+    """The weights of a torchvision network trained on ImageNet, downloaded once and verified.
+
+    Raises UserError, which ends with `otherwise`, if the download fails.
+    """
+    weights = torchvision.models.get_model_weights(name)[WEIGHTS]
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except URLError as error:
         raise UserError(
             f"cannot download {weights.url} ({error.reason}): put the file in ~/.cache/torch/hub/checkpoints, "
-            "or set DISTILLER.TEACHER_CHECKPOINT"
+            f"{otherwise}"
         ) from error
 
 
