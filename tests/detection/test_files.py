@@ -64,8 +64,9 @@ class Harmful:
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (pickle.dumps({"model": {"a": Harmful()}}), "builtins.print is not allowed"), (b"nothing", "no pickle"),
-    (pickle.dumps({"model": {}}), "no pickle"), (pickle.dumps({"model": {"head.x": np.ones(2)}}), "head.x: no part of"),
+    (pickle.dumps({"model": {"a": Harmful()}}), "builtins.print is not allowed"), (b"nothing", "not a pickle"),
+    (pickle.dumps({"model": {}}), "not a pickle"),
+    (pickle.dumps({"model": {"head.x": np.ones(2)}}), "head.x: not a parameter of"),
 ])
 def test_a_file_that_is_no_detector_is_one_line_and_runs_nothing(tmp_path, capsys, content, words):
     (tmp_path / "model.pkl").write_bytes(content)
