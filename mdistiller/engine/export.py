@@ -20,7 +20,7 @@ from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import AtInputSize
 
-NEEDS = {"pth": (), "torchscript": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torchscript": ()}
 TOLERANCE = 1e-4  # largest allowed difference of logits, see `onnx_difference`
 ONNX_LIMIT = 2**31 - 2**20  # largest size in bytes of the weights in one ONNX file
 BATCHES = (1, 3)  # batch sizes used to compare ONNX with PyTorch

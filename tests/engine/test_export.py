@@ -144,7 +144,7 @@ def test_a_network_that_cannot_be_exported_is_explained_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "words, fragment",
     [
-        (["--formats", "pt"], "expected one of pth, torchscript, safetensors, onnx; found 'pt'"),
+        (["--formats", "pt"], "expected one of pth, safetensors, onnx, torchscript; found 'pt'"),
         (["--checkpoint", "epoch_7", "--formats", "pth"], "epoch_7.pth: no such checkpoint"),
         (["--run", "nowhere"], "nowhere: not a run folder"),
     ],

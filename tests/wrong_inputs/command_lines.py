@@ -27,7 +27,7 @@ WORDS = [
     typed("export", "", "--run"),
     typed("export", "--run none", "none: not a run folder"),
     typed("export", f"--run {RUN} --formats tflite --output out",
-          "--formats: expected one of pth, torchscript, safetensors, onnx; found 'tflite'"),
+          "--formats: expected one of pth, safetensors, onnx, torchscript; found 'tflite'"),
     typed("export", f"--run {RUN} --checkpoint epoch_99 --output out", "epoch_99.pth: no such checkpoint"),
     typed("export", f"--run {RUN} --checkpoint ema --output out", "student_ema.pth: no such checkpoint"),
     typed("export", f"--run {RUN} --checkpoint ../../../x --output out", "no such checkpoint"),
