@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.manifold import TSNE
-from sklearn.metrics import calinski_harabasz_score
 
 from mdistiller.distillers.ea import entropy
 from mdistiller.engine.networks import RANDOM_TEACHER, load_teacher
@@ -76,6 +74,9 @@ def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndar
     """
     if len(feats) < 8:
         raise UserError(f"t-SNE of {len(feats)} images: expected at least 8")
+    from sklearn.manifold import TSNE  # here: scikit-learn takes seconds, and one figure needs it
+    from sklearn.metrics import calinski_harabasz_score
+
     perplexity = min(30.0, (len(feats) - 1) / 4)
     points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(feats)
     return points, {

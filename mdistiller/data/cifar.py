@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 from yacs.config import CfgNode
 
 from mdistiller.data.build import DATASETS
@@ -25,12 +23,19 @@ class Layout:
     num_classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    reader: type  # the class of torchvision that reads the Python files and knows their checksums
+    python_folder: str  # of the files that torchvision reads
     binary_folder: str
     train_files: tuple[tuple[str, int], ...]  # with the number of images
     test_files: tuple[tuple[str, int], ...]
     names_file: str
     label_bytes: int  # before the pixels of an image; the last one is the class
+
+    @property
+    def reader(self) -> type:
+        """The class of torchvision that reads the Python files and knows their checksums; its import takes seconds."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.name.upper())
 
 
 CIFAR100 = Layout(
@@ -38,7 +43,7 @@ CIFAR100 = Layout(
     num_classes=100,
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
-    reader=datasets.CIFAR100,
+    python_folder="cifar-100-python",
     binary_folder="cifar-100-binary",
     train_files=(("train.bin", 50000),),
     test_files=(("test.bin", 10000),),
@@ -50,7 +55,7 @@ CIFAR10 = Layout(
     num_classes=10,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
-    reader=datasets.CIFAR10,
+    python_folder="cifar-10-batches-py",
     binary_folder="cifar-10-batches-bin",
     train_files=tuple((f"data_batch_{number}.bin", 10000) for number in range(1, 6)),
     test_files=(("test_batch.bin", 10000),),
@@ -77,7 +82,7 @@ def read_cifar(layout: Layout, root: str | Path, download: bool) -> ImageSource:
     Raises UserError if there are neither, or with the name of a damaged or missing file.
     """
     root = Path(root)
-    python, binary = root / layout.reader.base_folder, root / layout.binary_folder
+    python, binary = root / layout.python_folder, root / layout.binary_folder
     if python.is_dir() or (download and not binary.is_dir()):
         train, test, classes = _read_python(layout, root, download)
     elif binary.is_dir():
@@ -103,7 +108,9 @@ def read_cifar(layout: Layout, root: str | Path, download: bool) -> ImageSource:
 
 
 def _read_python(layout, root, download):
-    reader, folder = layout.reader, root / layout.reader.base_folder
+    from torchvision.datasets.utils import check_integrity
+
+    reader, folder = layout.reader, root / layout.python_folder
     try:
         train, test = (reader(str(root), train=is_train, download=download) for is_train in (True, False))
     except (RuntimeError, OSError) as error:

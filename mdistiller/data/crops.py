@@ -1,10 +1,11 @@
 """Crops of images of any size, equal to torchvision's RandomResizedCrop and to Resize with CenterCrop."""
 
+import importlib
 import math
+from types import ModuleType
 
 import numpy as np
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 SCALE = (0.08, 1.0)  # bounds of the fraction of the image's area
 RATIO = (3 / 4, 4 / 3)  # bounds of width / height
@@ -13,11 +14,17 @@ CROP_DRAWS = 4 * ATTEMPTS + 1  # area, ratio, top and left of each attempt, and 
 RESIZE = 256 / 224  # evaluation: the shorter side of the resized image over that of the crop
 
 
+def transforms() -> ModuleType:
+    """torchvision's functions on images, imported when the first image is read because this takes seconds."""
+    return importlib.import_module("torchvision.transforms.v2.functional")
+
+
 def random_resized_crop(image: Tensor, draws: np.ndarray, size: int, flip: bool) -> Tensor:
     """A random part of the image, resized to (3, size, size) and, with `flip`, mirrored half of the time.
 
     The image is (3, H, W) uint8, as is the result; bilinear with antialiasing. `draws` (41,) are uniform in [0, 1).
     """
+    tv = transforms()
     crop = tv.resized_crop(image, *crop_box(draws, *image.shape[1:]), [size, size], antialias=True)
     return tv.horizontal_flip(crop) if flip and draws[-1] < 0.5 else crop
 
@@ -43,4 +50,5 @@ def crop_box(draws: np.ndarray, height: int, width: int) -> tuple[int, int, int,
 
 def middle_crop(image: Tensor, size: int) -> Tensor:
     """The centre of an image for evaluation: size x size pixels after resizing the shorter side to size * 256 / 224."""
+    tv = transforms()
     return tv.center_crop(tv.resize(image, [round(size * RESIZE)], antialias=True), [size, size])

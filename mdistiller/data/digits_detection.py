@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from mdistiller.data.boxes import Annotation
 from mdistiller.data.build import DATASETS
 from mdistiller.data.detection import BoxSource, DetectionData
+from mdistiller.data.digits import WHITE, read_scans
 from mdistiller.data.hashing import CANVAS, random_bits
 
 CANVAS_SIDE = 128
@@ -38,11 +39,9 @@ def digits_detection(cfg: CfgNode, device: torch.device | str) -> DetectionData:
 @cache
 def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The scans (n, 8, 8), from 0 to 1, and digits (n,) of a split; every second scan belongs to the training set."""
-    from sklearn.datasets import load_digits  # imported here because it takes a second
-
-    digits = load_digits()
+    images, digits = read_scans()
     half = slice(0, None, 2) if split == "train" else slice(1, None, 2)
-    return digits.images[half].astype(np.float32) / 16, digits.target[half].astype(np.int64)
+    return images[half].astype(np.float32) / WHITE, digits[half]
 
 
 class DigitCanvases(BoxSource):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from mdistiller.errors import UserError
@@ -22,6 +21,7 @@ log = logging.getLogger("mdistiller")
 OTHER_VAL = ("val", "validation", "valid", "test", "testing", "eval")  # usual names of folders of test images
 NAMED = 3  # number of files in an error message
 JPEG_END = b"\xff\xd9"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's, in its order
 # Formats of the suffixes that torchvision reads. Others are not allowed: Pillow's PostScript reader runs a program.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MOST_PIXELS = 89_478_485  # of one image; Pillow warns above this number and raises an error above twice the number
@@ -92,10 +92,10 @@ def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
             os.path.relpath(os.path.join(place, file), folder)
             for place, files in _walk(folder / name)
             for file in files
-            if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
+            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
         )
         if not found:
-            raise UserError(f"{folder / name}: no images: expected files {', '.join(IMG_EXTENSIONS)}")
+            raise UserError(f"{folder / name}: no images: expected files {', '.join(SUFFIXES)}")
         names += found
         counts.append(len(found))
     return image_files(folder, names, np.repeat(np.arange(len(classes)), counts))

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.transforms.v2 import functional as tv
 from yacs.config import CfgNode
 
 from mdistiller.data.base import Data
-from mdistiller.data.crops import CROP_DRAWS, middle_crop, random_resized_crop
+from mdistiller.data.crops import CROP_DRAWS, middle_crop, random_resized_crop, transforms
 from mdistiller.data.files import ImageFiles, open_image, problem_of, quick_check, sound_positions
 from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW, random_bits, uniform
 from mdistiller.data.splits import train_val_positions
@@ -171,7 +170,7 @@ class Reader(Dataset):
             }
 
         def fill(row, path):
-            image = tv.pil_to_tensor(open_image(path))
+            image = transforms().pil_to_tensor(open_image(path))
             for view, images in batch.items():
                 if draws:
                     crop = random_resized_crop(image, draws[view][row], self.size, self.flip)

@@ -72,8 +72,10 @@ def place(network: nn.Module, device: torch.device, channels_last: bool) -> nn.M
     return network.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def set_determinism(enabled: bool) -> None:
+def set_determinism(enabled: bool, compiles: bool = False) -> None:
     """Use deterministic kernels where they exist; if not `enabled`, let cuDNN search for the fastest ones.
+
+    The compiler is told only if networks are compiled, because importing it takes two seconds.
 
     In deterministic mode PyTorch also fills new tensors with NaN. This is disabled: no code here reads uninitialised
     memory, and filling costs a tenth of a small network's step on a CPU.
@@ -81,5 +83,8 @@ def set_determinism(enabled: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not enabled
     torch.backends.cudnn.deterministic = enabled
-    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    if compiles:
+        torch.use_deterministic_algorithms(enabled, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn" if enabled else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -7,7 +7,6 @@ import threading
 from functools import cache
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 FORMAT = "%(asctime)s %(message)s"
@@ -79,6 +78,8 @@ class Scalars:
     def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):
         self.writer = None
         if enabled:
+            from torch.utils.tensorboard import SummaryWriter  # here, since other commands and ranks write none
+
             quiet_writers()
             with self._ending():
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)

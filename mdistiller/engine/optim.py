@@ -1,5 +1,6 @@
 """Optimisers, learning-rate schedules, and the update of the weights from a dict of losses."""
 
+import inspect
 import math
 
 import torch
@@ -62,16 +63,26 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
         return DOTUpdater(_dot(solver, distiller.learnable_parameters()), scaler)
     groups = parameter_groups(distiller, solver)
     if solver.TYPE == "AdamW":
-        optimizer = torch.optim.AdamW(
+        optimizer = lean(torch.optim.AdamW)(
             groups, lr=solver.LR, betas=tuple(solver.BETAS), eps=solver.EPS, weight_decay=solver.WEIGHT_DECAY
         )
     else:
         if solver.NESTEROV and not solver.MOMENTUM:
             raise UserError("SOLVER.NESTEROV: True needs a SOLVER.MOMENTUM above 0; found 0")
-        optimizer = torch.optim.SGD(
+        optimizer = lean(torch.optim.SGD)(
             groups, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
         )
     return Updater(optimizer, scaler, solver.CLIP_NORM or getattr(distiller, "clip_norm", 0.0))
+
+
+def lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """An optimiser's class that updates the same, but never imports PyTorch's compiler, which takes two seconds.
+
+    PyTorch imports it in these methods to tell it that they are not to be compiled; nothing here compiles them.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def _dot(solver, parameters):

@@ -58,7 +58,7 @@ def set_seed(seed: int) -> None:
 def prepare_device(cfg: CfgNode, local_rank: int = 0) -> torch.device:
     """Choose the device of a run and apply its settings for determinism and memory."""
     device = choose_device(cfg.DEVICE, local_rank)
-    set_determinism(cfg.EXPERIMENT.DETERMINISTIC)
+    set_determinism(cfg.EXPERIMENT.DETERMINISTIC, cfg.COMPILE)
     if device.type == "cpu":
         keep_freed_memory()
     return device

@@ -21,7 +21,7 @@ from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
 from mdistiller.models import build_model
 from mdistiller.models.base import reason_of
 from mdistiller.models.transparent import Normalisation
-from mdistiller.models.wrappers import first_convolution
+from mdistiller.models.wrapped import first_convolution
 from mdistiller.registry import split_ea
 
 log = logging.getLogger("mdistiller")

@@ -11,15 +11,7 @@ from torch import Tensor, nn
 from mdistiller.errors import UserError
 from mdistiller.models.base import Features, Network, Output, reason_of
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
-from mdistiller.models.wrappers import (
-    IMAGENET,
-    TimmNetwork,
-    TorchvisionNetwork,
-    Wrapped,
-    evenly,
-    first_convolution,
-    levels_of,
-)
+from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution
 
 IMAGENET_SIZE = 224  # pixels a side that the networks of timm and torchvision are probed with, unless told otherwise
 TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier")
@@ -123,8 +115,12 @@ def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, exampl
     if not features:
         return Bare(network)
     if all(hasattr(network, name) for name in TIMM_NEEDS):
+        from mdistiller.models.timm_networks import TimmNetwork
+
         return TimmNetwork(network, None, new_head=False)
     if type(network).__module__.startswith("torchvision.models"):
+        from mdistiller.models.torchvision_networks import TorchvisionNetwork, levels_of
+
         inputs = example(network)
         return TorchvisionNetwork(network, None, False, levels_of(network, inputs.shape[-1]))
     return _probed(network, example)

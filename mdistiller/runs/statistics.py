@@ -6,12 +6,12 @@ precipice", NeurIPS 2021 (arXiv:2108.13264); ranks over data sets follow Demsar,
 over multiple data sets", JMLR 7, 2006.
 """
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import nctdtr, stdtr, stdtrit
 
 from mdistiller.runs.records import mean_and_std
 
@@ -20,6 +20,11 @@ LEAST_TO_RESAMPLE = 5  # differences; with fewer, neither the bootstrap nor the 
 MOST_TO_ENUMERATE = 20  # differences of the exact sign-flip test: a million signs
 MOST_SEEDS = 10_000  # where the search for a number of seeds ends
 RESAMPLES = 9999
+
+
+def _special():
+    """scipy's functions of distributions, imported when something is tested: readers of runs start sooner without."""
+    return importlib.import_module("scipy.special")
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ def paired_gain(variant: Mapping[int, float], host: Mapping[int, float]) -> Gain
     error, freedom = deviation / math.sqrt(len(seeds)), len(seeds) - 1
     if not error > 1e-9:  # NaN for one seed; rounding errors alone for equal differences
         return Gain(mean, len(seeds), differences=differences)
-    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    p = 2 * float(stdtr(freedom, -abs(mean) / error))
+    margin = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    p = 2 * float(_special().stdtr(freedom, -abs(mean) / error))
     return Gain(mean, len(seeds), mean - margin, mean + margin, p, differences)
 
 
@@ -100,7 +105,7 @@ def pooled_interval(gain: Gain, deviation: float, freedom: int) -> tuple[float, 
     """The 95 % interval of a mean gain from the deviation of `pooled_deviation`; NaN where there is none."""
     if not gain.seeds or not freedom:
         return math.nan, math.nan
-    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(gain.seeds)
+    margin = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(gain.seeds)
     return gain.mean - margin, gain.mean + margin
 
 
@@ -119,8 +124,9 @@ def power_of(seeds: int, difference: float, deviation: float) -> float:
 
     `deviation` is that of the paired differences; points, as `difference`.
     """
-    critical, shift = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)), abs(difference) / deviation * math.sqrt(seeds)
-    found, wrong_side = 1 - nctdtr(seeds - 1, shift, critical), nctdtr(seeds - 1, shift, -critical)
+    special, shift = _special(), abs(difference) / deviation * math.sqrt(seeds)
+    critical = float(special.stdtrit(seeds - 1, (1 + CONFIDENCE) / 2))
+    found, wrong_side = 1 - special.nctdtr(seeds - 1, shift, critical), special.nctdtr(seeds - 1, shift, -critical)
     return float(found + (0.0 if math.isnan(wrong_side) else wrong_side))
 
 

@@ -220,8 +220,6 @@ class ForkedRun:
 def preload() -> None:
     """Import the modules that a run needs once, before `ForkedRun`s are created; each of them has one thread."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import sklearn.datasets  # noqa: F401  (the digits)
-
     import mdistiller.engine.setup  # noqa: F401
 
 

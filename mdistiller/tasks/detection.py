@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.distributed import gather_objects
 from mdistiller.errors import UserError
-from mdistiller.models.detection import LEVELS, Detector, stack, traced
-from mdistiller.models.detection.pretrained import load_library_body
+from mdistiller.models import detection as detectors  # whose names import torchvision when they are used
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
@@ -22,7 +20,7 @@ BLANK_SIDE = 128  # side of the image in a dry run, in pixels
 class DetectorInputs(NamedTuple):
     """Raw pixels, which student and teacher share, and their annotations."""
 
-    images: ImageList
+    images: Any  # torchvision's ImageList
     targets: list[dict] | None
     seeds: list[int] | None
 
@@ -41,7 +39,7 @@ class Detection(Task):
     metrics = ("ap", "ap50", "ap75")
     unit = "proposals"
     parts = MappingProxyType({"foreground": "background"})
-    head_maps = len(LEVELS)
+    head_maps = len(detectors.LEVELS)
     export_formats = ("pth", "safetensors", "torchscript")
 
     def network(self, role, pretrained=False):
@@ -49,7 +47,7 @@ class Detection(Task):
         model, rcnn = cfg.MODEL, cfg.DETECTION
         released = cfg.DATASET.RELEASED_PIXEL_MEAN and role == "STUDENT" and name == "r18"
         try:
-            network = Detector(
+            network = detectors.Detector(
                 name, self.info.num_classes, model.PRESET, model.NORM, model[f"{role}_WIDTH"], model.CHANNELS,
                 model.HEAD_CHANNELS, model.FREEZE if model.NORM == "frozen" else 0, "released" if released else None,
                 tuple(model.ANCHOR_SIZES), rpn_batch_size_per_image=rcnn.RPN_BATCH,
@@ -67,7 +65,8 @@ class Detection(Task):
     def inputs(self, batch, view):
         if view != "image":
             raise ValueError(f"needs {view!r} in the batch: a second view, which detection does not have")
-        return DetectorInputs(stack(batch["image"], batch.get("canvas")), batch.get("target"), batch.get("seeds"))
+        images = detectors.stack(batch["image"], batch.get("canvas"))
+        return DetectorInputs(images, batch.get("target"), batch.get("seeds"))
 
     def run_student(self, network, inputs):
         images = network.normalise(inputs.images)
@@ -129,7 +128,7 @@ class Detection(Task):
     def _detections(self, network, batches) -> Iterator[tuple[int, list[dict], list[dict]]]:
         for batch in batches:
             sizes = [target["size"] for target in batch["target"]]
-            images = network.normalise(stack(batch["image"]))
+            images = network.normalise(detectors.stack(batch["image"]))
             found = network.detect(images, sizes)
             for target, truth, one in zip(batch["target"], batch["truth"], found, strict=True):
                 image_id = target["image_id"]
@@ -154,11 +153,12 @@ class Detection(Task):
 
     def script(self, network):
         side = self.cfg.DATASET.TEST.MIN_SIZE
-        return traced(network, side, side)
+        return detectors.traced(network, side, side)
 
     def blank_inputs(self, size, like):
         height, width = (size, size) if isinstance(size, int) else size or (BLANK_SIDE, BLANK_SIDE)
-        return DetectorInputs(stack([torch.zeros(3, height, width, device=like.device, dtype=like.dtype)]), None, None)
+        image = torch.zeros(3, height, width, device=like.device, dtype=like.dtype)
+        return DetectorInputs(detectors.stack([image]), None, None)
 
 
 
@@ -170,4 +170,4 @@ def offsets(deltas: torch.Tensor) -> torch.Tensor:
 def _with_library_body(network, name, role):
     if role == "TEACHER":
         raise UserError("only the body of a detector has pretrained weights; expected a file of a whole teacher")
-    load_library_body(network, name)
+    detectors.load_library_body(network, name)

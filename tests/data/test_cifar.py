@@ -37,7 +37,7 @@ def write_binary(root, layout):
 
 def write_python(root, layout):
     """The files of torchvision's layout; returns a reader that knows their checksums."""
-    folder = root / layout.reader.base_folder
+    folder = root / layout.python_folder
     folder.mkdir()
 
     def write(name, content):
@@ -58,12 +58,13 @@ def write_python(root, layout):
 
 
 @pytest.fixture(params=sorted(LAYOUTS))
-def fake(request, tmp_path):
+def fake(request, tmp_path, monkeypatch):
     """(root, layout) with both layouts written, 20 records a file."""
     layout = LAYOUTS[request.param]
     write_binary(tmp_path, layout)
     files = {key: tuple((name, RECORDS) for name, _ in getattr(layout, key)) for key in ("train_files", "test_files")}
-    return tmp_path, replace(layout, reader=write_python(tmp_path, layout), **files)
+    monkeypatch.setattr(datasets, layout.name.upper(), write_python(tmp_path, layout))
+    return tmp_path, replace(layout, **files)
 
 
 def remove(folder):
@@ -75,7 +76,7 @@ def remove(folder):
 @pytest.mark.parametrize("kept", ["python", "binary"])
 def test_both_layouts_give_the_images_labels_and_names_in_the_files_order(fake, kept):
     root, layout = fake
-    remove(root / (layout.binary_folder if kept == "python" else layout.reader.base_folder))
+    remove(root / (layout.binary_folder if kept == "python" else layout.python_folder))
     source = cifar.read_cifar(layout, root, download=False)
     files = len(layout.train_files)
     records = [fake_records(layout, number) for number in range(files + 1)]
@@ -93,7 +94,7 @@ def test_both_layouts_have_one_fingerprint(fake, monkeypatch):
     monkeypatch.setattr(cifar, layout.name.upper(), layout)
     opts = "DATASET.TYPE", layout.name, "DATASET.ROOT", str(root)
     from_python = build_data(config(*opts), "cpu").info.fingerprint
-    remove(root / layout.reader.base_folder)
+    remove(root / layout.python_folder)
     assert build_data(config(*opts), "cpu").info.fingerprint == from_python
 
 
@@ -103,13 +104,13 @@ def test_missing_data_names_the_folder_and_what_to_do(tmp_path, name):
         build_data(config("DATASET.TYPE", name, "DATASET.ROOT", str(tmp_path / "nowhere")), "cpu")
     message = str(error.value)
     assert str(tmp_path / "nowhere") in message and "DATASET.DOWNLOAD True" in message and "\n" not in message
-    assert LAYOUTS[name].binary_folder in message and LAYOUTS[name].reader.base_folder in message
+    assert LAYOUTS[name].binary_folder in message and LAYOUTS[name].python_folder in message
 
 
 @pytest.mark.parametrize("change, found", [(-1, "damaged"), (-3000, "damaged"), (1, "damaged"), (None, "missing")])
 def test_a_binary_file_of_a_wrong_size_is_named(fake, change, found):
     root, layout = fake
-    remove(root / layout.reader.base_folder)
+    remove(root / layout.python_folder)
     path = root / layout.binary_folder / layout.test_files[0][0]
     content = path.read_bytes()
     path.unlink()
@@ -128,7 +129,7 @@ def test_a_file_short_of_whole_records_is_damaged_too(tmp_path):
 
 def test_a_label_out_of_range_is_damage(fake):
     root, layout = fake
-    remove(root / layout.reader.base_folder)
+    remove(root / layout.python_folder)
     path = root / layout.binary_folder / layout.train_files[0][0]
     content = bytearray(path.read_bytes())
     content[layout.label_bytes - 1] = 200
@@ -140,7 +141,7 @@ def test_a_label_out_of_range_is_damage(fake):
 @pytest.mark.parametrize("state", ["damaged", "missing"])
 def test_a_python_file_with_a_wrong_checksum_is_named_and_never_unpickled(fake, state):
     root, layout = fake
-    path = root / layout.reader.base_folder / layout.reader.test_list[0][0]
+    path = root / layout.python_folder / layout.reader.test_list[0][0]
     if state == "missing":
         path.unlink()
     else:
@@ -161,7 +162,7 @@ def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
 
 def test_without_a_complete_list_there_are_no_names(fake):
     root, layout = fake
-    remove(root / layout.reader.base_folder)
+    remove(root / layout.python_folder)
     (root / layout.binary_folder / layout.names_file).write_text("one\ntwo\n")
     assert cifar.read_cifar(layout, root, download=False).classes is None
 

@@ -138,19 +138,3 @@ def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
     assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout
     wrong = tables_command("--table", "99")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "unknown table" in wrong.stderr
-
-
-def test_reports_and_plans_never_import_torch():
-    code = (
-        "import sys, pkgutil, importlib, mdistiller.report, mdistiller.runs\n"
-        "sys.path.insert(0, 'tools')\n"
-        "for room in (mdistiller.report, mdistiller.runs):\n"
-        "    for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
-        "        importlib.import_module(module.name)\n"
-        "import tables, sweep\n"
-        "from mdistiller.runs import fill, paper\n"
-        "fill.fill(paper.load_tables()['2'], [])\n"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

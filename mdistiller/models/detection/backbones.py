@@ -10,8 +10,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from torchvision.ops import FrozenBatchNorm2d
 
 from mdistiller.errors import UserError
+from mdistiller.models.detection import LEVELS
 
-LEVELS = ("p2", "p3", "p4", "p5")
 DEPTHS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}
 BLOCKS = {"r18": BasicBlock, "r34": BasicBlock, "r50": Bottleneck, "r101": Bottleneck}
 MOBILENET_TAPS = (3, 6, 13, 17)  # the last layers with 24, 32, 96 and 320 channels, at strides 4, 8, 16 and 32

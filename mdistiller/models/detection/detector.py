@@ -10,7 +10,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
-from mdistiller.models.detection.backbones import LEVELS, build_backbone
+from mdistiller.models.detection import LEVELS
+from mdistiller.models.detection.backbones import build_backbone
 from mdistiller.models.detection.parts import (
     OUTPUT_SIZE,
     PRESETS,

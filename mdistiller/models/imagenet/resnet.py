@@ -6,7 +6,6 @@ The blocks are those of `mdistiller.models.resnet`, which return pre-activations
 from urllib.error import URLError
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
 
 from mdistiller.errors import UserError
@@ -40,6 +39,8 @@ def library_weights(name: str, otherwise: str) -> dict[str, Tensor]:
 
     Raises UserError, which ends with `otherwise`, if the download fails.
     """
+    import torchvision  # here: it takes seconds, and only its weights are needed
+
     weights = torchvision.models.get_model_weights(name)[WEIGHTS]
     try:
         return weights.get_state_dict(progress=False, check_hash=True)

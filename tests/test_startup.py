@@ -1,0 +1,70 @@
+"""What a program imports before it is needed, and so waits for: named, never timed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.engine.support import REPOSITORY, SMALL
+
+COMPILER = {"torch._dynamo", "torch._inductor"}
+LIBRARIES = COMPILER | {"torchvision", "timm", "sklearn", "scipy", "matplotlib", "transformers"}
+LIGHT = LIBRARIES | {"torch", "torch.utils.tensorboard"}
+ENTRIES = {  # in one interpreter, from the lightest on: what none of them may have imported when it has run
+    "tools/train.py --help": LIGHT | {"numpy", "yaml", "yacs"},
+    "import mdistiller": LIGHT | {"numpy", "yaml", "yacs"},
+    "--help of every command": LIGHT,
+    "reports and plans": LIGHT,
+    "import mdistiller.engine.setup": LIBRARIES | {"torch.utils.tensorboard"},
+    "an epoch of digits": LIBRARIES,
+}
+PROGRAM = """
+import contextlib, importlib, io, json, pkgutil, runpy, sys
+entries, small = json.loads(sys.argv[1])
+
+def help_of(command):
+    sys.argv = [command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        runpy.run_path(f"tools/{command}.py", run_name="__main__")
+
+def commands():
+    for command in pkgutil.iter_modules(["tools"]):
+        help_of(command.name)
+
+def reports():
+    from mdistiller import report, runs, sweep
+    for room in (report, runs, sweep):
+        for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+            importlib.import_module(module.name)
+    from mdistiller.runs import fill, paper
+    fill.fill(paper.load_tables()["2"], [])
+
+def train():
+    from mdistiller.config import load_cfg
+    from mdistiller.engine.setup import train
+    train(load_cfg(None, small))
+
+actions = [lambda: help_of("train"), lambda: importlib.import_module("mdistiller"), commands, reports,
+           lambda: importlib.import_module("mdistiller.engine.setup"), train]
+found = {}
+for (entry, unwanted), action in zip(entries.items(), actions, strict=True):
+    action()
+    found[entry] = sorted(set(unwanted) & set(sys.modules))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    small = [*SMALL, "DISTILLER.TYPE", "EA-KD", "SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", [],
+             "LOG.PREFIX", str(tmp_path_factory.mktemp("runs"))]
+    words = json.dumps([{entry: sorted(names) for entry, names in ENTRIES.items()}, small])
+    done = subprocess.run([sys.executable, "-c", PROGRAM, words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_imports_no_library_that_it_does_not_use(entry, imported):
+    assert imported[entry] == []
