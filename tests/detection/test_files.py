@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from mdistiller.engine.teachers.convert import convert_file
 from mdistiller.errors import UserError
 from mdistiller.models.detection.convert import torchvision_rows
 from tests.detection.support import GOLDEN, SMALL, detector, golden, write_coco
+from tests.forked import run_tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,8 +24,7 @@ def zoo_state():
 
 
 def tool(name, *words):
-    return subprocess.run([sys.executable, f"tools/{name}.py", *map(str, words)], cwd=REPOSITORY, capture_output=True,
-                          text=True, timeout=120)
+    return run_tool(name, words, REPOSITORY)
 
 
 def test_a_pickle_of_the_model_zoo_becomes_a_checkpoint(tmp_path):

@@ -22,6 +22,7 @@ from mdistiller.errors import UserError
 from mdistiller.report.html import report
 from tests.data.support import REAL, needs
 from tests.detection.support import config, images, write_coco
+from tests.forked import run_tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "FCFD", "EA-FCFD", "NONE", "TTM", "EA-CTKD"]
@@ -121,8 +122,9 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights_and_results(r
 
 
 def command(*opts, processes=1):
-    start = [sys.executable] if processes == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    if processes == 1:
+        return run_tool("train", opts, REPOSITORY)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run([*start, "tools/train.py", *map(str, opts)], cwd=REPOSITORY, capture_output=True, text=True,
                           timeout=300)
 

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from mdistiller.config import load_cfg
 from mdistiller.distillers import crd
@@ -14,6 +13,7 @@ from mdistiller.distillers.crd import ContrastSampler, crd_loss, nce_loss, simil
 from mdistiller.errors import UserError
 from tests.distillers.feature_support import LOOSE, PRECISIONS, TOLERANCE, fill, fixed_networks
 from tests.distillers.support import Fixed, distiller_of, tiny_batch, tiny_distiller
+from tests.forked import run_together
 from tests.golden_files import close_relative, load, tensors
 
 
@@ -198,7 +198,8 @@ def run_rank(rank, folder):
 
 
 def test_two_processes_keep_the_memory_and_z_of_one(tmp_path):
-    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    for done in run_together([lambda rank=rank: run_rank(rank, tmp_path) for rank in range(2)]):
+        assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
     single, losses = crd_of(5)
     for name in ("memory_v1", "memory_v2", "z"):

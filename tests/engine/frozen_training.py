@@ -1,15 +1,9 @@
-"""Run by torchrun and alone: trains methods with frozen batch statistics, which otherwise depend on the local batch.
+"""What each rank of a test does: trains methods with frozen batch statistics, which else depend on the local batch."""
 
-python frozen_training.py FOLDER METHOD ...
-"""
-
-import sys
 from pathlib import Path
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mdistiller import distributed
 from mdistiller.distillers.base import Distiller
@@ -29,12 +23,8 @@ def main(folder, *methods):
     Distiller.train = train
     stop, distributed.stop = distributed.stop, lambda: None  # one process group for all runs
     torch.set_num_threads(1)
-    opts = ("SOLVER.EPOCHS", 1, "SOLVER.BATCH_SIZE", 15, "DATASET.TRAIN_FRACTION", 1.0)
+    opts = ("SOLVER.EPOCHS", 1, "SOLVER.BATCH_SIZE", 15, "DATASET.TRAIN_FRACTION", 0.5)
     opts += ("SOLVER.LR", 0.001)  # at larger rates rounding grows over the steps
-    for method in methods:  # 20 steps of 15 images: unequal parts
+    for method in methods:  # 10 steps of 15 images: unequal parts
         run(Path(folder) / method, method, *opts)
     stop()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,12 +1,9 @@
-"""Run by torchrun: python stopped_training.py FOLDER whole|stop|resume. "stop" ends within the first epoch."""
+"""What each rank of a test does: a run that ends "whole", is to "stop" within its first epoch, or to "resume"."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mdistiller.command import Interrupted
 from mdistiller.engine import trainer
@@ -27,7 +24,3 @@ def main(folder, how):
         trainer.Trainer._step = stopping
     with contextlib.suppress(Interrupted):
         run(Path(folder), "KD", "SOLVER.EPOCHS", 2, "SOLVER.BATCH_SIZE", 15, "SOLVER.EMA", 0.9, resume=how == "resume")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,5 +1,7 @@
 """Runs of a second on digits, in process or as a user types them."""
 
+import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,8 +10,11 @@ from pathlib import Path
 import torch
 
 from mdistiller.config import load_cfg
+from mdistiller.data import digits
 from mdistiller.engine.setup import train
+from tests.forked import run_tool
 
+WHOLE = digits.read_digits
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["DATASET.TYPE", "digits", "DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8",
          "DISTILLER.TEACHER_CHECKPOINT", "random", "DATASET.TRAIN_FRACTION", 0.5, "SOLVER.BATCH_SIZE", 64,
@@ -21,15 +26,41 @@ def small_cfg(folder, method="EA-KD", *opts):
     return load_cfg(None, [*SMALL, "DISTILLER.TYPE", method, "LOG.PREFIX", str(folder), *opts])
 
 
+@contextlib.contextmanager
+def few_test_images():
+    """The digits with every eighth test image alone: a small run would spend most of its time on the others."""
+
+    def few():
+        source = WHOLE()
+        kept = {"test_images": source.test_images[::8], "test_labels": source.test_labels[::8]}
+        return dataclasses.replace(source, **kept)
+
+    before, digits.read_digits = digits.read_digits, few
+    try:
+        yield
+    finally:
+        digits.read_digits = before
+
+
 def run(folder, method="EA-KD", *opts, resume=False):
-    """Train in this process; returns the run's folder."""
+    """Train in this process, with `few_test_images`; returns the run's folder."""
     cfg = small_cfg(folder, method, *opts)
-    train(cfg, resume=resume)
+    with few_test_images():
+        train(cfg, resume=resume)
     return next(Path(folder).glob("*/*"))
 
 
-def command(*words, **environment):
-    """Run `python <words>` from the repository with few threads; returns the finished process."""
+def command(*words):
+    """Run `python tools/<tool>.py <words>` from the repository in a forked process, with `few_test_images`; returns the
+    finished process."""
+    tool = Path(words[0])
+    assert tool.parts[0] == "tools", tool
+    with few_test_images():
+        return run_tool(tool.stem, words[1:], REPOSITORY)
+
+
+def typed(*words, **environment):
+    """Run `python <words>` as a user types it, in an interpreter of its own, which takes seconds to start."""
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

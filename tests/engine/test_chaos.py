@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.chaos import differences
-from tests.engine.support import command
+from tests.engine.support import typed
 
 
 def test_runs_killed_at_random_moments_and_resumed_end_in_the_same_bits(tmp_path):
-    done = command("tests/chaos.py", "--trials", 1, "--jobs", 1, "--methods", "EA-KD", "CRD", "--seed", 466,
-                   "--folder", tmp_path)
+    done = typed("tests/chaos.py", "--trials", 1, "--jobs", 1, "--methods", "EA-KD", "CRD", "--seed", 466,
+                 "--folder", tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     total = re.search(r"\| total \|(.*)\|\n", done.stdout)[1].split("|")
     trials, kills, saving, stops, damaged, different = map(int, total)

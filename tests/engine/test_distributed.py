@@ -10,10 +10,12 @@ import time
 import pytest
 import torch
 
-from tests.engine.support import REPOSITORY, command, train_command, weights
+from tests.engine import frozen_training, stopped_training
+from tests.engine.support import REPOSITORY, train_command, typed, weights
+from tests.forked import run_ranks
 
 METHODS = ("KD", "EA-DKD", "CTKD", "REVIEWKD", "CRD", "FCFD")
-# CRD's scores are exp(similarity / 0.07): on some processors rounding grows to 2e-4 within the twenty steps.
+# CRD's scores are exp(similarity / 0.07): on some processors rounding grows to 2e-4 within the steps.
 TOLERANCES = {"CRD": 1e-3}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
@@ -21,10 +23,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen")
-    script = "tests/engine/frozen_training.py"
-    for words in ((*TORCHRUN, script, folder / "two"), (script, folder / "one")):
-        done = command(*words, *METHODS)
-        assert done.returncode == 0, done.stderr[-2000:]
+    for name, number in (("one", 1), ("two", 2)):
+        for done in run_ranks(lambda name=name: frozen_training.main(folder / name, *METHODS), number):
+            assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
 
@@ -44,7 +45,7 @@ def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained,
 
 
 def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
-    words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 12)]
+    words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 5)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL, start_new_session=True)
@@ -63,16 +64,16 @@ def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
     before = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"]
-    done = command(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 12, resume=True))
+    done = typed(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 5, resume=True))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at epoch" in done.stdout
-    assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 13 >= before
+    assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 6 >= before
 
 
 def test_two_processes_stopped_within_an_epoch_end_with_the_metrics_of_an_unbroken_run(tmp_path):
     for folder, how in (("whole", "whole"), ("stopped", "stop"), ("stopped", "resume")):
-        done = command(*TORCHRUN, "tests/engine/stopped_training.py", tmp_path / folder, how)
-        assert done.returncode == 0, done.stderr[-2000:]
+        for done in run_ranks(lambda folder=folder, how=how: stopped_training.main(tmp_path / folder, how), 2):
+            assert done.returncode == 0, done.stderr[-2000:]
     whole, stopped = (next((tmp_path / name).glob("*/*")) for name in ("whole", "stopped"))
     one, two = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
                 for run in (whole, stopped))

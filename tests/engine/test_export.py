@@ -1,5 +1,6 @@
 """What a run leaves to be deployed: the student alone, in three forms that compute the same."""
 
+import importlib.util
 import json
 import runpy
 import sys
@@ -159,7 +160,8 @@ def test_what_the_user_can_fix_is_one_line(finished, tmp_path, monkeypatch, caps
 
 
 def test_a_missing_library_is_named(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: find(name) if name == "sklearn" else None)
     with pytest.raises(UserError, match="onnx needs onnx and onnxscript and onnxruntime: pip install onnx onnxscript"):
         export_run(finished, formats=["onnx"], output=tmp_path)
     assert len(export_run(finished, formats=["pth"], output=tmp_path)) == 2

@@ -14,8 +14,8 @@ import pytest
 
 from mdistiller.engine import checkpoints
 from mdistiller.engine.trainer import Trainer
-from tests.engine.support import assert_same_weights, run, train_command
-from tests.wrong_inputs.case import run as run_tool
+from tests.engine.support import assert_same_weights, few_test_images, run, train_command
+from tests.forked import run_tool
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,9 @@ def train(folder, before=lambda: None, resume=False):
     with tempfile.TemporaryDirectory() as elsewhere:
         work = Path(elsewhere) / "work"
         work.mkdir()
-        return run_tool("train", train_command(folder, resume=resume)[1:], work, before)
+        with few_test_images():
+            done = run_tool("train", train_command(folder, resume=resume)[1:], work, before)
+        return done.returncode, done.stdout, done.stderr
 
 
 def failed_and_continues(folder, code, err, unbroken):
@@ -149,8 +151,8 @@ def test_a_command_whose_output_cannot_be_written(unbroken, tmp_path):
     def full():
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
-    code, _, err = run_tool("compare", [str(unbroken.parent)], work, full)
-    assert (code, err) == (3, "error: the output: cannot be written: No space left on device\n")
+    done = run_tool("compare", [unbroken.parent], work, full)
+    assert (done.returncode, done.stderr) == (3, "error: the output: cannot be written: No space left on device\n")
     code, _, err = train(tmp_path / "run", full)
     assert code == 3 and err.count("\n") == 1 and err.startswith("error: the output"), err  # the run itself is done
     assert_same_weights(next((tmp_path / "run").glob("*/*")), unbroken)

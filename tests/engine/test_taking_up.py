@@ -1,19 +1,21 @@
 """What resuming refuses, and what a stop does not change: finished runs, other data, two processes, second signals."""
 
+import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mdistiller.data.memory import InMemoryData
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import UserError
+from tests import forked
 from tests.data.support import write_folders
-from tests.engine.support import REPOSITORY, run, train_command
+from tests.engine.support import run, train_command
 
 
 def contents(folder):
@@ -51,16 +53,23 @@ def test_other_training_data_are_refused_before_anything_is_written(tmp_path):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     folder = run(tmp_path, "KD", "SOLVER.EPOCHS", 1)
-    holds = "import sys; from pathlib import Path; from mdistiller.engine.run_folder import RunFolder\n" \
-            "folder = RunFolder(Path(sys.argv[1])); folder.take(True); print('taken', flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", holds, str(folder)], cwd=REPOSITORY, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True)
+    out = tmp_path / "out"
+
+    def hold():
+        held = RunFolder(folder)
+        held.take(True)
+        print("taken", flush=True)
+        time.sleep(60)
+
+    other = forked.start(hold, out, tmp_path / "err")
     try:
-        assert other.stdout.readline() == "taken\n"
+        while not (out.exists() and out.read_text()):
+            time.sleep(0.005)
         with pytest.raises(UserError, match="another process trains in this folder"):
             RunFolder(folder).take(True)
     finally:
-        other.communicate()
+        os.kill(other, signal.SIGKILL)
+        forked.end(other)
     taken = RunFolder(folder)
     taken.take(True)  # let go of by the end of the process
     taken.release()
@@ -69,32 +78,27 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
 
 
 def test_a_second_signal_ends_a_run_that_waits(tmp_path):
-    hangs = tmp_path / "hangs.py"
-    hangs.write_text(
-        "import sys, time\n"
-        "sys.path.insert(0, 'tools')\n"
-        "import train\n"
-        "from mdistiller.data.memory import InMemoryData\n"
-        "def wait(self, *args, **options):\n"
-        "    print('waiting', flush=True)\n"
-        "    while True: time.sleep(1)\n"
-        "InMemoryData.train_batches = wait\n"
-        "train.cli()\n"
-    )
-    process = subprocess.Popen([sys.executable, str(hangs), *train_command(tmp_path / "out")[1:]], cwd=REPOSITORY,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
-    try:
-        while process.stdout.readline() != "waiting\n":
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        assert process.poll() is None  # the first one is looked at between two steps
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 143 and errors.splitlines()[-1].startswith("error: interrupted by SIGTERM again")
+    def wait(*args, **options):
+        print("waiting", flush=True)
+        while True:
+            time.sleep(1)
+
+    def train():
+        InMemoryData.train_batches = wait
+        sys.argv = train_command(tmp_path / "runs")
+        importlib.import_module("tools.train").cli()
+
+    out, err = tmp_path / "out", tmp_path / "err"
+    process = forked.start(train, out, err)
+    while "waiting\n" not in (out.read_text() if out.exists() else ""):
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), err.read_text()
+        time.sleep(0.01)
+    os.kill(process, signal.SIGINT)
+    time.sleep(0.5)
+    assert os.waitpid(process, os.WNOHANG) == (0, 0)  # the first one is looked at between two steps
+    os.kill(process, signal.SIGTERM)
+    assert forked.end(process) == 143
+    assert err.read_text().splitlines()[-1].startswith("error: interrupted by SIGTERM again")
 
 
 def test_tensorboard_shows_every_epoch_once_after_a_resume(tmp_path):

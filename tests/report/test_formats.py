@@ -2,8 +2,6 @@
 
 import csv
 import io
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +10,7 @@ from mdistiller.report.layout import layout, overview
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import load_tables
 from mdistiller.runs.records import find_runs
+from tests.forked import run_tool
 from tests.report.support import PAIR, REPOSITORY, make_run, make_runs
 
 COMMAND = "python tools/sweep.py --table 1"
@@ -127,14 +126,9 @@ def test_every_table_prints_without_runs(name):
     assert text.count(f"    sweep --table {name} --methods ") == len(table.cells)
 
 
-def tables_command(*words):
-    return subprocess.run([sys.executable, "tools/tables.py", *map(str, words)], cwd=REPOSITORY, capture_output=True,
-                          text=True)
-
-
 def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
-    done = tables_command("--table", "1", "--runs", runs, "--check")
+    done = run_tool("tables", ["--table", "1", "--runs", runs, "--check"], REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "") and OVERVIEW in done.stdout and CHECK in done.stdout
     assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout
-    wrong = tables_command("--table", "99")
+    wrong = run_tool("tables", ["--table", "99"], REPOSITORY)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "unknown table" in wrong.stderr

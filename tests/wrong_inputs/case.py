@@ -6,10 +6,12 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.engine.support import few_test_images
+from tests.forked import run_tool
 
 SAVED = "../saved"  # from the folder of a case: runs, checkpoints, caches and measurements that nothing may change
 RUN = f"{SAVED}/runs/distill/ea"
@@ -67,35 +69,6 @@ def pipe(path: Path, saved: Path) -> None:
     os.mkfifo(path)
 
 
-def in_child(action: Callable[[], int | None], out: Path, err: Path) -> int:
-    """Call `action` in a process forked from this one, its output in files; returns the exit code, negative for a
-    signal. An exception of `action` is a traceback and 1, as of the interpreter."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(SECONDS)
-            with open(out, "w") as to, open(err, "w") as to_err:
-                os.dup2(to.fileno(), 1)
-                os.dup2(to_err.fileno(), 2)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
-            code = action() or 0
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
 def _too_long(number, frame):
     raise TimeoutError
 
@@ -117,15 +90,8 @@ def run_here(tool: str, words, cwd: Path) -> tuple[int, str, str]:
     raise AssertionError("cli() always ends the process")
 
 
-def run(tool: str, words, cwd: Path, before: Callable[[], object] = lambda: None) -> tuple[int, str, str]:
-    """tools/<tool>.py in a forked process: exit code, stdout and stderr. `before` is called there first."""
-
-    def action():
-        os.chdir(cwd)
-        sys.argv = [f"tools/{tool}.py", *words]
-        before()
-        importlib.import_module(f"tools.{tool}").cli()
-
-    out, err = cwd.with_name(f"{cwd.name}.out"), cwd.with_name(f"{cwd.name}.err")
-    code = in_child(action, out, err)
-    return code, out.read_text(errors="replace"), err.read_text(errors="replace")
+def run(tool: str, words, cwd: Path) -> tuple[int, str, str]:
+    """tools/<tool>.py in a forked process: exit code, stdout and stderr."""
+    with few_test_images():
+        done = run_tool(tool, words, cwd)
+    return done.returncode, done.stdout, done.stderr

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +12,8 @@ import pytest
 from mdistiller.engine.cache import admin, logit_store
 from mdistiller.engine.cache.logit_store import LogitStore
 from mdistiller.errors import UserError
+from tests import forked
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 ENTRIES, CLASSES = 2000, 7
 
 
@@ -89,54 +87,30 @@ def test_killed_while_appending_the_store_holds_whole_rows_only(tmp_path, monkey
     assert_holds(open_store(tmp_path), [*range(10), *range(100, 120)])
 
 
-WRITER = """
-import sys
-import time
-from pathlib import Path
-import numpy as np
-from tests.engine.cache.test_logit_store import ENTRIES, open_store, rows_of
-
-store, order = open_store(Path(sys.argv[1])), np.random.default_rng(int(sys.argv[2])).permutation(ENTRIES)
-print("ready", flush=True)
-sys.stdin.readline()
-for first in range(0, ENTRIES, 5):
-    store.write(order[first : first + 5], rows_of(order[first : first + 5]))
-    time.sleep(0.001)
-print("done", flush=True)
-"""
-
-
-def writer(folder, seed):
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(seed)], cwd=REPOSITORY,
-                               env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(*processes):
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
+def fill(folder, seed):
+    store, order = open_store(folder), np.random.default_rng(seed).permutation(ENTRIES)
+    for first in range(0, ENTRIES, 5):
+        store.write(order[first : first + 5], rows_of(order[first : first + 5]))
+        time.sleep(0.001)
 
 
 def test_two_processes_fill_a_store_at_once(tmp_path):
-    one, other = writer(tmp_path, 1), writer(tmp_path, 2)
-    go(one, other)
-    assert one.communicate(timeout=60)[0] == other.communicate(timeout=60)[0] == "done\n"
+    for done in forked.run_together([partial(fill, tmp_path, seed) for seed in (1, 2)]):
+        assert done.returncode == 0, done.stderr
     store = open_store(tmp_path)
     assert_holds(store, np.arange(ENTRIES))
     assert store.count == ENTRIES  # nothing twice
 
 
 def test_a_killed_process_leaves_whole_rows_and_no_lock(tmp_path):
-    process = writer(tmp_path, 1)
-    go(process)
-    while not (tmp_path / "entries.bin").stat().st_size:
+    folder = tmp_path / "store"
+    process = forked.start(partial(fill, folder, 1), tmp_path / "out", tmp_path / "err")
+    entries = folder / "entries.bin"
+    while not (entries.exists() and entries.stat().st_size):
         time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    store = open_store(tmp_path)
+    os.kill(process, signal.SIGKILL)
+    assert forked.end(process) == -signal.SIGKILL
+    store = open_store(folder)
     held = store.held()
     assert 0 < len(held) < ENTRIES
     assert_holds(store, held)
