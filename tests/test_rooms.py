@@ -14,7 +14,7 @@ from mdistiller.distillers import DISTILLERS
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [  # a room imports from those above it, and from itself
     {"errors"},
-    {"files", "functional", "distributed", "workers", "registry", "plugins", "command", "libraries"},
+    {"files", "functional", "distributed", "workers", "registry", "plugins", "places", "command", "libraries"},
     {"config", "losses"},
     {"models", "data", "runs"},
     {"tasks", "report"},

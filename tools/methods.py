@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # this checkout, not an installed copy
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
 from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
 from mdistiller.files import write_text
+from mdistiller.places import HOME
 from mdistiller.runs.paper import load_tables
 
 
@@ -24,7 +24,7 @@ def page() -> str:
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "methods.md", help="the file to write")
+    parser.add_argument("--output", type=Path, default=HOME / "docs" / "methods.md", help="the file to write")
     output = parser.parse_args().output
     write_text(output, page())
 

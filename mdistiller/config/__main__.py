@@ -6,8 +6,9 @@ from mdistiller.command import Parser, run_command
 from mdistiller.config.page import page
 from mdistiller.errors import writing
 from mdistiller.files import write_text
+from mdistiller.places import HOME
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
+PAGE = HOME / "docs" / "config.md"
 
 
 def main():

@@ -10,6 +10,7 @@ from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL, KEYS
 from mdistiller.config.words import Typed, nearest, shown
 from mdistiller.errors import UserError
+from mdistiller.places import find_config
 from mdistiller.registry import ea_name
 
 COMMAND_LINE = "command line"
@@ -30,7 +31,7 @@ class Reading:
         self.waiting: list[tuple[str, Any, str]] = []  # (node, its value as written, source)
         self.keys, self.complete = dict(GENERAL), False
         self.nodes = _nodes(self.keys)
-        said = list(chain(path)) if path is not None else []
+        said = list(chain(find_config(path))) if path is not None else []
         said += [(COMMAND_LINE, _nest(key, Typed(value) if isinstance(value, str) else value))
                  for key, value in _pairs(opts)]
         self.ignored: dict[str, list[str]] = {}  # source -> its keys without effect

@@ -17,8 +17,8 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
-from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError, writing
+from mdistiller.places import CHECKOUT
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
@@ -226,10 +226,12 @@ def _changed_keys(old, new, prefix=""):
 
 def commit() -> str | None:
     """The git commit of the package's checkout, with "+changes" for modified files; None outside a checkout."""
+    if CHECKOUT is None:
+        return None
     try:
-        git = ["git", "-C", str(checkpoints.REPOSITORY)]
+        git = ["git", "-C", str(CHECKOUT)]
         top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
-        if Path(top.stdout.strip()).resolve() != checkpoints.REPOSITORY.resolve():
+        if Path(top.stdout.strip()).resolve() != CHECKOUT:
             return None  # an installed copy, perhaps inside the checkout of something else
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)

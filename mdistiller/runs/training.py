@@ -11,10 +11,10 @@ from typing import Any
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import BASE, stated
 from mdistiller.errors import UserError
+from mdistiller.places import find_config
 from mdistiller.runs.paper import Cell
 from mdistiller.runs.records import counts
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes
 SMOKE = read_yaml(Path(__file__).parent / "smoke.yaml")
 
@@ -23,7 +23,7 @@ SMOKE = read_yaml(Path(__file__).parent / "smoke.yaml")
 class Training:
     """A config file with overrides ("KEY=VALUE"), from a cell of a table or from the command line."""
 
-    config: str  # path relative to the repository or to the working folder
+    config: str  # path relative to the working folder or to the shipped files, see `find_config`
     overrides: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()  # overrides of the command line, for all trainings
     smoke: bool = False
@@ -44,10 +44,10 @@ class Training:
 
     @property
     def path(self) -> Path:
-        """The config file, in the working folder or else in the repository. Raises UserError when it does not exist."""
-        for root in (Path(), REPOSITORY):
-            if (root / self.config).is_file():
-                return root / self.config
+        """The config file, see `find_config`. Raises UserError when it does not exist."""
+        path = find_config(self.config)
+        if path.is_file():
+            return path
         raise UserError(f"{self.config}: no such config file")
 
     @property

@@ -11,10 +11,11 @@ from statistics import fmean
 
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
+from mdistiller.places import CHECKOUT
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
 from mdistiller.runs.records import RunRecord, read_run
-from mdistiller.runs.training import REPOSITORY, Training
+from mdistiller.runs.training import Training
 
 DONE, FAILED, STARTED, LEFT = "done", "failed", "started", "left"
 
@@ -47,8 +48,7 @@ class PlannedRun:
     @cached_property
     def command(self) -> list[str]:
         """The arguments of the Python interpreter that start or resume the run."""
-        script = REPOSITORY / "tools" / "train.py"
-        program = [_short(script)] if script.is_file() else ["-m", "mdistiller_tools.train"]
+        program = [_short(CHECKOUT / "tools" / "train.py")] if CHECKOUT else ["-m", "mdistiller_tools.train"]
         return [*program, "--cfg", _short(self.training.path), "--resume", *self.opts]
 
     def failure(self) -> str | None:

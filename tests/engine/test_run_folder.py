@@ -7,13 +7,13 @@ import pytest
 
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import stated
-from mdistiller.engine import checkpoints, run_folder
+from mdistiller.engine import run_folder
 from mdistiller.engine.run_folder import RunFolder, commit, overridden
 from mdistiller.errors import UserError
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import load_runs
 from mdistiller.runs.records import read_run
-from mdistiller.runs.training import REPOSITORY
+from tests.engine.support import REPOSITORY
 
 PAPER = {(run.config, run.overrides): run for run in load_runs() if run.config.endswith("/res32x4_res8x4.yaml")}
 
@@ -70,11 +70,11 @@ def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
-    monkeypatch.setattr(checkpoints, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(run_folder, "CHECKOUT", tmp_path)
     assert len(commit()) == 40
     inside = tmp_path / "site-packages"
     inside.mkdir()
-    monkeypatch.setattr(checkpoints, "REPOSITORY", inside)
+    monkeypatch.setattr(run_folder, "CHECKOUT", inside)
     assert commit() is None
 
 

@@ -17,10 +17,11 @@ from mdistiller.engine.teachers.download import download
 from mdistiller.engine.teachers.unpack import extract
 from mdistiller.errors import DISK_FAILS, UserError, cannot_write
 from mdistiller.models import MODELS, build_model
+from mdistiller.places import CHECKPOINTS, HOME
 
 log = logging.getLogger("mdistiller")
-FOLDER = checkpoints.REPOSITORY / "checkpoints"
-INDEX = FOLDER / "index.json"
+FOLDER = HOME / "checkpoints"
+INDEX = CHECKPOINTS / "index.json"
 MAX_INDEX = 16 << 20  # bytes of an index
 MAX_CLASSES = 1_000_000  # of a data set; a classifier for more would not fit into memory
 MAX_NUMBER = 1e9  # upper limit of percentages and megabytes in an index
