@@ -11,6 +11,7 @@ from typing import Any
 
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
+from mdistiller.places import HOME
 from mdistiller.registry import Registry, ea_name
 from mdistiller.report.compare import percent
 from mdistiller.report.ranks import complete_blocks, rank_lines
@@ -27,7 +28,7 @@ from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import DATA
 from mdistiller.runs.records import RunRecord, group_runs
 from mdistiller.runs.statistics import Gain, paired_gain, probability_of_improvement, rank_methods
-from mdistiller.runs.training import REPOSITORY, Training
+from mdistiller.runs.training import Training
 
 HEAD = ("method", "seeds", "last epoch", "best epoch", "compared with")
 COMPARISON = ("method", "compared with", "seeds of both")
@@ -118,7 +119,7 @@ def _line(study, spec, section, name, of, extra, tuned):
     words = (f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in keys.items())
     training = LineTraining(of["config"], as_overrides(words), (f"EXPERIMENT.PROJECT={study}", *extra), label=name)
     folder = section.get("tuned")
-    file = REPOSITORY / folder / f"{training.name}.yaml" if folder else None
+    file = HOME / folder / f"{training.name}.yaml" if folder else None
     if tuned and file is not None and file.is_file():
         best = tuple(f"{key}={value}" for key, value in read_yaml(file).items())
         training = replace(training, overrides=(*training.overrides, *best))

@@ -63,7 +63,7 @@ def test_gains_are_paired_by_seed(tmp_path):
 
 
 def test_a_tuned_line_has_the_settings_of_its_file_and_without_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(study, "HOME", tmp_path)
     lines = load_studies()["fair"].lines
     assert len(lines) == 27 and list(lines)[:3] == ["KD", "EA-KD", "EA-KD, normalized"]
     assert not any(line.ready for line in lines.values())
