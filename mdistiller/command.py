@@ -27,7 +27,9 @@ class Parser(argparse.ArgumentParser):
 def split_overrides(args: argparse.Namespace, *options: str) -> None:
     """Move KEY VALUE from behind options of several words, which argparse takes for more of them, to `args.opts`."""
     for name in options:
-        words = getattr(args, name) or []
+        words = getattr(args, name)
+        if words is None:
+            continue
         cut = next((index for index, word in enumerate(words) if OVERRIDE.fullmatch(word)), len(words))
         args.opts = [*args.opts, *words[cut:]]
         setattr(args, name, words[:cut])

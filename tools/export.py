@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command
+from mdistiller.command import Parser, run_command, split_overrides
 
 
 def main():
@@ -21,6 +21,7 @@ def main():
     parser.add_argument("--output", metavar="DIR", help="output folder (default: export/ in the run's folder)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     args = parser.parse_args()
+    split_overrides(args, "formats")
 
     from mdistiller.engine.export import export_run
 

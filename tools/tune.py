@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command  # noqa: E402
+from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
 
 quiet_interrupts()
 
@@ -33,6 +33,7 @@ def parse():
     parser.add_argument("--name", help="of the study (default: made of FILE and KEY VALUE)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides; the keys that they set are not varied")
     args = parser.parse_intermixed_args()
+    split_overrides(args, "methods")
     for name in ("trials", "seeds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
