@@ -49,6 +49,7 @@ from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import Training
 from mdistiller.sweep.plan import Progress, current_state, plan_runs
+from tests.hostile_values import NUMBERS, OTHERS, TEXTS
 from tests.report.support import make_run
 
 LONGEST = 2000  # characters of a message
@@ -59,14 +60,6 @@ SIDE, BATCH, CLASSES, IMAGES = 16, 2, 4, 12
 STEPPING = 0.3  # part of the configurations that load for which a step is trained
 
 # --- hostile values ---------------------------------------------------------------------------------------------------
-
-NUMBERS = (0, -1, 1, 2, 3, 0.5, 1e-320, 1e-30, 1e30, 1e308, -1e308, 2**31, 2**31 - 1, 2**63, -(2**63), 10**30, 10**400,
-           float("nan"), float("inf"), float("-inf"))
-TEXTS = ("", " ", "~", "None", "null", "true", "a" * 5000, "\0", "a\nb", "\ud800", "\U0001f525", "1e5", "0x10", "1_000",
-         "[", "{a: b", "*a", "&a [*a]", "!!python/name:os.system", "!!binary '='", "(1, 2)", "(1, a)", "(", "../..",
-         "$HOME", "~/x", "~nobody-here", "-", "=", "a=b", "{seed}", "%s", "é", "nan", "inf", "1" * 5000,
-         "0x" + "f" * 4200)
-OTHERS = (None, True, False, [], {}, [[]], {"a": 1}, {1: 2}, [None], [1, "a"], [float("nan")], b"\xff", [{}], {"": {}})
 
 
 def number(chance: random.Random, key: Key | None = None):

@@ -104,8 +104,6 @@ class Distiller(nn.Module):
         self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
         self.train()
 
-    # --- what a method defines -------------------------------------------------------------------------------------
-
     def build(self, cfg: CfgNode) -> None:
         """Read the method's own node `cfg` and make its modules. `self.cfg` has the general nodes and those of `reads`.
         """
@@ -255,8 +253,6 @@ class Distiller(nn.Module):
             return self.sample_weight(*logits, **group)
         around = entropies_around(self, student, teacher)
         return self.weigh(*map(self.weighting.entropy, logits), logits[1].shape[-1], student.group, around)
-
-    # --- bookkeeping -----------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True):
         super().train(mode)

@@ -66,21 +66,7 @@ def export_run(
     if place is not None:  # the task has a format of its own; `formats` are those of image classifiers
         return sorted(place.iterdir())
     formats = _formats_of(run, formats)
-    size, (mean, std) = info.image_size, (info.mean, info.std)
-    metadata = {
-        "network": cfg.DISTILLER.STUDENT,
-        "family": info.family,
-        "method": cfg.DISTILLER.TYPE,
-        "deployed": type(network).__name__,
-        "run": str(folder),
-        "checkpoint": checkpoint,
-        "dataset": info.name,
-        "num_classes": info.num_classes,
-        "classes": info.classes,
-        "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
-        "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
-        **run.task.export_facts(),
-    }
+    size, metadata = info.image_size, _metadata(run, network, folder, checkpoint)
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
     written = []
     for name in formats:
@@ -97,6 +83,26 @@ def export_run(
     text = json.dumps(metadata, indent=1) + "\n"
     files.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
     return [*written, output / "student.json"]
+
+
+def _metadata(run, network, folder, checkpoint):
+    """The content of student.json."""
+    cfg, info = run.cfg, run.data.info
+    size, (mean, std) = info.image_size, (info.mean, info.std)
+    return {
+        "network": cfg.DISTILLER.STUDENT,
+        "family": info.family,
+        "method": cfg.DISTILLER.TYPE,
+        "deployed": type(network).__name__,
+        "run": str(folder),
+        "checkpoint": checkpoint,
+        "dataset": info.name,
+        "num_classes": info.num_classes,
+        "classes": info.classes,
+        "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
+        "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
+        **run.task.export_facts(),
+    }
 
 
 def _bare_input(student, size, mean, std):

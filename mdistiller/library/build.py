@@ -67,23 +67,12 @@ def distill(
 
     Raises UserError, in one line, for whatever does not fit.
     """
-    networks = [
-        _network(role, network, num_classes, family, checkpoint)
-        for role, network, checkpoint in (
-            ("student", student, student_checkpoint),
-            ("teacher", teacher, teacher_checkpoint),
-        )
-    ]
+    given = (("student", student, student_checkpoint), ("teacher", teacher, teacher_checkpoint))
+    networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
     method = canonical_method(method, task)
     cfg = settings(method, task, keywords)
-    if networks[1] is None and DISTILLERS[method].needs_teacher:
-        raise UserError(f"distill: {method} needs a teacher; found None")
-    if "index" in inspect.signature(DISTILLERS[method].sample_losses).parameters and targets is num_train is None:
-        raise UserError(
-            f"distill: {method} remembers every training image: pass the labels of all (targets=...), or with batches "
-            "that hold `contrast` their number (num_train=...)"
-        )
+    _check_needs(method, networks[1], targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
     facts = {
@@ -95,6 +84,17 @@ def distill(
     if task == "language":
         return _of_texts(cfg, method, networks, facts)
     return _of_samples(cfg, method, networks, facts | {"num_classes": num_classes}, taps, example, normalization)
+
+
+def _check_needs(method, teacher, targets, num_train):
+    """Raise UserError where a method lacks its teacher, or what tells it of all training images."""
+    if teacher is None and DISTILLERS[method].needs_teacher:
+        raise UserError(f"distill: {method} needs a teacher; found None")
+    if "index" in inspect.signature(DISTILLERS[method].sample_losses).parameters and targets is num_train is None:
+        raise UserError(
+            f"distill: {method} remembers every training image: pass the labels of all (targets=...), or with batches "
+            "that hold `contrast` their number (num_train=...)"
+        )
 
 
 def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None:
