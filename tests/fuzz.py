@@ -59,8 +59,6 @@ MOST_REMEMBERED = 500  # contents of YAML files
 SIDE, BATCH, CLASSES, IMAGES = 16, 2, 4, 12
 STEPPING = 0.3  # part of the configurations that load for which a step is trained
 
-# --- hostile values ---------------------------------------------------------------------------------------------------
-
 
 def number(chance: random.Random, key: Key | None = None):
     """A number, often at a bound of the key or just beyond it."""
@@ -87,9 +85,6 @@ def value(chance: random.Random, key: Key | None = None, depth: int = 0):
     if kind < 0.9:
         return chance.choice(OTHERS)
     return copy.copy(key.default) if key else chance.randint(-10, 10)
-
-
-# --- keys -------------------------------------------------------------------------------------------------------------
 
 
 class Keys:
@@ -178,8 +173,6 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return chance.choice((content[:start], content[:start] + new + content[start:],
                           content[:start] + new + content[start + len(new):]))
 
-
-# --- records ----------------------------------------------------------------------------------------------------------
 
 DEEP = ("[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000, "[" * 100_000)
 
@@ -286,9 +279,6 @@ class Records:
     def keep(self, root):
         with tempfile.TemporaryDirectory() as place:
             keep_records(find_runs(root), Path(place))
-
-
-# --- tries ------------------------------------------------------------------------------------------------------------
 
 
 class Remembered:
