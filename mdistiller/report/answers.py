@@ -24,6 +24,8 @@ def answers_section(runs: Sequence[RunRecord], link) -> str:
 
 
 def _run(run, link):
+    if run.kept is not None:  # it has no folder
+        return
     files = sorted({path.name for who in WHO for path in (run.path / "answers" / who).glob("*_seed*.jsonl")})
     for name in files[:1]:  # one decoding seed of one set is sufficient
         answers = {who: _first_lines(run.path / "answers" / who / name) for who in WHO}
