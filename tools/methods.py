@@ -9,6 +9,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
+from mdistiller.errors import UserError
 from mdistiller.files import write_text
 from mdistiller.places import HOME
 from mdistiller.runs.paper import load_tables
@@ -26,6 +27,8 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=HOME / "docs" / "methods.md", help="the file to write")
     output = parser.parse_args().output
+    if output.is_dir() or (output.parent.exists() and not output.parent.is_dir()):  # before the minute of the page
+        raise UserError(f"{output}: cannot be written; expected a file in a folder")
     write_text(output, page())
 
 

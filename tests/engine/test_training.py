@@ -160,7 +160,7 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept_for_replay(unruly, tmp_p
 def test_as_many_steps_as_allowed_are_left_out_before_a_run_ends(unruly, tmp_path):
     folder = run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1)
     assert all(math.isfinite(record["train_loss"]) for record in metrics(folder)) and len(metrics(folder)) == 3
-    assert "epoch 2, step 2: the loss is not finite: left out" in (folder / "train.log").read_text()
+    assert "epoch 2, step 2: the loss is not finite: step skipped" in (folder / "train.log").read_text()
     assert torch.load(folder / "latest.pth", weights_only=True)["skipped"] == 1
 
 
