@@ -209,7 +209,7 @@ def test_a_value_is_brought_to_the_type_of_its_default(write, key, given, expect
     ("CTKD.VARIANT", "globall", "expected one of global, instance; found 'globall'"),
     ("DATASET.TRAIN_FRACTION", 0, "expected a number greater than 0 and at most 1"),
     ("KD", 3, "expected keys below it (TEMPERATURE, LOSS), found 3"),
-    ("KD.LOSS", None, "expected keys below it (CE_WEIGHT, KD_WEIGHT), found None"),
+    ("KD.LOSS", None, "expected keys below it (CE_WEIGHT, KD_WEIGHT, REGRESSION_WEIGHT), found None"),
 ])
 def test_a_wrong_value_is_told_with_its_file_key_and_what_was_expected(write, key, given, expected):
     message = failure(None, [key, given])
