@@ -319,7 +319,7 @@ def test_kdsvd_pools_unequal_widths_only_when_told_to():
     [
         ("FITNET", ["FITNET.HINT_LAYER", 4], {}, "FITNET.HINT_LAYER: expected .* 0 to 3; found 4"),
         ("KDSVD", ["KDSVD.K", 9], {}, "KDSVD.K: expected at most 8, .*; found 9"),
-        ("OFD", [], {"teacher": "ShuffleV1"}, "OFD cannot use these networks .* batch norms .* 960x4x4"),
+        ("OFD", [], {"teacher": "ShuffleV1"}, "OFD cannot use these networks .* batch norm before .* 960x4x4"),
     ],
 )
 def test_networks_and_settings_that_do_not_fit(name, opts, networks, message):

@@ -18,7 +18,7 @@ from mdistiller.library import distill, from_config
 from mdistiller.losses import dkd_loss, ea_weight, kd_loss
 from mdistiller.models import build_model
 from tests.distillers.support import tiny_batch, tiny_distiller
-from tests.engine.support import REPOSITORY, SMALL, run
+from tests.engine.support import REPOSITORY, SMALL, few_test_images, run
 
 IMAGES, LABELS = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(6)
 
@@ -47,7 +47,8 @@ def test_an_epoch_of_a_loop_is_that_of_the_trainer_bit_for_bit(method, tmp_path)
     short = ["SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", "[]", "SOLVER.LR", 0.05]
     folder = run(tmp_path, method, *short)
     options = ["DISTILLER.TYPE", method, "LOG.PREFIX", str(tmp_path), *short]
-    kd = from_config(None, *SMALL, *options)
+    with few_test_images():
+        kd = from_config(None, *SMALL, *options)
     optimizer = torch.optim.SGD(kd.learnable_parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
     kd.train()
     for batch in kd.batches(epoch=1):
