@@ -1,8 +1,8 @@
 """Tune the settings of a method on validation images: python tools/tune.py --cfg FILE [--trials 16] [KEY VALUE ...].
 
-Every method has the same budget of trials. The test images are looked at once, at the end, over fresh seeds. Stop and
-continue at will; several processes with the same command, on one machine or on a cluster, share the trials. The report
-is <LOG.PREFIX>/tune/<name>/report.md. Needs Optuna and matplotlib: pip install 'mdistiller-ea[tune]'.
+Every method has the same budget of trials. No choice reads the test images; they judge at the end, over fresh seeds.
+Stop and continue at will; several processes with the same command, on one machine or on a cluster, share the trials.
+The report is <LOG.PREFIX>/tune/<name>/report.md. Needs Optuna and matplotlib: pip install 'mdistiller-ea[tune]'.
 """
 
 import sys
@@ -95,8 +95,8 @@ def report(tuning):
               for trial in tuning.study.get_trials()]
     cfg = tuning.cfg
     budget = (f"{tuning.trials} trials of {cfg.SOLVER.EPOCHS} epochs with one seed, proposed by TPE; "
-              f"{tuning.val_fraction:g} of the training images are set aside to judge them, and the test images are "
-              "not used.")
+              f"{tuning.val_fraction:g} of the training images are set aside to judge them; no choice reads the test "
+              "images.")
     space = {key: (str(setting.own), setting.words) for key, setting in tuning.space.items()}
     final = {label: {run.seed: run.result("last") for run in found} for label, found in runs.items()}
     text = tuning_page(f"{cfg.DISTILLER.TYPE}, tuned: {tuning.name}", budget, space, trials, final)
