@@ -191,7 +191,7 @@ def test_a_measurement(damage, name, saved, tmp_path):
 
 
 @fuzz(60)
-@given(damage=DAMAGE, name=st.sampled_from(["facts.json", "logits.bin", "entries.bin"]))
+@given(damage=DAMAGE, name=st.sampled_from(["metadata.json", "logits.bin", "entries.bin"]))
 def test_a_teacher_cache(damage, name, saved, tmp_path):
     shutil.copytree(saved / "cache", tmp_path / "cache", dirs_exist_ok=True)
     (tmp_path / "cache" / name).write_bytes(damaged((saved / "cache" / name).read_bytes(), damage))

@@ -92,7 +92,7 @@ def chosen_runs(runs, names, several, where):
 def describe(run):
     """The entries of figure_<n>.json about one run."""
     config = json.loads(json.dumps(dict(run.config), default=str))
-    return {"path": str(run.path), "method": run.method, "seed": run.seed, "commit": run.facts.get("commit"),
+    return {"path": str(run.path), "method": run.method, "seed": run.seed, "commit": run.metadata.get("commit"),
             "epochs": config.get("SOLVER.EPOCHS"), "data": config["DATASET.TYPE"],
             "teacher": config["DISTILLER.TEACHER"], "student": config["DISTILLER.STUDENT"]}
 

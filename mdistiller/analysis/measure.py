@@ -45,7 +45,7 @@ def speed(methods: Methods, options: Options) -> Content:
         accuracy, deviation = _accuracy(runs)
         milliseconds = 1000 * runs[0].config["SOLVER.BATCH_SIZE"] / median(rates)
         rows.append({"method": name, "ms_per_batch": milliseconds, "top1": accuracy, "std": deviation,
-                     "seeds": len(runs), "device": runs[0].facts.get("device")})
+                     "seeds": len(runs), "device": runs[0].metadata.get("device")})
     return {"speed": rows}
 
 

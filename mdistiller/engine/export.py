@@ -101,7 +101,7 @@ def _metadata(run, network, folder, checkpoint):
         "classes": info.classes,
         "input": {"shape": ["batch", 3, size, size], "mean": mean, "std": std},
         "state_dict_input": _bare_input(run.distiller.student, size, mean, std),
-        **run.task.export_facts(),
+        **run.task.export_metadata(),
     }
 
 

@@ -38,14 +38,14 @@ log = logging.getLogger("mdistiller")
 
 
 class Run(NamedTuple):
-    """The parts of a run. `facts` are the entries of run.json about the teacher (see `load_teacher`)."""
+    """The parts of a run. `metadata` are the entries of run.json about the teacher (see `load_teacher`)."""
 
     cfg: CfgNode
     device: torch.device
     data: Any
     task: Task
     distiller: Distiller
-    facts: dict
+    metadata: dict
 
 
 def set_seed(seed: int) -> None:
@@ -73,19 +73,19 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     """
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
     task = build_task(cfg, data.info)
-    method, teacher, facts = DISTILLERS[cfg.DISTILLER.TYPE].suited(task), None, {}
+    method, teacher, metadata = DISTILLERS[cfg.DISTILLER.TYPE].suited(task), None, {}
     if weights:
         set_seed(cfg.EXPERIMENT.SEED)
     student = load_student(cfg, task) if weights else task.network("STUDENT")
     if method.needs_teacher or task.compares:
         ready_made = weights or task.compares
-        teacher, facts = ready_teacher(cfg, task, method, device) if ready_made else (task.network("TEACHER"), {})
+        teacher, metadata = ready_teacher(cfg, task, method, device) if ready_made else (task.network("TEACHER"), {})
         task.reference = teacher.eval() if task.compares else None
     if weights:
         ready(student, cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)  # initial weights of the method's modules do not depend on the networks
     distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, data.info, task)
-    return Run(cfg, device, data, task, place(distiller, device, cfg.SOLVER.CHANNELS_LAST), facts)
+    return Run(cfg, device, data, task, place(distiller, device, cfg.SOLVER.CHANNELS_LAST), metadata)
 
 
 @out_of_memory_fails_the_run()
@@ -109,12 +109,12 @@ def _train(cfg, resume, after_epoch):
         run = build_run(cfg, device)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache, after_epoch)
-        facts = run.facts | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
-        folder.check_same(**{key: facts.get(key) for key in ("teacher_sha256", "data_sha256")})
+        metadata = run.metadata | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
+        folder.check_same(**{key: metadata.get(key) for key in ("teacher_sha256", "data_sha256")})
         distributed.barrier()  # every rank must have checked the folder before the first rank creates it
         if distributed.rank() == 0:
             folder.take(resume)
-            folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **facts)
+            folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **metadata)
             start_logging(folder / "train.log")
             _announce(run, folder)
         else:
@@ -140,7 +140,7 @@ def _train(cfg, resume, after_epoch):
 
 
 def _teacher_cache(run):
-    """The cache of the run's teacher; its folder is added to `run.facts`.
+    """The cache of the run's teacher; its folder is added to `run.metadata`.
 
     None when the teacher's outputs cannot be stored; the log then says why.
     """
@@ -151,8 +151,8 @@ def _teacher_cache(run):
         if distributed.rank() == 0:
             log.info("teacher cache: not used, the teacher runs in every step: %s", reason)
         return None
-    cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.facts["teacher_sha256"], run.device)
-    run.facts["teacher_cache"] = str(cache.store.folder)
+    cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.metadata["teacher_sha256"], run.device)
+    run.metadata["teacher_cache"] = str(cache.store.folder)
     return cache
 
 

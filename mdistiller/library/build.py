@@ -75,15 +75,15 @@ def distill(
     _check_needs(method, networks[1], targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
-    facts = {
+    metadata = {
         "name": "own",
         "targets": None if targets is None else torch.as_tensor(targets),
         "image_size": image_size,
         "num_train": num_train or (None if targets is None else len(targets)),
     }
     if task == "language":
-        return _of_texts(cfg, method, networks, facts)
-    return _of_samples(cfg, method, networks, facts | {"num_classes": num_classes}, taps, example, normalization)
+        return _of_texts(cfg, method, networks, metadata)
+    return _of_samples(cfg, method, networks, metadata | {"num_classes": num_classes}, taps, example, normalization)
 
 
 def _check_needs(method, teacher, targets, num_train):
@@ -118,23 +118,23 @@ def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None
     return built
 
 
-def _of_texts(cfg: CfgNode, method: str, networks, facts) -> Distillation:
+def _of_texts(cfg: CfgNode, method: str, networks, metadata) -> Distillation:
     student, teacher = (None if network is None else as_language_model(network) for network in networks)
-    facts["num_classes"] = student.vocabulary
+    metadata["num_classes"] = student.vocabulary
     if teacher is not None and teacher.vocabulary != student.vocabulary:
         raise UserError(
             "distill: teacher and student need one vocabulary; found student "
             f"{student.vocabulary}, teacher {teacher.vocabulary}"
         )
-    distiller = build_distiller(cfg, student, teacher, facts, Texts(cfg, _Facts(facts)))
+    distiller = build_distiller(cfg, student, teacher, metadata, Texts(cfg, _Info(metadata)))
     return Distillation(distiller, *networks, settled_epoch(cfg, method))
 
 
-def _of_samples(cfg, method, networks, facts, taps, example, normalization) -> Distillation:
+def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -> Distillation:
     student, teacher = networks
     features = DISTILLERS[method].inputs == "features"
     own = [Metadata(network) if network is not None else None for network in networks]
-    size = facts["image_size"] or next((one.size for one in own if one is not None and one.size), SMALL)
+    size = metadata["image_size"] or next((one.size for one in own if one is not None and one.size), SMALL)
     blank = _Blank(None if example is None else _kept(example), size, student)
     paths = _two(taps)
     adapted = [
@@ -143,19 +143,19 @@ def _of_samples(cfg, method, networks, facts, taps, example, normalization) -> D
     ]
     if teacher is not None and not isinstance(example, Mapping):
         data = own[0].normalisation if normalization == "student" else normalization
-        given = example.shape[-1] if isinstance(example, Tensor) else facts["image_size"]
+        given = example.shape[-1] if isinstance(example, Tensor) else metadata["image_size"]
         adapted[1] = at_own_input(adapted[1], own[1], data, given)
         if adapted[1] is not networks[1] and hasattr(adapted[1], "convert"):
             adapted[1].to(next(teacher.parameters()).device)
             log.info("the teacher gets the images in its own normalisation%s", _sized(adapted[1].size))
-    if facts["num_classes"] is None:
-        facts["num_classes"] = _count_classes(adapted[0], blank, features)
-    task = Samples(cfg, _Facts(facts), blank)
-    facts["image_size"] = size if not isinstance(example, Tensor) else example.shape[-1]
+    if metadata["num_classes"] is None:
+        metadata["num_classes"] = _count_classes(adapted[0], blank, features)
+    task = Samples(cfg, _Info(metadata), blank)
+    metadata["image_size"] = size if not isinstance(example, Tensor) else example.shape[-1]
     if features:
         _try(adapted, networks, blank)
     try:
-        distiller = build_distiller(cfg, *adapted, facts, task)
+        distiller = build_distiller(cfg, *adapted, metadata, task)
     except UserError as error:
         raise UserError(f"distill: {error}") from error.__cause__
     if type(distiller).prepare is not Distiller.prepare:
@@ -251,11 +251,11 @@ def _unfit(network, error):
     )
 
 
-class _Facts:
+class _Info:
     """What a task may ask of the data."""
 
-    def __init__(self, facts: Mapping[str, Any]):
-        self.num_classes, self.image_size = facts["num_classes"], facts["image_size"]
+    def __init__(self, metadata: Mapping[str, Any]):
+        self.num_classes, self.image_size = metadata["num_classes"], metadata["image_size"]
 
 
 def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:

@@ -38,7 +38,7 @@ def _run(run, link):
             rows += [(f"{WHO[who]} (Rouge-L {line['rouge_l']:.0f})", line["answer"])
                      for who, line in zip(answers, lines, strict=True)]
             cells = "".join(f"<tr><th>{head}</th><td>{_shown(text)}</td></tr>" for head, text in rows)
-            yield f'<div><table class="facts">{cells}</table></div>'
+            yield f'<div><table class="metadata">{cells}</table></div>'
 
 
 def _first_lines(path):

@@ -48,7 +48,7 @@ def _one_per_teacher(runs: list[RunRecord]):
     seen = {}
     for run in runs:
         if run.teacher_result is not None:
-            seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
+            seen.setdefault((run.config["DATASET.TYPE"], run.metadata.get("teacher_sha256")), run)
     return seen.values()
 
 

@@ -74,7 +74,7 @@ class Source:
 
     def __init__(self, folder: Path, figure: str):
         self.folder, self.figure = folder, figure
-        self.facts = json.loads((folder / f"figure_{figure}.json").read_text())
+        self.metadata = json.loads((folder / f"figure_{figure}.json").read_text())
 
     def table(self, name: str) -> list[dict]:
         """The rows of figure_<n>_<name>.csv; all columns except `TEXTS` are numbers, and an empty field is NaN.

@@ -142,7 +142,7 @@ def html_page(blocks: Sequence[Block], title: str) -> str:
 
 CSV_FIELDS = (
     "table", "row", "column", "status", "seeds", "last_mean", "last_std", "best_mean", "best_std", "headline", "paper",
-    "paper_std", "difference", "within_2sd", "host", "gain", "gain_seeds", "gain_low", "gain_high", "gain_p",
+    "paper_std", "difference", "within_2sd", "baseline", "gain", "gain_seeds", "gain_low", "gain_high", "gain_p",
     "gain_p_holm", "gain_across_protocols", "paper_gain", "epochs", "views", "train_fraction", "val_fraction",
     "batch_size", "not_as_in_paper", "config", "overrides", "command",
 )
@@ -160,7 +160,7 @@ def csv_text(tables: Sequence[tuple[FilledTable, str]]) -> str:
 
 
 def _csv_row(filled, cell, command):
-    protocol, gain, host = dict(cell.protocol), filled.gain(cell), cell.cell.host
+    protocol, gain, baseline = dict(cell.protocol), filled.gain(cell), cell.cell.baseline
     (last, last_std), (best, best_std) = cell.mean_and_std("last"), cell.mean_and_std("best")
     within = cell.within(filled.epoch)
     return {
@@ -168,7 +168,8 @@ def _csv_row(filled, cell, command):
         "status": "done" if cell.runs else "missing", "seeds": " ".join(str(run.seed) for run in cell.runs),
         "last_mean": last, "last_std": last_std, "best_mean": best, "best_std": best_std, "headline": filled.epoch,
         "paper": cell.cell.printed, "paper_std": cell.cell.std, "difference": cell.difference(filled.epoch),
-        "within_2sd": None if within is None else str(within).lower(), "host": " / ".join(host) if host else None,
+        "within_2sd": None if within is None else str(within).lower(),
+        "baseline": " / ".join(baseline) if baseline else None,
         "gain": gain and gain.mean, "gain_seeds": gain and gain.seeds, "gain_low": gain and gain.low,
         "gain_high": gain and gain.high, "gain_p": gain and gain.p,
         "gain_p_holm": filled.corrected_p.get((cell.cell.row, cell.cell.column)),

@@ -32,7 +32,7 @@ STYLE = formats.STYLE + (
     "vertical-align:middle}.legend span{margin-right:1rem;white-space:nowrap}figure{margin:1rem 0}"
     "img{max-width:min(100%,56rem);height:auto}pre{font-size:12px;max-height:24rem;overflow:auto}summary{cursor:pointer}"
     ".note{color:#555}code{overflow-wrap:anywhere}td a{text-decoration-thickness:1px}"
-    ".facts td{white-space:normal;min-width:14rem}"
+    ".metadata td{white-space:normal;min-width:14rem}"
     "@media (max-width:40rem){body{margin:1rem auto;padding:0 .7rem}th,td{padding:.25rem .45rem;font-size:14px}"
     "svg text{font-size:21px}}"
 )
@@ -98,7 +98,7 @@ class Page:
         seen = {}
         for run in self.runs:
             if run.teacher_result is not None:
-                seen.setdefault((run.config["DATASET.TYPE"], run.facts.get("teacher_sha256")), run)
+                seen.setdefault((run.config["DATASET.TYPE"], run.metadata.get("teacher_sha256")), run)
         told = [
             f"{escape(run.config['DISTILLER.TEACHER'])} on {escape(data)} "
             f'<a href="#run-{self.number[run.path]}">{run.teacher_result:.2f}</a>'
@@ -192,7 +192,7 @@ class Page:
 
     def _run(self, run):
         anchor = f"run-{self.number[run.path]}"
-        summary, facts, config = run.summary, run.facts, run.config_text()
+        summary, metadata, config = run.summary, run.metadata, run.config_text()
         rows = {
             "folder": f"<code>{escape(str(run.path))}</code>",
             "status": escape(f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
@@ -200,13 +200,13 @@ class Page:
             metric_words(run.headline): escape(
                 f"last {_percent(run.result('last'))}, best {_percent(run.result('best'))} "
                 f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})"),
-            "command": f'<code id="{anchor}-command">{escape(str(facts.get("command", "unknown")))}</code>',
-            "commit": f'<code id="{anchor}-commit">{escape(str(facts.get("commit", "unknown")))}</code>',
-            "machine": escape(f"{facts.get('device')}, " + ", ".join(
-                f"{name} {version}" for name, version in (facts.get("versions") or {}).items())),
+            "command": f'<code id="{anchor}-command">{escape(str(metadata.get("command", "unknown")))}</code>',
+            "commit": f'<code id="{anchor}-commit">{escape(str(metadata.get("commit", "unknown")))}</code>',
+            "machine": escape(f"{metadata.get('device')}, " + ", ".join(
+                f"{name} {version}" for name, version in (metadata.get("versions") or {}).items())),
         }
         if run.config["DISTILLER.TYPE"] != "NONE":
-            rows["teacher"] = escape(f"{facts.get('teacher_checkpoint')}, SHA-256 {facts.get('teacher_sha256')}, "
+            rows["teacher"] = escape(f"{metadata.get('teacher_checkpoint')}, SHA-256 {metadata.get('teacher_sha256')}, "
                                      f"{metric_words(run.headline)} {_percent(run.teacher_result)}")
         table = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items())
         links = " · ".join(f'<a href="#{anchor}-{name}">{name}</a>' for name in ("config", "command", "commit", "log"))
@@ -214,7 +214,7 @@ class Page:
         title = escape(f"{run.method}, {run.config['DISTILLER.STUDENT']}, seed {run.seed}")
         return (
             f'<section id="{anchor}"><h3>{title}</h3>\n<p>{links} · <a href="#results">results</a></p>\n'
-            f'<div><table class="facts">{table}</table></div>\n'
+            f'<div><table class="metadata">{table}</table></div>\n'
             f'<details><summary>config</summary><pre id="{anchor}-config">{escape(config)}</pre></details>\n'
             f'<details><summary>log</summary><pre id="{anchor}-log">{escape(log)}</pre></details></section>'
         )

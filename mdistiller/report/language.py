@@ -62,13 +62,13 @@ def _text(score):
 
 
 def _gains(row, by_label, columns):
-    host = by_label.get(row.host)
-    if host is None:
+    baseline = by_label.get(row.baseline)
+    if baseline is None:
         return
-    both = [column for column in columns if column in row.scores and column in host.scores]
+    both = [column for column in columns if column in row.scores and column in baseline.scores]
     if both:
-        text = ", ".join(f"{column} {row.scores[column].mean - host.scores[column].mean:+.2f}" for column in both)
-        yield f"{row.label} over {row.host}: {text}"
+        text = ", ".join(f"{column} {row.scores[column].mean - baseline.scores[column].mean:+.2f}" for column in both)
+        yield f"{row.label} over {row.baseline}: {text}"
 
 
 def _missing(rows, columns, command, smoke):

@@ -47,7 +47,7 @@ class LineTraining(Training):
 
 @dataclass(frozen=True)
 class Line:
-    """One configuration of a study. `host`: the name of the baseline line that it is compared with, or None.
+    """One configuration of a study. `baseline`: the name of the line that it is compared with, or None.
 
     `tuned`: the file of its best settings (tools/tune.py), without which it cannot be trained yet; None: not tuned.
     """
@@ -55,7 +55,7 @@ class Line:
     name: str
     training: Training
     seeds: int
-    host: str | None
+    baseline: str | None
     tuned: Path | None = None
 
     @property
@@ -105,7 +105,7 @@ def _section(study, spec, section, extra, tuned):
         config, kind = f"configs/cifar100/{folder}/res32x4_res8x4.yaml", method.removesuffix("+LS")
         own = section.get("set_of", {}).get(method, {})
         lines[method] = {"config": config, "set": own}
-        weighted = {"config": config, "host": method, "set": {**own, "DISTILLER.TYPE": ea_name(kind)}}
+        weighted = {"config": config, "baseline": method, "set": {**own, "DISTILLER.TYPE": ea_name(kind)}}
         lines[ea_name(method)] = weighted
         if section.get("normalized"):
             normalized = {**weighted["set"], "EA.KIND": "normalized"}
@@ -123,7 +123,7 @@ def _line(study, spec, section, name, of, extra, tuned):
     if tuned and file is not None and file.is_file():
         best = tuple(f"{key}={value}" for key, value in read_yaml(file).items())
         training = replace(training, overrides=(*training.overrides, *best))
-    return Line(name, training, section["seeds"], of.get("host"), file)
+    return Line(name, training, section["seeds"], of.get("baseline"), file)
 
 
 def table(study: Study, runs: Iterable[RunRecord]) -> str:
@@ -132,8 +132,8 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
     blocks, compared = [f"## {study.title}", study.words.strip(), WORDS], []
     for title, lines in study.sections.items():
-        gains = [_gain(groups, line.name, line.host) for line in lines.values()]
-        compared += [(line.name, line.host, gain) for line, gain in zip(lines.values(), gains, strict=True)]
+        gains = [_gain(groups, line.name, line.baseline) for line in lines.values()]
+        compared += [(line.name, line.baseline, gain) for line, gain in zip(lines.values(), gains, strict=True)]
         rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
         blocks += [f"### {title}", _grid((*HEAD, *GAIN_HEAD), rows)]
     if study.measures:
@@ -153,9 +153,9 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
 
 def _tested(compared, groups):
     """What is tested beside the t-tests, and how many of these a correction over all tables keeps."""
-    compared = [(name, host, gain) for name, host, gain in compared if gain]
-    rows = [resampled_row((name, host), gain, probability_of_improvement(
-        _last(groups[name]).values(), _last(groups[host]).values())) for name, host, gain in compared]
+    compared = [(name, baseline, gain) for name, baseline, gain in compared if gain]
+    rows = [resampled_row((name, baseline), gain, probability_of_improvement(
+        _last(groups[name]).values(), _last(groups[baseline]).values())) for name, baseline, gain in compared]
     rows = [row for row in rows if row]
     blocks = ["### All tests together", count_words([gain.p for _, _, gain in compared])]
     return [*blocks, RESAMPLED_WORDS, _grid(RESAMPLED_HEAD, rows)] if rows else blocks
@@ -188,14 +188,14 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     if not runs:
         return (line.name, f"0 of {line.seeds}", "missing", "", "")
     shown = [percent([run.result(epoch) for run in runs.values()]) for epoch in ("last", "best")]
-    return (line.name, f"{len(runs)} of {line.seeds}", *shown, line.host if groups.get(line.host) else "")
+    return (line.name, f"{len(runs)} of {line.seeds}", *shown, line.baseline if groups.get(line.baseline) else "")
 
 
-def _gain(groups, name: str, host: str | None) -> Gain | None:
+def _gain(groups, name: str, baseline: str | None) -> Gain | None:
     """The gain of a line over another one; None where either has no runs."""
-    if not (groups[name] and groups.get(host)):
+    if not (groups[name] and groups.get(baseline)):
         return None
-    return paired_gain(_last(groups[name]), _last(groups[host]))
+    return paired_gain(_last(groups[name]), _last(groups[baseline]))
 
 
 def _measured(name, runs, measures) -> tuple[str, ...]:

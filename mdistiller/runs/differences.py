@@ -28,8 +28,8 @@ def _own(group, rivals):
     differing = [key for key in sorted(keys) if counts(key, run.config["DISTILLER.TYPE"]) and key != "DISTILLER.TYPE"
                  and any(not equal(_value(run, key), _value(other[0], key)) for other in rivals)]
     words = [f"{key} {_text(_value(run, key))}" for key in differing]
-    teacher = run.facts.get("teacher_sha256")
-    if any(other[0].facts.get("teacher_sha256") != teacher for other in rivals):
+    teacher = run.metadata.get("teacher_sha256")
+    if any(other[0].metadata.get("teacher_sha256") != teacher for other in rivals):
         words.append(f"teacher {str(teacher)[:DIGITS]}")
     return ", ".join(words)
 

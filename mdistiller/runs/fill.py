@@ -96,21 +96,21 @@ class FilledTable:
             groups.setdefault(group, {})[line] = filled
         return groups
 
-    def host(self, filled: Filled) -> Filled | None:
+    def baseline(self, filled: Filled) -> Filled | None:
         """The cell of the baseline method that this cell is compared with."""
-        return self.cells[filled.cell.host] if filled.cell.host else None
+        return self.cells[filled.cell.baseline] if filled.cell.baseline else None
 
     def gain(self, filled: Filled) -> Gain | None:
-        """The gain over the baseline (`host`) in the headline metric; None without a baseline or without runs of both.
+        """The gain over the baseline in the headline metric; None without a baseline or without runs of both.
 
         Also None when the protocols differ, unless the paper itself compares these two protocols.
         """
-        host = self.host(filled)
-        if host is None or not (filled.by_seed(self.epoch) and host.by_seed(self.epoch)):
+        baseline = self.baseline(filled)
+        if baseline is None or not (filled.by_seed(self.epoch) and baseline.by_seed(self.epoch)):
             return None
-        if self.across(filled) and not self.smoke and (filled.differences or host.differences):
+        if self.across(filled) and not self.smoke and (filled.differences or baseline.differences):
             return None
-        return paired_gain(filled.by_seed(self.epoch), host.by_seed(self.epoch))
+        return paired_gain(filled.by_seed(self.epoch), baseline.by_seed(self.epoch))
 
     @cached_property
     def corrected_p(self) -> dict[tuple[str, str], float]:
@@ -119,13 +119,13 @@ class FilledTable:
         return dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
 
     def printed_gain(self, filled: Filled) -> float | None:
-        host = self.host(filled)
-        return None if host is None else filled.cell.printed - host.cell.printed
+        baseline = self.baseline(filled)
+        return None if baseline is None else filled.cell.printed - baseline.cell.printed
 
     def across(self, filled: Filled) -> bool:
-        """Whether a cell and its baseline (`host`) were trained with different protocols."""
-        host = self.host(filled)
-        return host is not None and host.protocol != filled.protocol
+        """Whether a cell and its baseline were trained with different protocols."""
+        baseline = self.baseline(filled)
+        return baseline is not None and baseline.protocol != filled.protocol
 
     @cached_property
     def ranked_first(self) -> set[tuple[str, str]]:
@@ -147,7 +147,7 @@ class FilledTable:
         lines: dict[str, list[Filled]] = {}
         for group in self.groups.values():
             for line, filled in group.items():
-                if filled.cell.host:
+                if filled.cell.baseline:
                     lines.setdefault(line, []).append(filled)
         if "overall" in self.table.average_gain:
             lines["overall"] = [filled for line in lines.values() for filled in line]

@@ -84,7 +84,7 @@ def keep_records(runs: Iterable, folder: Path) -> int:
     rows = read_kept(folder / RUNS) if (folder / RUNS).is_file() else {}
     metrics = read_kept_metrics(folder / METRICS)
     for name, run in archived.items():
-        metadata = {key: value for key, value in run.facts.items() if key not in OF_THE_MACHINE}
+        metadata = {key: value for key, value in run.metadata.items() if key not in OF_THE_MACHINE}
         config = read_yaml(run.path / "config.yaml") if run.kept is None else run.kept["config"]
         rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": metadata}
         metrics[name] = run.metrics()

@@ -34,7 +34,7 @@ class Row:
 
     label: str
     training: Training
-    host: str | None  # label of the baseline row that it is compared with
+    baseline: str | None  # label of the baseline row that it is compared with
     printed: Mapping[str, float]  # the paper's numbers by column; empty for a control
     runs: tuple[RunRecord, ...]
 
@@ -94,5 +94,5 @@ def rows(table: str, runs: Sequence[RunRecord], extra: Sequence[str] = (), smoke
         numbers = {column: printed.cells[label, column].printed for column in printed.columns
                    if (label, column) in printed.cells and not smoke}
         group, _ = best_group(runs, training.settings)
-        found.append(Row(label, training, _specs(table)[label].get("host"), numbers, tuple(group)))
+        found.append(Row(label, training, _specs(table)[label].get("baseline"), numbers, tuple(group)))
     return found

@@ -57,7 +57,7 @@ def _teacher(config):
 
 def _same(run, key, wanted):
     if key not in wanted and key not in BASE:
-        return key not in run.facts.get("overridden", ())
+        return key not in run.metadata.get("overridden", ())
     return equal(run.config.get(key, BASE.get(key)), wanted.get(key, BASE.get(key)))
 
 

@@ -40,7 +40,7 @@ class Cell:
     column: str
     printed: float
     std: float | None
-    host: tuple[str, str] | None  # (row, column) of the baseline cell that it is compared with
+    baseline: tuple[str, str] | None  # (row, column) of the baseline cell that it is compared with
     note: str
     run: Run | None
     metric: str | None = None  # name of the metric in summary.json; None: the headline metric
@@ -116,18 +116,18 @@ def _table(name, spec):
     cells = {}
     for row, of_row in rows.items():
         for index, (column, of_column) in enumerate(columns.items()):
-            host = (of_row["host"], column) if "host" in of_row else None
-            if "host" in of_column:
-                host = (row, of_column["host"])
-            if host and (host[0] not in rows or host[1] not in columns):
-                host = None  # Table C4 prints the variants alone
+            baseline = (of_row["baseline"], column) if "baseline" in of_row else None
+            if "baseline" in of_column:
+                baseline = (row, of_column["baseline"])
+            if baseline and (baseline[0] not in rows or baseline[1] not in columns):
+                baseline = None  # Table C4 prints the variants alone
             cells[row, column] = Cell(
                 table=name,
                 row=row,
                 column=column,
                 printed=of_row["printed"][index],
                 std=of_row["std"][index] if "std" in of_row else None,
-                host=host,
+                baseline=baseline,
                 note=of_row.get("notes", {}).get(column, ""),
                 metric=of_column.get("metric"),
                 run=_run_of(name, spec.get("config"), row, of_row, column, of_column),

@@ -56,7 +56,7 @@ class RunRecord:
     path: Path  # the run folder; of an archived run, a path beside runs.jsonl with the run's name
     config: Mapping[str, Any]  # by dotted key
     summary: Mapping[str, Any]  # summary.json
-    facts: Mapping[str, Any]  # run.json: the metadata of the run
+    metadata: Mapping[str, Any]  # run.json: the metadata of the run
     kept: Mapping[str, Any] | None = None  # the line of runs.jsonl of an archived run
 
     @property
@@ -91,7 +91,7 @@ class RunRecord:
     @property
     def teacher_result(self) -> float | None:
         """The teacher's test result in the headline metric."""
-        return self.facts.get(f"teacher_{self.headline}")
+        return self.metadata.get(f"teacher_{self.headline}")
 
     @property
     def rate(self) -> float | None:
@@ -110,7 +110,7 @@ class RunRecord:
         """
         method = self.config["DISTILLER.TYPE"]
         kept = {key: value for key, value in {**BASE, **self.config}.items() if counts(key, method)}
-        return json.dumps([sorted(kept.items()), self.facts.get("teacher_sha256")], default=str)
+        return json.dumps([sorted(kept.items()), self.metadata.get("teacher_sha256")], default=str)
 
 
 def read_run(folder: Path) -> RunRecord:

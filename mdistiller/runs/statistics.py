@@ -39,16 +39,16 @@ class Gain:
     differences: tuple[float, ...] = field(default=(), compare=False)  # of each seed that both have
 
 
-def paired_gain(variant: Mapping[int, float], host: Mapping[int, float]) -> Gain:
-    """The mean of variant - host over common seeds, with Student's t interval and test. Both are seed -> accuracy.
+def paired_gain(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Gain:
+    """The mean of variant - baseline over common seeds, with Student's t interval and test. Both are seed -> accuracy.
 
     One common seed: the difference alone. None: the difference of the two means. Differences that are all equal have
     no deviation to test with.
     """
-    seeds = sorted(variant.keys() & host.keys())
+    seeds = sorted(variant.keys() & baseline.keys())
     if not seeds:
-        return Gain(mean_and_std(variant.values())[0] - mean_and_std(host.values())[0], 0)
-    differences = tuple(variant[seed] - host[seed] for seed in seeds)
+        return Gain(mean_and_std(variant.values())[0] - mean_and_std(baseline.values())[0], 0)
+    differences = tuple(variant[seed] - baseline[seed] for seed in seeds)
     mean, deviation = mean_and_std(differences)
     error, freedom = deviation / math.sqrt(len(seeds)), len(seeds) - 1
     if not error > 1e-9:  # NaN for one seed; rounding errors alone for equal differences
@@ -146,12 +146,12 @@ def seeds_needed(difference: float, deviation: float, power: float = POWER) -> i
                 if power_of(seeds, difference, deviation) >= power)
 
 
-def probability_of_improvement(variant: Iterable[float], host: Iterable[float]) -> float:
-    """Chance that a run of the variant is above a run of the host, over all pairs of runs; ties count half.
+def probability_of_improvement(variant: Iterable[float], baseline: Iterable[float]) -> float:
+    """Chance that a run of the variant is above a run of the baseline, over all pairs of runs; ties count half.
 
     Agarwal et al. 2021, Section 4.3: the Mann-Whitney statistic over the number of pairs.
     """
-    above = np.subtract.outer(np.fromiter(variant, float), np.fromiter(host, float))
+    above = np.subtract.outer(np.fromiter(variant, float), np.fromiter(baseline, float))
     return float(np.mean((above > 0) + 0.5 * (above == 0)))
 
 

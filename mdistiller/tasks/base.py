@@ -132,7 +132,7 @@ class Task:
         """Write the student below `folder` in the format of the task's library; returns the path, or None if unused."""
         return None
 
-    def export_facts(self) -> dict:
+    def export_metadata(self) -> dict:
         """What student.json of an export tells instead of what it tells of image classifiers, as JSON types."""
         return {}
 

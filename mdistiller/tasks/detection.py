@@ -142,7 +142,7 @@ class Detection(Task):
             "with this MODEL.PRESET and pixel normalisation?"
         )
 
-    def export_facts(self):
+    def export_metadata(self):
         side = self.cfg.DATASET.TEST.MIN_SIZE
         taken = {"shape": [3, side, side], "dtype": "uint8", "channels": "RGB"}
         return {

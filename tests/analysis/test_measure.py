@@ -118,8 +118,8 @@ def test_the_command_writes_once_and_says_what_it_lacks(methods, tmp_path):
     assert first.returncode == 0, first.stderr
     with open(tmp_path / "figure_5_shares.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 16
-    facts = json.loads((tmp_path / "figure_5.json").read_text())
-    assert [one["method"] for one in facts["runs"]] == ["KD", "EA-KD"] and "tools/analyze.py" in facts["command"]
+    metadata = json.loads((tmp_path / "figure_5.json").read_text())
+    assert [one["method"] for one in metadata["runs"]] == ["KD", "EA-KD"] and "tools/analyze.py" in metadata["command"]
     assert "measured already" in command(*words).stdout
     lacking = command("tools/analyze.py", "--figure", "7", "--runs", *folders, "--output", tmp_path)
     assert lacking.returncode == 2 and "no finished run of DKD, EA-DKD" in lacking.stderr

@@ -100,9 +100,9 @@ def test_a_step_apart_is_done_in_another_process_that_ends_with_it(source):
 
 def test_made_up_images_stand_in_and_are_called_so(source):
     text = ours.read_source(TINY)[1]
-    facts = measure.machine(TINY, text)
-    assert "made-up" in text and "Made-up images stand in" in measure.markdown(facts, [])
-    assert "Made-up" not in measure.markdown(facts | {"images": "CIFAR-100"}, [])
+    metadata = measure.machine(TINY, text)
+    assert "made-up" in text and "Made-up images stand in" in measure.markdown(metadata, [])
+    assert "Made-up" not in measure.markdown(metadata | {"images": "CIFAR-100"}, [])
     assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
 
 

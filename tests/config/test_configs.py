@@ -88,13 +88,13 @@ def test_a_file_is_where_its_method_is_looked_for_and_names_networks_that_there_
 
 
 @pytest.mark.parametrize("file", [file for file in EXPERIMENTS if "/ea_" in file])
-def test_an_ea_file_inherits_from_its_host(file):
+def test_an_ea_file_inherits_from_its_baseline(file):
     dataset, folder, name = file.split("/")
     base, method = read_yaml(CONFIGS / file)["_BASE_"]
     assert base == f"../{folder.removeprefix('ea_')}/{name}"
     assert method == f"../../methods/{folder.removesuffix('_ls')}.yaml"
-    variant, host = resolved(CONFIGS / file), resolved(CONFIGS / dataset / folder / base)
-    changed = {key for key in keys_of(host) if lookup(host, key) != lookup(variant, key)}
+    variant, baseline = resolved(CONFIGS / file), resolved(CONFIGS / dataset / folder / base)
+    changed = {key for key in keys_of(baseline) if lookup(baseline, key) != lookup(variant, key)}
     assert changed >= {"DISTILLER.TYPE", "DISTILLER.EA"}
     assert changed <= {"DISTILLER.TYPE", "DISTILLER.EA", "SOLVER.EPOCHS", "SOLVER.LR", "KD.LOSS.KD_WEIGHT",
                        "KD.LOSS.CE_WEIGHT", "DKD.T", "DKD.LS_WEIGHT"}, "only what the paper or its release changed"

@@ -57,7 +57,7 @@ def same(one, two):
             assert torch.equal(torch.as_tensor(first[key]), torch.as_tensor(second[key])), key
 
 
-def test_the_facts_and_an_epoch(root):
+def test_the_metadata_and_an_epoch(root):
     data = build(root)
     info = data.info
     assert (info.name, info.family, info.num_classes, info.image_size) == ("imagefolder", "imagenet", 3, SIZE)

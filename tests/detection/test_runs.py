@@ -265,8 +265,8 @@ def test_a_student_is_exported_as_torchscript_and_finds_the_same(root, tmp_path)
     Trainer(run, folder).fit()
     with pytest.raises(UserError, match="onnx cannot hold a network for coco; expected one of pth, safetensors, torch"):
         export_run(folder.path, formats=["onnx"])
-    *_, script, facts = export_run(folder.path, formats=["torchscript"])
-    assert json.loads(facts.read_text())["input"]["shape"] == [3, 64, 64]
+    *_, script, metadata = export_run(folder.path, formats=["torchscript"])
+    assert json.loads(metadata.read_text())["input"]["shape"] == [3, 64, 64]
     module, student = torch.jit.load(script), run.distiller.student.eval()
     for image in images((64, 64), (64, 64), seed=3):
         (expected,) = student.detect([image])

@@ -181,11 +181,11 @@ def test_sdd_cells_are_those_of_the_grids_the_whole_map_first():
     assert logits.flatten().tolist() == [7.5, 2.5, 4.5, 10.5, 12.5]
 
 
-@pytest.mark.parametrize("loss, host", [("kd", "KD"), ("dkd", "DKD")])
-def test_sdd_on_the_whole_map_alone_is_its_host(loss, host):
+@pytest.mark.parametrize("loss, baseline", [("kd", "KD"), ("dkd", "DKD")])
+def test_sdd_on_the_whole_map_alone_is_its_baseline(loss, baseline):
     losses = [
         tiny_distiller(name, *opts)(**tiny_batch())[1]
-        for name, opts in (("EA-SDD", ("SDD.M", [1], "SDD.LOSS", loss, "SDD.WARMUP", 20)), (f"EA-{host}", ()))
+        for name, opts in (("EA-SDD", ("SDD.M", [1], "SDD.LOSS", loss, "SDD.WARMUP", 20)), (f"EA-{baseline}", ()))
     ]
     torch.testing.assert_close(losses[0]["ce"], losses[1]["ce"])
     torch.testing.assert_close(losses[0]["sdd"], losses[1][loss])

@@ -32,12 +32,12 @@ def test_per_sample_losses(entry, dtype):
 def test_training_losses_and_gradients(entry, dtype):
     case, tolerance = load("logit", entry["file"]), tolerance_of(entry, dtype)
     student, teacher = tensors(case, "student_logits", "teacher_logits", dtype=dtype)
-    host = HOST[entry["method"]]
-    opts = [f"{host}.GAMMA", case["gamma"], f"{host}.BETA", 1.0]
+    baseline = HOST[entry["method"]]
+    opts = [f"{baseline}.GAMMA", case["gamma"], f"{baseline}.BETA", 1.0]
     if entry["method"] == "ea_ttm":
         opts += ["EA.TEMPERATURE", case["T_prime"], "EA.UPPER_BOUND", case["H_ub"]]
-        host = f"EA-{host}"
-    losses, gradient = fixed_step(host, student, teacher, torch.zeros(len(student), dtype=torch.long), *opts)
+        baseline = f"EA-{baseline}"
+    losses, gradient = fixed_step(baseline, student, teacher, torch.zeros(len(student), dtype=torch.long), *opts)
     close(losses["kd"], case["loss_f64"], tolerance, "loss")
     close(gradient, case["grad_student_f64"], tolerance, "gradient")
 

@@ -28,25 +28,25 @@ def simkd(tmp_path_factory):
 
 
 def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
-    path, facts = export_run(finished, formats=["pth"], output=tmp_path)
+    path, metadata = export_run(finished, formats=["pth"], output=tmp_path)
     state = torch.load(path, weights_only=True)
     student = build_model("resnet8", 10)
     student.load_state_dict(state)
     expected = weights(finished, "student_best.pth")
     assert list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in state)
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".json"] == ["student.pth"]
-    assert json.loads(facts.read_text())["deployed"] == "ResNet"
+    assert json.loads(metadata.read_text())["deployed"] == "ResNet"
 
 
 def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
     run = open_run(finished)
     data = run.data
-    *_, facts = export_run(finished, "latest", ["pth"], tmp_path)
-    facts = json.loads(facts.read_text())
-    assert facts["network"] == "resnet8" and facts["method"] == "EA-KD" and facts["checkpoint"] == "latest"
-    assert facts["input"]["shape"] == ["batch", 3, 32, 32] and facts["input"]["mean"] == list(data.info.mean)
-    assert facts["state_dict_input"] == facts["input"]
-    assert facts["classes"] == list("0123456789") and facts["num_classes"] == 10
+    *_, metadata = export_run(finished, "latest", ["pth"], tmp_path)
+    metadata = json.loads(metadata.read_text())
+    assert metadata["network"] == "resnet8" and metadata["method"] == "EA-KD" and metadata["checkpoint"] == "latest"
+    assert metadata["input"]["shape"] == ["batch", 3, 32, 32] and metadata["input"]["mean"] == list(data.info.mean)
+    assert metadata["state_dict_input"] == metadata["input"]
+    assert metadata["classes"] == list("0123456789") and metadata["num_classes"] == 10
 
 
 def test_the_average_of_the_student_can_be_exported(finished, tmp_path):
@@ -60,13 +60,13 @@ def test_a_network_with_an_input_of_its_own_says_what_its_bare_state_dict_needs(
     onnx_session(None)
     folder = run(tmp_path, "NONE", "DISTILLER.STUDENT", "timm:test_vit", "DISTILLER.STUDENT_INPUT_SIZE", 48,
                  "SOLVER.EPOCHS", 1)
-    state_path, path, facts = export_run(folder, formats=["pth", "onnx"])
-    facts = json.loads(facts.read_text())
-    assert facts["state_dict_input"] == {"shape": ["batch", 3, 48, 48], "mean": [0.5] * 3, "std": [0.5] * 3}
+    state_path, path, metadata = export_run(folder, formats=["pth", "onnx"])
+    metadata = json.loads(metadata.read_text())
+    assert metadata["state_dict_input"] == {"shape": ["batch", 3, 48, 48], "mean": [0.5] * 3, "std": [0.5] * 3}
     bare = build_model("timm:test_vit", 10, image_size=48).eval()
     bare.load_state_dict(torch.load(state_path, weights_only=True))
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(facts["input"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(metadata["input"][key]).view(3, 1, 1) for key in ("mean", "std"))
     (logits,) = onnx_session(path).run(["logits"], {"image": ((pixels - mean) / std).numpy()})
     large = torch.nn.functional.interpolate(pixels, (48, 48), mode="bicubic", antialias=True).clamp(0, 1)
     torch.testing.assert_close(torch.from_numpy(logits), bare((large - 0.5) / 0.5).logits, atol=1e-4, rtol=1e-4)
@@ -88,19 +88,19 @@ def onnx_session(path):
 
 def test_onnx_computes_the_students_logits_for_any_batch(finished, tmp_path):
     onnx_session(None)
-    path, facts = export_run(finished, formats=["onnx"], output=tmp_path)
+    path, metadata = export_run(finished, formats=["onnx"], output=tmp_path)
     session, student = onnx_session(path), build_model("resnet8", 10).eval()
     student.load_state_dict(weights(finished, "student_best.pth"))
     for batch in (1, 5):
         image = images(32, batch)
         (logits,) = session.run(["logits"], {"image": image.numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), student(image).logits, atol=1e-4, rtol=1e-4)
-    assert json.loads(facts.read_text())["onnx_error"] < 1e-5
+    assert json.loads(metadata.read_text())["onnx_error"] < 1e-5
 
 
 def test_a_method_that_deploys_more_than_its_student_exports_all_of_it(simkd, tmp_path):
     onnx_session(None)
-    state_path, path, facts = export_run(simkd, formats=["pth", "onnx"], output=tmp_path)
+    state_path, path, metadata = export_run(simkd, formats=["pth", "onnx"], output=tmp_path)
     distiller = open_run(simkd).distiller
     image = images(32, 3)
     (logits,) = onnx_session(path).run(["logits"], {"image": image.numpy()})
@@ -108,7 +108,7 @@ def test_a_method_that_deploys_more_than_its_student_exports_all_of_it(simkd, tm
     state = torch.load(state_path, weights_only=True)
     distiller.deployed().load_state_dict(state)
     assert any(key.startswith("projector.") for key in state)
-    assert json.loads(facts.read_text())["deployed"] == "ReusedClassifier"
+    assert json.loads(metadata.read_text())["deployed"] == "ReusedClassifier"
 
 
 def test_an_onnx_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):

@@ -78,8 +78,8 @@ def test_pretrained_weights_are_recorded_and_a_head_of_other_classes_is_no_teach
     monkeypatch.setattr(classification, "build_model", build)
     opts = [word for role in ("TEACHER", "STUDENT") for word in (f"DISTILLER.{role}_CHECKPOINT", "pretrained")]
     cfg = small_cfg("unused", "KD", *opts)
-    teacher, facts = load_teacher(cfg, build_task(cfg, INFO))
-    assert facts == {"teacher_checkpoint": "pretrained", "teacher_sha256": state_sha256(teacher.state_dict())}
+    teacher, metadata = load_teacher(cfg, build_task(cfg, INFO))
+    assert metadata == {"teacher_checkpoint": "pretrained", "teacher_sha256": state_sha256(teacher.state_dict())}
     load_student(cfg, build_task(cfg, INFO))
     assert asked == [True, True]
     monkeypatch.setattr(Given, "new_head", True)
@@ -90,8 +90,8 @@ def test_pretrained_weights_are_recorded_and_a_head_of_other_classes_is_no_teach
     monkeypatch.setattr(Given, "new_head", False)
     asked.clear()
     cfg = small_cfg("unused", "KD", "DISTILLER.TEACHER_CHECKPOINT", None)
-    _, facts = load_teacher(cfg, build_task(cfg, imagenet))
-    assert facts["teacher_checkpoint"] == "pretrained" and asked == [True]
+    _, metadata = load_teacher(cfg, build_task(cfg, imagenet))
+    assert metadata["teacher_checkpoint"] == "pretrained" and asked == [True]
 
 
 def test_the_hash_of_a_state_depends_on_names_types_shapes_and_values():

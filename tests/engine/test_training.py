@@ -48,9 +48,9 @@ def test_the_run_folder_holds_what_is_promised(unbroken):
     assert {"train_loss", "train_ce", "train_kd", "train_top1", "lr", "weight_mean", "weight_std",
             "entropy_teacher", "entropy_student", "test_top5", "test_loss"} <= records[0].keys()
     assert [record["lr"] for record in records] == pytest.approx([0.05, 0.05, 0.005])
-    facts = json.loads((unbroken / "run.json").read_text())
-    assert torch.__version__.startswith(facts["versions"]["torch"].split("+")[0])
-    assert facts["seed"] == 0 and facts["command"] and facts["device"].startswith("cpu")
+    metadata = json.loads((unbroken / "run.json").read_text())
+    assert torch.__version__.startswith(metadata["versions"]["torch"].split("+")[0])
+    assert metadata["seed"] == 0 and metadata["command"] and metadata["device"].startswith("cpu")
 
 
 def test_the_saved_student_is_the_student_inside_the_checkpoint(unbroken):
@@ -150,11 +150,11 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept_for_replay(unruly, tmp_p
     with pytest.raises(RunError, match="loss boom is not finite at epoch 2, step 2.*nonfinite.pt"):
         run(tmp_path, unruly)
     folder = next(tmp_path.glob("*/*"))
-    facts = torch.load(folder / "nonfinite.pt", weights_only=True)
-    assert (facts["method"], facts["terms"], facts["epoch"], facts["step"]) == (unruly, ["boom"], 2, 2)
+    metadata = torch.load(folder / "nonfinite.pt", weights_only=True)
+    assert (metadata["method"], metadata["terms"], metadata["epoch"], metadata["step"]) == (unruly, ["boom"], 2, 2)
     data = build_data(small_cfg(tmp_path, unruly), torch.device("cpu"))
     batch = list(data.train_batches(2))[1]
-    assert torch.equal(facts["index"], batch["index"])
+    assert torch.equal(metadata["index"], batch["index"])
 
 
 def test_as_many_steps_as_allowed_are_left_out_before_a_run_ends(unruly, tmp_path):

@@ -25,9 +25,9 @@ def nested(flat):
 
 
 def make_run(
-    root, row, seed, last, best=None, *, table="2", column=PAIR, name=None, status="done", facts=(), **changed
+    root, row, seed, last, best=None, *, table="2", column=PAIR, name=None, status="done", metadata=(), **changed
 ):
-    """A run folder of a cell; `changed` are config keys with "__" for dots, `facts` go into run.json."""
+    """A run folder of a cell; `changed` are config keys with "__" for dots, `metadata` go into run.json."""
     cell = load_tables()[table].cells[row, column]
     training = Training.of_cell(cell)
     changed = {key.replace("__", "."): value for key, value in changed.items()}
@@ -35,7 +35,7 @@ def make_run(
     folder = Path(root) / "any" / (name or f"{len(list(Path(root).glob('any/*')))}")  # a name that says nothing
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(config)))
-    run = {"seed": seed, "overridden": {}, "teacher_sha256": "a" * 64, "teacher_top1": 79.42, **dict(facts)}
+    run = {"seed": seed, "overridden": {}, "teacher_sha256": "a" * 64, "teacher_top1": 79.42, **dict(metadata)}
     (folder / "run.json").write_text(json.dumps(run))
     best = last if best is None else best
     summary = {"status": status, "epoch": 240, "last_top1": last, "best_top1": best, "wall_seconds": 60.0, "seed": seed}

@@ -9,7 +9,7 @@ from tests.report.support import make_run, make_runs
 def test_configurations_of_one_method_name_every_setting_that_differs(tmp_path):
     make_runs(tmp_path, "KD", [70.0, 71.0])
     make_run(tmp_path, "KD", 0, 72.0, SOLVER__LR=0.1, KD__TEMPERATURE=8.0)
-    make_run(tmp_path, "KD", 0, 73.0, facts={"teacher_sha256": "b" * 64}, LOG__PREFIX="elsewhere")
+    make_run(tmp_path, "KD", 0, 73.0, metadata={"teacher_sha256": "b" * 64}, LOG__PREFIX="elsewhere")
     make_run(tmp_path, "EA-KD", 0, 74.0)
     methods = [line.split("|")[2].strip() for line in comparison(tmp_path).splitlines()[2:]]
     methods = [method for method in methods if method != "teacher"]

@@ -35,9 +35,9 @@ def write_run(folder, method, seed, top1, status="done"):
     )
     summary = {"status": status, "epoch": 2, "last_top1": top1, "best_top1": top1 + 1, "best_epoch": 1}
     (folder / "summary.json").write_text(json.dumps(summary))
-    facts = {"command": f"tools/train.py <{method}> {seed}", "commit": f"c0ffee{seed}", "teacher_top1": 96.79,
+    metadata = {"command": f"tools/train.py <{method}> {seed}", "commit": f"c0ffee{seed}", "teacher_top1": 96.79,
              "teacher_sha256": "ab"}
-    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "run.json").write_text(json.dumps(metadata))
     weights = {"weight_mean": 0.8, "weight_std": 0.3} if method.startswith("EA-") else {}
     lines = [json.dumps({"epoch": epoch, "test_top1": top1 - 2 + epoch, **weights}) for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"epo')  # killed while it wrote

@@ -20,12 +20,12 @@ from tools import tables
 STUDY = load_studies()["small"]
 
 
-def made(root, line, seed, last, **facts):
+def made(root, line, seed, last, **metadata):
     folder = root / f"{line.training.name}_s{seed}"
     folder.mkdir(parents=True)
     config = {**BASE, **line.training.settings, "EXPERIMENT.SEED": seed}
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(config)))
-    (folder / "run.json").write_text(json.dumps({"overridden": {}, "teacher_sha256": "a" * 64, **facts}))
+    (folder / "run.json").write_text(json.dumps({"overridden": {}, "teacher_sha256": "a" * 64, **metadata}))
     summary = {"status": "done", "last_top1": last, "best_top1": last + 1, "wall_seconds": 1.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
@@ -37,7 +37,7 @@ def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
     for line in lines:
         cfg = load_cfg(line.training.path, line.training.all_overrides)
         assert (cfg.DATASET.TRAIN_FRACTION, cfg.SOLVER.AMP) == (0.2, "bf16")
-        assert line.host is None or line.host in STUDY.lines
+        assert line.baseline is None or line.baseline in STUDY.lines
     assert len({line.training.name for line in lines}) == len(lines)
     assert len({json.dumps(sorted(line.training.settings.items()), default=str) for line in lines}) == len(lines)
 
@@ -52,8 +52,8 @@ def test_a_line_states_more_than_its_section_and_that_more_than_the_protocol():
 
 
 def test_gains_are_paired_by_seed(tmp_path):
-    for seed, (host, variant) in enumerate([(20.0, 21.0), (22.0, 24.0), (24.0, 27.0)]):
-        made(tmp_path, STUDY.lines["KD"], seed, host)
+    for seed, (baseline, variant) in enumerate([(20.0, 21.0), (22.0, 24.0), (24.0, 27.0)]):
+        made(tmp_path, STUDY.lines["KD"], seed, baseline)
         made(tmp_path, STUDY.lines["EA-KD"], seed, variant)
     text = table(STUDY, find_runs(tmp_path))
     assert "| KD | 3 of 5 | 22.00 ± 2.00 | 23.00 ± 2.00 |" in text
@@ -86,7 +86,7 @@ def test_the_whole_schedule_is_trained_as_published():
         cfg = load_cfg(line.training.path, line.training.all_overrides)
         assert (cfg.SOLVER.EPOCHS, cfg.DATASET.TRAIN_FRACTION) == (240, 1.0)
         assert cfg.SOLVER.LR_DECAY_STAGES == [150, 180, 210]
-        assert line.host is None or line.host in lines
+        assert line.baseline is None or line.baseline in lines
     assert cfg.DISTILLER.STUDENT == "resnet8" and lines["wrn_16_2"].seeds == 1
 
 
@@ -102,8 +102,8 @@ def test_records_say_nothing_of_the_machine_and_give_the_same_table(tmp_path):
     made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", package="/a/place", commit="c0ffee")
     assert keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept") == 1
     (line,) = (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()
-    facts = json.loads(line)["run"]
-    assert facts["commit"] == "c0ffee" and not {"host", "package"} & facts.keys()
+    metadata = json.loads(line)["run"]
+    assert metadata["commit"] == "c0ffee" and not {"host", "package"} & metadata.keys()
     assert table(STUDY, find_runs(tmp_path / "kept")) == table(STUDY, find_runs(tmp_path / "runs"))
 
 

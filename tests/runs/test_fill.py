@@ -47,14 +47,14 @@ def test_the_gain_is_paired_by_seed(tmp_path):
     assert gain_text(gain, 3, 0.5) == "+2.00 [-0.48, 4.48] p=0.074 (Holm=0.500)"
 
 
-@pytest.mark.parametrize(("variant", "host", "mean", "seeds", "text"), [
+@pytest.mark.parametrize(("variant", "baseline", "mean", "seeds", "text"), [
     ({0: 75.0}, {0: 73.0}, 2.0, 1, "+2.00"),  # one seed: no test
     ({0: 75.0, 1: 76.0}, {2: 73.0, 3: 74.0}, 2.0, 0, "+2.00 (no common seed)"),
     ({0: 75.0, 1: 76.0}, {0: 73.0, 1: 74.0}, 2.0, 2, "+2.00"),  # no deviation to test with
     ({0: 75.0, 1: 76.0}, {1: 75.5, 5: 70.0}, 0.5, 1, "+0.50 (1 seed)"),
 ])
-def test_gains_without_a_test(variant, host, mean, seeds, text):
-    gain = paired_gain(variant, host)
+def test_gains_without_a_test(variant, baseline, mean, seeds, text):
+    gain = paired_gain(variant, baseline)
     assert gain == Gain(pytest.approx(mean), seeds, gain.low, gain.high, gain.p)
     assert math.isnan(gain.low) and math.isnan(gain.high) and math.isnan(gain.p)
     assert gain_text(gain, len(variant)) == text
@@ -92,7 +92,7 @@ def test_missing_cells_are_missing_and_nothing_follows_from_them(tmp_path):
     table = filled(tmp_path)
     empty = table.cells["KD", PAIR]
     assert empty.runs == () and math.isnan(empty.mean_and_std("last")[0]) and empty.within("last") is None
-    assert table.gain(table.cells["EA-KD", PAIR]) is None  # its host is missing
+    assert table.gain(table.cells["EA-KD", PAIR]) is None  # its baseline is missing
     assert sum(not cell.runs for cell in table.cells.values()) == 97
 
 
@@ -164,7 +164,7 @@ def test_another_experiment_fills_no_cell_of_this_one(tmp_path, changed):
 
 
 def test_what_a_run_has_set_in_its_method_counts_though_the_table_does_not_state_it(tmp_path):
-    make_run(tmp_path, "DKD", 0, 90.0, DKD__LS_WEIGHT=2.0, facts={"overridden": {"DKD.LS_WEIGHT": 2.0}})
+    make_run(tmp_path, "DKD", 0, 90.0, DKD__LS_WEIGHT=2.0, metadata={"overridden": {"DKD.LS_WEIGHT": 2.0}})
     assert cell(tmp_path, "DKD").runs == ()
     make_run(tmp_path, "DKD", 0, 76.0, DKD__LS_WEIGHT=1.0)
     assert cell(tmp_path, "DKD").by_seed("last") == {0: 76.0}
@@ -178,14 +178,14 @@ def test_a_name_place_device_or_other_spelling_makes_no_difference(tmp_path):
 
 def test_runs_from_two_teachers_are_not_mixed(tmp_path):
     make_runs(tmp_path, "KD", [73.0, 74.0])
-    make_run(tmp_path, "KD", 2, 90.0, facts={"teacher_sha256": "b" * 64})
+    make_run(tmp_path, "KD", 2, 90.0, metadata={"teacher_sha256": "b" * 64})
     kd = cell(tmp_path, "KD")
     assert (kd.by_seed("last"), kd.others) == ({0: 73.0, 1: 74.0}, 1)
 
 
 def test_average_gains_are_over_the_pairs_that_have_one(tmp_path):
-    for column, host, variant in ((PAIR, 73.0, 75.0), ("vgg13_vgg8", 72.0, 73.0), ("vgg13_mv2", 67.0, None)):
-        make_run(tmp_path, "KD", 0, host, column=column)
+    for column, baseline, variant in ((PAIR, 73.0, 75.0), ("vgg13_vgg8", 72.0, 73.0), ("vgg13_mv2", 67.0, None)):
+        make_run(tmp_path, "KD", 0, baseline, column=column)
         if variant:
             make_run(tmp_path, "EA-KD", 0, variant, column=column)
     averages = filled(tmp_path).average_gains()

@@ -26,7 +26,7 @@ def test_a_kept_run_reads_as_its_folder_did(folder, tmp_path):
         assert (after.config, after.summary, after.identity) == (before.config, before.summary, before.identity)
         assert after.metrics() == before.metrics() and len(after.metrics()) == 2
         assert after.config_text() == before.config_text()
-        assert after.facts["versions"] == before.facts["versions"] and "host" not in after.facts
+        assert after.metadata["versions"] == before.metadata["versions"] and "host" not in after.metadata
 
 
 def test_runs_are_added_and_replaced_by_name(folder, tmp_path):

@@ -39,8 +39,8 @@ def test_a_training_that_several_tables_print_is_one_training():
 
 
 def gains(table, row):
-    cells = [cell for cell in table.cells.values() if cell.row == row and cell.host]
-    return [cell.printed - table.cells[cell.host].printed for cell in cells]
+    cells = [cell for cell in table.cells.values() if cell.row == row and cell.baseline]
+    return [cell.printed - table.cells[cell.baseline].printed for cell in cells]
 
 
 def test_the_average_gains_of_table_2_follow_from_its_cells_but_for_ea_kd():

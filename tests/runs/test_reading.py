@@ -76,7 +76,7 @@ def test_a_hostile_value_of_a_record_is_one_line(name, key, value, tmp_path):
     '{"epoch": 1%s, "test_top1": 3}' % ("0" * 400), '{"epoch": 2, "test_top1": 3, "weight_mean": 1.0}',
 ])
 def test_a_page_has_a_gap_where_an_epoch_holds_no_measurement(line, tmp_path):
-    folder = make_run(tmp_path, "EA-KD", 0, 70.0, facts={"versions": None}.items())
+    folder = make_run(tmp_path, "EA-KD", 0, 70.0, metadata={"versions": None}.items())
     good = [f'{{"epoch": {epoch}, "test_top1": {epoch}, "weight_mean": 1.0, "weight_std": 0.1}}' for epoch in (1, 3)]
     write_metrics(folder, good[0], line, good[1])
     assert "<svg" in report(tmp_path)

@@ -231,15 +231,15 @@ def flip_rows(cache):
 CACHES = [
     typed("cache", f"{verb} c", says, {"c": partial(cache_copy, change=change)}, f"cache {verb}: {what}")
     for what, change, says in (
-        ("no facts", gone("facts.json"), "not a teacher cache"),
-        ("facts of text", text_of("facts.json", "text"), "not a teacher cache"),
-        ("facts of a list", text_of("facts.json", "[]"), "not a teacher cache"),
-        ("facts of another format", json_of("facts.json", format=99), "not a teacher cache"),
-        ("facts without classes", json_of("facts.json", num_classes=None), "c"),
-        ("facts without a key", json_of("facts.json", key=None), "c"),
-        ("facts of an unknown type", json_of("facts.json", dtype="float8"), "c"),
-        ("classes that are a word", json_of("facts.json", num_classes="ten"), "c"),
-        ("a negative number of records", json_of("facts.json", num_records=-5), "c"),
+        ("no metadata", gone("metadata.json"), "not a teacher cache"),
+        ("metadata of text", text_of("metadata.json", "text"), "not a teacher cache"),
+        ("metadata of a list", text_of("metadata.json", "[]"), "not a teacher cache"),
+        ("metadata of another format", json_of("metadata.json", format=99), "not a teacher cache"),
+        ("metadata without classes", json_of("metadata.json", num_classes=None), "c"),
+        ("metadata without a key", json_of("metadata.json", key=None), "c"),
+        ("metadata of an unknown type", json_of("metadata.json", dtype="float8"), "c"),
+        ("classes that are a word", json_of("metadata.json", num_classes="ten"), "c"),
+        ("a negative number of records", json_of("metadata.json", num_records=-5), "c"),
         ("no rows", gone("logits.bin"), "c"),
         ("rows cut off", lambda cache: (cache / "logits.bin").write_bytes(b"\0" * 99), "c/logits.bin: 99 bytes"),
         ("no entries", gone("entries.bin"), "c"),
@@ -248,8 +248,8 @@ CACHES = [
 ] + [
     typed("cache", f"inspect {place}", "c", {"d/c": partial(cache_copy, change=change)}, f"cache inspect: {what}")
     for what, change, place in (("rows cut off", lambda cache: (cache / "logits.bin").write_bytes(b""), "d"),
-                                ("facts without a key", json_of("facts.json", key=None), "d/c"),
-                                ("a key that is a list", json_of("facts.json", key=[1]), "d"))
+                                ("metadata without a key", json_of("metadata.json", key=None), "d/c"),
+                                ("a key that is a list", json_of("metadata.json", key=[1]), "d"))
 ]
 
 # --- measurements -----------------------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ DRAWN = {
     "a line cut off": ("1", {"speed_csv": SPEED[:-10]}),
     "seeds that are a word": ("1", {"speed_csv": SPEED.replace(",1,cpu", ",one,cpu")}),
     "a folder of speeds": ("1", {"speed_csv": folder}),
-    "facts of text": ("1", {"json": "text", "speed_csv": SPEED}),
-    "facts of bytes": ("1", {"json": b"\xff", "speed_csv": SPEED}),
+    "metadata of text": ("1", {"json": "text", "speed_csv": SPEED}),
+    "metadata of bytes": ("1", {"json": b"\xff", "speed_csv": SPEED}),
     "no points": ("2", {"segments_csv": SEGMENTS}),
     "points of text": of_points("text"),
     "empty points": of_points(b""),

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.cache.logit_store import LogitStore, read_facts
+from mdistiller.engine.cache.logit_store import LogitStore, read_metadata
 from mdistiller.engine.cache.teacher_cache import TeacherCache, in_bytes, open_cache, why_live
 from mdistiller.engine.log import progress
 from mdistiller.engine.networks import ready_teacher
@@ -26,7 +26,7 @@ def find_stores(directory: str | Path) -> list[Path]:
     """The stores in `directory`, ordered by name, and `directory` itself if it is a store."""
     directory = Path(directory)
     candidates = [directory, *sorted(directory.iterdir())] if directory.is_dir() else []
-    return [folder for folder in candidates if read_facts(folder)]
+    return [folder for folder in candidates if read_metadata(folder)]
 
 
 def inspect(directory: str | Path) -> str:
@@ -37,12 +37,12 @@ def inspect(directory: str | Path) -> str:
 
 def _line(folder):
     store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-    key, held = store.facts["key"], len(store.held())
+    key, held = store.metadata["key"], len(store.held())
     try:
         made_of = (f"{key['teacher']} ({key['teacher_sha256'][:12]}) on {key['data']} ({key['fingerprint'][:12]}), "
                    f"{key['num_classes']} classes, {key['views']}, {key['dtype']}, computed on {key['device']}")
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder}/facts.json: damaged ({error}); {store.remedy}") from None
+        raise UserError(f"{folder}/metadata.json: damaged ({error}); {store.remedy}") from None
     return (
         f"{folder}: {made_of}: {held} of {store.num_records} rows ({100 * held / store.num_records:.1f} %), "
         f"{in_bytes(used)} used, {in_bytes(store.num_records * store.bytes)} when full"
@@ -63,11 +63,11 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
     if reason is not None:
         raise UserError(f"DISTILLER.TYPE: {reason}: its runs have no teacher cache")
     set_seed(cfg.EXPERIMENT.SEED)
-    teacher, facts = ready_teacher(cfg, build_task(cfg, data.info), method, device)
+    teacher, metadata = ready_teacher(cfg, build_task(cfg, data.info), method, device)
     teacher.eval()
     images, views = data.info.num_train, len(data.view_numbers)
     passes = views if epochs is None else min(epochs, views)
-    return open_cache(cfg, data, teacher, facts["teacher_sha256"], device, images * passes)
+    return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, images * passes)
 
 
 def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
@@ -110,8 +110,8 @@ def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int]:
 def delete(folder: str | Path) -> None:
     """Delete a store. Raises UserError for any other folder. Runs that use the store continue with their open files."""
     folder = Path(folder).resolve()  # "." cannot be renamed
-    if not read_facts(folder):
-        raise UserError(f"{folder}: not a teacher cache (facts.json is missing)")
+    if not read_metadata(folder):
+        raise UserError(f"{folder}: not a teacher cache (metadata.json is missing)")
     removed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
     try:
         folder.rename(removed / folder.name)  # atomic: no process opens a partly deleted store
@@ -122,7 +122,7 @@ def delete(folder: str | Path) -> None:
 
 
 def _open(folder):
-    facts = read_facts(Path(folder))
-    if not facts:
-        raise UserError(f"{folder}: not a teacher cache (facts.json is missing)")
-    return LogitStore(Path(folder), facts)
+    metadata = read_metadata(Path(folder))
+    if not metadata:
+        raise UserError(f"{folder}: not a teacher cache (metadata.json is missing)")
+    return LogitStore(Path(folder), metadata)

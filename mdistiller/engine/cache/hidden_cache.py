@@ -19,11 +19,11 @@ from mdistiller.engine.cache.logit_store import LogitStore, in_range
 WHAT = "last hidden states at supervised tokens"
 
 
-def hidden_facts(facts: dict, data, width: int) -> dict:
+def hidden_metadata(metadata: dict, data, width: int) -> dict:
     """The metadata of a store of logits (see `teacher_cache.describe`), changed to hidden states (n, `width`)."""
     number = int(data.tokens.sum())
-    key = facts["key"] | {"rows": WHAT, "width": width}
-    return facts | {"num_entries": number, "num_records": number, "num_classes": width, "chunk": 1, "key": key}
+    key = metadata["key"] | {"rows": WHAT, "width": width}
+    return metadata | {"num_entries": number, "num_records": number, "num_classes": width, "chunk": 1, "key": key}
 
 
 class HiddenCache:
@@ -33,7 +33,7 @@ class HiddenCache:
         """`hidden_of` maps a batch to the teacher's rows (n, D), in eval mode and without gradient."""
         self.store, self.data, self.hidden_of = store, data, hidden_of
         self.first = np.concatenate([[0], np.cumsum(data.tokens)])  # entry number of each example's first token
-        self.dtype = getattr(torch, store.facts["dtype"])
+        self.dtype = getattr(torch, store.metadata["dtype"])
         self.lookups = self.misses = 0
 
     def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:

@@ -2,7 +2,7 @@
 
 A store is a folder:
 
-    facts.json    metadata: what the entries are and how they were computed; written last when a store is created
+    metadata.json what the entries are and how they were computed; written last when a store is created
     logits.bin    records of C values and a checksum, in the order in which they were appended. The file has its full
                   length from the start, but is sparse: records that are not written yet use no disk space
     entries.bin   the entry number of each record, int32; the length of this file gives the number of records
@@ -41,7 +41,7 @@ ENTRY = np.dtype("<i4")
 CHECKSUM_BYTES = 4
 NO_RECORD = -1
 VERIFY_RECORDS = 1 << 16  # records verified at a time
-MAX_FACTS = 1 << 20  # bytes of facts.json
+MAX_METADATA = 1 << 20  # bytes of metadata.json
 MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
 MAX_CHUNK = 10**6
 PATIENCE = 120  # seconds that a process waits for the lock, which is normally held for milliseconds
@@ -55,71 +55,73 @@ def record_bytes(num_classes: int, dtype: str) -> int:
     return num_classes * WORDS[dtype].itemsize + CHECKSUM_BYTES
 
 
-def read_facts(folder: Path) -> dict | None:
-    """The metadata of a store (its facts.json), or None when the folder is not a store."""
+def read_metadata(folder: Path) -> dict | None:
+    """The metadata of a store (its metadata.json), or None when the folder is not a store."""
+    path = folder / "metadata.json"
     try:
-        with open_plain(folder / "facts.json") as file:
-            facts = json.loads(file.read(MAX_FACTS))
+        with open_plain(path if path.exists() else folder / "facts.json") as file:  # the name in earlier stores
+            metadata = json.loads(file.read(MAX_METADATA))
     except (OSError, ValueError, RecursionError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else None
+    return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
 
 
-def _check_facts(folder, facts):
+def _check_metadata(folder, metadata):
     """Raise UserError for invalid metadata."""
     wrong = [name for name in ("num_entries", "num_records", "num_classes")
-             if not (type(facts.get(name)) is int and 0 < facts[name] <= MOST[name])]
-    wrong += [] if isinstance(facts.get("dtype"), str) and facts["dtype"] in WORDS else ["dtype"]
-    wrong += [] if isinstance(facts.get("key"), dict) else ["key"]
-    chunk = facts.get("chunk", 1)  # images of a forward pass
+             if not (type(metadata.get(name)) is int and 0 < metadata[name] <= MOST[name])]
+    wrong += [] if isinstance(metadata.get("dtype"), str) and metadata["dtype"] in WORDS else ["dtype"]
+    wrong += [] if isinstance(metadata.get("key"), dict) else ["key"]
+    chunk = metadata.get("chunk", 1)  # images of a forward pass
     wrong += [] if type(chunk) is int and 0 < chunk <= MAX_CHUNK else ["chunk"]
     if wrong:
-        found = facts.get(wrong[0])
-        raise UserError(f"{folder}/facts.json: {wrong[0]}: damaged, found {reprlib.repr(found)}; delete {folder}")
+        found = metadata.get(wrong[0])
+        raise UserError(f"{folder}/metadata.json: {wrong[0]}: damaged, found {reprlib.repr(found)}; delete {folder}")
 
 
 class LogitStore:
     """Rows of C values, float16 or float32, by entry number 0..num_entries-1 (see the module's docstring)."""
 
-    def __init__(self, folder: Path, facts: dict):
+    def __init__(self, folder: Path, metadata: dict):
         """Open the store in `folder`, or create it.
 
-        `facts` are its metadata: num_entries, num_records (the largest possible number of records), num_classes, dtype
+        `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
         and `key`. Raises UserError when an existing store is damaged or has another `key`.
         """
         if fcntl is None:
             raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
         self.folder = Path(folder)
-        _check_facts(self.folder, facts)
-        self.word, self.value = WORDS[facts["dtype"]], np.dtype(facts["dtype"]).newbyteorder("<")
-        self.num_classes, self.num_records = facts["num_classes"], facts["num_records"]
-        self.bytes = record_bytes(self.num_classes, facts["dtype"])
+        _check_metadata(self.folder, metadata)
+        self.word, self.value = WORDS[metadata["dtype"]], np.dtype(metadata["dtype"]).newbyteorder("<")
+        self.num_classes, self.num_records = metadata["num_classes"], metadata["num_records"]
+        self.bytes = record_bytes(self.num_classes, metadata["dtype"])
         self.coefficients = random_bits(FORMAT, 0, 0, np.arange(self.num_classes + 1))[:, 0] | np.uint64(1)
         self.count = 0  # records known to this process
         self.writable = True
         try:
-            self.index = np.full(facts["num_entries"], NO_RECORD, ENTRY)  # entry number -> record number
+            self.index = np.full(metadata["num_entries"], NO_RECORD, ENTRY)  # entry number -> record number
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "ab")
             with self._locked():
-                self.facts = read_facts(self.folder) or self._create(facts)
-            self._check(facts)
+                self.metadata = read_metadata(self.folder) or self._create(metadata)
+            self._check(metadata)
             self._logits = open(self.folder / "logits.bin", "r+b")
             self._entries = open(self.folder / "entries.bin", "r+b")
             self.catch_up()
         except (OSError, RunError, MemoryError) as error:
             raise UserError(f"TEACHER_CACHE.DIR: {self.folder} cannot be used: {error}") from error
 
-    def _create(self, facts):
+    def _create(self, metadata):
         with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:
             logits.truncate(self.num_records * self.bytes)
-        facts = {"format": FORMAT, **facts}
-        write_atomically(self.folder / "facts.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
-        return facts
+        metadata = {"format": FORMAT, **metadata}
+        text = json.dumps(metadata, indent=1).encode()
+        write_atomically(self.folder / "metadata.json", lambda file: file.write(text))
+        return metadata
 
-    def _check(self, facts):
-        _check_facts(self.folder, self.facts)
-        other = [name for name in facts["key"] if self.facts.get("key", {}).get(name) != facts["key"][name]]
+    def _check(self, metadata):
+        _check_metadata(self.folder, self.metadata)
+        other = [name for name in metadata["key"] if self.metadata.get("key", {}).get(name) != metadata["key"][name]]
         size = (self.folder / "logits.bin").stat().st_size
         if other:
             raise UserError(f"{self.folder}: holds logits of another {', '.join(other)}; {self.remedy}")

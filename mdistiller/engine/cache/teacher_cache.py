@@ -24,8 +24,8 @@ from yacs.config import CfgNode
 
 from mdistiller import distributed
 from mdistiller.data.images import NUM_VIEWS, upload
-from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_facts
-from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, in_range, read_facts, record_bytes
+from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_metadata
+from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, in_range, read_metadata, record_bytes
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.optim import num_epochs
@@ -105,12 +105,12 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     `lookups` is the number of samples that will be read (None: those of the whole run). Raises UserError when the disk
     is too small for the rows they may add, or when stored rows differ from the teacher's.
     """
-    facts = describe(cfg, data, teacher, teacher_sha256, device)
+    metadata = describe(cfg, data, teacher, teacher_sha256, device)
     hidden = hasattr(data, "tokens")  # text data: hidden states are stored instead of logits
     if hidden:
-        facts, lookups = hidden_facts(facts, data, teacher.width), int(data.tokens.sum())
-    folder = folder_of(cfg.TEACHER_CACHE.DIR, facts["key"])
-    _announce(folder, facts, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
+        metadata, lookups = hidden_metadata(metadata, data, teacher.width), int(data.tokens.sum())
+    folder = folder_of(cfg.TEACHER_CACHE.DIR, metadata["key"])
+    _announce(folder, metadata, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
 
     def logits_of(image):
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
@@ -120,7 +120,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
             return teacher(Tokens(batch["ids"], batch["mask"], batch["places"], batch["positions"]))
 
-    store = LogitStore(folder, facts)
+    store = LogitStore(folder, metadata)
     cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of)
     rounding = ROUNDING[cfg.SOLVER.AMP]
     checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
@@ -129,21 +129,21 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     return cache
 
 
-def _announce(folder, facts, lookups):
+def _announce(folder, metadata, lookups):
     """Log the current and the possible size of the store. Raises UserError when the disk is too small."""
-    size = record_bytes(facts["num_classes"], facts["dtype"])
-    held = (folder / "entries.bin").stat().st_size // ENTRY.itemsize if read_facts(folder) else 0
-    growth = min(lookups, facts["num_records"] - held) * (size + ENTRY.itemsize)
+    size = record_bytes(metadata["num_classes"], metadata["dtype"])
+    held = (folder / "entries.bin").stat().st_size // ENTRY.itemsize if read_metadata(folder) else 0
+    growth = min(lookups, metadata["num_records"] - held) * (size + ENTRY.itemsize)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     if distributed.rank() == 0:
         log.info(
             "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
-            folder, held, facts["num_records"], in_bytes(held * size), in_bytes(facts["num_records"] * size),
+            folder, held, metadata["num_records"], in_bytes(held * size), in_bytes(metadata["num_records"] * size),
             in_bytes(growth), in_bytes(free),
         )
     if growth > free and os.access(parent, os.W_OK):
-        smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if facts["dtype"] == "float32" else ""
+        smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if metadata["dtype"] == "float32" else ""
         raise UserError(
             f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; set a folder on "
             f"a larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
@@ -164,8 +164,8 @@ class TeacherCache:
     def __init__(self, store: LogitStore, data, logits_of: Callable[[Tensor], Tensor]):
         """`logits_of` maps images (B, 3, H, W) to the teacher's logits (B, C), in eval mode and without gradient."""
         self.store, self.data, self.logits_of = store, data, logits_of
-        self.device, self.chunk = data.device, store.facts["chunk"]
-        self.dtype = getattr(torch, store.facts["dtype"])
+        self.device, self.chunk = data.device, store.metadata["chunk"]
+        self.dtype = getattr(torch, store.metadata["dtype"])
         self.lookups = self.misses = 0
         self._arriving = collections.deque()  # computed rows that are being copied to CPU memory
 

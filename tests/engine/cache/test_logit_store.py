@@ -18,8 +18,9 @@ ENTRIES, CLASSES = 2000, 7
 
 
 def open_store(folder, dtype="float16", **changes):
-    facts = {"num_entries": ENTRIES, "num_records": ENTRIES, "num_classes": CLASSES, "dtype": dtype, "key": {"t": "a"}}
-    return LogitStore(folder, facts | changes)
+    metadata = {"num_entries": ENTRIES, "num_records": ENTRIES, "num_classes": CLASSES, "dtype": dtype,
+                "key": {"t": "a"}}
+    return LogitStore(folder, metadata | changes)
 
 
 def rows_of(entries, dtype="float16"):
@@ -176,26 +177,33 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
 
 def test_a_store_that_was_being_made_is_made_anew(tmp_path):
     open_store(tmp_path)
-    (tmp_path / "facts.json").unlink()
+    (tmp_path / "metadata.json").unlink()
     (tmp_path / "logits.bin").write_bytes(b"half")
     assert not len(open_store(tmp_path).held())
+
+
+def test_a_store_whose_metadata_has_its_former_name_is_read(tmp_path):
+    store = open_store(tmp_path)
+    (tmp_path / "metadata.json").rename(tmp_path / "facts.json")
+    assert open_store(tmp_path).metadata == store.metadata
+    assert not (tmp_path / "metadata.json").exists()
 
 
 @pytest.mark.parametrize("change", [
     {"num_entries": 10**12}, {"num_classes": 10**12}, {"num_records": True}, {"dtype": ["float16"]}, {"chunk": 0},
     {"chunk": -1}, {"chunk": "x"}, {"chunk": None}, {"chunk": 10**12},
 ])
-def test_facts_that_no_store_can_have_are_one_line(tmp_path, change):
+def test_metadata_that_no_store_can_have_are_one_line(tmp_path, change):
     open_store(tmp_path, chunk=4)
-    facts = logit_store.read_facts(tmp_path)
-    (tmp_path / "facts.json").write_text(json.dumps(facts | change))
-    with pytest.raises(UserError, match=f"facts.json: {next(iter(change))}: damaged"):
+    metadata = logit_store.read_metadata(tmp_path)
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata | change))
+    with pytest.raises(UserError, match=f"metadata.json: {next(iter(change))}: damaged"):
         open_store(tmp_path, chunk=4)
 
 
-def test_facts_of_a_hundred_thousand_levels_are_no_facts(tmp_path):
-    (tmp_path / "facts.json").write_text("[" * 100_000)
-    assert logit_store.read_facts(tmp_path) is None
+def test_metadata_of_a_hundred_thousand_levels_are_no_metadata(tmp_path):
+    (tmp_path / "metadata.json").write_text("[" * 100_000)
+    assert logit_store.read_metadata(tmp_path) is None
 
 
 def test_a_file_that_is_cut_short_under_a_run_costs_the_rows_alone(tmp_path):

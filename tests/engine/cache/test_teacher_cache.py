@@ -88,7 +88,7 @@ def test_batches_get_the_logits_of_their_own_images(tmp_path, start, rank, world
     assert number == 3 - start
 
 
-def facts_with(folder, *opts, sha256="ab", **changes):
+def metadata_with(folder, *opts, sha256="ab", **changes):
     cfg = small_cfg(folder, "KD", *opts)
     data = build_data(cfg, CPU)
     for name, value in changes.items():
@@ -115,12 +115,13 @@ def facts_with(folder, *opts, sha256="ab", **changes):
 )
 def test_another_teacher_data_normalisation_or_way_to_compute_is_another_cache(tmp_path, change):
     opts, changes = ((), change) if isinstance(change, dict) else (change, {})
-    assert folder_of(tmp_path, facts_with(tmp_path, *opts, **changes)) != folder_of(tmp_path, facts_with(tmp_path))
+    changed = metadata_with(tmp_path, *opts, **changes)
+    assert folder_of(tmp_path, changed) != folder_of(tmp_path, metadata_with(tmp_path))
 
 
 def test_seed_method_student_and_batch_size_share_a_cache(tmp_path):
     opts = ("EXPERIMENT.SEED", 5, "DISTILLER.TYPE", "EA-DKD", "DISTILLER.STUDENT", "resnet14", "SOLVER.BATCH_SIZE", 32)
-    assert folder_of(tmp_path, facts_with(tmp_path, *opts)) == folder_of(tmp_path, facts_with(tmp_path))
+    assert folder_of(tmp_path, metadata_with(tmp_path, *opts)) == folder_of(tmp_path, metadata_with(tmp_path))
 
 
 def test_the_check_finds_rows_that_are_not_the_teachers_and_damage_is_computed_anew(tmp_path):
@@ -144,12 +145,12 @@ def test_the_check_finds_rows_that_are_not_the_teachers_and_damage_is_computed_a
 def test_rows_of_another_teacher_under_this_ones_name_are_found_by_the_check(tmp_path):
     cache = cache_of(tmp_path)
     cache.logits(*some(64))
-    facts = json.loads((cache.store.folder / "facts.json").read_text())
+    metadata = json.loads((cache.store.folder / "metadata.json").read_text())
     other = cache_of(tmp_path, teacher=teacher_of(1))
     shutil.rmtree(other.store.folder)
     shutil.copytree(cache.store.folder, other.store.folder)
-    facts["key"]["teacher_sha256"] = other.store.facts["key"]["teacher_sha256"]
-    (other.store.folder / "facts.json").write_text(json.dumps(facts))
+    metadata["key"]["teacher_sha256"] = other.store.metadata["key"]["teacher_sha256"]
+    (other.store.folder / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="16 of 16 stored rows"):
         cache_of(tmp_path, teacher=teacher_of(1))
 

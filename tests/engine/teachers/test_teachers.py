@@ -172,14 +172,14 @@ def test_another_file_is_no_index(tmp_path, content):
     ({"family": [1]}, "family"), ({"family": "cats"}, "family"), ({"name": "evil.py:Net"}, "nearest"),
     ({"name": "timm:resnet18"}, "nearest"), ({"top1": float("nan")}, "top1"),
 ])
-def test_an_index_is_data_its_facts_are_checked_and_it_imports_nothing(tmp_path, monkeypatch, change, says):
+def test_an_index_is_data_its_metadata_are_checked_and_it_imports_nothing(tmp_path, monkeypatch, change, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("open('harmed', 'w')")
-    facts = {"family": "cifar", "num_classes": 10, "urls": [], "megabytes": 1, "name": "resnet8", "top1": 1.0} | change
+    fields = {"family": "cifar", "num_classes": 10, "urls": [], "megabytes": 1, "name": "resnet8", "top1": 1.0} | change
     entry = {
-        "about": "a", "family": facts["family"], "num_classes": facts["num_classes"],
-        "archive": {"file": "a.tar", "urls": facts["urls"], "megabytes": facts["megabytes"], "sha256": None},
-        "teachers": {facts["name"]: {"file": "t/a.pth", "top1": facts["top1"]}},
+        "about": "a", "family": fields["family"], "num_classes": fields["num_classes"],
+        "archive": {"file": "a.tar", "urls": fields["urls"], "megabytes": fields["megabytes"], "sha256": None},
+        "teachers": {fields["name"]: {"file": "t/a.pth", "top1": fields["top1"]}},
     }
     (tmp_path / "index.json").write_text(json.dumps({"tiny": entry}))
     with pytest.raises(UserError, match=f"index.json: not an index of teachers .*{says}"):
