@@ -56,6 +56,7 @@ DATASET = {
     "SKIP_BROKEN": Key(False, help="Skip images that cannot be read, instead of ending with an error."),
     "TEST": {
         "BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Batch size of the evaluation."),
+        "ENABLED": Key(True, help="Measure the test images after each epoch; False needs validation images."),
         "MIN_SIZE": Key(800, least=8, most=MOST_PIXELS, help="The same as MIN_SIZES for evaluation."),
     },
     "MIN_SIZES": Key([640, 672, 704, 736, 768, 800], item=int, least=8, most=MOST_PIXELS, help=(

@@ -96,7 +96,10 @@ class RunState:
             checkpoints.save({"model": state}, self.folder / f"{name}.pth")
 
     def summarize(self, status: str) -> dict:
-        """Write summary.json and return its content ({} on ranks other than the first)."""
+        """Write summary.json and return its content ({} on ranks other than the first).
+
+        Results are those of the test images, or of the validation images without DATASET.TEST.ENABLED.
+        """
         if not self.first:
             return {}
         task, results = self.run.task, {"last": self.metrics, "best": self.best}
@@ -105,10 +108,10 @@ class RunState:
             "epoch": self.epoch - 1,
             "epochs": self.epochs,
             "headline": task.headline,
-            **{f"{when}_{name}": result.get(f"test_{name}") for when, result in results.items()
+            **{f"{when}_{name}": result.get(f"{self.run.splits[-1]}_{name}") for when, result in results.items()
                for name in task.metrics},
             "best_epoch": self.best.get("epoch"),
-            "selected_on": self.data.splits[0],
+            "selected_on": self.run.splits[0],
             "wall_seconds": round(self.wall_seconds, 3),
             f"{task.unit}_per_second": self.metrics.get(f"{task.unit}_per_second"),
             "seed": self.cfg.EXPERIMENT.SEED,

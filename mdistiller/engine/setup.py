@@ -32,6 +32,7 @@ from mdistiller.engine.periods import in_periods
 from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.run_state import summary_line
 from mdistiller.engine.trainer import Trainer
+from mdistiller.errors import UserError
 from mdistiller.tasks import Task, build_task
 
 log = logging.getLogger("mdistiller")
@@ -46,6 +47,11 @@ class Run(NamedTuple):
     task: Task
     distiller: Distiller
     metadata: dict
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are measured after each epoch; the first one chooses the best epoch."""
+        return tuple(split for split in self.data.splits if split != "test" or self.cfg.DATASET.TEST.ENABLED)
 
 
 def set_seed(seed: int) -> None:
@@ -72,6 +78,8 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     the user can fix.
     """
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
+    if not cfg.DATASET.TEST.ENABLED and "val" not in data.splits:
+        raise UserError("DATASET.TEST.ENABLED False: expected validation images, set DATASET.VAL_FRACTION above 0")
     task = build_task(cfg, data.info)
     method, teacher, metadata = DISTILLERS[cfg.DISTILLER.TYPE].suited(task), None, {}
     if weights:
@@ -165,15 +173,20 @@ def _publish(run, folder):
 
 
 def _measure_teacher(run, folder):
-    """Write the teacher's test metrics to run.json; warn with the usual reason when they look wrong."""
+    """Write the teacher's test metrics to run.json; warn with the usual reason when they look wrong.
+
+    Without DATASET.TEST.ENABLED the validation images are measured, and nothing is written.
+    """
     run.distiller.eval()
+    split = run.splits[-1]
     with autocast(run.device, run.cfg.SOLVER.AMP):
-        batches = run.data.eval_batches("test", distributed.rank(), distributed.world_size())
+        batches = run.data.eval_batches(split, distributed.rank(), distributed.world_size())
         result = run.task.evaluate(run.distiller.teacher, batches, run.device)
-    if distributed.rank() == 0:
+    if distributed.rank() == 0 and split == "test":
         measured = {f"teacher_{name}": result[name] for name in (run.task.headline, "loss") if name in result}
         folder.write_json("run.json", folder.read_json("run.json") | measured)
-    log.info("the teacher's test results: %s", ", ".join(f"{name} {result[name]:.4g}" for name in run.task.metrics))
+    words = ", ".join(f"{name} {result[name]:.4g}" for name in run.task.metrics)
+    log.info("the teacher's %s results: %s", split, words)
     doubt = run.task.doubt(result)
     if doubt:
         log.warning("the teacher's %s", doubt)

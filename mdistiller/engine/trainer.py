@@ -41,7 +41,8 @@ class Trainer:
         self.cfg, self.data, self.distiller, self.device, self.folder = (
             run.cfg, run.data, run.distiller, run.device, folder
         )
-        self.task, self.teacher_cache, self.after_epoch = run.task, teacher_cache, after_epoch
+        self.task, self.splits = run.task, run.splits
+        self.teacher_cache, self.after_epoch = teacher_cache, after_epoch
         self.updater = build_updater(self.cfg, self.distiller, self.device)
         own_reduction = self.updater.own_reduction
         self.model = self.distiller if own_reduction else distributed.wrap(self.distiller, self.device)
@@ -228,7 +229,7 @@ class Trainer:
         if self.average is not None:
             networks["_ema"] = self.average.module.eval()
         record = {}
-        for split in self.data.splits:
+        for split in self.splits:
             for suffix, network in networks.items():
                 with autocast(self.device, self.cfg.SOLVER.AMP):
                     batches = self.data.eval_batches(split, self.rank, self.world_size)
@@ -244,7 +245,7 @@ class Trainer:
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch
-        chosen_on = f"{self.data.splits[0]}_{self.task.headline}"  # with a "val" split the test set is not used
+        chosen_on = f"{self.splits[0]}_{self.task.headline}"  # with a "val" split the test set is not used
         if not state.best or record[chosen_on] >= state.best[chosen_on]:
             state.best = record  # the later of two equal epochs is the best, as in mdistiller
         state.metrics = record
@@ -262,14 +263,14 @@ class Trainer:
             self.after_epoch(record)
 
     def _last_and_best(self):
-        chosen_on = f"{self.data.splits[0]}_{self.task.headline}"
+        chosen_on = f"{self.splits[0]}_{self.task.headline}"
         return {"last": f"{self.state.metrics[chosen_on]:.2f}", "best": f"{self.state.best[chosen_on]:.2f}"}
 
     def _line(self, record):
         headline, unit = self.task.headline, self.task.unit
         parts = [f"epoch {record['epoch']}/{self.state.epochs}", f"lr {record['lr']:.4g}"]
         parts += [f"loss {record['train_loss']:.4f}"]
-        parts += [f"{split} {record[key]:.2f}" for split in ("train", *self.data.splits)
+        parts += [f"{split} {record[key]:.2f}" for split in ("train", *self.splits)
                   if (key := f"{split}_{headline}") in record]
         if "weight_mean" in record:
             parts.append(f"weight {record['weight_mean']:.3f} (sd {record['weight_std']:.3f})")

@@ -159,7 +159,7 @@ class Tuning:
     def _run_trial(self, trial):
         chosen = {key: self._suggest(trial, key, setting) for key, setting in self.space.items()}
         name = f"trial_{trial.number:03}"
-        opts = {"DATASET.VAL_FRACTION": self.val_fraction, "EXPERIMENT.SEED": TRIAL_SEED}
+        opts = {"DATASET.VAL_FRACTION": self.val_fraction, "DATASET.TEST.ENABLED": False, "EXPERIMENT.SEED": TRIAL_SEED}
         state = self.optuna.trial.TrialState
 
         def after_epoch(record):

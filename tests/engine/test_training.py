@@ -100,6 +100,8 @@ def test_resuming_with_other_settings_is_refused_by_key(unbroken):
 
 
 def test_a_validation_split_takes_the_test_set_out_of_the_choice_of_the_best_epoch(tmp_path):
+    with pytest.raises(UserError, match="DATASET.TEST.ENABLED False: expected validation images"):
+        run(tmp_path, "KD", "DATASET.TEST.ENABLED", False)
     folder = run(tmp_path, "KD", "DATASET.VAL_FRACTION", 0.2)
     summary, records = json.loads((folder / "summary.json").read_text()), metrics(folder)
     best = max(records, key=lambda record: (record["val_top1"], record["epoch"]))
