@@ -47,13 +47,18 @@ def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
             raise UserError(f"{analysis / f'figure_{figure}'}*: not what tools/analyze.py writes ({reason}); measure "
                             "again with --again") from error
-        paths = [output / f"figure_{figure}.{kind}" for kind in ("png", "pdf")]
-        for path in paths:
-            with writing(path):
-                output.mkdir(parents=True, exist_ok=True)
-                dated = {"CreationDate": None} if path.suffix == ".pdf" else None
-                drawn.savefig(path, bbox_inches="tight", metadata=dated)
-        plt.close(drawn)
+        return save(plt, drawn, output, f"figure_{figure}")
+
+
+def save(plt, drawn, output: Path, name: str) -> list[Path]:
+    """Write a matplotlib figure as PNG and PDF (without a date, so that equal figures are equal files); close it."""
+    paths = [output / f"{name}.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        with writing(path):
+            output.mkdir(parents=True, exist_ok=True)
+            dated = {"CreationDate": None} if path.suffix == ".pdf" else None
+            drawn.savefig(path, bbox_inches="tight", metadata=dated)
+    plt.close(drawn)
     return paths
 
 
@@ -122,7 +127,7 @@ def _column(rows, key):
     return np.array([row[key] for row in rows], float)
 
 
-def _look(number):
+def curve_look(number):
     """Colour, marker and line style of curve `number`; the first six curves all look different."""
     return {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": LINES[number % 4]}
 
@@ -172,7 +177,7 @@ def high_entropy_teacher(plt, source):
     figure, (left, right) = plt.subplots(1, 2, figsize=(2 * COLUMN, COLUMN * 0.9), layout="constrained")
     rows = source.table("segments")
     for number, (name, part) in enumerate(_groups(rows, "network").items()):
-        look = _look(number - 1) if number else {"color": BLACK, "marker": "x", "linestyle": "-"}
+        look = curve_look(number - 1) if number else {"color": BLACK, "marker": "x", "linestyle": "-"}
         _curve(left, _column(part, "segment"), part, name, look)
     left.set(xlabel="teacher entropy, low to high (tenths of the test images)",
              ylabel="top-1 accuracy (%)", xticks=range(1, 11))
@@ -207,7 +212,7 @@ def high_entropy_students(plt, source):
     axes = upper.subplots(1, len(methods), sharey=True, squeeze=False)[0]
     for number, (panel, method) in enumerate(zip(axes, methods, strict=True)):
         for name, part in _groups([row for row in rows if row["method"] == method], "network").items():
-            look = {"color": BLACK, "marker": "x", "linestyle": "-"} if name == TEACHER else _look(number)
+            look = {"color": BLACK, "marker": "x", "linestyle": "-"} if name == TEACHER else curve_look(number)
             _curve(panel, _column(part, "segment"), part, name, look)
         panel.set(xlabel=f"segment of the {method} student's entropy, low to high", xticks=range(1, 11))
         panel.legend()
@@ -337,7 +342,7 @@ def surfaces(plt, source):
             panel.set_title(f"{title}\n{numbers}", fontsize=7)
     panel = figure.add_subplot(places[-1, 1:])
     for number, (name, part) in enumerate(groups.items()):
-        panel.plot(_column(part, "epoch"), _column(part, "area_difference"), label=name, **_look(number))
+        panel.plot(_column(part, "epoch"), _column(part, "area_difference"), label=name, **curve_look(number))
     panel.axhline(0, color="#999999", linewidth=0.7)
     panel.set(xlabel="epoch", ylabel=f"area@{rows[0]['level']:g} of the teacher\nminus the student's")
     panel.xaxis.get_major_locator().set_params(integer=True)
@@ -371,7 +376,7 @@ def accuracy_over(plt, source):
     for number, (name, part) in enumerate(_groups(rows, "method").items()):
         variance = part[0]["variance"]
         label = name if math.isnan(variance) else f"{name} (variance {variance:.2f})"
-        _curve(axes, _column(part, "value"), part, label, _look(number))
+        _curve(axes, _column(part, "value"), part, label, curve_look(number))
     axes.set(xlabel=rows[0]["key"], ylabel="top-1 accuracy (%)", title=_seeds(rows))
     axes.legend()
     return figure
