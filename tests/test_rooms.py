@@ -14,7 +14,8 @@ from mdistiller.distillers import DISTILLERS
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [  # a room imports from those above it, and from itself
     {"errors"},
-    {"files", "functional", "distributed", "workers", "registry", "plugins", "places", "command", "libraries"},
+    {"files", "functional", "distributed", "workers", "registry", "plugins", "places", "command", "libraries",
+     "markdown"},
     {"config", "losses"},
     {"models", "data", "runs"},
     {"tasks", "report"},

@@ -10,6 +10,7 @@ from torch import nn
 from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.errors import UserError
+from mdistiller.markdown import table
 from mdistiller.models import build_model
 
 NUM_CLASSES, NUM_TRAIN, BATCH = 100, 400, 4
@@ -118,5 +119,4 @@ def _linked(text):
 
 
 def _table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    return table(columns, [[cell.replace("|", "/") for cell in row] for row in rows]) + "\n"

@@ -17,6 +17,7 @@ import torch
 
 from mdistiller.engine.run_folder import commit, device_name, versions
 from mdistiller.files import write_atomically
+from mdistiller.markdown import table
 
 MOST_CALLS = 2000  # largest number of calls in one turn
 PAIRS = (("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("resnet32x4", "resnet8x4"))
@@ -59,12 +60,8 @@ class Table:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # seconds per call in each turn
 
     def markdown(self) -> str:
-        lines = [f"### {self.title}", "", _row(self.columns), _row(["---"] * len(self.columns))]
-        return "\n".join([*lines, *map(_row, self.rows), *(f"\n{note}" for note in self.notes)])
-
-
-def _row(cells):
-    return f"| {' | '.join(cells)} |"
+        lines = [f"### {self.title}", "", table(self.columns, self.rows)]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
 
 def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ import html
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL
 from mdistiller.config.loading import method_keys
+from mdistiller.markdown import table
 
 HEAD = """# Configuration keys
 
@@ -31,15 +32,15 @@ def page() -> str:
 
 
 def _tables(keys):
-    nodes: dict[str, list[str]] = {}
+    nodes: dict[str, list[tuple[str, ...]]] = {}
     for name, key in keys.items():
         nodes.setdefault(name.split(".")[0] if "." in name else "Others", []).append(_row(name, key))
-    head = "| key | default | values | meaning |\n|---|---|---|---|\n"
-    return "".join(f"\n## {node}\n\n{head}{''.join(rows)}" for node, rows in nodes.items())
+    head = ("key", "default", "values", "meaning")
+    return "".join(f"\n## {node}\n\n{table(head, rows)}\n" for node, rows in nodes.items())
 
 
 def _row(name, key):
-    return f"| `{name}` | {_code(key.default)} | {_values(key)} | {html.escape(key.help, quote=False)} |\n"
+    return f"`{name}`", _code(key.default), _values(key), html.escape(key.help, quote=False)
 
 
 def _code(value):

@@ -1,10 +1,10 @@
 """A Markdown table of all finished runs in a folder."""
 
-import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdistiller import markdown
 from mdistiller.errors import UserError
 from mdistiller.runs.differences import differences
 from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
@@ -26,7 +26,8 @@ def comparison(root: str | Path) -> str:
     groups = group_runs(done)
     rows += [row(group, words) for group, words in zip(groups, differences(groups, [row(g)[:5] for g in groups]),
                                                        strict=True)]
-    lines = _align([head(done), *dict.fromkeys(rows)])
+    cells = [[markdown.cell(text) for text in line] for line in (head(done), *dict.fromkeys(rows))]
+    lines = [markdown.table(cells[0], cells[1:], aligned=True)]
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
     return "\n".join(lines)
@@ -74,14 +75,3 @@ def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
     )
 
 
-def _cell(text):
-    """Escape any text for one cell of a Markdown table."""
-    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
-
-
-def _align(rows):
-    rows = [[_cell(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in padded]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

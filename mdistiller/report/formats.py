@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from mdistiller.markdown import table
 from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command
 from mdistiller.runs.fill import FilledTable
 
@@ -40,10 +41,7 @@ def _wrap(text, first="", rest=""):
 
 def _markdown_grid(grid):
     rows = [[f"**{cell}**" if isinstance(cell, Strong) else cell for cell in row] for row in (grid.header, *grid.rows)]
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(grid.header))]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in padded]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return table(rows[0], rows[1:], aligned=True)
 
 
 _LATEX = {

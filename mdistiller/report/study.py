@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mdistiller import markdown
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import as_overrides
 from mdistiller.places import HOME
@@ -135,17 +136,17 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
         gains = [_gain(groups, line.name, line.baseline) for line in lines.values()]
         compared += [(line.name, line.baseline, gain) for line, gain in zip(lines.values(), gains, strict=True)]
         rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
-        blocks += [f"### {title}", _grid((*HEAD, *GAIN_HEAD), rows)]
+        blocks += [f"### {title}", markdown.table((*HEAD, *GAIN_HEAD), rows)]
     if study.measures:
         rows = [_measured(name, found, study.measures) for name, found in groups.items() if found]
         head = ("method", *study.measures)
-        blocks += ["### What else the last epoch measured (means over the seeds)", _grid(head, rows)]
+        blocks += ["### What else the last epoch measured (means over the seeds)", markdown.table(head, rows)]
     for title, pairs in study.comparisons.items():
         gains = [_gain(groups, *pair) for pair in pairs]
         compared += [(*pair, gain) for pair, gain in zip(pairs, gains, strict=True)]
         seeds = (str(gain.seeds) if gain else "missing" for gain in gains)
         rows = [(*pair, seen, *cells) for pair, seen, cells in zip(pairs, seeds, gain_cells(gains), strict=True)]
-        blocks += [f"### {title}", _grid((*COMPARISON, *GAIN_HEAD), rows)]
+        blocks += [f"### {title}", markdown.table((*COMPARISON, *GAIN_HEAD), rows)]
     for title, ranked in study.ranks.items():
         blocks += [f"### {title}", *_ranked(ranked, groups)]
     return "\n\n".join([*blocks, *_tested(compared, groups)]) + "\n"
@@ -158,7 +159,7 @@ def _tested(compared, groups):
         _last(groups[name]).values(), _last(groups[baseline]).values())) for name, baseline, gain in compared]
     rows = [row for row in rows if row]
     blocks = ["### All tests together", count_words([gain.p for _, _, gain in compared])]
-    return [*blocks, RESAMPLED_WORDS, _grid(RESAMPLED_HEAD, rows)] if rows else blocks
+    return [*blocks, RESAMPLED_WORDS, markdown.table(RESAMPLED_HEAD, rows)] if rows else blocks
 
 
 def _ranked(ranked, groups):
@@ -169,11 +170,7 @@ def _ranked(ranked, groups):
     if len(whole) < 2:
         return ["Fewer than two blocks have runs of every method.", *left_out]
     head, rows, words = rank_lines(rank_methods(whole))
-    return [words, _grid(head, rows), *left_out]
-
-
-def _grid(head, rows):
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+    return [words, markdown.table(head, rows), *left_out]
 
 
 def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:

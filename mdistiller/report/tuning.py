@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mdistiller import markdown
 from mdistiller.report.compare import percent
 from mdistiller.report.figures import pyplot
 from mdistiller.report.significance import interval_text, p_text
@@ -30,13 +31,13 @@ def tuning_page(
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value)
     blocks = [f"# {title}", budget, "## Space and best settings"]
     rows = [(key, own, words, _shown(best.settings[key])) for key, (own, words) in space.items()]
-    blocks += [_grid(("key", "configuration", "varied over", "best"), rows)]
+    blocks += [markdown.table(("key", "configuration", "varied over", "best"), rows)]
     blocks += [f"Best trial: {best.number}, {best.value:.2f} on the validation images."]
     blocks += ["## Test images", _tested(final)]
     rows = [(str(trial.number), *(_shown(trial.settings.get(key)) for key in space),
              "" if trial.value is None else f"{trial.value:.2f}", trial.state) for trial in trials]
     blocks += ["## Sensitivity", f"![Accuracy on the validation images over each setting]({PLOT})"]
-    blocks += [_grid(("trial", *space, "validation", "state"), rows)]
+    blocks += [markdown.table(("trial", *space, "validation", "state"), rows)]
     blocks += ["A pruned trial was below the median of the earlier ones at the same epoch; its number is that of its "
                "last epoch."]
     return "\n\n".join(blocks) + "\n"
@@ -73,7 +74,3 @@ def plot_sensitivity(path: Path, space: Mapping[str, bool], trials: Sequence[Tri
 
 def _shown(value):
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _grid(head, rows):
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

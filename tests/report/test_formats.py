@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from mdistiller import markdown
 from mdistiller.report import formats
 from mdistiller.report.layout import layout, overview
 from mdistiller.runs.fill import fill
@@ -132,3 +133,11 @@ def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
     assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout
     wrong = run_tool("tables", ["--table", "99"], REPOSITORY)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "unknown table" in wrong.stderr
+
+
+def test_the_one_writer_of_tables_aligns_and_escapes():
+    rows = [("a|b\n<i>", "1"), ("c", "22222")]
+    cells = [[markdown.cell(text) for text in row] for row in rows]
+    assert markdown.table(("x", "y"), cells) == "| x | y |\n| --- | --- |\n| a\\|b &lt;i&gt; | 1 |\n| c | 22222 |"
+    aligned = markdown.table(("x", "y"), [("c", "22222")], aligned=True)
+    assert aligned == "| x   | y     |\n|-----|-------|\n| c   | 22222 |"
