@@ -181,11 +181,11 @@ def high_entropy_teacher(plt, source):
         _curve(left, _column(part, "segment"), part, name, look)
     left.set(xlabel="teacher entropy, low to high (tenths of the test images)",
              ylabel="top-1 accuracy (%)", xticks=range(1, 11))
-    left.set_title(f"(a) Accuracy; {_seeds(rows[-1:])}")
+    left.set_title(f"(a) Accuracy\n{_seeds(rows[-1:])}")
     left.legend()
     ((_, arrays),) = source.arrays("tsne").items()
     scatter(right, arrays)
-    right.set_title("(b) t-SNE of the teacher; triangles: top 10 % in entropy")
+    right.set_title("(b) t-SNE of the teacher\ntriangles: top 10 % in entropy")
     return figure
 
 
