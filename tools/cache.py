@@ -24,8 +24,8 @@ def main():
     elif args.action == "prefill":
         cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
     elif args.action == "verify" and args.cfg:
-        folder, rows = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows)
-        print(f"{folder}: {rows} rows agree with the teacher")
+        folder, rows, error = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows)
+        print(f"{folder}: {rows} rows agree with the teacher{error and f' ({error})'}")
     else:
         for folder in args.words:
             if args.action == "verify":
@@ -42,7 +42,8 @@ def _parse():
     inspect.add_argument("folder", nargs="?", default="teacher_cache", help="a cache, or a folder with several")
     prefill = actions.add_parser("prefill", help="compute the rows that runs of a config need; can be interrupted")
     prefill.add_argument("--cfg", required=True, help="a YAML file of the runs")
-    prefill.add_argument("--epochs", type=int, help="only the rows of the first epochs (default: all views)")
+    prefill.add_argument("--epochs", type=int, help=(
+        "only the rows of the first epochs (default: all views; of a replay cache, all epochs of the config)"))
     prefill.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     verify = actions.add_parser("verify", help="check every row's checksum or, with --cfg, rows against the teacher")
     verify.add_argument("--cfg", help="a YAML file of the runs")

@@ -27,7 +27,8 @@ class and [fidelity.md](fidelity.md).
 - **EA weighs**: the losses (named as in the log) that the EA variant multiplies by the sample weights. Cross-entropy
   and **batch terms**, which are not defined for single samples, are never weighted.
 - **trained with the student**: the method's own modules and their parameters for {teacher} -> {student}.
-- **teacher stored**: whether the teacher's logits may come from `TEACHER_CACHE` instead of a forward pass.
+- **teacher stored**: whether the teacher's logits may come from `TEACHER_CACHE` instead of a forward pass;
+  for "replay", with `TEACHER_CACHE.KIND replay`.
 """
 COLUMNS = ("method", "paper", "reads", "EA weighs", "batch terms", "trained with the student", "views", "teacher mode",
            "teacher stored")
@@ -88,7 +89,7 @@ def _row(name, distiller):
         ", ".join(view.removeprefix("image_").replace("image", "weak" if len(method.views) > 1 else "one")
                   for view in method.views),
         method.teacher_mode if method.needs_teacher else "",
-        "yes" if storable and len(method.views) == 1 else "no",
+        ("yes" if len(method.views) == 1 else "replay") if storable else "no",
     )
 
 

@@ -104,7 +104,8 @@ class OurStep:
         set_seed(1)
         student = place(build_model(pair[1], data.info.num_classes), device, last)
         distiller = place(build_distiller(cfg, student, teacher, data.info), device, last)
-        self.cache = None if cache is None else open_cache(cfg, data, teacher, None, device, lookups=0)
+        self.cache = None if cache is None else open_cache(
+            cfg, data, teacher, None, device, epochs=0, views=distiller.views)
         if self.cache is not None and warm:
             collections.deque(self.cache.fill([1]), maxlen=0)
         run = Run(cfg, device, data, distiller.task, distiller, {})

@@ -7,6 +7,7 @@ MOST_PIXELS = 4096  # of a side: a typing error gives an error message before it
 MOST_IMAGES = 2**20  # in a batch
 MOST_STEPS = 10**9
 MOST_EPOCHS = 10**6
+MOST_CLASSES = 10**6
 
 
 def _network(role, default, start):
@@ -180,6 +181,12 @@ TEACHER_CACHE = {
     "DIR": Key("teacher_cache", path=True, help="Folder of the caches."),
     "DTYPE": Key("float16", choices=("float16", "float32"), help=(
         "Precision of the stored logits; float32 equals a forward pass up to rounding, at twice the size.")),
+    "KIND": Key("views", choices=("views", "replay"), help=(
+        "views stores the logits of the 162 crops and flips of each image; replay those of every view by epoch and "
+        "image, for any augmentation and for methods with two views, shared by runs with the same DATASET.SEED.")),
+    "TOPK": Key(0, least=0, most=MOST_CLASSES, help=(
+        "Store only this many of the largest logits and spread the remaining probability evenly over the other "
+        "classes; 0 stores all logits.")),
     "CHECK": Key(16, least=0, most=MOST_IMAGES, help="Stored rows compared with the teacher at the start of a run."),
 }
 

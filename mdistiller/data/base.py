@@ -23,6 +23,11 @@ def order_seed(cfg: CfgNode) -> int:
     return cfg.EXPERIMENT.SEED if cfg.DATASET.SEED is None else cfg.DATASET.SEED
 
 
+def in_order(views: Sequence[str]) -> tuple[str, ...]:
+    """"image" and the named views, in the order of `VIEWS`."""
+    return tuple(view for view in VIEWS if view == "image" or view in views)
+
+
 class Data:
     """Batches of a data set. A batch is a dict: image (B, 3, H, W), target (B,), index (B,), ... on `device`.
 
@@ -74,7 +79,7 @@ class Data:
         """
         if not set(views) <= set(VIEWS):
             raise ValueError(f"views {tuple(views)}: expected some of {', '.join(VIEWS)}")
-        views = tuple(view for view in VIEWS if view == "image" or view in views)
+        views = in_order(views)
         order = permutation(self.seed, epoch, self.info.num_train)
         # in batch order, so that a batch is a slice
         index, target = upload(np.stack([order, self.labels[order]]), self.device)
@@ -83,6 +88,20 @@ class Data:
         for (low, high, share), batch in zip(pieces, images, strict=True):
             batch |= {"target": target[low:high], "index": index[low:high]}
             yield batch if world_size == self.accumulate == 1 else batch | {"share": share}
+
+    def train_index(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, index) of each batch of `train_batches` with the same arguments; the index is an array (B,)."""
+        order = permutation(self.seed, epoch, self.info.num_train)
+        for number in range(start, self.num_batches):
+            low, high, _ = self._piece(number, rank, world_size)
+            yield epoch, order[low:high]
+
+    def views_at(self, epoch: int, index: np.ndarray, views: Sequence[str]) -> dict[str, Tensor]:
+        """{view: (n, 3, H, W)}: training images `index` (n,) as they are in an epoch, in "image" and these views."""
+        (images,) = self._train_images(epoch, index, [slice(0, len(index))], in_order(views))
+        return images
 
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
         """Positions (B,) in 0..num_train-1 of the images in global batch number `step` (from 0) of an epoch."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from mdistiller.data.base import Data
-from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW, permutation
+from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW
 from mdistiller.data.images import CHUNK, NUM_VIEWS, PaddedImages, random_rotations, random_views, upload
 from mdistiller.data.splits import train_val_positions
 from mdistiller.data.strong import rotate, strong_augment
@@ -80,11 +80,8 @@ class InMemoryData(Data):
         self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(index, view) of each batch of `train_batches` with the same arguments, as arrays (B,)."""
-        order = permutation(self.seed, epoch, self.info.num_train)
-        view = random_views(self.seed, WEAK_VIEW, epoch, order, self.flip)
-        for number in range(start, self.num_batches):
-            low, high, _ = self._piece(number, rank, world_size)
-            yield order[low:high], view[low:high]
+        for _, index in self.train_index(epoch, start, rank, world_size):
+            yield index, random_views(self.seed, WEAK_VIEW, epoch, index, self.flip)
 
     def image_at(self, index: Tensor, view: Tensor) -> Tensor:
         """Normalised training images (B, 3, H, W) at indices (B,), in views (B,)."""

@@ -135,11 +135,11 @@ class Distiller(nn.Module):
     # --- the step --------------------------------------------------------------------------------------------------
 
     def forward(self, image: Any = None, target: Tensor | None = None, epoch: int = 1,
-                logits_teacher: Tensor | None = None, **batch):
+                logits_teacher: Tensor | tuple | None = None, **batch):
         """Train mode: (logits_student (n, C), {name: scalar}) of a batch. Eval mode: `predict(image)`.
 
         Further entries of the batch are passed by name to the task and to the method. `logits_teacher` (n, C), if
-        given, replaces the teacher's forward pass for methods that read logits only.
+        given, or a tuple of one for each view, replaces the teacher's forward pass for methods that read logits only.
         """
         batch |= {"image": image, "target": target}
         if not self.training:
@@ -147,7 +147,8 @@ class Distiller(nn.Module):
         views = [self._inputs(batch, view) for view in self.views]
         students = [self.run_student(view) for view in views]
         if logits_teacher is not None:
-            teachers = [TaskOutput(logits_teacher)]
+            stored = logits_teacher if isinstance(logits_teacher, tuple) else (logits_teacher,)
+            teachers = [TaskOutput(logits) for logits in stored]
         elif self.needs_teacher:
             teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
         else:

@@ -52,6 +52,14 @@ class Periods:
             pairs = self._data.train_views(own, start=first, rank=rank, world_size=world_size)
             yield from (pair for _, pair in zip(range(number), pairs, strict=False))
 
+    def train_index(
+        self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch of the data, index (B,)) of each batch that `train_batches` with the same arguments yields."""
+        for own, first, number in self._parts(epoch, start):
+            pairs = self._data.train_index(own, start=first, rank=rank, world_size=world_size)
+            yield from (pair for _, pair in zip(range(number), pairs, strict=False))
+
     def batch_index(self, epoch: int, step: int) -> np.ndarray:
         """Dataset indices (B,) of the samples of the global batch number `step` of a period."""
         own, first, _ = next(self._parts(epoch, step))

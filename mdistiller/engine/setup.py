@@ -154,12 +154,13 @@ def _teacher_cache(run):
     """
     if not run.distiller.needs_teacher:
         return None
-    reason = why_live(run.distiller, run.data)
+    reason = why_live(run.distiller, run.data, run.cfg.TEACHER_CACHE.KIND)
     if reason is not None:
         if distributed.rank() == 0:
             log.info("teacher cache: not used, the teacher runs in every step: %s", reason)
         return None
-    cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.metadata["teacher_sha256"], run.device)
+    cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.metadata["teacher_sha256"], run.device,
+                       views=run.distiller.views)
     run.metadata["teacher_cache"] = str(cache.store.folder)
     return cache
 

@@ -128,7 +128,7 @@ class Trainer:
         batches = self.data.train_batches(self.epoch, views=self.distiller.views, **place)
         if self.teacher_cache is None:
             return batches
-        return self.teacher_cache.attach(batches, self.data.train_views(self.epoch, **place))
+        return self.teacher_cache.attach(batches, self.epoch, **place)
 
     def _step(self, batch):
         """The one training step: forward, losses, backward, update; no value is read back from the device."""

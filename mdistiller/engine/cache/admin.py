@@ -10,10 +10,16 @@ from yacs.config import CfgNode
 
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.cache.logit_store import LogitStore, read_metadata
+from mdistiller.engine.cache import replay
+from mdistiller.engine.cache.hidden_cache import HiddenCache
+from mdistiller.engine.cache.logit_cache import LogitCache
+from mdistiller.engine.cache.logit_store import LogitStore, read_metadata, record_bytes, remedy
+from mdistiller.engine.cache.replay import ReplayCache, ReplayStore
 from mdistiller.engine.cache.teacher_cache import TeacherCache, in_bytes, open_cache, why_live
 from mdistiller.engine.log import progress
 from mdistiller.engine.networks import ready_teacher
+from mdistiller.engine.optim import num_epochs
+from mdistiller.engine.periods import in_periods
 from mdistiller.engine.setup import prepare_device, set_seed
 from mdistiller.errors import UserError
 from mdistiller.tasks import build_task
@@ -25,8 +31,9 @@ log = logging.getLogger("mdistiller")
 def find_stores(directory: str | Path) -> list[Path]:
     """The stores in `directory`, ordered by name, and `directory` itself if it is a store."""
     directory = Path(directory)
-    candidates = [directory, *sorted(directory.iterdir())] if directory.is_dir() else []
-    return [folder for folder in candidates if read_metadata(folder)]
+    if read_metadata(directory):
+        return [directory]
+    return [folder for folder in sorted(directory.iterdir()) if read_metadata(folder)] if directory.is_dir() else []
 
 
 def inspect(directory: str | Path) -> str:
@@ -36,21 +43,23 @@ def inspect(directory: str | Path) -> str:
 
 
 def _line(folder):
-    store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-    key, held = store.metadata["key"], len(store.held())
+    store, used = _open(folder), sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    key, held = store.metadata["key"], store.num_held
     try:
         made_of = (f"{key['teacher']} ({key['teacher_sha256'][:12]}) on {key['data']} ({key['fingerprint'][:12]}), "
                    f"{key['num_classes']} classes, {key['views']}, {key['dtype']}, computed on {key['device']}")
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder}/metadata.json: damaged ({error}); {store.remedy}") from None
+        raise UserError(f"{folder}/metadata.json: damaged ({error}); {remedy(folder)}") from None
+    made_of += "".join(f", {name.replace('_', ' ')} {key[name]}" for name in ("data_seed", "topk") if name in key)
+    full = store.num_records * record_bytes(store.metadata["num_classes"], store.metadata["dtype"])
     return (
-        f"{folder}: {made_of}: {held} of {store.num_records} rows ({100 * held / store.num_records:.1f} %), "
-        f"{in_bytes(used)} used, {in_bytes(store.num_records * store.bytes)} when full"
+        f"{folder}: {made_of}: {held} of {store.num_records} rows ({100 * held / max(store.num_records, 1):.1f} %), "
+        f"{in_bytes(used)} used, {in_bytes(full)} when full{store.words}"
     )
 
 
-def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
-    """The cache that runs of this config use; disk space is checked for `epochs` (None: all views of all images).
+def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCache | HiddenCache:
+    """The cache that runs of this config use; disk space is checked for `epochs` (None: all rows, see `prefill`).
 
     Raises UserError when runs of this config use no cache.
     """
@@ -58,25 +67,34 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
     if not method.needs_teacher:
         raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method with a teacher")
     device = prepare_device(cfg)
+    kind = cfg.TEACHER_CACHE.KIND
     data = build_data(cfg, device)
-    reason = why_live(method, data)
+    reason = why_live(method, data, kind)
     if reason is not None:
         raise UserError(f"DISTILLER.TYPE: {reason}: its runs have no teacher cache")
     set_seed(cfg.EXPERIMENT.SEED)
     teacher, metadata = ready_teacher(cfg, build_task(cfg, data.info), method, device)
     teacher.eval()
-    images, views = data.info.num_train, len(data.view_numbers)
-    passes = views if epochs is None else min(epochs, views)
-    return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, images * passes)
+    if kind == replay.KIND:
+        data = in_periods(data, cfg.SOLVER)
+    else:
+        views = len(data.view_numbers)
+        epochs = views if epochs is None else min(epochs, views)
+    return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, epochs, method.views)
 
 
-def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
-    """Store the rows of all views of all training images, or only those that the first `epochs` epochs of a run read.
+def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCache | HiddenCache:
+    """Store the rows that the first `epochs` epochs of a run read. None: the rows of all views of all training images,
+    or with TEACHER_CACHE.KIND replay those of all epochs of the run.
 
     It can be interrupted and continued at any time, and several processes may do it at once.
     """
     cache = open_for(cfg, epochs)
-    total = cache.data.info.num_train * (epochs or len(cache.data.view_numbers))
+    if cfg.TEACHER_CACHE.KIND == replay.KIND:
+        epochs = epochs or num_epochs(cfg.SOLVER)
+        total = cache.num_rows(epochs)
+    else:
+        total = cache.data.info.num_train * (epochs or len(cache.data.view_numbers))
     started = said = time.monotonic()
     with progress(total, "filling", unit=" rows") as bar:
         for number in cache.fill(range(1, epochs + 1) if epochs else None):
@@ -91,20 +109,22 @@ def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache:
 def verify(folder: str | Path) -> int:
     """Check the checksums of all rows of a store; returns the number of rows. Raises UserError for damaged rows."""
     store = _open(folder)
-    held, damaged = len(store.held()), store.damaged()
+    held, damaged = store.num_held, store.damaged()
     if damaged:
-        raise UserError(f"{folder}: {damaged} of {held} rows are damaged; runs compute them again, or {store.remedy}")
+        raise UserError(f"{folder}: {damaged} of {held} rows are damaged; runs compute them again, or {remedy(folder)}")
     return held
 
 
-def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int]:
+def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int, str]:
     """Compare at most `rows` random rows of the cache of this config with the teacher.
 
-    Returns the folder of the cache and the number of compared rows. Raises UserError when a row differs.
+    Returns the folder of the cache, the number of compared rows, and a text about their error (empty for text data).
+    Raises UserError when a row differs.
     """
     cfg.TEACHER_CACHE.CHECK = rows
-    store = open_for(cfg, epochs=0).store
-    return store.folder, min(rows, len(store.held()))
+    cache = open_for(cfg, epochs=0)
+    error = cache.error(rows) if isinstance(cache, LogitCache) else ""
+    return cache.store.folder, min(rows, cache.store.num_held), error
 
 
 def delete(folder: str | Path) -> None:
@@ -125,4 +145,4 @@ def _open(folder):
     metadata = read_metadata(Path(folder))
     if not metadata:
         raise UserError(f"{folder}: not a teacher cache (metadata.json is missing)")
-    return LogitStore(Path(folder), metadata)
+    return (ReplayStore if metadata.get("kind") == replay.KIND else LogitStore)(Path(folder), metadata)

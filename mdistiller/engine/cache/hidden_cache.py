@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdistiller.data.images import upload
-from mdistiller.engine.cache.logit_store import LogitStore, in_range
+from mdistiller.engine.cache.logit_store import LogitStore, disagreement, in_range, summary
 
 WHAT = "last hidden states at supervised tokens"
 
@@ -36,9 +36,9 @@ class HiddenCache:
         self.dtype = getattr(torch, store.metadata["dtype"])
         self.lookups = self.misses = 0
 
-    def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:
-        """Yield the batches with `hidden_teacher` (n, D) added; `views` holds (index, view) of each batch."""
-        for batch, (index, _) in zip(batches, views, strict=True):
+    def attach(self, batches: Iterable[dict], epoch: int, **place: int) -> Iterator[dict]:
+        """Yield the batches of an epoch with `hidden_teacher` (n, D) added; `place` as for `train_batches`."""
+        for batch, (index, _) in zip(batches, self.data.train_views(epoch, **place), strict=True):
             yield batch | {"hidden_teacher": self.rows(index)}
 
     def rows(self, index: np.ndarray) -> Tensor:
@@ -82,7 +82,7 @@ class HiddenCache:
             wrong += int((~(np.abs(stored - live) <= allowed).all(axis=1)).sum())
             checked += len(live)
         if wrong:
-            raise self.store.disagrees(wrong, checked)
+            raise disagreement(self.store.folder, wrong, checked)
         return checked
 
     def fill(self, epochs: Iterable[int] | None = None) -> Iterator[int]:
@@ -96,4 +96,4 @@ class HiddenCache:
 
     def summary(self) -> str:
         """One line with the numbers of rows that this process found and computed."""
-        return self.store.summary(self.lookups, self.misses)
+        return summary(self.lookups, self.misses, self.store.count)

@@ -66,8 +66,8 @@ def read_metadata(folder: Path) -> dict | None:
     return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
 
 
-def _check_metadata(folder, metadata):
-    """Raise UserError for invalid metadata."""
+def check_metadata(folder, metadata):
+    """Raise UserError for invalid metadata of a store."""
     wrong = [name for name in ("num_entries", "num_records", "num_classes")
              if not (type(metadata.get(name)) is int and 0 < metadata[name] <= MOST[name])]
     wrong += [] if isinstance(metadata.get("dtype"), str) and metadata["dtype"] in WORDS else ["dtype"]
@@ -79,8 +79,26 @@ def _check_metadata(folder, metadata):
         raise UserError(f"{folder}/metadata.json: {wrong[0]}: damaged, found {reprlib.repr(found)}; delete {folder}")
 
 
+def remedy(folder: Path) -> str:
+    """The end of an error message: how to delete a store."""
+    return f"delete it: python tools/cache.py delete {folder}"
+
+
+def disagreement(folder: Path, wrong: int, checked: int) -> UserError:
+    """The error for `wrong` of `checked` stored rows that differ from the teacher's."""
+    return UserError(f"{folder}: {wrong} of {checked} stored rows differ from the teacher's; {remedy(folder)}")
+
+
+def summary(lookups: int, misses: int, stored: int) -> str:
+    """One line about `lookups` rows that a process has read, of which `misses` had to be computed."""
+    hits = 100 * (1 - misses / max(lookups, 1))
+    return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {stored} are stored"
+
+
 class LogitStore:
     """Rows of C values, float16 or float32, by entry number 0..num_entries-1 (see the module's docstring)."""
+
+    words = ""  # about the content, for a line that describes the store
 
     def __init__(self, folder: Path, metadata: dict):
         """Open the store in `folder`, or create it.
@@ -91,7 +109,7 @@ class LogitStore:
         if fcntl is None:
             raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
         self.folder = Path(folder)
-        _check_metadata(self.folder, metadata)
+        check_metadata(self.folder, metadata)
         self.word, self.value = WORDS[metadata["dtype"]], np.dtype(metadata["dtype"]).newbyteorder("<")
         self.num_classes, self.num_records = metadata["num_classes"], metadata["num_records"]
         self.bytes = record_bytes(self.num_classes, metadata["dtype"])
@@ -120,29 +138,19 @@ class LogitStore:
         return metadata
 
     def _check(self, metadata):
-        _check_metadata(self.folder, self.metadata)
+        check_metadata(self.folder, self.metadata)
         other = [name for name in metadata["key"] if self.metadata.get("key", {}).get(name) != metadata["key"][name]]
         size = (self.folder / "logits.bin").stat().st_size
         if other:
-            raise UserError(f"{self.folder}: holds logits of another {', '.join(other)}; {self.remedy}")
+            raise UserError(f"{self.folder}: holds logits of another {', '.join(other)}; {remedy(self.folder)}")
         if size != self.num_records * self.bytes:
-            raise UserError(
-                f"{self.folder}/logits.bin: {size} bytes, expected {self.num_records * self.bytes}; {self.remedy}"
-            )
+            expected = self.num_records * self.bytes
+            raise UserError(f"{self.folder}/logits.bin: {size} bytes, expected {expected}; {remedy(self.folder)}")
 
-    @property
-    def remedy(self) -> str:
-        """The end of an error message: how to delete this store."""
-        return f"delete it: python tools/cache.py delete {self.folder}"
-
-    def disagrees(self, wrong: int, checked: int) -> UserError:
-        """The error for `wrong` of `checked` stored rows that differ from the teacher's."""
-        return UserError(f"{self.folder}: {wrong} of {checked} stored rows differ from the teacher's; {self.remedy}")
-
-    def summary(self, lookups: int, misses: int) -> str:
-        """One line about `lookups` rows that a process has read, of which `misses` had to be computed."""
-        hits = 100 * (1 - misses / max(lookups, 1))
-        return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {self.count} are stored"
+    def close(self) -> None:
+        """Close the files; the store cannot be used any more."""
+        for file in (self._logits, self._entries, self._lock):
+            file.close()
 
     @contextlib.contextmanager
     def _locked(self):
@@ -204,6 +212,11 @@ class LogitStore:
             data = os.pread(self._logits.fileno(), self.bytes, record * self.bytes)
             row[: len(data)] = np.frombuffer(data, np.uint8)
         return rows.view(self.word)
+
+    @property
+    def num_held(self) -> int:
+        """The number of entries that have a record."""
+        return len(self.held())
 
     def held(self) -> np.ndarray:
         """The entry numbers that have a record, ascending."""

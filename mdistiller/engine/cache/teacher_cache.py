@@ -8,7 +8,6 @@ a given size alike, so that the results of a run do not depend on the content of
 without a cache, float16 differs by at most 2**-11 of each logit, float32 by the rounding of another batch size.
 """
 
-import collections
 import hashlib
 import json
 import logging
@@ -24,8 +23,12 @@ from yacs.config import CfgNode
 
 from mdistiller import distributed
 from mdistiller.data.images import NUM_VIEWS, upload
+from mdistiller.engine.cache import replay
 from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_metadata
-from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, in_range, read_metadata, record_bytes
+from mdistiller.engine.cache.logit_cache import LogitCache, native
+from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_metadata, record_bytes
+from mdistiller.engine.cache.replay import ReplayCache, ReplayStore
+from mdistiller.engine.cache.rows import Rows
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import autocast
 from mdistiller.engine.optim import num_epochs
@@ -39,19 +42,27 @@ ROUNDING_CUDA = 1e-2  # convolutions in TF32
 log = logging.getLogger("mdistiller")
 
 
-def why_live(distiller, data) -> str | None:
-    """The reason why a distiller's teacher must run in every step on this data; None if its outputs can be stored."""
+def why_live(distiller, data, kind: str = "views") -> str | None:
+    """The reason why a distiller's teacher must run in every step on this data; None if its outputs can be stored.
+
+    `kind` is TEACHER_CACHE.KIND.
+    """
     name = distiller.method
     if distiller.inputs != "logits":
         return f"{name} reads the teacher's features"
     if distiller.teacher_mode != "eval":
         return f"{name} runs its teacher in train mode"
-    if tuple(distiller.views) != ("image",):
-        return f"{name} uses random views that do not repeat ({', '.join(distiller.views[1:])})"
     if getattr(getattr(distiller, "task", None), "weighs_all_tokens", False) and distiller.weighted:
         return "EA.LEVEL prompt_and_response needs logits of tokens that are not supervised"
+    if data.info.task == "detection":
+        return "the teacher's logits are those of the student's proposals"
+    if hasattr(data, "tokens") or kind == replay.KIND:
+        return None
+    remedy = "; TEACHER_CACHE.KIND replay stores them by epoch"
+    if tuple(distiller.views) != ("image",):
+        return f"{name} uses random views that do not repeat ({', '.join(distiller.views[1:])}){remedy}"
     if not data.views_are_finite:
-        return f"the augmentation of {data.info.name} has no fixed set of views (DATASET.AUGMENTATION)"
+        return f"the augmentation of {data.info.name} has no fixed set of views (DATASET.AUGMENTATION){remedy}"
     return None
 
 
@@ -60,7 +71,8 @@ def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None,
 
     `key` contains everything that a stored value depends on.
     """
-    info = data.info
+    info, cache = data.info, cfg.TEACHER_CACHE
+    replayed = cache.KIND == replay.KIND
     key = {
         "format": FORMAT,
         "teacher": cfg.DISTILLER.TEACHER,
@@ -72,45 +84,58 @@ def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None,
         "fingerprint": info.fingerprint,
         "mean": list(info.mean),
         "std": list(info.std),
-        "views": "crop, flip" if data.flip else "crop",
+        "views": replay.KIND if replayed else "crop, flip" if data.flip else "crop",
         "num_classes": info.num_classes,
-        "dtype": cfg.TEACHER_CACHE.DTYPE,
+        "dtype": cache.DTYPE,
         "device": device.type,
         "amp": cfg.SOLVER.AMP,
         "channels_last": cfg.SOLVER.CHANNELS_LAST,
         "compile": cfg.COMPILE,
         "fold": cfg.DISTILLER.FOLD_TEACHER,
     }
-    return {
-        "num_entries": info.num_train * NUM_VIEWS,
-        "num_records": info.num_train * len(data.view_numbers),
-        "num_classes": info.num_classes,
-        "dtype": cfg.TEACHER_CACHE.DTYPE,
-        "chunk": cfg.SOLVER.BATCH_SIZE,
-        "key": key,
-    }
+    if replayed:
+        key |= {"data_seed": data.seed, "augmentation": cfg.DATASET.AUGMENTATION, "image_size": info.image_size}
+    key |= {"topk": cache.TOPK} if cache.TOPK else {}
+    number = info.num_train
+    shape = {"num_entries": number, "num_records": number} if replayed else {
+        "num_entries": number * NUM_VIEWS, "num_records": number * len(data.view_numbers)}
+    chunk = -(-cfg.SOLVER.BATCH_SIZE // distributed.world_size()) if replayed else cfg.SOLVER.BATCH_SIZE
+    kind = {"kind": replay.KIND} if replayed else {}
+    width = rows_of(cfg, info).width
+    return shape | kind | {"num_classes": width, "dtype": cache.DTYPE, "chunk": chunk, "key": key}
+
+
+def rows_of(cfg: CfgNode, info) -> Rows:
+    """The form of the stored rows (TEACHER_CACHE.DTYPE and TOPK)."""
+    return Rows(info.num_classes, getattr(torch, cfg.TEACHER_CACHE.DTYPE), cfg.TEACHER_CACHE.TOPK)
 
 
 def folder_of(directory: str | Path, key: dict) -> Path:
     """The folder of the store with this key: a readable name with a hash of the key."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    name = f"{key['data']}_{key['teacher']}_{key['dtype']}_{digest[:12]}"
+    kind = f"_{replay.KIND}" if key["views"] == replay.KIND else ""
+    name = f"{key['data']}_{key['teacher']}_{key['dtype']}{kind}_{digest[:12]}"
     return Path(directory) / name.replace("/", "-").replace(":", "-")
 
 
 def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device,
-               lookups: int | None = None) -> "TeacherCache | HiddenCache":
+               epochs: int | None = None, views: tuple = ("image",)) -> "TeacherCache | ReplayCache | HiddenCache":
     """Open or create the cache of the config's teacher (on its device, in eval mode), check it, and log its size.
 
-    `lookups` is the number of samples that will be read (None: those of the whole run). Raises UserError when the disk
-    is too small for the rows they may add, or when stored rows differ from the teacher's.
+    `epochs` is the number of epochs that will be read (None: those of the whole run), `views` those of the method.
+    Raises UserError when the disk is too small for the rows they may add, or when stored rows differ from the
+    teacher's.
     """
-    metadata = describe(cfg, data, teacher, teacher_sha256, device)
     hidden = hasattr(data, "tokens")  # text data: hidden states are stored instead of logits
     if hidden:
-        metadata, lookups = hidden_metadata(metadata, data, teacher.width), int(data.tokens.sum())
+        _check_text(cfg.TEACHER_CACHE)
+    rows = rows_of(cfg, data.info)
+    rows.check()
+    metadata = describe(cfg, data, teacher, teacher_sha256, device)
+    if hidden:
+        metadata = hidden_metadata(metadata, data, teacher.width)
+    epochs = num_epochs(cfg.SOLVER) if epochs is None else epochs
     folder = folder_of(cfg.TEACHER_CACHE.DIR, metadata["key"])
-    _announce(folder, metadata, data.info.num_train * num_epochs(cfg.SOLVER) if lookups is None else lookups)
 
     def logits_of(image):
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
@@ -120,8 +145,16 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
             return teacher(Tokens(batch["ids"], batch["mask"], batch["places"], batch["positions"]))
 
-    store = LogitStore(folder, metadata)
-    cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of)
+    if cfg.TEACHER_CACHE.KIND == replay.KIND:
+        wanted = replay.parts_of_run(folder, data, epochs, views)
+        announce(folder, metadata, sum(map(replay.count_records, wanted)), len(wanted) * data.info.num_train)
+        cache = ReplayCache(ReplayStore(folder, metadata), data, logits_of, rows, views)
+    else:
+        lookups = int(data.tokens.sum()) if hidden else data.info.num_train * epochs
+        held = replay.count_records(folder) if read_metadata(folder) else 0
+        announce(folder, metadata, held, metadata["num_records"], lookups)
+        store = LogitStore(folder, metadata)
+        cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of, rows)
     rounding = ROUNDING[cfg.SOLVER.AMP]
     checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
     if checked and distributed.rank() == 0:
@@ -129,21 +162,31 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     return cache
 
 
-def _announce(folder, metadata, lookups):
-    """Log the current and the possible size of the store. Raises UserError when the disk is too small."""
+def _check_text(settings):
+    """Raise UserError for settings that are for images only."""
+    if settings.KIND == replay.KIND:
+        raise UserError("TEACHER_CACHE.KIND: replay is for augmented images, text has no augmentation; expected views")
+    if settings.TOPK:
+        raise UserError(f"TEACHER_CACHE.TOPK: hidden states are stored whole; expected 0, found {settings.TOPK}")
+
+
+def announce(folder: Path, metadata: dict, held: int, total: int, lookups: int | None = None) -> None:
+    """Log the current size of a store, `held` of `total` rows, and the possible one after `lookups` (None: all).
+
+    Raises UserError when the disk is too small.
+    """
     size = record_bytes(metadata["num_classes"], metadata["dtype"])
-    held = (folder / "entries.bin").stat().st_size // ENTRY.itemsize if read_metadata(folder) else 0
-    growth = min(lookups, metadata["num_records"] - held) * (size + ENTRY.itemsize)
+    growth = min(total if lookups is None else lookups, total - held) * (size + ENTRY.itemsize)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
     if distributed.rank() == 0:
         log.info(
             "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
-            folder, held, metadata["num_records"], in_bytes(held * size), in_bytes(metadata["num_records"] * size),
-            in_bytes(growth), in_bytes(free),
+            folder, held, total, in_bytes(held * size), in_bytes(total * size), in_bytes(growth), in_bytes(free),
         )
     if growth > free and os.access(parent, os.W_OK):
         smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if metadata["dtype"] == "float32" else ""
+        smaller += "" if metadata["key"].get("topk") else "; TEACHER_CACHE.TOPK stores the largest logits only"
         raise UserError(
             f"TEACHER_CACHE.DIR: {folder} may grow by {in_bytes(growth)}, {in_bytes(free)} are free; set a folder on "
             f"a larger disk, or set TEACHER_CACHE.ENABLED False{smaller}"
@@ -158,21 +201,17 @@ def in_bytes(number: int) -> str:
     return f"{number / 1e3:.1f} kB"
 
 
-class TeacherCache:
-    """Teacher logits of training samples, read from a `LogitStore` or, if missing there, computed by the teacher."""
+class TeacherCache(LogitCache):
+    """Teacher logits of training images in a finite set of views; entries are pairs of image and view."""
 
-    def __init__(self, store: LogitStore, data, logits_of: Callable[[Tensor], Tensor]):
-        """`logits_of` maps images (B, 3, H, W) to the teacher's logits (B, C), in eval mode and without gradient."""
-        self.store, self.data, self.logits_of = store, data, logits_of
-        self.device, self.chunk = data.device, store.metadata["chunk"]
-        self.dtype = getattr(torch, store.metadata["dtype"])
-        self.lookups = self.misses = 0
-        self._arriving = collections.deque()  # computed rows that are being copied to CPU memory
+    def __init__(self, store: LogitStore, data, logits_of: Callable[[Tensor], Tensor], rows: Rows):
+        super().__init__(store, data, logits_of, rows)
+        self.chunk = store.metadata["chunk"]
 
-    def attach(self, batches: Iterable[dict], views: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[dict]:
-        """Yield the batches with `logits_teacher` (B, C) added; `views` holds NumPy (index, view) of each batch."""
+    def attach(self, batches: Iterable[dict], epoch: int, **place: int) -> Iterator[dict]:
+        """Yield the batches of an epoch with `logits_teacher` (B, C) added; `place` as for `train_batches`."""
         batches, waiting, samples = iter(batches), [], 0
-        for pair in views:
+        for pair in self.data.train_views(epoch, **place):
             waiting.append(pair)
             samples += len(pair[0])
             if samples >= LOOK_AHEAD * self.chunk:
@@ -188,68 +227,25 @@ class TeacherCache:
             yield next(batches) | {"logits_teacher": logits}
 
     def logits(self, index: np.ndarray, view: np.ndarray) -> Tensor:
-        """Teacher logits (n, C), float32 on the device, of training images `index` (n,) in views `view` (n,).
-
-        Does not wait for the device.
-        """
-        self.flush()
-        entries = index * NUM_VIEWS + view
-        values, found = self.store.read(entries)
-        missing = np.flatnonzero(~found)
-        self.lookups, self.misses = self.lookups + len(entries), self.misses + len(missing)
-        logits = upload(values.astype(values.dtype.newbyteorder("="), copy=False), self.device).float()
-        if len(missing):
-            computed = self.compute(index[missing], view[missing])
-            logits.index_copy_(0, upload(missing, self.device), computed.float())
-            self._keep(entries[missing], computed)
-        return logits
+        """Teacher logits (n, C), float32 on the device, of training images `index` (n,) in views `view` (n,)."""
+        compute = lambda missing: self.compute(index[missing], view[missing])  # noqa: E731
+        return self.look_up(self.store, index * NUM_VIEWS + view, compute)
 
     def compute(self, index: np.ndarray, view: np.ndarray) -> Tensor:
-        """Logits (n, C) computed by the teacher, `chunk` images at a time, in the dtype of the store."""
+        """Logits (n, C) computed by the teacher, `chunk` images at a time."""
         number = -(-len(index) // self.chunk) * self.chunk
         where = upload(np.stack([np.resize(index, number), np.resize(view, number)]), self.data.home)
         pieces = [self.logits_of(self.data.image_at(*piece)) for piece in where.split(self.chunk, dim=1)]
-        return torch.cat(pieces)[: len(index)].to(self.dtype)
+        return torch.cat(pieces)[: len(index)]
 
-    def _keep(self, entries, computed):
-        if computed.device.type != "cuda":
-            return self._store(entries, computed)
-        pinned = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
-        pinned.copy_(computed, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._arriving.append((event, entries, pinned))
-
-    def flush(self, wait: bool = False) -> None:
-        """Store the computed rows that have arrived in CPU memory; with `wait`, all computed rows."""
-        while self._arriving and (wait or self._arriving[0][0].query()):
-            event, entries, pinned = self._arriving.popleft()
-            event.synchronize()
-            self._store(entries, pinned)
-
-    def _store(self, entries, computed):
-        self.store.write(entries, in_range(computed.cpu().numpy(), "logits"))
-
-    def check(self, count: int, rounding: float) -> int:
-        """Compare at most `count` random stored rows with the teacher; returns the number of compared rows.
-
-        `rounding` is the allowed difference of two computations, relative to the largest magnitude of a row. Raises
-        UserError when a row differs by more.
-        """
+    def samples(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         entries = self.store.held()
-        if not count or not len(entries):
-            return 0
         entries = np.random.default_rng(len(entries)).choice(entries, min(count, len(entries)), replace=False)
         values, found = self.store.read(entries)
-        entries, stored = entries[found].astype(np.int64), torch.from_numpy(values[found].astype(np.float64))
-        if not len(entries):
-            return 0
-        live = self.compute(entries // NUM_VIEWS, entries % NUM_VIEWS).cpu().double()
-        allowed = (torch.finfo(self.dtype).eps + rounding) * live.abs().amax(dim=1, keepdim=True)
-        wrong = ~((stored - live).abs() <= allowed).all(dim=1)
-        if wrong.any():
-            raise self.store.disagrees(int(wrong.sum()), len(entries))
-        return len(entries)
+        entries = entries[found].astype(np.int64)
+        if len(entries):
+            live = self.compute(entries // NUM_VIEWS, entries % NUM_VIEWS)
+            yield torch.from_numpy(native(values[found])), live.cpu()
 
     def fill(self, epochs: Iterable[int] | None = None) -> Iterator[int]:
         """Compute and store missing rows of all views of all images, or only those that these epochs of a run read.
@@ -274,7 +270,3 @@ class TeacherCache:
             for epoch in epochs:
                 index, view = (np.concatenate(arrays) for arrays in zip(*self.data.train_views(epoch), strict=True))
                 yield index * NUM_VIEWS + view
-
-    def summary(self) -> str:
-        """One line with the numbers of rows that this process found and computed."""
-        return self.store.summary(self.lookups, self.misses)

@@ -27,10 +27,10 @@ CPU = torch.device("cpu")
 CACHED = ("TEACHER_CACHE.ENABLED", True, "SOLVER.EPOCHS", 2)
 
 
-def teacher_of(seed=0, name="resnet8"):
+def teacher_of(seed=0, name="resnet8", num_classes=10):
     """A network with statistics of its own, in eval mode."""
     torch.manual_seed(seed)
-    network = build_model(name, 10)
+    network = build_model(name, num_classes)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -79,7 +79,7 @@ def test_rows_are_the_teachers_within_the_rounding_of_the_dtype(tmp_path, dtype,
 def test_batches_get_the_logits_of_their_own_images(tmp_path, start, rank, world_size):
     cache, teacher = cache_of(tmp_path, "TEACHER_CACHE.DTYPE", "float32"), teacher_of()
     place = {"start": start, "rank": rank, "world_size": world_size}
-    batches = cache.attach(cache.data.train_batches(2, **place), cache.data.train_views(2, **place))
+    batches = cache.attach(cache.data.train_batches(2, **place), 2, **place)
     number = 0
     for batch in batches:
         with torch.no_grad():
