@@ -94,7 +94,7 @@ class OurStep:
             keep_freed_memory()
         words = {
             "DISTILLER.TYPE": method, "DISTILLER.TEACHER": pair[0], "DISTILLER.STUDENT": pair[1], "SOLVER.LR": 0.01,
-            "SOLVER.BATCH_SIZE": settings.batch, "SOLVER.WEIGHT_DECAY": 5e-4, "EXPERIMENT.SEED": data.seed,
+            "SOLVER.BATCH_SIZE": settings.batch, "SOLVER.WEIGHT_DECAY": 5e-4, "DATASET.SEED": data.seed,
             "TEACHER_CACHE.CHECK": 0, "TEACHER_CACHE.DIR": str(cache), **opts,
         }
         cfg = load_cfg(None, [word for item in words.items() for word in item])
@@ -104,10 +104,10 @@ class OurStep:
         set_seed(1)
         student = place(build_model(pair[1], data.info.num_classes), device, last)
         distiller = place(build_distiller(cfg, student, teacher, data.info), device, last)
-        self.cache = None if cache is None else open_cache(
-            cfg, data, teacher, None, device, epochs=0, views=distiller.views)
-        if self.cache is not None and warm:
-            collections.deque(self.cache.fill([1]), maxlen=0)
+        self.cache = None
+        if cache is not None:
+            self.cache = open_cache(cfg, data, teacher, None, device, epochs=0, views=distiller.views)
+            collections.deque(self.cache.fill([1] if warm else []), maxlen=0)
         run = Run(cfg, device, data, distiller.task, distiller, {})
         self.trainer, self.epochs = Trainer(run, RunFolder("unused"), self.cache), epochs
         distiller.train()

@@ -103,9 +103,8 @@ def _scale_runs(settings, source):
             data = make_data(source, settings, **{"EXPERIMENT.SEED": seed})
             for method in SWEEP:
                 step = OurStep(data, teacher, pair, method, settings, cache=folder, warm=False)
-                fast, slow = (
-                    _epochs(one, epochs, settings) for one in (step, OurStep(data, teacher, pair, method, settings))
-                )
+                live = OurStep(data, teacher, pair, method, settings)
+                fast, slow = (timed_epochs(one, epochs, settings) for one in (step, live))
                 shared, apart = shared + fast, apart + slow
                 found = 100 * (1 - step.cache.misses / step.cache.lookups)
                 table.rows.append([
@@ -115,7 +114,8 @@ def _scale_runs(settings, source):
     return [table, _passes_saved()]
 
 
-def _epochs(step, epochs, settings):
+def timed_epochs(step: OurStep, epochs: int, settings: Settings) -> float:
+    """Seconds of the first `epochs` epochs of a run, after one step of another epoch; counts of the cache are reset."""
     step.epoch(epochs + 1, steps=1)  # first calls are slow
     if step.cache is not None:
         step.cache.lookups = step.cache.misses = 0
