@@ -44,6 +44,7 @@ METHODS = {  # row of the table: folder of configs/digits, and what else is set
     "KD, average": ("kd", ["SOLVER.EMA", 0.99]),
     "EA-KD, accumulated": ("ea_kd", ["SOLVER.ACCUMULATE", 2, "SOLVER.BATCH_SIZE", 32]),
     "EA-KD, cache": ("ea_kd", ["TEACHER_CACHE.ENABLED", True]),
+    "EA-MLD, replay": ("ea_mld", ["TEACHER_CACHE.ENABLED", True, "TEACHER_CACHE.KIND", "replay"]),
     "EA-KD, two processes": ("ea_kd", ["SOLVER.ACCUMULATE", 2, "SOLVER.BATCH_SIZE", 32, "SOLVER.EMA", 0.9,
                                        "LOG.SAVE_CHECKPOINT_STEPS", 5]),
     "EA-KD, workers": ("ea_kd", [*SMALL_FOLDER, "SOLVER.EMA", 0.9, "LOG.SAVE_CHECKPOINT_STEPS", 2]),

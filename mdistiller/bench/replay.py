@@ -35,23 +35,27 @@ def _steps(settings, source):
     data = make_data(source, settings)
     for pair in settings.pairs:
         teacher = make_teacher(pair[0], data, settings)
-        for method in METHODS:
-            with cache_folder() as folder:
-                replay = OurStep(data, teacher, pair, method, settings, cache=folder, **REPLAY)
-                topk = OurStep(data, teacher, pair, method, settings, cache=folder, **REPLAY,
-                               **{"TEACHER_CACHE.TOPK": TOPK})
-                live = OurStep(data, teacher, pair, method, settings)
-                own = OurStep(data, teacher, pair, "NONE", settings)
-                own.trainer.distiller.views = live.trainer.distiller.views
-                steps = {"live": live, "replay": replay, "topk": topk, "own": own}
+        with cache_folder() as folder:
+            for method in METHODS:
+                steps = _contestants(data, teacher, pair, method, settings, folder)
                 seconds = take_turns([Contestant(name, step) for name, step in steps.items()], settings)
-            table.rows.append([
-                " -> ".join(pair), method, *(spread(seconds[name], 1e3, 1) for name in steps),
-                ratios(seconds["replay"], seconds["live"]), ratios(seconds["own"], seconds["replay"], 3),
-            ])
-            table.seconds |= {f"{', '.join(pair)}, {method}, {name}": values for name, values in seconds.items()}
-            shares.append(statistics.median(seconds["replay"]) / statistics.median(seconds["live"]))
+                table.rows.append([
+                    " -> ".join(pair), method, *(spread(seconds[name], 1e3, 1) for name in steps),
+                    ratios(seconds["replay"], seconds["live"]), ratios(seconds["own"], seconds["replay"], 3),
+                ])
+                table.seconds |= {f"{', '.join(pair)}, {method}, {name}": values for name, values in seconds.items()}
+                shares.append(statistics.median(seconds["replay"]) / statistics.median(seconds["live"]))
     return table, shares[0]
+
+
+def _contestants(data, teacher, pair, method, settings, folder):
+    """Steps of MLD with a live teacher, from two warm stores, and of its student alone on the same two views."""
+    live = OurStep(data, teacher, pair, method, settings)
+    replay = OurStep(data, teacher, pair, method, settings, cache=folder, **REPLAY)
+    topk = OurStep(data, teacher, pair, method, settings, cache=folder, **REPLAY, **{"TEACHER_CACHE.TOPK": TOPK})
+    own = OurStep(data, teacher, pair, "NONE", settings)
+    own.trainer.distiller.views = live.trainer.distiller.views
+    return {"live": live, "replay": replay, "topk": topk, "own": own}
 
 
 def _sweep(settings, source, share):

@@ -91,8 +91,10 @@ def test_the_level_of_all_tokens_keeps_its_teacher_live(tmp_path, capsys):
     assert "not used, the teacher runs in every step: EA.LEVEL prompt_and_response" in printed
 
 
-@pytest.mark.parametrize("opts, says", [(("KIND", "replay"), "TEACHER_CACHE.KIND: replay is for augmented images"),
-                                        (("TOPK", 4), "TEACHER_CACHE.TOPK: hidden states are stored whole; expected 0")])
+@pytest.mark.parametrize("opts, says", [
+    (("KIND", "replay"), "TEACHER_CACHE.KIND: replay is for augmented images"),
+    (("TOPK", 4), "TEACHER_CACHE.TOPK: hidden states are stored whole; expected 0"),
+])
 def test_settings_for_images_are_refused_for_text(tmp_path, opts, says):
     with pytest.raises(UserError, match=says):
         admin.open_for(cached_cfg(tmp_path, f"TEACHER_CACHE.{opts[0]}", opts[1]))

@@ -148,6 +148,8 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     if cfg.TEACHER_CACHE.KIND == replay.KIND:
         wanted = replay.parts_of_run(folder, data, epochs, views)
         announce(folder, metadata, sum(map(replay.count_records, wanted)), len(wanted) * data.info.num_train)
+        if cfg.DATASET.SEED is None and distributed.rank() == 0:
+            log.info("teacher cache: runs with another EXPERIMENT.SEED share it only if DATASET.SEED is set")
         cache = ReplayCache(ReplayStore(folder, metadata), data, logits_of, rows, views)
     else:
         lookups = int(data.tokens.sum()) if hidden else data.info.num_train * epochs
