@@ -60,7 +60,7 @@ def _contestants(data, teacher, pair, method, settings, folder):
 
 def _sweep(settings, source, share):
     """The time of the runs of a sweep with a shared store and with a live teacher, measured once."""
-    images, epochs, seeds = (128, 1, 2) if settings.quick else (512, 2, SEEDS)
+    images, epochs, seeds = (128, 1, 2) if settings.quick else (min(settings.images, 512), 2, SEEDS)
     pair, source, runs = settings.pairs[0], shortened(source, images), len(LINES) * seeds
     expected = (1 + (runs - 1) * share) / runs
     table = Table(

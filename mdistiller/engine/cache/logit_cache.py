@@ -12,7 +12,7 @@ from mdistiller.engine.cache.logit_store import LogitStore, disagreement, in_ran
 from mdistiller.engine.cache.rows import Rows
 from mdistiller.functional import entropy, softened_kl
 
-TEMPERATURES = (1, 3, 4)  # of probabilities, EA's entropies, and KD by default
+TEMPERATURES = (1, 3, 4)  # of probabilities, of the entropies for sample weights, and the usual one of distillation
 
 
 class LogitCache:
