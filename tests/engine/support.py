@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from mdistiller.command import Interrupted
 from mdistiller.config import load_cfg
 from mdistiller.data import digits
 from mdistiller.engine.setup import train
+from mdistiller.engine.trainer import Trainer
 from tests.forked import run_tool
 
 WHOLE = digits.read_digits
@@ -48,6 +51,21 @@ def run(folder, method="EA-KD", *opts, resume=False):
     with few_test_images():
         train(cfg, resume=resume)
     return next(Path(folder).glob("*/*"))
+
+
+@contextlib.contextmanager
+def stopped_after(epoch, step):
+    """A run within is asked to stop after `step` steps of an epoch, and must end there, resumable."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        original = Trainer._step
+
+        def stopping(self, batch):
+            original(self, batch)
+            if (self.epoch, self.step) == (epoch, step):
+                self._ask_to_stop(15, None)
+
+        patch.setattr(Trainer, "_step", stopping)
+        yield
 
 
 def command(*words):

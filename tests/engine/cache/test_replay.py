@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller.command import Interrupted
 from mdistiller.data import build_data
 from mdistiller.engine.cache import admin, teacher_cache
 from mdistiller.engine.cache.logit_cache import LogitCache
 from mdistiller.engine.cache.replay import ReplayCache, count_records, part_of
 from mdistiller.engine.cache.teacher_cache import announce, describe, folder_of, open_cache, why_live
 from mdistiller.engine.periods import in_periods
-from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from tests import forked
 from tests.data.support import write_folders
 from tests.engine.cache.test_teacher_cache import teacher_of
-from tests.engine.support import assert_same_weights, run, small_cfg
+from tests.engine.support import assert_same_weights, run, small_cfg, stopped_after
 
 CPU = torch.device("cpu")
 BOTH = ("image", "image_strong")
@@ -92,17 +90,8 @@ def test_a_run_equals_the_live_one_bit_for_bit_and_is_read_by_others_without_the
     common = (*REPLAY, "DISTILLER.TEACHER_CHECKPOINT", str(tmp_path / "teacher.pth"))
     opts = (*common, *FLOAT32, "TEACHER_CACHE.DIR", str(tmp_path / "cache"))
     live = run(tmp_path / "live", "EA-MLD", *common, "TEACHER_CACHE.ENABLED", False)
-    original = Trainer._step
-
-    def stopping(self, batch):
-        original(self, batch)
-        if (self.epoch, self.step) == (2, 1):
-            self._ask_to_stop(15, None)
-
-    monkeypatch.setattr(Trainer, "_step", stopping)
-    with pytest.raises(Interrupted):
+    with stopped_after(2, 1):
         run(tmp_path / "filled", "EA-MLD", *opts)
-    monkeypatch.setattr(Trainer, "_step", original)
     assert_same_weights(run(tmp_path / "filled", "EA-MLD", *opts, resume=True), live)
 
     def never(*_):

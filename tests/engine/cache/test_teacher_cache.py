@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller.command import Interrupted
 from mdistiller.data import build_data
 from mdistiller.data.images import NUM_VIEWS
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.cache import teacher_cache
 from mdistiller.engine.cache.teacher_cache import describe, folder_of, open_cache
 from mdistiller.engine.folding import fold_teacher
-from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
-from tests.engine.support import REPOSITORY, assert_same_weights, run, small_cfg, weights
+from tests.engine.support import REPOSITORY, assert_same_weights, run, small_cfg, stopped_after, weights
 
 CPU = torch.device("cpu")
 CACHED = ("TEACHER_CACHE.ENABLED", True, "SOLVER.EPOCHS", 2)
@@ -188,21 +186,12 @@ def from_empty(tmp_path_factory):
     return run(folder / "out", "EA-KD", *CACHED, "TEACHER_CACHE.DIR", str(folder / "cache")), folder / "cache"
 
 
-def test_a_run_does_not_depend_on_what_the_cache_held_nor_on_where_it_was_stopped(from_empty, tmp_path, monkeypatch):
+def test_a_run_does_not_depend_on_what_the_cache_held_nor_on_where_it_was_stopped(from_empty, tmp_path):
     unbroken, directory = from_empty
     assert_same_weights(run(tmp_path / "full", "EA-KD", *CACHED, "TEACHER_CACHE.DIR", str(directory)), unbroken)
-    original = Trainer._step
-
-    def stopping(self, batch):
-        original(self, batch)
-        if (self.epoch, self.step) == (2, 1):
-            self._ask_to_stop(15, None)
-
-    monkeypatch.setattr(Trainer, "_step", stopping)
     opts = (*CACHED, "TEACHER_CACHE.DIR", str(tmp_path / "other cache"))
-    with pytest.raises(Interrupted):
+    with stopped_after(2, 1):
         run(tmp_path / "broken", "EA-KD", *opts)
-    monkeypatch.setattr(Trainer, "_step", original)
     assert_same_weights(run(tmp_path / "broken", "EA-KD", *opts, resume=True), unbroken)
     assert "teacher_cache" in json.loads((unbroken / "run.json").read_text())
 
