@@ -104,6 +104,21 @@ def test_a_run_equals_the_live_one_bit_for_bit_and_is_read_by_others_without_the
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_two_processes_fill_a_store_together_that_another_seed_reads(tmp_path, capsys):
+    torch.save({"model": teacher_of().state_dict()}, tmp_path / "teacher.pth")
+    opts = (*REPLAY, "DISTILLER.TEACHER_CHECKPOINT", str(tmp_path / "teacher.pth"), "SOLVER.EPOCHS", 1,
+            "TEACHER_CACHE.DIR", str(tmp_path / "cache"))
+
+    def of_a_rank():
+        run(tmp_path / "two", "KD", *opts)
+
+    for done in forked.run_ranks(of_a_rank, 2):
+        assert done.returncode == 0, done.stderr[-2000:]
+    run(tmp_path / "one", "DKD", *opts, "EXPERIMENT.SEED", 9)
+    said = capsys.readouterr().out
+    assert "100.0 % of" in said and "rows were found, 0 computed" in said
+
+
 def test_a_longer_run_fills_the_rest(tmp_path):
     cfg = replay_cfg(tmp_path, "MLD")
     total = cache_of(cfg).data.info.num_train
