@@ -16,6 +16,7 @@ setup(
     package_data={
         "mdistiller": ["py.typed"],
         "mdistiller.runs": ["*.yaml"],
+        "mdistiller.report": ["templates/*"],
         f"{SHIPPED}.configs": ["**/*.yaml"],
         f"{SHIPPED}.checkpoints": ["index.json", "README.md", "*/README.md", *(f"{name}.pth" for name in TEACHERS)],
     },

@@ -41,7 +41,7 @@ from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 from mdistiller.report.compare import comparison
-from mdistiller.report.html import report
+from mdistiller.report.page import report
 from mdistiller.runs import records
 from mdistiller.runs.fill import fill
 from mdistiller.runs.kept import keep_records

@@ -13,7 +13,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdistiller.analysis.networks import read_trace
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.data.cifar import CIFAR100, read_cifar
@@ -26,7 +25,8 @@ from mdistiller.errors import UserError
 from mdistiller.models import build_model
 from mdistiller.report.compare import comparison
 from mdistiller.report.figures import draw
-from mdistiller.report.html import report
+from mdistiller.report.page import report
+from mdistiller.traces import read_trace
 from tests.data.support import config, write_folders
 from tests.engine.support import small_cfg
 from tests.wrong_inputs.saved import BASE, make_saved

@@ -14,7 +14,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 quiet_interrupts()
 
 from mdistiller.files import write_text
-from mdistiller.report.html import report
+from mdistiller.report.page import report
 
 
 def main():

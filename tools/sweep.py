@@ -25,6 +25,7 @@ from mdistiller.report.study import load_studies
 from mdistiller.runs.language import SPEC as LANGUAGE
 from mdistiller.runs.language import is_language, trainings
 from mdistiller.runs.paper import covered_tables
+from mdistiller.runs.progress import duration
 from mdistiller.runs.records import find_runs, metric_words, read_run
 from mdistiller.runs.training import Training
 from mdistiller.sweep import cluster, plan, processes
@@ -123,6 +124,7 @@ def main():
     if args.dry_run:
         print("".join(f"python {shlex.join(run.command)}\n" for run in todo), end="")
         return 0
+    plan.write_plans(todo, jobs)
     reporter = Reporter(len(todo))
     try:
         launch(args, todo, jobs, devices, fork, reporter)
@@ -187,7 +189,7 @@ def result_line(run):
     record = read_run(run.folder)
     if record.result("last") is None:
         return "no epoch finished yet"
-    seconds = plan.duration(record.summary["wall_seconds"])
+    seconds = duration(record.summary["wall_seconds"])
     words = metric_words(record.headline)
     return f"{words} {record.result('last'):.2f} last, {record.result('best'):.2f} best, {seconds}"
 

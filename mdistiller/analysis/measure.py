@@ -13,6 +13,7 @@ from mdistiller.analysis.token_weights import token_weights
 from mdistiller.engine.trace import balanced_subset, measure
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
+from mdistiller.traces import read_trace
 
 LEVEL = 1.6  # of Area@1.6
 BATCH = 64  # samples of Figure 4
@@ -81,7 +82,7 @@ def entropy_boxes(methods: Methods, options: Options) -> Content:
     """Figure 3: boxes of student and teacher entropy over epochs, for the top 10 % of teacher entropy (first seed)."""
     rows = []
     for name, runs in methods.items():
-        trace = networks.read_trace(runs[0].path)
+        trace = read_trace(runs[0].path)
         epochs = list(trace)
         for epoch in sorted({epochs[round(place)] for place in np.linspace(0, len(epochs) - 1, BOXES)}):
             top = arithmetic.top_share(trace[epoch]["entropy_teacher"])
@@ -116,7 +117,7 @@ def loss_shares(methods: Methods, options: Options) -> Content:
     """Figure 5: percent of the weighted loss in each quartile of teacher entropy, over epochs; mean over seeds."""
     rows = []
     for name, runs in methods.items():
-        traces = [networks.read_trace(run.path) for run in runs]
+        traces = [read_trace(run.path) for run in runs]
         for epoch in sorted(set.intersection(*(set(trace) for trace in traces))):
             at = [trace[epoch] for trace in traces]
             shares = [arithmetic.quartile_shares(t["entropy_teacher"], t["weight"] * t["kd_loss"]) for t in at]

@@ -1,4 +1,4 @@
-"""Outputs of the trained networks of a run on its images, and the files that runs keep for figures."""
+"""Outputs of the trained networks of a run on its images, and its checkpoints of single epochs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,8 @@ from mdistiller.distillers.ea import entropy
 from mdistiller.engine.networks import RANDOM_TEACHER, load_teacher
 from mdistiller.engine.reopen import open_run
 from mdistiller.engine.run_folder import RunFolder
-from mdistiller.engine.trace import FOLDER
 from mdistiller.errors import UserError
-
-MEASURED = ("entropy_student", "entropy_teacher", "kd_loss", "weight")  # arrays of a trace
+from mdistiller.traces import by_epoch
 
 
 def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
@@ -85,36 +83,9 @@ def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndar
     }
 
 
-def read_trace(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """Epoch -> arrays of <run>/entropy_trace. Raises UserError when they are missing or damaged."""
-    files = _by_epoch(folder / FOLDER, ".npz")
-    if not files:
-        raise UserError(f"{folder}: no {FOLDER}; train with LOG.ENTROPY_TRACE 5000 (a number of images)")
-    return {epoch: _read_arrays(path) for epoch, path in files.items()}
-
-
-def _read_arrays(path):
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except Exception as error:  # damaged files cause many kinds of exceptions
-        raise UserError(f"{path}: not a file of arrays ({type(error).__name__}); train again, or delete it") from error
-    missing = [name for name in MEASURED if name not in arrays]
-    if missing:
-        raise UserError(f"{path}: holds no {missing[0]}; train again, or delete it")
-    return arrays
-
-
 def saved_epochs(folder: Path) -> list[int]:
     """The epochs n with a file epoch_<n>.pth. Raises UserError when there is none."""
-    epochs = list(_by_epoch(folder, ".pth"))
+    epochs = list(by_epoch(folder, ".pth"))
     if not epochs:
         raise UserError(f"{folder}: no epoch_<n>.pth; train with a lower LOG.SAVE_CHECKPOINT_FREQ")
     return epochs
-
-
-def _by_epoch(folder, suffix):
-    """{n: path of epoch_<n><suffix>}, ascending."""
-    numbers = {path: path.stem.removeprefix("epoch_") for path in folder.glob(f"epoch_*{suffix}")}
-    return {int(number): path for path, number in sorted(numbers.items(), key=lambda entry: entry[1].zfill(9))
-            if number.isdecimal()}

@@ -11,8 +11,7 @@ from mdistiller.data.splits import ranks_in_class
 from mdistiller.distillers import plain_kd_loss
 from mdistiller.distillers.ea import entropy
 from mdistiller.engine.device import autocast
-
-FOLDER = "entropy_trace"
+from mdistiller.traces import FOLDER
 
 
 def balanced_subset(labels: np.ndarray, number: int) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Answers of language models side by side: prompt, reference, and the answers of teacher and student."""
 
-from collections.abc import Sequence
-from html import escape
-from itertools import chain
+from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
 from mdistiller.runs.reading import parse_json, read_text
@@ -14,31 +12,26 @@ WHO = {"teacher": "teacher", "start": "student before training", "best": "studen
        "latest": "student, last epoch"}  # folders below answers/, in the order of the page
 
 
-def answers_section(runs: Sequence[RunRecord], link) -> str:
-    """The first answers of every run that has answers (tools/answers.py) as HTML; empty if no run has any.
+def answers_of(runs: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, str, list[list[tuple[str, str]]]]]:
+    """(run, name of a set, examples) of every run that has answers (tools/answers.py).
 
-    `link` maps a run to an HTML link. Raises UserError for a damaged file of answers.
+    An example is a list of (who, text). Raises UserError for a damaged file of answers.
     """
-    parts = list(chain.from_iterable(_run(run, link) for run in runs))
-    return "\n".join(['<h2 id="answers">Answers</h2>', *parts]) if parts else ""
+    for run in runs:
+        names = {path.name for who in WHO for path in (run.path / "answers" / who).glob("*_seed*.jsonl")}
+        if run.kept is None and names:  # an archived run has no folder
+            name = min(names)  # one decoding seed of one set is sufficient
+            answers = {who: _first_lines(run.path / "answers" / who / name) for who in WHO}
+            found = {who: lines for who, lines in answers.items() if lines}
+            yield run, name.removesuffix(".jsonl"), list(_examples(found))
 
 
-def _run(run, link):
-    if run.kept is not None:  # it has no folder
-        return
-    files = sorted({path.name for who in WHO for path in (run.path / "answers" / who).glob("*_seed*.jsonl")})
-    for name in files[:1]:  # one decoding seed of one set is sufficient
-        answers = {who: _first_lines(run.path / "answers" / who / name) for who in WHO}
-        answers = {who: lines for who, lines in answers.items() if lines}
-        title = f"{escape(run.method)}, {escape(str(run.config['DISTILLER.STUDENT']))}: {escape(name[:-6])}"
-        yield f"<h3>{title}, {link(run)}</h3>"
-        for index in sorted(set.intersection(*map(set, answers.values()))):
-            lines = [lines[index] for lines in answers.values()]
-            rows = [("prompt", lines[0]["prompt"]), ("reference", (lines[0]["references"] or [""])[0])]
-            rows += [(f"{WHO[who]} (Rouge-L {line['rouge_l']:.0f})", line["answer"])
-                     for who, line in zip(answers, lines, strict=True)]
-            cells = "".join(f"<tr><th>{head}</th><td>{_shown(text)}</td></tr>" for head, text in rows)
-            yield f'<div><table class="metadata">{cells}</table></div>'
+def _examples(answers):
+    for index in sorted(set.intersection(*map(set, answers.values()))) if answers else ():
+        lines = [lines[index] for lines in answers.values()]
+        yield [("prompt", _shown(lines[0]["prompt"])), ("reference", _shown((lines[0]["references"] or [""])[0])),
+               *((f"{WHO[who]} (Rouge-L {line['rouge_l']:.0f})", _shown(line["answer"]))
+                 for who, line in zip(answers, lines, strict=True))]
 
 
 def _first_lines(path):
@@ -61,4 +54,4 @@ def _first_lines(path):
 
 def _shown(text):
     text = str(text)
-    return escape(text if len(text) <= LONGEST else text[:LONGEST] + " ...").replace("\n", "<br>")
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

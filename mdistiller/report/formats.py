@@ -1,15 +1,14 @@
 """Print blocks as Markdown, LaTeX or HTML, and filled tables as CSV."""
 
 import csv
-import html
 import io
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 
 from mdistiller.markdown import table
-from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command
+from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command, plain
+from mdistiller.report.render import render
 from mdistiller.runs.fill import FilledTable
 
 FORMATS = ("markdown", "latex", "csv", "html")
@@ -54,11 +53,6 @@ def _tex(text):
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _plain(text):
-    """The text of a paragraph without Markdown markup."""
-    return re.sub(r"\*\*|`", "", text).replace("\\*", "*")
-
-
 def _comment(text):
     """A LaTeX comment of one line; a line break in a name must not end the comment."""
     return f"% {' '.join(text.split())}"
@@ -74,7 +68,7 @@ def latex(blocks: Sequence[Block]) -> str:
             case Heading(text):
                 parts.append(_comment(text))
             case Paragraph(text):
-                parts.append(_comment(_plain(text)))
+                parts.append(_comment(plain(text)))
             case Items(lines) | Commands(lines):
                 parts.append("\n".join(map(_comment, lines)))
     return "\n\n".join(parts) + "\n"
@@ -92,50 +86,9 @@ def _latex_grid(grid):
     ])
 
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1a1a1a}"
-    "div{overflow-x:auto}table{border-collapse:collapse;margin:.7rem 0}"
-    "th,td{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
-    "td{font-variant-numeric:tabular-nums}pre{overflow-x:auto;background:#f5f5f5;padding:.7rem}"
-)
-
-
-def html_fragment(blocks: Sequence[Block]) -> str:
-    """The blocks as HTML elements for use within a page."""
-    parts = []
-    for block in blocks:
-        match block:
-            case Heading(text, level):
-                parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
-            case Paragraph(text):
-                parts.append(f"<p>{html.escape(_plain(text))}</p>")
-            case Items(lines):
-                parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
-            case Commands(lines):
-                parts.append(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
-            case Grid():
-                parts.append(_html_grid(block))
-    return "\n".join(parts)
-
-
-def _html_grid(grid):
-    def cell(text, tag):
-        inner = html.escape(text)
-        return f"<{tag}>{f'<b>{inner}</b>' if isinstance(text, Strong) else inner}</{tag}>"
-
-    head = "".join(cell(text, "th") for text in grid.header)
-    rows = [cell(row[0], "th") + "".join(cell(text, "td") for text in row[1:]) for row in grid.rows]
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<div><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-
-
 def html_page(blocks: Sequence[Block], title: str) -> str:
-    """A complete HTML page without external files."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{html_fragment(blocks)}\n</body></html>\n"
-    )
+    """A complete HTML page without external files. Raises UserError if Jinja2 is missing."""
+    return render("tables.html", title=title, blocks=blocks)
 
 
 CSV_FIELDS = (

@@ -1,6 +1,7 @@
 """Lay out a filled table as blocks: headings, paragraphs, grids of text and commands (printed by `formats`)."""
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable
@@ -49,6 +50,11 @@ class Grid:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
+
+
+def plain(text: str) -> str:
+    """The text of a paragraph without Markdown markup."""
+    return re.sub(r"\*\*|`", "", text).replace("\\*", "*")
 
 
 Block = Heading | Paragraph | Items | Commands | Grid

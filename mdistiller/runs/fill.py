@@ -177,6 +177,17 @@ class AverageGain:
     recomputed: float  # from the numbers of the paper's cells
 
 
+def may_be_filled(table: Table, runs: Sequence[RunRecord]) -> bool:
+    """False if no run has the method, student and data of a cell; quick, since it reads no config file."""
+    there = {_rough(run.config) for run in runs}
+    return any(_rough(cell.run.settings) in there for cell in table.cells.values())
+
+
+def _rough(settings):
+    data = settings["DATASET.TYPE"]
+    return settings["DISTILLER.TYPE"].upper(), settings["DISTILLER.STUDENT"], TRIALS.get(data, data)
+
+
 def fill(
     table: Table, runs: Sequence[RunRecord], epoch: str = "last", extra: tuple[str, ...] = (), smoke: bool = False
 ) -> FilledTable:

@@ -139,17 +139,32 @@ def _checked(run, source):
     return run
 
 
-def find_runs(root: str | Path) -> list[RunRecord]:
-    """All runs in or below `root`, both run folders and archived studies, ordered by path."""
+def run_folders(root: str | Path) -> list[Path]:
+    """The run folders in or below `root`, ordered by path."""
     folders = [path.parent for path in sorted(Path(root).rglob("config.yaml"))]
     of_a_run = ("run.json", "summary.json")  # a folder with neither is not a run folder
-    runs = [read_run(folder) for folder in folders if any((folder / name).is_file() for name in of_a_run)]
+    return [folder for folder in folders if any((folder / name).is_file() for name in of_a_run)]
+
+
+def find_runs(root: str | Path) -> list[RunRecord]:
+    """All runs in or below `root`, both run folders and archived studies, ordered by path."""
+    return by_path([*map(read_run, run_folders(root)), *archived_runs(root)])
+
+
+def archived_runs(root: str | Path) -> list[RunRecord]:
+    """The runs of the archived studies in or below `root`."""
+    runs = []
     for path in Path(root).rglob(RUNS):
         for name, row in read_kept(path).items():
             source = f"{path}: {name}"
             parts = (checked_record(row[part], source) for part in ("summary", "run"))
             run = RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row)
             runs.append(_checked(run, source))
+    return runs
+
+
+def by_path(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Records of runs ordered by path, without those whose config names no method."""
     return sorted((run for run in runs if "DISTILLER.TYPE" in run.config), key=lambda run: run.path)
 
 

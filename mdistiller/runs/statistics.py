@@ -53,9 +53,14 @@ def paired_gain(variant: Mapping[int, float], baseline: Mapping[int, float]) -> 
     error, freedom = deviation / math.sqrt(len(seeds)), len(seeds) - 1
     if not error > 1e-9:  # NaN for one seed; rounding errors alone for equal differences
         return Gain(mean, len(seeds), differences=differences)
-    margin = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    margin = t_critical(freedom) * error
     p = 2 * float(_special().stdtr(freedom, -abs(mean) / error))
     return Gain(mean, len(seeds), mean - margin, mean + margin, p, differences)
+
+
+def t_critical(freedom: int) -> float:
+    """Quantile of Student's t that bounds a two-sided 95 % interval."""
+    return float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -105,7 +110,7 @@ def pooled_interval(gain: Gain, deviation: float, freedom: int) -> tuple[float, 
     """The 95 % interval of a mean gain from the deviation of `pooled_deviation`; NaN where there is none."""
     if not gain.seeds or not freedom:
         return math.nan, math.nan
-    margin = float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(gain.seeds)
+    margin = t_critical(freedom) * deviation / math.sqrt(gain.seeds)
     return gain.mean - margin, gain.mean + margin
 
 
@@ -125,7 +130,7 @@ def power_of(seeds: int, difference: float, deviation: float) -> float:
     `deviation` is that of the paired differences; points, as `difference`.
     """
     special, shift = _special(), abs(difference) / deviation * math.sqrt(seeds)
-    critical = float(special.stdtrit(seeds - 1, (1 + CONFIDENCE) / 2))
+    critical = t_critical(seeds - 1)
     found, wrong_side = 1 - special.nctdtr(seeds - 1, shift, critical), special.nctdtr(seeds - 1, shift, -critical)
     return float(found + (0.0 if math.isnan(wrong_side) else wrong_side))
 

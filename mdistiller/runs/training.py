@@ -66,6 +66,8 @@ class Training:
     @cached_property
     def published(self) -> Mapping[str, Any]:
         """The settings without smoke settings and overrides of the command line."""
+        if not (self.smoke or self.extra):
+            return self.settings  # reading the files again would take as long as all the rest
         return {**self.known, **stated(self.path, self.overrides)}
 
     @property

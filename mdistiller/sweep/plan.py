@@ -11,9 +11,11 @@ from statistics import fmean
 
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
+from mdistiller.files import write_text
 from mdistiller.places import CHECKOUT
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
+from mdistiller.runs.progress import PLAN, duration
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
@@ -151,6 +153,15 @@ def current_state(run: PlannedRun) -> str:
     return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED
 
 
+def write_plans(runs: Iterable[PlannedRun], jobs: int) -> None:
+    """Leave a list of the planned runs beside their folders, for tools/watch.py."""
+    names: dict[Path, list[str]] = {}
+    for run in runs:
+        names.setdefault(run.record.parent, []).append(run.name)
+    for folder, these in names.items():
+        write_text(folder / PLAN, json.dumps({"runs": these, "jobs": jobs}) + "\n")
+
+
 def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, todo: Sequence, jobs: int) -> str:
     """The plan in a few lines: numbers of finished and remaining runs, estimated time, failed runs."""
     trainings = {run.training for run in runs}
@@ -171,15 +182,3 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
         lines.append("failed before, tried again now:" if retried else "failed before (again with --retry-failed):")
         lines += [f"  {run.folder}: {run.failure() or 'see its train.log'}" for run in runs if states[run] == FAILED]
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """A duration as text: "3 days 4 h", "2 h 5 min" or "40 s"."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} days {hours % 24} h"

@@ -19,7 +19,7 @@ from mdistiller.engine.pictures import draw_run
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
-from mdistiller.report.html import report
+from mdistiller.report.page import report
 from tests.data.support import REAL, needs
 from tests.detection.support import config, images, write_coco
 from tests.forked import run_tool

@@ -21,7 +21,7 @@ from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
-from mdistiller.report.html import report
+from mdistiller.report.page import report
 from mdistiller.runs.records import find_runs
 from tests.engine.support import REPOSITORY, assert_same_weights, command
 
@@ -138,9 +138,9 @@ def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished
         other.unlink()
     page = report(finished)
     for who, words in (("teacher", "teacher"), ("start", "student before training"), ("best", "student, best epoch")):
-        shown = re.search(rf"<th>{words} \(Rouge-L \d+\)</th><td>(.*?)</td>", page)[1]
+        shown = re.search(rf'<th scope="row">{words} \(Rouge-L \d+\)</th><td>(.*?)</td>', page)[1]
         assert html.unescape(shown) == said[who]
-    assert "<th>reference</th><td>door sea apple</td>" in page and "reverse apple sea door :" in page
+    assert '<th scope="row">reference</th><td>door sea apple</td>' in page and "reverse apple sea door :" in page
 
 
 def test_a_student_cut_from_its_teacher_keeps_every_second_layer():

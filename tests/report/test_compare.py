@@ -1,8 +1,8 @@
 """tools/compare.py: one line a configuration, told apart by every setting that differs."""
 
+from mdistiller.report.book import Book
 from mdistiller.report.compare import comparison
-from mdistiller.report.html import _labels
-from mdistiller.runs.records import find_runs, group_runs
+from mdistiller.runs.records import find_runs
 from tests.report.support import make_run, make_runs
 
 
@@ -17,4 +17,4 @@ def test_configurations_of_one_method_name_every_setting_that_differs(tmp_path):
         "KD (KD.TEMPERATURE 4.0, SOLVER.LR 0.05, teacher aaaaaaaa)",
         "KD (KD.TEMPERATURE 8.0, SOLVER.LR 0.1, teacher aaaaaaaa)",
         "KD (KD.TEMPERATURE 4.0, SOLVER.LR 0.05, teacher bbbbbbbb)", "EA-KD"]
-    assert sorted(_labels(group_runs(find_runs(tmp_path)))) == sorted(methods)
+    assert sorted(entry.label for entry in Book(tmp_path, find_runs(tmp_path)).entries) == sorted(methods)
