@@ -60,8 +60,8 @@ def class_gains(book: Book, samples: Sequence[Samples]) -> list[dict[str, Any]]:
             gains = [None if a is None or b is None else round(a - b, 4)
                      for a, b in zip(_means([one.student for one in mine]), other, strict=True)]
             found.append({"entry": entry.number, "over": words, "classes": mine[0].classes, "gains": gains,
-                          "seeds": len(mine)})
-    return found
+                          "seeds": len(mine), "paired": bool(theirs)})
+    return sorted(found, key=lambda one: not one["paired"])
 
 
 def _means(rows):

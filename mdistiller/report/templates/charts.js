@@ -85,6 +85,11 @@ const charts = {
     const pairs = [...new Set(entries.flatMap(entry => entry.pairs))].filter(pair => filters.has("pair", pair));
     return pairs.map(pair => [pair, pair]);
   },
+  // Those of a pair of networks, the best first: so each keeps its colour in all charts.
+  ranked(entries, pair) {
+    return entries.filter(entry => entry.pairs.includes(pair))
+      .sort((a, b) => numbers.mean(charts.last(b)) - numbers.mean(charts.last(a)));
+  },
   commonest(entries) {
     const count = pair => entries.filter(entry => entry.pairs.includes(pair)).length;
     return charts.pairs(entries).map(([pair]) => pair).sort((a, b) => count(b) - count(a))[0];

@@ -77,9 +77,8 @@ charts.curves = (data, entries) => {
   const key = charts.menu("curve-key", Object.entries(data.curves));
   const having = entries.filter(entry => filters.runs(entry).some(run => run.curves[key]));
   const pair = charts.menu("curve-pair", charts.pairs(having), charts.commonest(having));
-  const shown = having.filter(entry => entry.pairs.includes(pair));
-  shown.sort((a, b) => numbers.mean(charts.last(b)) - numbers.mean(charts.last(a)));
-  const looks = charts.looks(shown), first = new Set(shown.slice(0, charts.most)), traces = [];
+  const shown = charts.ranked(having, pair), looks = charts.looks(shown), traces = [];
+  const first = new Set(shown.slice(0, charts.most));
   for (const entry of shown) {
     const points = charts.curveOf(entry, key), {colour, dash} = looks.get(entry.number), name = charts.text(entry.short);
     const common = {x: points.map(point => point.x), legendgroup: String(entry.number), name,
@@ -113,7 +112,7 @@ charts.cost = (data, entries) => {
   const [words, measure] = charts.costs[key], cost = entry => filters.runs(entry).map(measure).filter(Number.isFinite);
   const having = entries.filter(entry => cost(entry).length), pair = charts.menu("cost-pair", charts.pairs(having),
     charts.commonest(having));
-  const shown = having.filter(entry => entry.pairs.includes(pair)), looks = charts.looks(shown), at = new Map();
+  const shown = charts.ranked(having, pair), looks = charts.looks(shown), at = new Map();
   for (const entry of shown) at.set(entry.number, [numbers.mean(cost(entry)), numbers.mean(charts.last(entry))]);
   const lines = data.gains.filter(gain => at.has(gain.entry) && at.has(gain.baseline)).map(gain => ({
     x: [at.get(gain.baseline)[0], at.get(gain.entry)[0]], y: [at.get(gain.baseline)[1], at.get(gain.entry)[1]],
@@ -123,7 +122,7 @@ charts.cost = (data, entries) => {
   const points = {
     x: shown.map(entry => at.get(entry.number)[0]), y: shown.map(entry => at.get(entry.number)[1]),
     mode: shown.length > 16 || charts.narrow() ? "markers" : "markers+text", textposition: "top center",
-    text: shown.map(entry => charts.text(charts.cut(entry.short, 20))), cliponaxis: false,
+    text: shown.map(entry => charts.text(charts.cut(entry.short, 26))), cliponaxis: false,
     error_y: {type: "data", array: shown.map(entry => numbers.deviation(charts.last(entry)) || 0), width: 3,
               thickness: 1, color: charts.colour("soft")},
     marker: {size: 11, color: colours, symbol: shown.map(entry => entry.weighted ? "circle" : "circle-open"),

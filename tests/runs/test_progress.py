@@ -1,0 +1,56 @@
+"""How far the runs of a folder are, and how long they still take, worked out by hand."""
+
+import json
+import os
+
+from mdistiller.runs.progress import progress
+from mdistiller.runs.records import find_runs
+
+NOW = 1_000_000.0
+
+
+def write(folder, status, epoch, seconds, changed=NOW - 5):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("DATASET: {TYPE: digits}\nSOLVER: {EPOCHS: 10}\n"
+                                        "DISTILLER: {TYPE: KD, TEACHER: a, STUDENT: b}\n")
+    summary = {"status": status, "epoch": epoch, "last_top1": 50.0, "best_top1": 50.0, "wall_seconds": seconds}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    os.utime(folder / "summary.json", (changed, changed))
+
+
+def states(found):
+    return {one.name: one.state for one in found.unfinished}
+
+
+def test_time_left_is_that_of_running_and_waiting_runs_at_so_many_at_a_time(tmp_path):
+    write(tmp_path / "sweep" / "done", "done", 10, 100.0)
+    write(tmp_path / "sweep" / "half", "running", 5, 60.0)  # 60 s left
+    write(tmp_path / "sweep" / "early", "running", 1, 10.0)  # 90 s left
+    folder = tmp_path / ".sweep" / "sweep"
+    folder.mkdir(parents=True)
+    plan = {"runs": ["done", "half", "early", "later", "last"], "jobs": 2}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    found = progress(tmp_path, find_runs(tmp_path), NOW)
+    assert states(found) == {"half": "running", "early": "running", "later": "waiting", "last": "waiting"}
+    assert {one.name: one.left for one in found.unfinished if one.left} == {"half": 60, "early": 90}
+    assert (found.done, found.total, found.left) == (1, 5, (60 + 90 + 100 + 100) / 2)
+
+
+def test_what_has_failed_stopped_or_fallen_silent_is_told_first_and_takes_no_time(tmp_path):
+    write(tmp_path / "p" / "a", "running", 5, 60.0)
+    write(tmp_path / "p" / "b", "running", 5, 60.0, changed=NOW - 3600)
+    write(tmp_path / "p" / "c", "interrupted", 5, 60.0)
+    write(tmp_path / "p" / "d", "failed", 5, 60.0)
+    (tmp_path / ".sweep" / "p").mkdir(parents=True)
+    (tmp_path / ".sweep" / "p" / "e.failed").write_text('{"error": "refused"}')
+    (tmp_path / ".sweep" / "p" / "f.failed").write_text('{"err')  # being written
+    found = progress(tmp_path, find_runs(tmp_path), NOW)
+    assert list(states(found).items()) == [
+        ("d", "failed"), ("e", "failed"), ("b", "silent"), ("a", "running"), ("c", "stopped")]
+    assert found.unfinished[1].error == "refused" and found.left == 60 and found.unfinished[3].percent == 50
+
+
+def test_a_run_of_unknown_length_leaves_the_whole_time_unknown(tmp_path):
+    write(tmp_path / "p" / "a", "running", 0, 0.0)
+    found = progress(tmp_path, find_runs(tmp_path), NOW)
+    assert found.left is None and found.unfinished[0].left is None and progress(tmp_path, [], NOW).left is None
