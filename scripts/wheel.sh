@@ -34,4 +34,5 @@ mdistiller-eval --run output/distill/digits_ea-kd_resnet20_resnet8_s0 | grep "la
 mdistiller-configs digits/kd/ --copy mine
 mdistiller-train --cfg mine/digits/kd/res20_res8.yaml SOLVER.EPOCHS 1 SOLVER.LR_DECAY_STAGES "[]" > /dev/null
 mdistiller-compare output/distill | grep "EA-KD"
+[ "${1:-}" != --check ] || mdistiller-report --runs output/distill | grep MB  # needs the extra "report"
 echo "the wheel works: $(basename "$wheel")"

@@ -1,13 +1,17 @@
 """Runs of two epochs on digits, measured: what the files hold agrees with the runs."""
 
+import base64
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import calinski_harabasz_score
 
-from mdistiller.analysis import measure, networks
+from mdistiller.analysis import measure, networks, samples
+from mdistiller.analysis.samples import write_samples
 from mdistiller.engine.reopen import evaluate_run
 from mdistiller.errors import UserError
 from mdistiller.runs.records import RunRecord
@@ -123,3 +127,39 @@ def test_the_command_writes_once_and_says_what_it_lacks(methods, tmp_path):
     assert "measured already" in command(*words).stdout
     lacking = command("tools/analyze.py", "--figure", "7", "--runs", *folders, "--output", tmp_path)
     assert lacking.returncode == 2 and "no finished run of DKD, EA-DKD" in lacking.stderr
+
+
+def test_classes_average_to_the_accuracy_of_the_run_and_the_hardest_images_are_kept(methods):
+    for name, (one,) in methods.items():
+        content = json.loads(write_samples(one.path, 5, opts=("DEVICE", "cpu")).read_text())
+        count = np.array(content["count"])
+        assert count.sum() == 188 and content["classes"] == list("0123456789")
+        assert np.average(content["student"], weights=count) == pytest.approx(one.summary["last_top1"])
+        losses = [image["loss"] for image in content["hardest"]]
+        assert len(losses) == 5 and losses == sorted(losses, reverse=True) and losses[0] > one.summary["last_loss"]
+        with Image.open(io.BytesIO(base64.b64decode(content["hardest"][0]["image"]))) as picture:
+            assert picture.size == (32, 32)
+        assert content["weighted"] == name.startswith("EA-")
+    with pytest.raises(UserError, match="nowhere.pth: no such checkpoint"):
+        write_samples(one.path, 5, "nowhere", ("DEVICE", "cpu"))
+
+
+def test_a_shown_image_has_the_pixels_of_the_data(methods):
+    (one,) = methods["KD"]
+    cfg, data, distiller = networks.open_with_teacher(one.path, "latest", ("DEVICE", "cpu"))
+    rows = samples.measure(cfg, distiller, data.eval_batches("test"))
+    index = samples.hardest(rows["loss"], 1)[0]
+    content = json.loads(write_samples(one.path, 1, opts=("DEVICE", "cpu")).read_text())
+    (image,) = content["hardest"]
+    assert (image["index"], image["target"]) == (index, rows["target"][index])
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["image"]))), float).mean() / 255
+    mean, std = data.info.mean[0], data.info.std[0]
+    batch = next(b for b in data.eval_batches("test") if index in b["index"])
+    pixels = batch["image"][batch["index"].tolist().index(index)].float().mean().item() * std + mean
+    assert shown == pytest.approx(pixels, abs=0.01)
+
+
+def test_samples_by_hand():
+    rows = {"target": np.array([0, 0, 2]), "student": np.array([0, 1, 2]), "teacher": np.array([0, 0, 0])}
+    assert samples.by_class(rows, 3) == {"count": [2, 0, 1], "student": [50, None, 100], "teacher": [100, None, 0]}
+    assert samples.hardest(np.array([1.0, 3.0, 3.0, 2.0]), 3) == [1, 2, 3]

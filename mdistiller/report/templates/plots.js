@@ -123,7 +123,7 @@ charts.cost = (data, entries) => {
     x: shown.map(entry => at.get(entry.number)[0]), y: shown.map(entry => at.get(entry.number)[1]),
     mode: shown.length > 16 || charts.narrow() ? "markers" : "markers+text", textposition: "top center",
     text: shown.map(entry => charts.text(charts.cut(entry.short, 26))), cliponaxis: false,
-    error_y: {type: "data", array: shown.map(entry => numbers.deviation(charts.last(entry)) || 0), width: 3,
+    error_y: {type: "data", array: shown.map(entry => numbers.deviation(charts.last(entry)) || null), width: 3,
               thickness: 1, color: charts.colour("soft")},
     marker: {size: 11, color: colours, symbol: shown.map(entry => entry.weighted ? "circle" : "circle-open"),
              line: {width: 2, color: colours}},
@@ -151,7 +151,8 @@ charts.weights = (data, entries) => {
   const shares = middles.map((_, bin) => epochs.map(epoch =>
     numbers.mean(seeds.map(one => one.shares[at(one, epoch)][bin]))));
   const heat = {
-    type: "heatmap", x: epochs, y: middles, z: shares, colorbar: {title: {text: "% of images"}, thickness: 12},
+    type: "heatmap", x: epochs, y: middles, z: shares, showscale: !charts.narrow(),
+    colorbar: {title: {text: "% of images"}, thickness: 12},
     colorscale: [[0, charts.colour("card")], [1, charts.palette()[0]]],
     hovertemplate: "epoch %{x}, weight about %{y:.2f} nats: %{z:.1f} % of the images<extra></extra>",
   };
