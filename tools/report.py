@@ -1,7 +1,8 @@
 """Write one HTML page about a folder of runs: python tools/report.py --runs output [--output report.html].
 
-It contains tables, learning curves, sample weights over epochs, the figures of tools/figures.py, and for every number
-the config, command, commit and log of its runs. The page is a single file without external resources.
+It contains sortable tables, interactive charts (gains with intervals, learning curves, accuracy against time, sample
+weights over epochs), the figures of tools/figures.py, and for every number the config, command, commit and log of its
+runs. The page is a single file that needs no network. tools/watch.py serves the same page while runs go on.
 """
 
 import sys

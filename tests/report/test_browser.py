@@ -154,10 +154,14 @@ def test_a_live_page_renews_itself_and_keeps_the_filters(opened, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = opened(f"http://127.0.0.1:{server.server_address[1]}/")
         pick(page, "method", "KD")
+        page.locator("#pick-seed summary").click()
+        page.get_by_label("0", exact=True).focus()
         write_run(tmp_path / "KD_s1", "KD", 1, 71.0)
         write_run(tmp_path / "DKD_s0", "DKD", 0, 80.0)
         page.evaluate("live.ask()")
         page.wait_for_function("document.querySelector('#pick-seed summary')?.textContent === 'Seed: all 2'")
         assert [row[:2] for row in shown_rows(page)] == [["KD", "70.50 ± 0.71"]]
-        assert page.locator("#pick-method summary").inner_text().startswith("Method: KD")
+        assert page.locator("#pick-method summary").inner_text() == "Method: KD"
+        assert page.locator("#pick-seed fieldset").is_visible()  # an open menu stays open, with the focus
+        assert page.evaluate("document.activeElement.value") == "0"
         server.shutdown()

@@ -57,10 +57,11 @@ const filters = {
         : `${title}: all ${values.length}`;
       menu.toggleAttribute("data-some", some.size > 0);
     };
-    for (const value of values) {
+    for (const [place, value] of values.entries()) {
       const label = document.createElement("label"), input = document.createElement("input");
       input.type = "checkbox";
       input.value = value;
+      input.id = `${menu.id}-${place}`;  // so that it keeps the focus when a live page gets news
       input.checked = filters.picked[kind].has(value);
       input.addEventListener("change", () => {
         filters.picked[kind][input.checked ? "add" : "delete"](value);

@@ -21,12 +21,14 @@ const live = {
 
   replace(html) {
     const root = document.getElementById("main"), place = [scrollX, scrollY], held = document.activeElement?.id;
+    const menus = [...root.querySelectorAll(".pick[open]")].map(menu => menu.id);
     const opened = [...root.querySelectorAll("details[open] > summary")].map(live.name);
     root.innerHTML = html;
     for (const summary of root.querySelectorAll("details > summary")) {
       summary.parentElement.open = opened.includes(live.name(summary));
     }
     page.start();
+    for (const id of menus) document.getElementById(id)?.setAttribute("open", "");
     if (held) document.getElementById(held)?.focus({preventScroll: true});
     scrollTo(...place);
   },
