@@ -2,8 +2,9 @@
 
 data: augmented batches. step: training steps with a live and a cached teacher. ea: additional time for sample weights.
 cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
-share a cache. replay: MLD, whose views never repeat, from stored logits. The compared variants take turns; tables are
-printed as Markdown and saved with all times as JSON.
+share a cache. replay: MLD, whose views never repeat, from stored logits. detection: steps of a detector on drawn
+digits, which need no --root. The compared variants take turns; tables are printed as Markdown and saved with all times
+as JSON.
 """
 
 import argparse
@@ -20,13 +21,13 @@ quiet_interrupts()
 from mdistiller.errors import writing
 from mdistiller.report import pages
 
-CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay")
+CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "detection")
 
 
 def main():
     args = _parse()
 
-    from mdistiller.bench import cases, measure, memory, ours, replay, scale
+    from mdistiller.bench import cases, detection, measure, memory, ours, replay, scale
     from mdistiller.engine.device import choose_device
 
     changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images")}
@@ -44,7 +45,7 @@ def main():
         pages.parts_of(Path(args.write), "bench")
     for case in CASES if "all" in args.cases else args.cases:
         print(f"measuring {case} ...", file=sys.stderr)
-        module = {"memory": memory, "replay": replay, "scale": scale}.get(case, cases)
+        module = {"memory": memory, "replay": replay, "scale": scale, "detection": detection}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
         measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted
     print(measure.markdown(metadata, tables))

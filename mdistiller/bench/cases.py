@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mdistiller.bench.measure import Contestant, Settings, Table, rates, ratios, spread, take_turns
-from mdistiller.bench.ours import OurStep, endless, make_data, make_teacher, shortened
+from mdistiller.bench.ours import OurStep, Steps, endless, make_data, make_teacher, shortened
 from mdistiller.bench.reference import PREFETCH, WORKERS, StepApart, reference_batches
 from mdistiller.data.images import NUM_VIEWS
 from mdistiller.data.memory import ImageSource, InMemoryData
@@ -21,6 +21,7 @@ from mdistiller.registry import ea_name, split_ea
 
 SETTLE = 0.3  # seconds for the reference's workers to prepare batches
 SHORT = 6  # factor of the number of turns; each turn is shorter by the same factor
+EA_COLUMNS = ("method", "ms a step without", "step with / without", "weights and their record, ms", "of the step, %")
 EA_BASELINES = ("KD", "DKD", "MLD", "REVIEWKD", "CTKD", "TTM")
 
 
@@ -114,50 +115,60 @@ def bench_ea(settings: Settings, source: ImageSource) -> list[Table]:
     """The additional time for sample weights: from whole steps, and from the computation of the weights alone."""
     table = Table(
         f"EA: time of a step with sample weights over one without, live teacher, batch {settings.batch}",
-        ["method", "ms a step without", "step with / without", "weights and their record, ms", "of the step, %"],
-        notes=[
-            f"{SHORT * settings.repeats} short turns each. The arithmetic alone is steadier: on a busy machine two "
-            "equal steps differ by more than it takes."
-        ],
+        list(EA_COLUMNS), notes=[short_turns(settings)],
     )
     source, pair = shortened(source, settings.images), settings.pairs[0]
     data = make_data(source, settings)
     teacher = make_teacher(pair[0], data, settings)
-    # with short turns, slow changes of the machine's load affect both variants equally
-    settings = dataclasses.replace(settings, repeats=SHORT * settings.repeats, seconds=settings.seconds / SHORT)
     for baseline in EA_BASELINES:
         plain, weighted = (OurStep(data, teacher, pair, name, settings) for name in (baseline, ea_name(baseline)))
-        seconds = take_turns([Contestant("plain", plain), Contestant("weighted", weighted)], settings)
-        parts = take_turns(
-            [Contestant(name, _weighing(step, settings)) for name, step in (("plain", plain), ("weighted", weighted))],
-            settings,
-        )
-        extra = [more - less for more, less in zip(parts["weighted"], parts["plain"], strict=True)]
-        views = len(weighted.trainer.distiller.views)
-        share = 100 * views * statistics.median(extra) / statistics.median(seconds["plain"])
-        table.rows.append([
-            baseline, spread(seconds["plain"], 1e3, 1), ratios(seconds["plain"], seconds["weighted"], 4),
-            spread(extra, 1e3 * views, 3), f"{share:.2f}",
-        ])
-        table.seconds |= {f"{baseline}, step, {name}": values for name, values in seconds.items()}
-        table.seconds |= {f"{baseline}, weights, {name}": values for name, values in parts.items()}
+        seconds = time_weights(plain, weighted, settings.batch, data.info.num_classes, settings)
+        table.rows.append([baseline, *weight_cells(seconds, len(weighted.trainer.distiller.views))])
+        table.seconds |= {f"{baseline}, {name}": values for name, values in seconds.items()}
     return [table]
 
 
-def _weighing(step, settings):
-    """The part of a step that depends on weighting: computing the weights of a batch and adding them to the meters."""
-    trainer, classes = step.trainer, step.trainer.data.info.num_classes
-    logits = torch.randn(2, settings.batch, classes, device=settings.device)
-    target = torch.zeros(settings.batch, dtype=torch.long, device=settings.device)
-    losses = {"ce": logits.mean()}
-    distiller, meters = trainer.distiller, type(trainer.meters)(1, settings.device)
+def short_turns(settings: Settings) -> str:
+    """The note below a table of `EA_COLUMNS`."""
+    return (f"{SHORT * settings.repeats} short turns each. The time of the weights alone is more reliable: on a busy "
+            "machine two equal steps differ by more than the weights take.")
 
-    progress = distiller.task.progress(logits[0], target)
+
+def time_weights(plain: Steps, weighted: Steps, samples: int, classes: int, settings: Settings) -> dict:
+    """Seconds of steps without and with sample weights, and of the part of both that depends on weighting.
+
+    In short turns, so that slow changes of the machine's load affect both variants equally.
+    """
+    settings = dataclasses.replace(settings, repeats=SHORT * settings.repeats, seconds=settings.seconds / SHORT)
+    both = {"plain": plain, "weighted": weighted}
+    seconds = {}
+    for part, calls in (("step", both), ("weights", {name: _weighing(step, samples, classes, settings.device)
+                                                     for name, step in both.items()})):
+        found = take_turns([Contestant(name, call) for name, call in calls.items()], settings)
+        seconds |= {f"{part}, {name}": values for name, values in found.items()}
+    return seconds
+
+
+def weight_cells(seconds: dict, views: int = 1) -> list[str]:
+    """The cells of `EA_COLUMNS` after the first, from `time_weights`; weights are computed once for each view."""
+    plain, weighted = seconds["step, plain"], seconds["step, weighted"]
+    extra = [more - less for more, less in zip(seconds["weights, weighted"], seconds["weights, plain"], strict=True)]
+    share = 100 * views * statistics.median(extra) / statistics.median(plain)
+    return [spread(plain, 1e3, 1), ratios(plain, weighted, 4), spread(extra, 1e3 * views, 3), f"{share:.2f}"]
+
+
+def _weighing(step, samples, classes, device):
+    """The part of a step that depends on weighting: computing the weights of a batch and adding them to the meters."""
+    trainer = step.trainer
+    logits = torch.randn(2, samples, classes, device=device)
+    losses = {"ce": logits.mean()}
+    distiller, meters = trainer.distiller, type(trainer.meters)(1, device)
+    progress = distiller.task.progress(logits[0], torch.zeros(samples, dtype=torch.long, device=device))
 
     def call():
         distiller.monitor = {}
         distiller.sample_weight(*logits)
-        meters.add(0, losses, len(target), progress, distiller.monitor)
+        meters.add(0, losses, samples, progress, distiller.monitor)
 
     return call
 

@@ -15,7 +15,7 @@ from mdistiller.config import load_cfg
 from mdistiller.data.cifar import CIFAR100, read_cifar
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.distillers import DISTILLERS, build_distiller
-from mdistiller.engine.cache.teacher_cache import open_cache
+from mdistiller.engine.cache.teacher_cache import TeacherCache, open_cache
 from mdistiller.engine.device import keep_freed_memory, place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.run_folder import RunFolder
@@ -80,37 +80,16 @@ def make_teacher(name: str, data: InMemoryData, settings: Settings) -> nn.Module
     return teacher.eval()
 
 
-class OurStep:
+class Steps:
     """Each call is one step of the Trainer: getting a batch, with rows of a cache if there is one, and the update.
 
-    With `epochs` 1 the first epoch is repeated, whose rows are already in a `warm` cache; None uses new epochs.
+    With `epochs` 1 the first epoch is repeated, whose rows are already in a warm cache; None uses new epochs.
     """
 
-    def __init__(
-        self, data: InMemoryData, teacher: nn.Module, pair: tuple[str, str], method: str, settings: Settings, *,
-        cache: Path | None = None, warm: bool = True, epochs: int | None = 1, **opts,
-    ):
-        if settings.device.type == "cpu":
-            keep_freed_memory()
-        words = {
-            "DISTILLER.TYPE": method, "DISTILLER.TEACHER": pair[0], "DISTILLER.STUDENT": pair[1], "SOLVER.LR": 0.01,
-            "SOLVER.BATCH_SIZE": settings.batch, "SOLVER.WEIGHT_DECAY": 5e-4, "DATASET.SEED": data.seed,
-            "TEACHER_CACHE.CHECK": 0, "TEACHER_CACHE.DIR": str(cache), **opts,
-        }
-        cfg = load_cfg(None, [word for item in words.items() for word in item])
-        kind, device, last = DISTILLERS[cfg.DISTILLER.TYPE], settings.device, cfg.SOLVER.CHANNELS_LAST
-        teacher = fold_teacher(teacher, kind) if cfg.DISTILLER.FOLD_TEACHER else teacher
-        teacher = place(teacher, device, last).eval() if kind.needs_teacher else None
-        set_seed(1)
-        student = place(build_model(pair[1], data.info.num_classes), device, last)
-        distiller = place(build_distiller(cfg, student, teacher, data.info), device, last)
-        self.cache = None
-        if cache is not None:
-            self.cache = open_cache(cfg, data, teacher, None, device, epochs=0, views=distiller.views)
-            collections.deque(self.cache.fill([1] if warm else []), maxlen=0)
-        run = Run(cfg, device, data, distiller.task, distiller, {})
-        self.trainer, self.epochs = Trainer(run, RunFolder("unused"), self.cache), epochs
-        distiller.train()
+    def __init__(self, run: Run, cache: TeacherCache | None = None, epochs: int | None = 1):
+        self.cache, self.epochs = cache, epochs
+        self.trainer = Trainer(run, RunFolder("unused"), cache)
+        run.distiller.train()
         self._batches = self._endless()
 
     def _endless(self):
@@ -131,3 +110,31 @@ class OurStep:
         """Run the first `steps` steps of an epoch (None: all)."""
         for batch in itertools.islice(self._begin(number), steps):
             self.trainer._step(batch)
+
+
+class OurStep(Steps):
+    """Steps on images of a source, with a given teacher; its cache is filled beforehand if `warm`."""
+
+    def __init__(
+        self, data: InMemoryData, teacher: nn.Module, pair: tuple[str, str], method: str, settings: Settings, *,
+        cache: Path | None = None, warm: bool = True, epochs: int | None = 1, **opts,
+    ):
+        if settings.device.type == "cpu":
+            keep_freed_memory()
+        words = {
+            "DISTILLER.TYPE": method, "DISTILLER.TEACHER": pair[0], "DISTILLER.STUDENT": pair[1], "SOLVER.LR": 0.01,
+            "SOLVER.BATCH_SIZE": settings.batch, "SOLVER.WEIGHT_DECAY": 5e-4, "DATASET.SEED": data.seed,
+            "TEACHER_CACHE.CHECK": 0, "TEACHER_CACHE.DIR": str(cache), **opts,
+        }
+        cfg = load_cfg(None, [word for item in words.items() for word in item])
+        kind, device, last = DISTILLERS[cfg.DISTILLER.TYPE], settings.device, cfg.SOLVER.CHANNELS_LAST
+        teacher = fold_teacher(teacher, kind) if cfg.DISTILLER.FOLD_TEACHER else teacher
+        teacher = place(teacher, device, last).eval() if kind.needs_teacher else None
+        set_seed(1)
+        student = place(build_model(pair[1], data.info.num_classes), device, last)
+        distiller = place(build_distiller(cfg, student, teacher, data.info), device, last)
+        stored = None
+        if cache is not None:
+            stored = open_cache(cfg, data, teacher, None, device, epochs=0, views=distiller.views)
+            collections.deque(stored.fill([1] if warm else []), maxlen=0)
+        super().__init__(Run(cfg, device, data, distiller.task, distiller, {}), stored, epochs)

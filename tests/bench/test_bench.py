@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mdistiller.bench import cases, measure, memory, ours, reference, replay, scale
+from mdistiller.bench import cases, detection, measure, memory, ours, reference, replay, scale
 from mdistiller.bench.measure import Contestant, Settings, Table
 from mdistiller.data.strong import OPERATIONS
 from mdistiller.distillers.ea import ea_weight
@@ -139,7 +139,7 @@ def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, ca
 @pytest.mark.slow
 def test_every_case_runs_to_its_tables(source):
     for module, name in ((cases, "data"), (cases, "step"), (cases, "ea"), (memory, "memory"),
-                         (scale, "scale"), (replay, "replay")):
+                         (scale, "scale"), (replay, "replay"), (detection, "detection")):
         tables = getattr(module, f"bench_{name}")(TINY, source)
         assert tables and all(isinstance(table, Table) and table.rows for table in tables)
         assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
