@@ -166,7 +166,7 @@ def _introduction(filled, marks):
     protocol = next((text for text, mark in marks.items() if not mark), None)
     blocks = [Paragraph(text)]
     if filled.smoke:
-        blocks.append(Paragraph("**A smoke run**: digits and small networks. The numbers have no meaning."))
+        blocks.append(Paragraph("**A smoke run**: few images and small networks. The numbers have no meaning."))
     return blocks + ([Paragraph(f"Protocol, unless marked: {protocol}.")] if protocol else [])
 
 

@@ -55,8 +55,14 @@ class Training:
         """Own overrides, smoke settings, overrides of the command line; later ones take precedence."""
         if not self.smoke:
             return (*self.overrides, *self.extra)
-        prefix = f"LOG.PREFIX={SMOKE['prefix']}"
-        return (*self.overrides, *SMOKE["overrides"], *SMOKE["pairs"].get(self.pair, ()), prefix, *self.extra)
+        own = (*self.overrides, *SMOKE["overrides"], *SMOKE["pairs"].get(self.pair, ()))
+        return (*own, *self._real_images(own), f"LOG.PREFIX={SMOKE['prefix']}", *self.extra)
+
+    def _real_images(self, overrides):
+        """The override for real images in a smoke run, if their folder is below DATASET.ROOT."""
+        real = SMOKE["real"].get(stated(None, overrides)["DATASET.TYPE"])
+        root = stated(None, self.extra).get("DATASET.ROOT", BASE["DATASET.ROOT"])
+        return (f"DATASET.TYPE={real}",) if real and (Path(root) / real).is_dir() else ()
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

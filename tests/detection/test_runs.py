@@ -1,7 +1,9 @@
 """Whole runs of detectors: learning, resuming, two processes, weights of proposals, what is saved."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mdistiller.command import Interrupted
-from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS
+from mdistiller.distillers.kd import kd_loss
 from mdistiller.engine.export import export_run
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.pictures import draw_run
@@ -20,9 +21,8 @@ from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
 from mdistiller.report.page import report
-from tests.data.support import REAL, needs
 from tests.detection.support import config, images, write_coco
-from tests.forked import run_tool
+from tests.forked import end, run_tool, start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = ["KD", "EA-KD", "DKD", "EA-DKD", "REVIEWKD", "EA-REVIEWKD", "FCFD", "EA-FCFD", "NONE", "TTM", "EA-CTKD"]
@@ -70,6 +70,36 @@ def test_only_the_foreground_is_distilled_on_request(root):
     assert losses["cls"] == all_losses["cls"] and losses["kd"] != all_losses["kd"]
 
 
+def test_fcfd_reads_bridged_pyramids_through_the_other_networks_head(root):
+    """With bridges that change nothing every loss can be computed from both networks alone."""
+    cfg = config(root, "DISTILLER.TYPE", "FCFD", "FCFD.TEMPERATURE", 1.0, "FCFD.WARMUP", 0, "FCFD.FEAT_WEIGHT", 1.0)
+    run = build_run(cfg, torch.device("cpu"))
+    method, outputs, own = run.distiller, [], run.distiller.sample_losses
+    assert (len(method.to_teacher), len(method.to_student)) == (5, 4)  # no head reads p6, the coarsest map
+    method.to_teacher, method.to_student = (torch.nn.ModuleList([torch.nn.Identity()] * n) for n in (5, 4))
+
+    def record(student, teacher, **batch):
+        outputs.extend((student, teacher))
+        return own(student, teacher, **batch)
+
+    method.sample_losses = record
+    batch = next(run.data.train_batches(1))
+    batch.pop("share", None)
+    _, losses = method(epoch=1, **batch)
+    student, teacher = outputs
+    maps = [output.features["feats"] for output in outputs]
+    assert losses["appearance"].item() == pytest.approx(sum(
+        (a - b).square().mean().item() for a, b in zip(*maps, strict=True)), rel=1e-5)
+    sampled = student.extra
+    mixed = [network.box_logits(feats, sampled.proposals, sampled.image_sizes)
+             for network, feats in ((method.teacher, maps[0]), (method.student, maps[1]))]
+    assert losses["mixed"].item() == pytest.approx(sum(
+        kd_loss(logits, teacher.logits, 1.0).mean().item() for logits, _ in mixed), rel=1e-5)
+    boxes = [student.regression, *(deltas[:, 4:] for _, deltas in mixed)]
+    assert losses["regression"].item() == pytest.approx(sum(
+        (one - teacher.regression).square().mean().item() for one in boxes), rel=1e-5)
+
+
 def test_the_teacher_stays_as_it_is_and_is_in_no_state(root, tmp_path):
     cfg = config(root, "DISTILLER.TYPE", "EA-KD", "MODEL.NORM", "bn", "SOLVER.MAX_ITER", 5, "SOLVER.EVAL_PERIOD", 5)
     run = build_run(cfg, torch.device("cpu"))
@@ -95,30 +125,44 @@ def weights(folder):
     return torch.load(folder / "student_latest.pth", weights_only=True)["model"]
 
 
-def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights_and_results(root, tmp_path, monkeypatch):
-    opts = ["DISTILLER.TYPE", "EA-KD", "EXPERIMENT.NAME", "run", "LOG.SAVE_CHECKPOINT_STEPS", 1, "SOLVER.MAX_ITER", 6,
-            "SOLVER.EVAL_PERIOD", 3]
-    train(config(root, *opts, "LOG.PREFIX", str(tmp_path / "whole")))
-    own, cfg, steps = Trainer._step, config(root, *opts, "LOG.PREFIX", str(tmp_path / "cut")), []
+def killed(step, cfg, folder, resume):
+    """Train in a process that kills itself when its `step`-th training step begins."""
+    own, begun = Trainer._step, []
 
-    def stop_at_five(self, batch):
-        steps.append(0)
-        if len(steps) == 5:
-            raise Interrupted(15)
+    def count(self, batch):
+        begun.append(0)
+        if len(begun) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
         own(self, batch)
 
-    monkeypatch.setattr(Trainer, "_step", stop_at_five)
-    with pytest.raises(Interrupted):
-        train(cfg)
-    monkeypatch.setattr(Trainer, "_step", own)
-    train(cfg, resume=True)
+    def action():
+        Trainer._step = count
+        train(cfg, resume=resume)
+
+    return end(start(action, folder / "out", folder / "err"))
+
+
+def test_a_run_killed_again_and_again_ends_with_the_weights_and_detections_of_an_unbroken_one(root, tmp_path):
+    opts = ["DISTILLER.TYPE", "EA-FCFD", "EXPERIMENT.NAME", "run", "LOG.SAVE_CHECKPOINT_STEPS", 1, "SOLVER.MAX_ITER", 6,
+            "SOLVER.EVAL_PERIOD", 3, "DETECTION.SCORE_THRESHOLD", 0.0]
     whole, cut = (tmp_path / name / "distill" / "run" for name in ("whole", "cut"))
+    train(config(root, *opts, "LOG.PREFIX", str(tmp_path / "whole")))
+    cfg = config(root, *opts, "LOG.PREFIX", str(tmp_path / "cut"))
+    for number, step in enumerate((2, 2, 3)):  # when steps 2, 3 (the last of its epoch) and 5 of the run begin
+        assert killed(step, cfg, tmp_path, resume=number > 0) == -signal.SIGKILL, (tmp_path / "err").read_text()
+    train(cfg, resume=True)
     assert all(torch.equal(value, weights(cut)[key]) for key, value in weights(whole).items())
     last = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]) for folder in (whole, cut)]
     assert {k: v for k, v in last[0].items() if "second" not in k} == {
         k: v for k, v in last[1].items() if "second" not in k}
     summary = json.loads((whole / "summary.json").read_text())
     assert {"last_ap", "best_ap", "last_ap50", "last_ap75"} <= set(summary) and summary["status"] == "done"
+    found = []
+    for folder in (whole, cut):
+        done = run_tool("eval", ["--run", folder, "--results", folder / "found.json"], REPOSITORY)
+        assert done.returncode == 0, done.stderr
+        found.append((folder / "found.json").read_text())
+    assert found[0] == found[1] and {one["image_id"] for one in json.loads(found[0])} == {100, 101, 102}
 
 
 def command(*opts, processes=1):
@@ -165,47 +209,6 @@ def test_autocast_to_bfloat16_gives_finite_float32_losses(root):
     with torch.autocast("cpu", torch.bfloat16):
         _, losses = run.distiller(epoch=1, **batch)
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
-
-
-TWO_IMAGES = ["DATASET.MIN_SIZES", "[128]", "SOLVER.LR", 0.01, "SOLVER.EVAL_PERIOD", 120, "SOLVER.MAX_ITER", 120]
-
-
-def keep(tmp_path, image_ids):
-    """A folder of COCO's format with these real training images, for training and testing."""
-    source, root = Path(REAL) / "coco_tiny", tmp_path / "few"
-    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
-    content["images"] = [one for one in content["images"] if one["id"] in image_ids]
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in image_ids]
-    (root / "annotations").mkdir(parents=True)
-    for split in ("train2017", "val2017"):
-        (root / split).symlink_to(source / "train2017")
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
-
-
-@pytest.mark.slow
-@needs("coco_tiny")
-def test_two_real_images_are_learnt_by_heart(tmp_path):
-    opts = ["DATASET.ROOT", str(keep(tmp_path, {24577, 425988})), *TWO_IMAGES, "LOG.PREFIX", str(tmp_path / "o")]
-    teacher = train(load_cfg(REPOSITORY / "configs/coco_tiny/vanilla/r18.yaml", opts))
-    assert teacher["last_ap50"] >= 90
-    checkpoint = tmp_path / "o/distill/coco_tiny_none_r18_s0/student_latest.pth"
-    opts += ["DISTILLER.TEACHER_CHECKPOINT", str(checkpoint), "SOLVER.EVAL_PERIOD", 40, "SOLVER.MAX_ITER", 200]
-    student = train(load_cfg(REPOSITORY / "configs/coco_tiny/ea_kd/r18_mv2.yaml", opts))
-    assert student["last_ap50"] >= 90
-    lines = (tmp_path / "o/distill/coco_tiny_ea-kd_r18_mv2_s0/metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line)["train_kd"] for line in lines]
-    assert losses[-1] < losses[0] / 5
-
-
-@pytest.mark.slow
-@needs("coco_tiny")
-def test_eight_real_images(tmp_path):
-    content = json.loads((Path(REAL) / "coco_tiny/annotations/instances_train2017.json").read_text())
-    chosen = {one["id"] for one in sorted(content["images"], key=lambda one: one["id"])[:8]}
-    opts = ["DATASET.ROOT", str(keep(tmp_path, chosen)), "DATASET.MIN_SIZES", "[128]", "SOLVER.MAX_ITER", 400,
-            "SOLVER.EVAL_PERIOD", 400, "LOG.PREFIX", str(tmp_path / "o")]
-    assert train(load_cfg(REPOSITORY / "configs/coco_tiny/vanilla/r18.yaml", opts))["last_ap50"] >= 25
 
 
 def test_the_released_pixel_means_are_a_switch_of_the_student_alone(root):
