@@ -14,7 +14,7 @@ def fuzz(tmp_path_factory):
         yield fuzzing.Fuzz(tmp_path_factory.mktemp("fuzz"))
 
 
-def test_hostile_keys_and_records_end_in_one_line_or_a_result(fuzz):
+def test_random_keys_and_records_end_in_one_line_or_a_result(fuzz):
     logging.disable(logging.CRITICAL)
     try:
         fuzz.run(["keys", "records"], tries=60, seconds=60)
@@ -23,7 +23,7 @@ def test_hostile_keys_and_records_end_in_one_line_or_a_result(fuzz):
     assert fuzz.tries.total() > 0 and not fuzz.found
 
 
-def test_another_exception_is_found_with_what_was_tried(fuzz, monkeypatch):
+def test_the_fuzzer_reports_other_exceptions_with_the_input(fuzz, monkeypatch):
     def broken(self, chance):
         def action():
             raise KeyError("what nobody expected")

@@ -23,7 +23,7 @@ def test_differences_name_the_entry_and_ignore_what_is_new():
     ]
 
 
-def test_a_config_differs_when_a_default_that_it_relies_on_does():
+def test_a_changed_default_changes_the_configs_that_use_it():
     before = {"configs": {"A": 1, "B": 2}, "configs/x.yaml": {"B": 3}}
     after = {"configs": {"A": 9, "B": 3, "NEW": 0}, "configs/x.yaml": {}}
     assert ledger.config_differences(before, after) == [

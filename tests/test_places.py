@@ -14,7 +14,7 @@ CONFIG = Path("digits/ea_kd/res20_res8.yaml")
 
 
 @pytest.mark.parametrize("name", [CONFIG, Path("configs") / CONFIG, CHECKOUT / "configs" / CONFIG])
-def test_a_config_that_comes_along_is_found_by_its_name(name, tmp_path, monkeypatch):
+def test_a_shipped_config_is_found_by_its_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_cfg(name).DISTILLER.TYPE == "EA-KD"
 
@@ -27,7 +27,7 @@ def test_a_file_of_the_working_folder_comes_first(tmp_path, monkeypatch):
     assert find_config("no/such.yaml") == Path("no/such.yaml")
 
 
-def test_configs_are_listed_and_copied_with_what_they_inherit_from(tmp_path):
+def test_configs_are_listed_and_copied_with_their_base_files(tmp_path):
     done = run_tool("configs", ["digits/", "ea_kd/"], tmp_path)
     assert done.stdout.split() == [str(CONFIG)], done.stderr
     for _ in range(2):  # the second time they are there already, as they should be
@@ -36,7 +36,7 @@ def test_configs_are_listed_and_copied_with_what_they_inherit_from(tmp_path):
     assert load_cfg(tmp_path / "mine" / CONFIG) == load_cfg(CONFIG)
 
 
-def test_the_wheel_brings_the_teachers_that_belong_to_the_project_and_no_other():
+def test_the_wheel_contains_the_teachers_of_the_project_and_no_others():
     (names,) = [ast.literal_eval(node.value) for node in ast.parse((CHECKOUT / "setup.py").read_text()).body
                 if isinstance(node, ast.Assign) and node.targets[0].id == "TEACHERS"]
     tracked = subprocess.run(["git", "ls-files", "checkpoints/*.pth"], cwd=CHECKOUT, capture_output=True, text=True)

@@ -80,7 +80,7 @@ def test_the_plugins_of_the_nearest_file_replace_those_of_its_base(plugin, tmp_p
     ("['']", "", "EXPERIMENT.PLUGINS: '': ValueError"),
     ("mistake.py", "", "EXPERIMENT.PLUGINS: expected list, found 'mistake.py'"),
 ])
-def test_a_plugin_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch, plugins, code, message):
+def test_a_plugin_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monkeypatch, plugins, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mistake.py").write_text(code)
     path = tmp_path / "a.yaml"

@@ -125,14 +125,14 @@ def test_the_code_of_the_tools_names_no_method(path):
     assert named_methods("\n".join(said_in_code(path))) == set()
 
 
-def test_a_name_is_found_wherever_it_stands():
+def test_the_search_for_method_names_finds_them_in_code_and_comments():
     assert named_methods('if cfg.DISTILLER.TYPE == "crd": x = cfg.KD.T') == {"crd", "KD"}
     assert named_methods('tables of the EA-KD paper, pad at dist.rank; SOLVER.TRAINER "crd_dot"') == set()
     assert METHODS >= {"KD", "MLD", "CRD", "FITNET"} and not any("-" in name for name in METHODS)
 
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=str)
-def test_a_method_knows_nothing_of_sample_weights(path):
+def test_method_files_do_not_mention_sample_weights(path):
     text = (REPOSITORY / path).read_text().replace("cross-entrop", "")
     assert not re.findall(r"(?i)entrop\w*|\bea\b|\w*sample_weight\w*|weighted_mean", text)
 
@@ -152,7 +152,7 @@ TEXTS = sorted(
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN, ids=FORBIDDEN.values())
-def test_no_file_says(pattern):
+def test_no_file_contains(pattern):
     found = {str(path): re.search(pattern, (REPOSITORY / path).read_text()) for path in TEXTS}
     assert {path: match[0] for path, match in found.items() if match} == {}
 
@@ -161,7 +161,7 @@ COMMANDS = [path for path in PYTHON if room_of(path) == "tools" and path.stem !=
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=str)
-def test_every_command_explains_itself(path, capsys, monkeypatch):
+def test_every_command_prints_its_help(path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     tool = runpy.run_path(str(REPOSITORY / path))
     with pytest.raises(SystemExit) as ended:

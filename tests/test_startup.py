@@ -66,5 +66,5 @@ def imported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_an_entry_imports_no_library_that_it_does_not_use(entry, imported):
+def test_an_entry_point_imports_only_the_libraries_that_it_uses(entry, imported):
     assert imported[entry] == []

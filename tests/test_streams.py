@@ -24,19 +24,19 @@ def test_closed_streams_change_no_exit_code(redirect):
         assert done.returncode == code and b"Traceback" not in done.stderr
 
 
-def test_no_file_of_a_run_takes_the_place_of_a_closed_stdout(tmp_path):
+def test_a_file_of_a_run_does_not_get_the_descriptor_of_a_closed_stdout(tmp_path):
     main = f"lambda: (open({str(tmp_path / 'file')!r}, 'w').write('mine'), print('said'))[2:] or None"
     assert start(main, ">&-").returncode == 0
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_characters_that_an_encoding_lacks_are_escapes():
+def test_characters_outside_the_encoding_are_escaped():
     for encoding in ("ascii", "latin-1"):
         done = start(ENDS["prints"], PYTHONIOENCODING=encoding)
         assert done.returncode == 0 and b"\\u2013" in done.stdout and not done.stderr
 
 
-def test_an_error_whose_reader_has_left_keeps_its_exit_code():
+def test_an_error_keeps_its_exit_code_when_stderr_is_closed():
     reader, writer = os.pipe()
     os.close(reader)
     code = "from mdistiller.command import run_command; from mdistiller.errors import UserError\n"

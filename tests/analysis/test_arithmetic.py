@@ -17,13 +17,13 @@ def test_accuracy_by_segment_of_six_samples_in_three_segments():
     assert arithmetic.accuracy_by_segment(entropy, correct, 3).tolist() == [100.0, 50.0, 0.0]
 
 
-def test_segments_hold_every_sample_once_and_an_empty_one_has_no_accuracy():
+def test_segments_contain_every_sample_once_and_an_empty_one_has_no_accuracy():
     entropy = np.array([3.0, 1.0, 2.0])
     assert [part.tolist() for part in arithmetic.segments_by(entropy, 4)] == [[1], [2], [0], []]
     assert math.isnan(arithmetic.accuracy_by_segment(entropy, entropy > 0, 4)[3])
 
 
-def test_the_top_tenth_is_one_sample_of_ten_and_never_none():
+def test_the_top_tenth_has_at_least_one_sample():
     values = np.arange(10.0)
     assert np.flatnonzero(arithmetic.top_share(values)).tolist() == [9]
     assert np.flatnonzero(arithmetic.top_share(values[:3])).tolist() == [2]
@@ -41,12 +41,12 @@ def test_quartile_shares_by_hand():
     np.testing.assert_allclose(arithmetic.quartile_shares(entropy, loss), [40, 30, 20, 10])
 
 
-def test_a_box_is_made_of_quantiles():
+def test_a_box_plot_has_the_quantiles():
     assert arithmetic.box(np.arange(101.0)) == {"low": 5, "q1": 25, "median": 50, "q3": 75, "high": 95}
 
 
 @pytest.mark.parametrize(("level", "area"), [(0.0, 2.0), (0.5, 3.0), (-1.1, 0.0), (1.1, 4.0)])
-def test_the_area_below_a_level_of_a_plane(level, area):
+def test_area_below_a_level_of_a_plane_by_hand(level, area):
     plane = np.linspace(-1, 1, 5)[:, None] + np.zeros(5)  # the loss is the first coordinate
     assert arithmetic.area_below(plane, level) == pytest.approx(area, abs=1e-9)
 

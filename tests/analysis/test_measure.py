@@ -115,7 +115,7 @@ def test_a_run_opened_with_its_teacher_evaluates_as_it_did(methods):
     assert evaluate_run(path, OPTIONS.opts)["last"]["top1"] == methods["EA-KD"][0].summary["last_top1"]
 
 
-def test_the_command_writes_once_and_says_what_it_lacks(methods, tmp_path):
+def test_the_command_keeps_finished_files_and_names_missing_inputs(methods, tmp_path):
     folders = [one.path for (one,) in methods.values()]
     words = ["tools/analyze.py", "--figure", "5", "--runs", *folders, "--output", tmp_path]
     first = command(*words)

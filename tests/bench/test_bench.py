@@ -27,7 +27,7 @@ def source():
     return ours.read_source(TINY)[0]
 
 
-def test_turns_are_taken_in_rotation_and_seconds_are_per_call():
+def test_variants_take_turns_and_seconds_are_per_call():
     calls = []
 
     def work(name, seconds):
@@ -45,7 +45,7 @@ def test_turns_are_taken_in_rotation_and_seconds_are_per_call():
     assert turns == ["slow", "fast", "slow", "fast", "slow"]
 
 
-def test_cells_hold_the_median_and_the_extremes():
+def test_cells_show_the_median_and_the_extremes():
     assert measure.spread([3.0, 1.0, 2.0]) == "2.00 [1.00, 3.00]"
     assert measure.rates([0.1, 0.2, 0.4], images=64) == "320 [160, 640]"
     assert measure.ratios([1.0, 2.0], [2.0, 2.0]) == "1.50 [1.00, 2.00]"  # of the same turn
@@ -89,7 +89,7 @@ def test_the_reference_and_ours_take_steps_and_a_warm_cache_spares_the_teacher(s
     assert step.number == 8 and np.isfinite(step.loss)
 
 
-def test_a_step_apart_is_done_in_another_process_that_ends_with_it(source):
+def test_the_reference_step_runs_in_another_process_that_ends_with_it(source):
     teacher = ours.build_model("resnet8", 100).state_dict()
     step = reference.StepApart(source, ("resnet8", "resnet8"), teacher, 4, TINY.device, ea=False)
     step()
@@ -98,7 +98,7 @@ def test_a_step_apart_is_done_in_another_process_that_ends_with_it(source):
     assert step.process.exitcode == 0
 
 
-def test_made_up_images_stand_in_and_are_called_so(source):
+def test_random_images_are_used_without_a_folder_and_named_in_the_output(source):
     text = ours.read_source(TINY)[1]
     metadata = measure.machine(TINY, text)
     assert "made-up" in text and "Made-up images stand in" in measure.markdown(metadata, [])
@@ -106,7 +106,7 @@ def test_made_up_images_stand_in_and_are_called_so(source):
     assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
 
 
-def test_memory_of_the_process_is_counted():
+def test_memory_of_the_process_is_measured():
     before = memory.tree_bytes()
     block = mmap.mmap(-1, 50_000_000)  # pages that no earlier test has left behind
     block.write(bytes(50_000_000))
@@ -114,7 +114,7 @@ def test_memory_of_the_process_is_counted():
     block.close()
 
 
-def test_passes_saved_are_the_expected_numbers():
+def test_the_table_of_saved_passes_has_the_expected_numbers():
     rows = {row[0]: row[1:] for row in scale._passes_saved().rows}
     assert rows["240"] == ["52.2 %", "13.1 %", "5.6 %"]  # 162 (1 - (161/162)^240) / 240 = 0.522; / 4; (.. ^720) / 2880
 

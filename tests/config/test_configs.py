@@ -56,7 +56,7 @@ def test_a_config_has_the_settings_of_its_run(run):
     ("imagenet/ea_dkd_ls/r34_r18", {"SOLVER.EPOCHS": 130, "DKD.LS_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
     ("tiny_imagenet/ea_kd/swin_b_res8x4", {"EA.TEMPERATURE": 2.0, "DISTILLER.TEACHER_INPUT_SIZE": 224}),
 ])
-def test_settings_copied_by_hand(config, settings):
+def test_a_few_published_settings_copied_by_hand(config, settings):
     cfg = resolved(CONFIGS / f"{config}.yaml")
     assert {name: lookup(cfg, name) for name in settings} == settings
 
@@ -121,7 +121,7 @@ def test_every_method_can_be_tried_on_digits(method):
     assert (cfg.DISTILLER.TYPE, cfg.SOLVER.EPOCHS) == (method, 30)
 
 
-def test_a_setting_is_stated_once():
+def test_settings_are_inherited_and_not_repeated():
     """What a method has everywhere stands in its own file, what a pair has everywhere in KD's."""
 
     def leaves(tree):

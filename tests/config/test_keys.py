@@ -39,7 +39,7 @@ def test_every_key_has_a_meaning_and_a_default_that_it_takes(name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_beyond_what_a_machine_holds_is_told_with_its_range(name):
+def test_a_number_out_of_range_is_reported_with_the_range(name):
     for value in (1e308, -1e308, 10**31, -(10**31), 10**400, 16**4200, "1e400", "nan"):
         with pytest.raises(ValueError, match="^expected ") as caught:
             KEYS[name].read([value] if list in KEYS[name].kinds else value)
@@ -50,7 +50,7 @@ ANYWHERE = ["SOLVER.LR", "SOLVER.STEPS", "EXPERIMENT.NAME", "DATASET", "KD.TEMPE
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
-def test_an_endless_integer_is_told_in_a_line_wherever_it_stands(name, tmp_path):
+def test_a_huge_integer_is_reported_in_one_line(name, tmp_path):
     (tmp_path / "a.yaml").write_text(f"{name.replace('.', ': {')}: 0x{'F' * 4200}{'}' * name.count('.')}\n")
     with pytest.raises(UserError, match=f"a.yaml: {name}: expected .*found an integer of 16,800 bits"):
         load_cfg(tmp_path / "a.yaml")
@@ -64,7 +64,7 @@ def test_an_endless_integer_is_told_in_a_line_wherever_it_stands(name, tmp_path)
     ("WKD.SINKHORN.ITER", 10**4), ("CAT_KD.LOSS.CAM_RESOLUTION", 256), ("SOLVER.EPOCHS", 10**6), ("SOLVER.LR", 1e30),
     ("RKD.PDIST.EPSILON", 1), ("VID.INIT_PRED_VAR", 1e6),
 ])
-def test_the_greatest_number_is_taken_and_twice_as_much_is_not(name, most):
+def test_the_largest_allowed_number_is_accepted_and_twice_as_much_is_refused(name, most):
     assert lookup(load_cfg(None, [name, most]), name) == most
     with pytest.raises(UserError, match=f"{name}: expected a number .*at most"):
         load_cfg(None, [name, 2 * most])
@@ -111,7 +111,7 @@ def test_a_key_in_other_letters_names_the_right_one(tmp_path, key, given, expect
         load_cfg(tmp_path / "a.yaml")
 
 
-def test_plain_values_are_keys_without_a_range():
+def test_plain_default_values_get_a_general_range():
     keys = flat_keys({"WEIGHT": 2.0, "INNER": {"COUNT": 3, "NAME": "a"}, "OWN": Key(1, least=0, most=2)})
     assert list(keys) == ["WEIGHT", "INNER.COUNT", "INNER.NAME", "OWN"]
     assert (keys["WEIGHT"].read(1), keys["INNER.COUNT"].read(-7.0), keys["INNER.NAME"].read(Typed("007"))) == (
@@ -121,7 +121,7 @@ def test_plain_values_are_keys_without_a_range():
             keys[name].read(value)
 
 
-def test_what_a_message_shows_is_short_whatever_it_is():
+def test_values_are_shortened_in_messages():
     bomb = ["x"] * 9
     for _ in range(30):
         bomb = [bomb] * 9
@@ -129,7 +129,7 @@ def test_what_a_message_shows_is_short_whatever_it_is():
         assert len(shown(value)) < 400
 
 
-def test_an_error_of_two_keys_names_the_file_that_sets_one_of_them(tmp_path):
+def test_an_error_about_two_keys_names_a_file_that_sets_one_of_them(tmp_path):
     (tmp_path / "a.yaml").write_text("CTKD: {T_START: 2.0, T_END: -3.0}\n")
     with pytest.raises(UserError, match=r"a.yaml: CTKD.T_END: expected T_START \+ T_END greater than 0; found 2.0 and"):
         load_cfg(tmp_path / "a.yaml")

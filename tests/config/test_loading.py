@@ -47,7 +47,7 @@ def test_all_keys_of_mdistiller_are_accepted_and_have_its_defaults():
     assert get_cfg().LOG.WANDB is True and get_cfg().KD.TEMPERATURE == 4
 
 
-def test_a_tree_is_fresh_whatever_was_done_to_the_last_one():
+def test_changing_one_tree_leaves_the_next_one_unchanged():
     one = get_cfg()
     one.SOLVER.LR_DECAY_STAGES.append(999)
     one.SOLVER.LR, one.DKD.BETA = 7.0, 3.0
@@ -81,7 +81,7 @@ def test_of_several_bases_the_later_wins_and_what_it_inherits_with_it(write):
     assert load_cfg(write("c.yaml", "_BASE_: []\n")) == get_cfg()
 
 
-def test_bases_that_double_at_each_level_end_in_a_line(write):
+def test_bases_that_double_at_each_level_are_refused_in_one_line(write):
     write("f0.yaml", "")
     for level in range(40):
         write(f"f{level + 1}.yaml", f"_BASE_: [f{level}.yaml, f{level}.yaml]\n")
@@ -108,14 +108,14 @@ def test_an_absolute_base_and_an_empty_file(write):
     ({"a.yaml": "_BASE_: [b.yaml, a.yaml]", "b.yaml": ""}, "inherits from itself"),
     ({"a.yaml": "SOLVER: {_BASE_: b.yaml}"}, "unknown key SOLVER._BASE_"),
 ])
-def test_a_base_that_cannot_be(write, files, expected):
+def test_an_invalid_base_is_refused(write, files, expected):
     for name, text in files.items():
         write(name, text)
     message = failure(write("a.yaml", files["a.yaml"]))
     assert expected in message and "a.yaml" in message
 
 
-def test_a_file_that_is_not_there_or_no_text(write, tmp_path):
+def test_a_missing_file_or_one_that_is_not_text_is_refused(write, tmp_path):
     assert "none.yaml: cannot be read: No such file" in failure(tmp_path / "none.yaml")
     assert "cannot be read" in failure(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
@@ -138,12 +138,12 @@ def test_a_file_that_is_not_there_or_no_text(write, tmp_path):
     ("SOLVER: {LR: !!bool maybe}", "not valid YAML"),
     ("a: " + "[" * 5000, "not valid YAML"),
 ])
-def test_a_file_that_is_no_mapping_of_keys(write, text, expected):
+def test_a_file_that_is_not_a_mapping_is_refused(write, text, expected):
     message = failure(write("a.yaml", text))
     assert expected in message and "a.yaml" in message
 
 
-def test_an_anchor_merged_into_another_node(write):
+def test_a_yaml_anchor_merged_into_another_node_is_read(write):
     anchored = "KD: {LOSS: &loss {CE_WEIGHT: 1.0, KD_WEIGHT: 2.0}}\n"
     path = write("a.yaml", anchored + "CTKD: {LOSS: {<<: *loss, KD_WEIGHT: 3.0}}\n")
     assert dict(load_cfg(path).CTKD.LOSS) == {"CE_WEIGHT": 1.0, "KD_WEIGHT": 3.0}
@@ -171,7 +171,7 @@ def test_an_anchor_merged_into_another_node(write):
     ("EA.UPPER_BOUND", 100, 100.0),
     ("EA.UPPER_BOUND", "log_c", "log_c"),
 ])
-def test_a_value_is_brought_to_the_type_of_its_default(write, key, given, expected):
+def test_a_value_is_converted_to_the_type_of_its_default(write, key, given, expected):
     node, leaf = key.rsplit(".", 1)
     for cfg in (load_cfg(write("a.yaml", yaml.safe_dump({node: {leaf: given}}))), load_cfg(None, [key, given])):
         assert cfg[node][leaf] == expected and type(cfg[node][leaf]) is type(expected)
@@ -211,7 +211,7 @@ def test_a_value_is_brought_to_the_type_of_its_default(write, key, given, expect
     ("KD", 3, "expected keys below it (TEMPERATURE, LOSS), found 3"),
     ("KD.LOSS", None, "expected keys below it (CE_WEIGHT, KD_WEIGHT, REGRESSION_WEIGHT), found None"),
 ])
-def test_a_wrong_value_is_told_with_its_file_key_and_what_was_expected(write, key, given, expected):
+def test_a_wrong_value_is_reported_with_its_file_key_and_what_was_expected(write, key, given, expected):
     message = failure(None, [key, given])
     assert message.startswith(f"command line: {key}: ") and expected in message
     number = isinstance(given, str) and (given.startswith(".") or given.isdigit())
@@ -232,7 +232,7 @@ def test_a_wrong_value_is_told_with_its_file_key_and_what_was_expected(write, ke
     ("", "unknown key ''"),
     ("..", "unknown key ''"),
 ])
-def test_an_unknown_key_is_told_with_the_nearest_ones(key, expected):
+def test_an_unknown_key_is_reported_with_the_nearest_ones(key, expected):
     assert expected in failure(None, [key, "1"])
 
 
@@ -269,7 +269,7 @@ def test_text_on_the_command_line_stays_as_it_is_typed(name):
     assert load_cfg(None, [f"EXPERIMENT.NAME={name}"]).EXPERIMENT.NAME == name
 
 
-def test_a_key_without_a_value():
+def test_a_key_without_a_value_is_refused():
     assert "command line: SOLVER.EPOCHS: a value must follow" in failure(None, ["SOLVER.LR", "0.1", "SOLVER.EPOCHS"])
 
 
@@ -282,7 +282,7 @@ def test_an_override_list_is_left_as_it_was():
 # --- spellings -----------------------------------------------------------------------------------------------------
 
 
-def test_the_forks_spellings(write):
+def test_spellings_of_forks_are_accepted(write):
     fork = "DISTILLER: {TYPE: KD, EA: 1, t: 2}\nEXPERIMENT: {LOGIT_STAND: True}\nSOLVER: {TRAINER: ours}\n"
     cfg = load_cfg(write("a.yaml", fork))
     assert (cfg.DISTILLER.TYPE, cfg.DISTILLER.EA, cfg.EA.TEMPERATURE, cfg.DISTILLER.LS) == ("EA-KD", True, 2.0, True)

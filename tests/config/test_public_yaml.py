@@ -210,7 +210,7 @@ def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
     ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls; found 'lsd'"),
     ("CONFIG: {DEFAULT: ls}", "nearest: CONFIG.DEFAULTS"),
 ])
-def test_what_would_train_something_else_is_refused(tmp_path, text, message):
+def test_a_setting_that_would_change_the_training_silently_is_refused(tmp_path, text, message):
     (tmp_path / "public.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         load_cfg(tmp_path / "public.yaml")

@@ -35,7 +35,7 @@ def test_overrides_mean_what_they_mean_to_a_run(opts):
     assert stated(None, as_overrides(opts)) == said
 
 
-def test_a_key_that_is_none_is_refused_as_far_as_it_can_be_told():
+def test_unknown_keys_of_known_nodes_are_refused_without_the_methods():
     with pytest.raises(ValueError, match="command line: unknown key SOLVER.EPOCS; nearest: SOLVER.EPOCHS"):
         stated(None, ["SOLVER.EPOCS", 2])
     with pytest.raises(ValueError, match="SOLVER.EPOCHS: expected int, found 'many'"):

@@ -99,7 +99,7 @@ def test_both_layouts_have_one_fingerprint(fake, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_missing_data_names_the_folder_and_what_to_do(tmp_path, name):
+def test_missing_data_is_reported_with_the_folder_and_what_to_do(tmp_path, name):
     with pytest.raises(UserError, match="DATASET.ROOT") as error:
         build_data(config("DATASET.TYPE", name, "DATASET.ROOT", str(tmp_path / "nowhere")), "cpu")
     message = str(error.value)
@@ -121,13 +121,13 @@ def test_a_binary_file_of_a_wrong_size_is_named(fake, change, found):
     assert str(path) in str(error.value)
 
 
-def test_a_file_short_of_whole_records_is_damaged_too(tmp_path):
+def test_a_file_with_too_few_records_is_reported_as_damaged(tmp_path):
     write_binary(tmp_path, cifar.CIFAR100)  # 20 records where there should be 50,000
     with pytest.raises(UserError, match=r"train.bin is damaged: 61480 bytes, expected 153700000 \(50000 images\)"):
         cifar.read_cifar(cifar.CIFAR100, tmp_path, download=False)
 
 
-def test_a_label_out_of_range_is_damage(fake):
+def test_a_label_out_of_range_is_reported_as_damage(fake):
     root, layout = fake
     remove(root / layout.python_folder)
     path = root / layout.binary_folder / layout.train_files[0][0]
@@ -151,7 +151,7 @@ def test_a_python_file_with_a_wrong_checksum_is_named_and_never_unpickled(fake, 
     assert str(path) in str(error.value) and "DATASET.DOWNLOAD True" in str(error.value)
 
 
-def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
     def refuse(self):
         raise OSError("no route to host")
 
@@ -160,7 +160,7 @@ def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
         cifar.read_cifar(cifar.CIFAR100, tmp_path, download=True)
 
 
-def test_without_a_complete_list_there_are_no_names(fake):
+def test_an_incomplete_list_of_class_names_is_ignored(fake):
     root, layout = fake
     remove(root / layout.python_folder)
     (root / layout.binary_folder / layout.names_file).write_text("one\ntwo\n")

@@ -18,7 +18,7 @@ def picture(tmp_path, height, width):
 
 
 @pytest.mark.parametrize("height, width", [(375, 500), (500, 333), (60, 600)])  # of the last, half go to the middle
-def test_boxes_are_distributed_as_torchvision_s(height, width):
+def test_crop_boxes_have_the_distribution_of_torchvision_s(height, width):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([transforms.RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(1500)])
@@ -30,7 +30,7 @@ def test_boxes_are_distributed_as_torchvision_s(height, width):
     assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
 
 
-def test_a_box_worked_out_by_hand():
+def test_a_box_computed_by_hand():
     draws = np.full(CROP_DRAWS, 0.5)
     # area 0.54 * 100 * 200 = 10800, ratio 1: side 103.9, higher than the image. The second attempt: area 0.31 * 20000
     # = 6200, ratio 4/3: 90.9 wide, 68.2 high; of 33 places from the top the 16th, of 110 from the left the 55th
@@ -41,12 +41,12 @@ def test_a_box_worked_out_by_hand():
 @pytest.mark.parametrize(
     "height, width, expected", [(100, 1000, (0, 433, 100, 133)), (1000, 100, (433, 0, 133, 100)), (1, 1, (0, 0, 1, 1))]
 )
-def test_without_a_fitting_attempt_the_middle_is_taken(height, width, expected):
+def test_the_centre_is_cropped_if_no_attempt_fits(height, width, expected):
     assert crop_box(np.full(CROP_DRAWS, 1 - 2**-53), height, width) == expected
 
 
 @pytest.mark.parametrize("last, flip, mirrored", [(0.4, True, True), (0.5, True, False), (0.4, False, False)])
-def test_the_last_draw_mirrors_half_of_the_crops_if_they_may_be(tmp_path, last, flip, mirrored):
+def test_half_of_the_crops_are_mirrored_if_flips_are_on(tmp_path, last, flip, mirrored):
     image, draws = picture(tmp_path, 90, 70), np.full(CROP_DRAWS, 0.3)
     draws[-1] = last
     expected = v2.functional.resized_crop(image, *crop_box(draws, 90, 70), [48, 48], antialias=True)
@@ -54,7 +54,7 @@ def test_the_last_draw_mirrors_half_of_the_crops_if_they_may_be(tmp_path, last, 
 
 
 @pytest.mark.parametrize("height, width", [(375, 500), (500, 333), (256, 256), (100, 90)])
-def test_the_middle_crop_is_resize_256_and_center_crop_224(tmp_path, height, width):
+def test_the_centre_crop_is_resize_256_and_center_crop_224(tmp_path, height, width):
     image = picture(tmp_path, height, width)
     chain = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
     assert torch.equal(middle_crop(image, 224), chain(image))

@@ -9,7 +9,7 @@ from mdistiller.data.digits import read_digits
 from tests.data.support import config
 
 
-def test_digits_have_thirty_training_images_a_class_and_the_rest_to_test_on():
+def test_digits_have_thirty_training_images_per_class_and_the_rest_are_test_images():
     source = read_digits()
     assert np.bincount(source.train_labels).tolist() == [30] * 10
     assert len(source.train_images) + len(source.test_images) == 1797

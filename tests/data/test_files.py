@@ -36,7 +36,7 @@ def truncate(path, keep=0.6):
     path.write_bytes(content[: int(keep * len(content))])
 
 
-def test_classes_and_images_are_sorted_and_whatever_is_no_image_is_passed_over(tmp_path):
+def test_classes_and_images_are_sorted_and_other_files_are_ignored(tmp_path):
     train = write_folders(tmp_path) / "train"
     for name in ("ant/notes.txt", "ant/.hidden.png", "boxes.txt"):
         (train / name).write_text("no image")
@@ -52,7 +52,7 @@ def test_classes_and_images_are_sorted_and_whatever_is_no_image_is_passed_over(t
     assert part.path(0) == train / "cat/more/PICTURE.JPEG" and part.labels.tolist() == [2, 0]
 
 
-def test_names_that_are_no_text_are_read_all_the_same(tmp_path):
+def test_file_names_that_are_not_valid_text_are_read(tmp_path):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     name = b"\xff\xfe.png".decode("utf-8", "surrogateescape")
@@ -124,7 +124,7 @@ def test_truncated_images_of_every_kind_fail_the_check_and_cannot_be_read(tmp_pa
         assert problem_of(open_image, path), path
 
 
-def test_what_is_no_image_fails_and_the_reason_is_short(tmp_path):
+def test_a_file_that_is_not_an_image_fails_with_a_short_reason(tmp_path):
     path = tmp_path / "page.jpg"
     path.write_text("<html>404</html>")
     assert problem_of(quick_check, path) == "not an image"
@@ -148,7 +148,7 @@ def png(data, height=8):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_a_png_of_right_checksums_whose_data_are_short_is_broken(tmp_path):
+def test_a_png_with_valid_checksums_but_too_little_data_is_broken(tmp_path):
     data = zlib.compress(bytes(9 * 8))
     (tmp_path / "whole.png").write_bytes(png(data))
     (tmp_path / "short.png").write_bytes(png(data[:6]))
@@ -198,7 +198,7 @@ def check(sets, skip_broken):
     return sound_positions(sets, lambda number, place: quick_check(sets[number].path(place)), "checking", skip_broken)
 
 
-def test_broken_images_of_all_splits_are_one_error_that_names_some_and_counts_them(damaged):
+def test_broken_images_of_all_splits_give_one_error_with_a_count_and_examples(damaged):
     with pytest.raises(UserError) as error:
         check(damaged, False)
     message = str(error.value)
@@ -219,13 +219,13 @@ def test_broken_images_are_left_out_by_name_when_asked(damaged, caplog, monkeypa
     assert str(damaged[0].path(4)) in named[1]
 
 
-def test_a_class_of_broken_images_only_is_an_error_even_then(damaged):
+def test_a_class_with_only_broken_images_is_an_error_even_when_they_are_left_out(damaged):
     truncate(damaged[1].path(1))
     with pytest.raises(UserError, match="val/ant: every image of the class is broken"):
         check(damaged, True)
 
 
-def test_decoding_leaves_the_broken_out_and_keeps_images_with_their_labels(damaged):
+def test_decoding_leaves_out_broken_images_and_keeps_labels_aligned(damaged):
     (train, labels), (val, val_labels) = decode_all(damaged, 24, lambda image: image.resize((24, 24)), True)
     assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 4 and val_labels.tolist() == [0, 1, 1, 2, 2]
     assert train.shape == (10, 24, 24, 3) and train.dtype == np.uint8
@@ -233,14 +233,14 @@ def test_decoding_leaves_the_broken_out_and_keeps_images_with_their_labels(damag
     assert (train[3] == np.asarray(expected)).all()
 
 
-def test_a_set_that_is_whole_is_not_copied(tmp_path):
+def test_a_data_set_without_broken_images_is_not_copied(tmp_path):
     write_image(tmp_path / "a.png", 8, 8)
     files = image_files(tmp_path, ["a.png"], np.zeros(1))
     ((images, _),) = decode_all([files], 8, lambda image: image, False)
     assert images.base is None
 
 
-def test_folders_that_cannot_be_walked_through_are_an_error(tmp_path):
+def test_unreadable_folders_are_an_error(tmp_path):
     train = write_folders(tmp_path) / "train"
     (train / "ant" / "itself").symlink_to(".")
     with pytest.raises(UserError, match="ant/itself: a link to a folder of the same class"):

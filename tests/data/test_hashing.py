@@ -26,13 +26,13 @@ def test_splitmix64_gives_the_published_sequence_of_seed_1234567():
     assert splitmix64(states).tolist() == expected
 
 
-def test_numbers_are_part_of_the_protocol_and_never_change():
+def test_the_random_numbers_equal_stored_values():
     assert random_bits(0, ORDER, 0, [0, 1]).tolist() == [[8695987549771912286], [14419493659430373159]]
     assert random_bits(7, WEAK_VIEW, 3, [5], 2).tolist() == [[8889846062990414924, 15746583804372966096]]
     assert permutation(0, 1, 10).tolist() == [6, 0, 7, 5, 3, 9, 2, 1, 8, 4]
 
 
-def test_a_sample_s_numbers_depend_neither_on_its_companions_nor_on_their_count():
+def test_a_sample_s_numbers_do_not_depend_on_the_other_samples():
     whole = random_bits(3, WEAK_VIEW, 8, SAMPLES, count=4)
     mixed = np.random.default_rng(0).permutation(len(SAMPLES))[:1000]
     assert (random_bits(3, WEAK_VIEW, 8, mixed, count=4) == whole[mixed]).all()
@@ -68,7 +68,7 @@ def test_numbers_of_one_sample_over_the_epochs_are_uniform():
     assert stats.chisquare(np.bincount(values, minlength=9)).pvalue > 1e-3
 
 
-def test_below_and_uniform_reach_both_ends_and_never_the_limit():
+def test_below_and_uniform_include_the_lower_bound_and_exclude_the_upper_one():
     extremes = np.array([0, 2**64 - 1], np.uint64)
     assert below(extremes, 14).tolist() == [0, 13]
     assert uniform(extremes).tolist() == [0.0, 1 - 2.0**-53]

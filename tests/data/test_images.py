@@ -76,7 +76,7 @@ def test_normalisation_is_torchvision_s_to_the_last_bit_for_every_value():
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_cutting_and_normalising_never_ask_the_device_for_a_value():
+def test_cropping_and_normalising_read_no_value_from_the_device():
     meta = torch.device("meta")  # has no values: whatever needs one raises
     padded = PaddedImages(noise(3), np.arange(3), meta)
     flip = torch.zeros(2, dtype=torch.int64, device=meta)

@@ -103,7 +103,7 @@ def test_ranks_share_each_global_batch_as_array_split_does(world_size):
         torch.testing.assert_close(mean, whole["image"].mean().double(), rtol=1e-4, atol=1e-6)
 
 
-def test_a_rank_without_samples_gets_one_that_does_not_count():
+def test_a_rank_without_samples_gets_one_with_weight_zero():
     data = noise_data(num_train=18)
     last = [epoch_of(data, rank=rank, world_size=4)[-1] for rank in range(4)]
     assert [len(batch["index"]) for batch in last] == [1, 1, 1, 1]
@@ -147,19 +147,19 @@ def test_rotations_are_pillow_s_and_each_view_has_its_own():
     assert len(set(seen)) == 50
 
 
-def test_rotations_are_no_finite_set_of_views():
+def test_rotated_views_cannot_be_numbered():
     data = noise_data("DATASET.AUGMENTATION", "rotate_flip")
     assert noise_data().views_are_finite and not data.views_are_finite
     with pytest.raises(ValueError, match="not a finite set"):
         data.augmentation_views(1, torch.arange(3))
 
 
-def test_crops_alone_are_asked_for_by_name():
+def test_the_augmentation_crop_does_not_flip():
     data = noise_data("DATASET.AUGMENTATION", "crop")
     assert data.views_are_finite and not (data.augmentation_views(1, torch.arange(50)) % 2).any()
 
 
-def test_a_device_without_strided_windows_gets_batches_cut_on_the_host():
+def test_a_device_without_strided_windows_gets_batches_cropped_on_the_cpu():
     data = InMemoryData(noise_source(), config("SOLVER.BATCH_SIZE", 16), "meta")
     batches = [*data.train_batches(1, views=BOTH), *data.eval_batches()]
     assert {value.device.type for batch in batches for value in batch.values()} == {"meta"}
@@ -217,7 +217,7 @@ def test_the_fingerprint_is_that_of_the_images_and_labels_in_use():
     assert noise_data("DATASET.TRAIN_FRACTION", 0.5).info.fingerprint != digest.hexdigest()
 
 
-def test_an_unknown_data_set_is_the_user_s_to_correct():
+def test_an_unknown_data_set_is_a_user_error():
     with pytest.raises(UserError, match="cifra100.*nearest: cifar100"):
         build_data(config("DATASET.TYPE", "cifra100"), "cpu")
 
@@ -226,7 +226,7 @@ def test_names_ignore_case():
     assert build_data(config("DATASET.TYPE", "Digits"), "cpu").info.name == "digits"
 
 
-def test_the_seed_of_order_and_augmentation_can_be_apart_from_that_of_the_run():
+def test_order_and_augmentation_can_have_a_seed_of_their_own():
     run_0 = epoch_of(noise_data("EXPERIMENT.SEED", 0))
     for one, two in zip(run_0, epoch_of(noise_data("EXPERIMENT.SEED", 7, "DATASET.SEED", 0)), strict=True):
         same(one, two)

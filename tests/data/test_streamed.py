@@ -119,7 +119,7 @@ def test_seeds_and_epochs_change_order_and_views(root):
             assert not torch.equal(by_index(first, key), by_index(batches, key))
 
 
-def test_resuming_and_leaving_a_pass_half_way_change_nothing(root):
+def test_an_abandoned_pass_does_not_change_a_resumed_one(root):
     data = build(root, workers=2)
     whole = epoch_of(build(root))
     half = data.train_batches(3, views=BOTH)
@@ -173,7 +173,7 @@ def test_the_fingerprint_is_that_of_labels_names_and_sizes(root):
     assert build(root, "DATASET.TRAIN_FRACTION", 0.5).info.fingerprint != digest.hexdigest()
 
 
-def test_an_image_folder_up_to_64_pixels_lives_in_memory(root):
+def test_an_image_folder_up_to_64_pixels_is_kept_in_memory(root):
     data = build(root, size=64)
     assert isinstance(data, InMemoryData)
     assert (data.info.name, data.info.family, data.info.image_size) == ("imagefolder", "cifar", 64)
@@ -185,7 +185,7 @@ def test_an_image_folder_up_to_64_pixels_lives_in_memory(root):
     assert torch.equal(middle, data.normalise(torch.from_numpy(np.array(expected))[None]))
 
 
-def test_imagenet_of_another_number_of_classes_is_warned_about(root, caplog, monkeypatch):
+def test_imagenet_with_another_number_of_classes_gives_a_warning(root, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("mdistiller"), "propagate", True)
     data = build(root, "DATASET.TYPE", "imagenet")
     assert (data.info.name, data.info.family, data.info.num_classes) == ("imagenet", "imagenet", 3)
@@ -208,7 +208,7 @@ def test_a_broken_image_ends_the_run_before_it_starts_or_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_later_is_named(tmp_path, workers):
+def test_an_image_that_becomes_unreadable_during_training_is_named(tmp_path, workers):
     root = write_folders(tmp_path)
     data = build(root, workers=workers)
     (root / "train" / "bee" / "2.png").unlink()
@@ -216,7 +216,7 @@ def test_an_image_that_breaks_later_is_named(tmp_path, workers):
         epoch_of(data)
 
 
-def test_too_little_shared_memory_fails_the_run_and_says_what_helps(root, monkeypatch):
+def test_too_little_shared_memory_fails_the_run_with_advice(root, monkeypatch):
     def full(tensor):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
@@ -226,7 +226,7 @@ def test_too_little_shared_memory_fails_the_run_and_says_what_helps(root, monkey
     assert len(epoch_of(build(root, workers=0))) == 3
 
 
-def test_reading_draws_nothing_from_the_run_s_generator(root):
+def test_reading_does_not_use_the_run_s_random_generator(root):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     epoch_of(build(root, workers=1))
@@ -234,7 +234,7 @@ def test_reading_draws_nothing_from_the_run_s_generator(root):
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system has no sigwaitinfo")
-def test_workers_outlive_signals_to_the_group_and_end_with_their_data(root):
+def test_workers_ignore_signals_to_the_process_group_and_end_with_their_data(root):
     before = set(multiprocessing.active_children())
     data = build(root, batch_size=2, workers=2)
     passed = data.train_batches(1)
@@ -263,7 +263,7 @@ def test_workers_outlive_signals_to_the_group_and_end_with_their_data(root):
         (RuntimeError("a bug"), RuntimeError, "^a bug$"),
     ],
 )
-def test_a_worker_that_the_system_ends_fails_the_run(root, error, kind, says):
+def test_a_worker_killed_by_the_system_fails_the_run(root, error, kind, says):
     class Ended:
         def __iter__(self):
             raise error
@@ -289,7 +289,7 @@ def test_a_killed_worker_fails_the_run_wherever_the_run_is(root, where):
 
 
 @needs("imagenet-sample")
-def test_real_images_of_different_sizes():
+def test_real_images_of_different_sizes_are_read():
     opts = ("DATASET.TYPE", "imagenet", "DATASET.NUM_WORKERS", 2)
     data = build(REAL, *opts, size=224, batch_size=16)
     assert (data.info.num_train, data.info.num_classes, data.num_batches) == (40, 40, 3)

@@ -60,7 +60,7 @@ def assert_equal_to_pillow(images, operations, magnitudes):
 
 @pytest.mark.parametrize("height, width", [(32, 32), (64, 64), (33, 47)])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_operation_equals_pillow_s_pixel_for_pixel(name, height, width):
+def test_each_operation_equals_that_of_pillow_pixel_for_pixel(name, height, width):
     images = sample_images(200, height, width)
     _, low, high = OPERATIONS[NAMES.index(name)]
     magnitudes = np.random.default_rng(1).uniform(low, high, (200, 1))
@@ -87,7 +87,7 @@ def test_cutout_equals_pillow_s_rectangle_with_both_corners_inside():
         assert (result.numpy() == np.asarray(expected)).all(), (side, x, y)
 
 
-def test_a_box_worked_out_by_hand():
+def test_a_box_computed_by_hand():
     image = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     # side 0.5 * 8 * 0.625 = 2.5; centre 8 - 7 u = (1, 6): from (0, 4.75 -> 4) to (2.5 -> 2, 6.5 -> 6), inclusive
     (result,) = cutout(image, np.array([[0.625, 1, 2 / 7]]))
@@ -96,7 +96,7 @@ def test_a_box_worked_out_by_hand():
     assert torch.equal(result, expected)
 
 
-def test_as_many_boxes_stand_at_the_left_edge_as_in_the_released_code():
+def test_boxes_touch_the_left_edge_as_often_as_in_the_released_code():
     _, _, box = strong_draws(0, 1, np.arange(20_000))
     blank = torch.zeros(len(box), 32, 32, 3, dtype=torch.uint8)
     at_edge = (cutout(blank, box)[:, :, 0] != 0).flatten(1).any(1).double().mean()
@@ -124,13 +124,13 @@ def test_a_sample_s_strong_view_does_not_depend_on_its_batch():
         assert (strong_augment(images, *other, index) != whole).flatten(1).any(1).float().mean() > 0.9
 
 
-def test_the_input_is_left_as_it_was():
+def test_the_input_is_not_changed():
     images = torch.from_numpy(sample_images(64))
     before = images.clone()
     strong_augment(images, 0, 1, np.arange(64))
     assert torch.equal(images, before)
 
 
-def test_the_device_is_never_asked_for_a_value():
+def test_no_value_is_read_from_the_device():
     images = torch.empty(256, 32, 32, 3, dtype=torch.uint8, device="meta")  # whatever needs a value raises
     assert strong_augment(images, 0, 1, np.arange(256)).shape == images.shape

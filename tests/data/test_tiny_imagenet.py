@@ -84,7 +84,7 @@ def damage_annotations(root, text):
         (lambda root: (root / "tiny-imagenet-200/train/n10/images/n10_1.JPEG").write_text(""), "n10_1.JPEG .not an im"),
     ],
 )
-def test_missing_and_damaged_files_are_the_user_s_to_restore(root, damage, message):
+def test_missing_and_damaged_files_are_user_errors(root, damage, message):
     damage(root)
     with pytest.raises(UserError, match=message):
         build(root)

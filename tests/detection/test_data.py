@@ -22,7 +22,7 @@ SIZES = [  # height, width, shorter side, longer side at most -> height, width: 
 
 
 @pytest.mark.parametrize(("height", "width", "short", "longest", "expected"), SIZES)
-def test_the_resized_size(height, width, short, longest, expected):
+def test_the_resized_size_follows_detectron2(height, width, short, longest, expected):
     assert resized(height, width, short, longest) == expected
 
 
@@ -84,7 +84,7 @@ def test_workers_give_the_same_batches(tmp_path):
             assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["labels"], b["labels"])
 
 
-def test_labels_are_ranks_of_the_category_ids_and_crowds_are_for_evaluation_alone(tmp_path):
+def test_labels_are_ranks_of_category_ids_and_crowds_are_only_for_evaluation(tmp_path):
     def change(content):
         content["annotations"][0]["iscrowd"] = 1
         content["annotations"][2]["bbox"] = [1.0, 1.0, 1.0, 1.0]  # a pixel: no wider and higher than one
@@ -130,7 +130,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_annotation_file_is_one_line(tmp_path, name):
+def test_a_broken_annotation_file_is_reported_in_one_line(tmp_path, name):
     change, words = BROKEN[name]
     root = write_coco(tmp_path, change=change)
     with pytest.raises(UserError) as error:
@@ -138,7 +138,7 @@ def test_a_broken_annotation_file_is_one_line(tmp_path, name):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_none_and_a_file_that_is_no_json(tmp_path):
+def test_a_missing_folder_and_a_file_that_is_not_json_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected annotations/instances_train2017.json"):
         build_data(config(tmp_path), "cpu")
     write_coco(tmp_path)
@@ -147,7 +147,7 @@ def test_a_folder_that_is_none_and_a_file_that_is_no_json(tmp_path):
         build_data(config(tmp_path), "cpu")
 
 
-def test_grey_and_cmyk_images_are_read_as_colours_and_another_size_is_said(tmp_path):
+def test_grey_and_cmyk_images_are_read_as_rgb_and_a_wrong_size_is_reported(tmp_path):
     root = write_coco(tmp_path)
     for name, mode in (("000000000100.jpg", "L"), ("000000000101.jpg", "CMYK")):
         path = root / "train2017" / name
@@ -160,7 +160,7 @@ def test_grey_and_cmyk_images_are_read_as_colours_and_another_size_is_said(tmp_p
         list(data.eval_batches("test"))
 
 
-def test_drawn_digits_are_a_function_of_the_seed_with_boxes_around_what_is_seen():
+def test_drawn_digits_are_a_function_of_the_seed_with_boxes_around_visible_parts():
     from mdistiller.data.digits_detection import draw_canvas, scans
 
     first, again, other = (draw_canvas("train", seed, 3) for seed in (0, 0, 1))

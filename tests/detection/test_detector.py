@@ -29,7 +29,7 @@ def test_losses_equal_those_of_torchvisions_own_forward_to_the_last_bit(preset):
     assert preset == "torchvision" or not torch.equal(ours["box"], theirs["loss_box_reg"])
 
 
-def test_seeds_make_the_sampled_proposals_a_function_of_them_whatever_the_batch():
+def test_sampled_proposals_are_a_function_of_the_seeds_alone():
     net = detector().train()
     pictures = images((64, 64), (64, 64))
     both = net.train_pass(pictures, BOXES, [5, 6]).sampled
@@ -42,7 +42,7 @@ def test_seeds_make_the_sampled_proposals_a_function_of_them_whatever_the_batch(
     assert not torch.equal(both.proposals[0], other.proposals[0])
 
 
-def test_a_seeded_choice_has_the_shares_that_are_asked_for():
+def test_the_seeded_sampler_has_the_requested_share_of_foreground():
     labels = torch.tensor([1] * 10 + [0] * 100 + [-1] * 50)
     sampler = SeededSampler(16, 0.25, stream=0)
     sampler.seeds = [1]
@@ -53,7 +53,7 @@ def test_a_seeded_choice_has_the_shares_that_are_asked_for():
     assert positive.sum() == 1 and negative.sum() == 2
 
 
-def test_logits_of_a_teacher_are_of_the_students_boxes_alone():
+def test_the_teacher_computes_logits_for_the_students_boxes():
     student, teacher = detector().train(), detector("r34").eval()
     pictures = stack(images((64, 64), (64, 64)))
 
@@ -71,7 +71,7 @@ def test_logits_of_a_teacher_are_of_the_students_boxes_alone():
     assert after.shape != before.shape or not torch.equal(after, before)
 
 
-def test_forty_pixels_are_pooled_with_the_strides_of_the_levels():
+def test_an_image_of_forty_pixels_is_pooled_with_the_strides_of_the_levels():
     net = detector().eval()
     net.detect(images((40, 40)))
     assert net.model.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
@@ -126,7 +126,7 @@ def test_stride_of_the_bottlenecks_by_preset():
 
 @pytest.mark.parametrize("name", ["r18", "mv2"])
 @torch.no_grad()
-def test_a_pretrained_body_gives_the_maps_of_its_library(name, monkeypatch):
+def test_a_pretrained_backbone_gives_the_maps_of_its_library(name, monkeypatch):
     torch.manual_seed(1)
     library = torchvision.models.get_model(pretrained.NAMES[name]).eval()
     monkeypatch.setattr(pretrained, "library_weights", lambda *names: library.state_dict())
@@ -143,7 +143,7 @@ def test_a_pretrained_body_gives_the_maps_of_its_library(name, monkeypatch):
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
-def test_a_pretrained_body_of_another_form_is_refused(monkeypatch):
+def test_a_pretrained_backbone_of_another_form_is_refused(monkeypatch):
     monkeypatch.setattr(pretrained, "library_weights", lambda *names: torchvision.models.resnet18().state_dict())
     with pytest.raises(UserError, match="expected MODEL.NORM frozen, bn or sync and a width of 1.0"):
         pretrained.load_library_body(detector("r18", width=0.5), "r18")
@@ -159,6 +159,6 @@ def test_anchors_of_the_coarsest_level_are_64_pixels_apart_whatever_the_size():
     assert centres.tolist() == [0.0, 64.0]
 
 
-def test_an_unknown_network_is_said_with_those_there_are():
+def test_an_unknown_network_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match="unknown detector 'r19': expected one of r18, r34, r50, r101, mv2"):
         detector("r19")

@@ -30,7 +30,7 @@ def judge(truth, results, image_ids, categories):
 
 
 @needs("coco_tiny")
-def test_the_example_of_the_coco_api_with_both_libraries():
+def test_the_coco_api_example_gives_the_same_twelve_numbers_with_both_libraries():
     folder = Path(REAL) / "coco_tiny" / "eval_fixture"
     truth = json.loads((folder / "gt_val2014_100.json").read_text())
     results = json.loads((folder / "det_fakebbox100.json").read_text())
@@ -54,14 +54,14 @@ def small(tmp_path, change=None):
     return truth, [one.image_id for one in source.annotations], data
 
 
-def test_truth_scores_one_hundred_and_nothing_scores_zero(tmp_path):
+def test_ground_truth_scores_one_hundred_and_no_detections_score_zero(tmp_path):
     truth, image_ids, data = small(tmp_path)
     assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(100)
     nothing = average_precision(truth, [], image_ids, data.info.categories)
     assert nothing["ap"] == 0 and nothing["ap_large"] == -1  # no large box is there
 
 
-def test_a_crowd_neither_helps_nor_hurts(tmp_path):
+def test_crowd_boxes_do_not_change_the_score(tmp_path):
     truth, image_ids, data = small(tmp_path)
     crowded = [dict(one, iscrowd=int(place == 0)) for place, one in enumerate(truth)]
     on_it = as_detections(truth)  # one of them is on the crowd
@@ -69,7 +69,7 @@ def test_a_crowd_neither_helps_nor_hurts(tmp_path):
         assert average_precision(crowded, results, image_ids, data.info.categories)["ap"] == pytest.approx(100)
 
 
-def test_random_detections_are_judged_alike(tmp_path):
+def test_random_detections_get_the_same_numbers_from_pycocotools(tmp_path):
     truth, image_ids, data = small(tmp_path)
     generator = torch.Generator().manual_seed(0)
     results = []
@@ -92,7 +92,7 @@ def test_every_category_id_survives_the_round_trip():
 
 
 @needs("coco_tiny")
-def test_both_splits_of_real_images_score_one_hundred_with_their_truth():
+def test_ground_truth_of_both_real_splits_scores_one_hundred():
     data = build_data(config(REAL, "DATASET.TYPE", "coco_tiny"), "cpu")
     assert data.info.num_classes == 80 and data.info.num_train == 21 and data.num_eval("test") == 31
     for split in ("train", "test"):

@@ -39,7 +39,7 @@ def test_a_pickle_of_the_model_zoo_becomes_a_checkpoint(tmp_path):
     assert not net.model.roi_heads.box_predictor.bbox_pred.weight[:4].any()
 
 
-def test_a_pair_becomes_a_teacher_and_the_body_of_a_student(tmp_path):
+def test_a_pair_becomes_a_teacher_and_the_backbone_of_a_student(tmp_path):
     zoo = {key: torch.from_numpy(value) for key, value in zoo_state().items()}
     body = {key: value for key, value in zoo.items() if key.startswith("backbone.bottom_up.")}
     torch.save({"model": {f"teacher.{key}": value for key, value in zoo.items()} | body}, tmp_path / "pair.pth")
@@ -66,7 +66,7 @@ class Harmful:
     (pickle.dumps({"model": {}}), "not a pickle"),
     (pickle.dumps({"model": {"head.x": np.ones(2)}}), "head.x: not a parameter of"),
 ])
-def test_a_file_that_is_no_detector_is_one_line_and_runs_nothing(tmp_path, capsys, content, words):
+def test_a_file_that_is_not_a_detector_is_refused_and_its_code_does_not_run(tmp_path, capsys, content, words):
     (tmp_path / "model.pkl").write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
         convert_file(tmp_path / "model.pkl", tmp_path)

@@ -39,7 +39,7 @@ def with_gradient(name, loss, student, rtol):
     same(student.grad, G[f"{name}.grad"], rtol, 1e-9)
 
 
-def test_kd_and_its_gradient():
+def test_kd_and_its_gradient_equal_the_reference():
     student, teacher = logits()
     each = kd_loss(student, teacher, 1.0)
     same(each, G["kd.T1.per_proposal"])
@@ -47,7 +47,7 @@ def test_kd_and_its_gradient():
 
 
 @pytest.mark.parametrize(("name", "beta"), [("dkd.a1_b0.25_T1", 0.25), ("dkd.a1_b0_T1", 0.0)])
-def test_dkd_with_background_as_a_class(name, beta):
+def test_dkd_with_background_as_a_class_equals_the_reference(name, beta):
     student, teacher = logits()
     each = dkd_loss(student, teacher, G["logit.labels"], 1.0, beta, 1.0)
     same(each, G[f"{name}.per_proposal"])
@@ -55,7 +55,7 @@ def test_dkd_with_background_as_a_class(name, beta):
 
 
 @pytest.mark.parametrize("temperature", [1, 3])
-def test_entropies_and_weights_over_the_background_too(temperature):
+def test_entropies_and_weights_include_the_background(temperature):
     student, teacher = logits()
     same(torch.tensor(81.0, dtype=torch.float64).log(), G["ea.H_ub"])
     same(entropy(teacher, temperature), G[f"ea.t{temperature}.H_t"])
@@ -68,7 +68,7 @@ def test_entropies_and_weights_over_the_background_too(temperature):
 @pytest.mark.parametrize(("name", "t", "T"), [
     ("ea_kd.t3_T1", 3, 1.0), ("ea_kd.t1_T1", 1, 1.0), ("ea_kd.t1_T4", 1, 4.0),
 ])
-def test_ea_kd(name, t, T):
+def test_ea_kd_equals_the_reference(name, t, T):
     student, teacher = logits()
     loss = (ea_weight(student, teacher, t) * kd_loss(student, teacher, T)).mean()
     with_gradient(name, loss, student, RELEASED)
@@ -90,7 +90,7 @@ def test_variants_image_level_and_constant():
     same((ea_weight(student, teacher, 3, "constant") * each).mean(), G["variant.kd_constant.value"])
 
 
-def test_the_place_of_the_background_does_not_matter():
+def test_losses_do_not_depend_on_the_position_of_the_background():
     student, teacher = logits()
     first = [torch.cat([z[:, -1:], z[:, :-1]], dim=1) for z in (student, teacher)]
     labels = G["order.labels_bg_first"]
@@ -153,7 +153,7 @@ def test_hierarchical_context_loss_by_level_and_by_image():
     same(each, G["review.hcl.per_level"])
 
 
-def test_five_levels_reviewed_from_the_coarsest():
+def test_reviewkd_on_five_levels_equals_the_reference():
     student, teacher = review_feats("s"), review_feats("t")
     abfs = torch.nn.ModuleList(ABF(8, 8, 8, fuse=place > 0) for place in range(5)).double()
     abfs.load_state_dict({key.removeprefix("review.state.abfs."): value for key, value in G.items()
@@ -172,7 +172,7 @@ def test_five_levels_reviewed_from_the_coarsest():
 
 
 @pytest.mark.parametrize(("library", "cls"), [("detectron2", "loss_cls"), ("torchvision", "loss_classifier")])
-def test_losses_of_boxes(library, cls):
+def test_box_losses_equal_those_of_both_libraries(library, cls):
     deltas = torch.cat([torch.zeros(14, 4, dtype=torch.float64), G["logit.delta_s"]], dim=1)
     z = torch.cat([G["logit.z_s"][:, -1:], G["logit.z_s"][:, :-1]], dim=1)
     losses = box_losses(z, deltas, G["order.labels_bg_first"], G["box.targets"], PRESETS[library].beta)
@@ -189,14 +189,14 @@ def test_offsets_are_encoded_as_the_references_do():
 
 
 @pytest.mark.parametrize("library", ["torchvision", "detectron2"])
-def test_levels_of_boxes(library):
+def test_boxes_are_assigned_to_the_levels_of_the_reference(library):
     sizes = G["level.sizes"]
     boxes = torch.stack([torch.zeros_like(sizes), torch.zeros_like(sizes), sizes, sizes], dim=1)
     assert torch.equal(box_levels(boxes, PRESETS[library]) + 2, G["level.torchvision"])
 
 
 @pytest.mark.parametrize(("library", "name"), [("detectron2", "detectron2"), ("torchvision", "torchvision_default")])
-def test_pooling(library, name):
+def test_pooled_maps_equal_those_of_both_libraries(library, name):
     pooler = LevelPooler(PRESETS[library], ["p2"])
     pooler.scales = [0.25]
     pooled = pooler({"p2": G["pool.feature"]}, [G["pool.boxes"]], [(32, 32)])
@@ -204,7 +204,7 @@ def test_pooling(library, name):
 
 
 @pytest.mark.parametrize("library", ["detectron2", "torchvision"])
-def test_anchors(library):
+def test_anchors_equal_those_of_both_libraries(library):
     from torchvision.models.detection.image_list import ImageList
 
     expected = G[f"anchor.{library}"]

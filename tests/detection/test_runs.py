@@ -174,7 +174,7 @@ def command(*opts, processes=1):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(root, tmp_path):
+def test_two_processes_train_the_same_weights_as_one(root, tmp_path):
     from mdistiller.config.loading import dump_cfg
 
     file = tmp_path / "run.yaml"
@@ -195,7 +195,7 @@ def test_broken_annotations_end_the_command_in_one_line(tmp_path):
     assert "annotation 1: category 4 is not in the file" in done.stderr
 
 
-def test_no_method_knows_of_detection():
+def test_no_method_file_names_detection():
     for path in sorted((REPOSITORY / "mdistiller" / "distillers").glob("*.py")):
         text = path.read_text().lower()
         assert not re.findall(r"\bdetect\w*|\bproposal\w*|\bbox(?:es)?\b|\broi\w*|\brpn\w*", text), path
@@ -211,7 +211,7 @@ def test_autocast_to_bfloat16_gives_finite_float32_losses(root):
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
 
 
-def test_the_released_pixel_means_are_a_switch_of_the_student_alone(root):
+def test_released_pixel_mean_changes_only_the_student(root):
     for released, mean in ((False, [123.675, 116.28, 103.53]), (True, [103.53, 116.28, 123.675])):
         run = build_run(config(root, "DISTILLER.TYPE", "KD", "DATASET.RELEASED_PIXEL_MEAN", released),
                         torch.device("cpu"), weights=False)
@@ -219,7 +219,7 @@ def test_the_released_pixel_means_are_a_switch_of_the_student_alone(root):
         assert run.distiller.teacher.model.transform.image_mean == [123.675, 116.28, 103.53]
 
 
-def test_the_records_tell_foreground_from_background():
+def test_meters_separate_foreground_and_background():
     meters = Meters(2, torch.device("cpu"))
     parts, front = {"foreground": "background"}, torch.tensor([True, False, False, False])
     monitor = {"weight": torch.tensor([4.0, 1.0, 1.0, 2.0]), "loss": torch.tensor([3.0, 0.5, 0.5, 0.0])}
@@ -260,7 +260,7 @@ def test_a_run_is_drawn_and_its_report_shows_the_picture(root, tmp_path):
     assert page.count('<img alt="Detections of KD, r18"') == 1
 
 
-def test_a_student_is_exported_as_torchscript_and_finds_the_same(root, tmp_path):
+def test_a_student_exported_as_torchscript_gives_the_same_detections(root, tmp_path):
     cfg = config(root, "DISTILLER.TYPE", "KD", "SOLVER.MAX_ITER", 1, "SOLVER.EVAL_PERIOD", 1,
                  "DETECTION.SCORE_THRESHOLD", 0.0)
     folder = _folder(cfg, tmp_path)

@@ -141,7 +141,7 @@ def test_partial_distance_by_hand(teacher, student, expected):
     torch.testing.assert_close(ofd_loss(*levels), torch.tensor([2 * expected * (1 / 4 + 1 / 2 + 1)]))
 
 
-def test_the_deepest_level_counts_most():
+def test_the_deepest_level_has_the_largest_weight():
     zeros = torch.zeros(1, 1, 1, 1)
     student, margins = [zeros, zeros, zeros + 8], [torch.tensor([-1.0])] * 3
     torch.testing.assert_close(ofd_loss(student, [zeros] * 3, margins), torch.tensor([64.0]))
@@ -304,7 +304,7 @@ def test_ofd_reads_the_linear_stages_of_mobilenetv2():
     assert torch.isfinite(distiller(**tiny_batch())[1]["overhaul"])
 
 
-def test_kdsvd_pools_unequal_widths_only_when_told_to():
+def test_kdsvd_pools_unequal_widths_only_when_configured():
     names = {"student": "MobileNetV2", "teacher": "vgg8"}
     opts = ["DISTILLER.STUDENT", "MobileNetV2", "DISTILLER.TEACHER", "vgg8"]
     with pytest.raises(UserError, match="student MobileNetV2 16x16x16, .*; of teacher vgg8 64x32x32") as error:
@@ -322,7 +322,7 @@ def test_kdsvd_pools_unequal_widths_only_when_told_to():
         ("OFD", [], {"teacher": "ShuffleV1"}, "OFD cannot use these networks .* batch norm before .* 960x4x4"),
     ],
 )
-def test_networks_and_settings_that_do_not_fit(name, opts, networks, message):
+def test_networks_and_settings_that_do_not_fit_are_refused(name, opts, networks, message):
     with pytest.raises(UserError, match=message) as error:
         tiny_distiller(name, *opts, **networks)
     assert "\n" not in str(error.value)
@@ -347,7 +347,7 @@ def test_a_network_without_maps_is_refused(name):
         ("VID.INIT_PRED_VAR", 0.0, "VID.INIT_PRED_VAR: expected a number greater than 0 and at most 1e+06; found 0.0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused_with_their_key(key, value, message):
+def test_invalid_values_are_refused_with_their_key(key, value, message):
     with pytest.raises(UserError) as error:
         load_cfg(None, ["DISTILLER.TYPE", key.split(".")[0], key, value])
     assert str(error.value) == f"command line: {message}"
@@ -355,7 +355,7 @@ def test_values_that_mean_nothing_are_refused_with_their_key(key, value, message
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("num_classes, size, batch", [(200, 64, 2), (2, 32, 1)])
-def test_large_images_two_classes_and_a_batch_of_one(name, num_classes, size, batch):
+def test_every_classical_method_accepts_large_images_two_classes_and_a_batch_of_one(name, num_classes, size, batch):
     torch.manual_seed(0)
     info = {"num_classes": num_classes, "num_train": 8, "image_size": size, "targets": torch.arange(8) % num_classes}
     networks = build_model("resnet8", num_classes), build_model("resnet14", num_classes)

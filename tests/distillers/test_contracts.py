@@ -78,7 +78,7 @@ def test_the_teacher_is_not_in_the_state_and_moves_with_the_module(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_in_eval_mode_the_answer_is_the_students_logits(name):
+def test_in_eval_mode_the_output_is_the_students_logits(name):
     distiller = tiny_distiller(name).eval()
     image = tiny_batch()["image"]
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_stored_teacher_logits_replace_its_forward_pass():
     assert torch.equal(distiller(**batch, logits_teacher=stored)[1]["kd"], live["kd"])
 
 
-def test_a_loss_that_is_not_one_number_per_sample_is_refused_by_name():
+def test_a_loss_that_is_not_one_number_per_sample_is_named_and_refused():
     with pytest.raises(ValueError, match="'hint' has shape \\(4, 3\\), expected \\(4,\\)"):
         weighted_mean(torch.zeros(4, 3), torch.ones(4), "hint")
 
@@ -163,7 +163,7 @@ def test_a_method_without_released_ea_code_says_so():
         del DISTILLERS["TOY-UNRELEASED"], DISTILLERS["EA-TOY-UNRELEASED"]
 
 
-def test_a_missing_view_is_asked_for_by_name():
+def test_a_missing_view_is_named():
     batch = tiny_batch()
     del batch["image_strong"]
     with pytest.raises(ValueError, match="MLD needs 'image_strong', a second view of the images"):

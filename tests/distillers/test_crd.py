@@ -101,7 +101,7 @@ def test_negatives_are_all_subsets_of_the_other_classes_equally_often():
     assert not torch.equal(contrast, draw(ContrastSampler(TARGETS, 2), index=2, times=times, seed=1))
 
 
-def test_replacement_only_for_the_classes_that_leave_too_few():
+def test_indices_are_drawn_with_replacement_only_if_too_few_images_are_left():
     targets = torch.tensor([0] * 8 + [1] * 2 + [2] * 2)
     sampler = ContrastSampler(targets, 6)  # class 0 leaves 4 images, the others 10
     times = 20000
@@ -137,7 +137,7 @@ def test_more_negatives_than_images_are_cut_to_what_every_class_leaves(k, column
 # --- state -----------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_rows_of_the_batch_move_and_stay_of_unit_length():
+def test_only_the_rows_of_the_batch_change_and_keep_unit_length():
     distiller = tiny_distiller("CRD", "CRD.FEAT.DIM", 16, "CRD.NCE.MOMENTUM", 0.0)
     before = {name: distiller.get_buffer(name).clone() for name in ("memory_v1", "memory_v2")}
     norms = before["memory_v1"].norm(dim=1)
@@ -153,7 +153,7 @@ def test_only_the_rows_of_the_batch_move_and_stay_of_unit_length():
     torch.testing.assert_close(distiller.memory_v2[batch["index"]], embedding)  # momentum 0
 
 
-def test_z_is_set_in_the_first_step_and_a_resumed_run_goes_on_as_an_unbroken_one():
+def test_z_is_set_in_the_first_step_and_kept_when_a_run_is_resumed():
     def step(distiller, number):
         torch.manual_seed(number)
         return distiller(**tiny_batch(seed=number))[1]["contrast"]
@@ -197,7 +197,7 @@ def run_rank(rank, folder):
     dist.destroy_process_group()
 
 
-def test_two_processes_keep_the_memory_and_z_of_one(tmp_path):
+def test_two_processes_have_the_memory_and_z_of_one(tmp_path):
     for done in run_together([lambda rank=rank: run_rank(rank, tmp_path) for rank in range(2)]):
         assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
@@ -251,6 +251,6 @@ def test_data_that_cannot_be_contrasted_are_refused(info, message):
         ("NCE.MOMENTUM", 1.0, "CRD.NCE.MOMENTUM: expected a number at least 0 and below 1; found 1.0"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(key, value, message):
+def test_invalid_values_are_refused(key, value, message):
     with pytest.raises(UserError, match=message):
         load_cfg(None, ["DISTILLER.TYPE", "CRD", f"CRD.{key}", value])

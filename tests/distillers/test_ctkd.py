@@ -80,7 +80,7 @@ def test_a_training_step_moves_theta_as_the_reference_does(entry, dtype):
 
 
 @pytest.mark.parametrize("entry", logit_cases("ctkd_schedule"), ids=case_name)
-def test_schedule(entry):
+def test_cosine_schedule_equals_the_reference(entry):
     case = load("logit", entry["file"])
     values = [cosine_schedule(e, case["max_value"], case["min_value"], case["num_loops"]) for e in case["epochs"]]
     close(values, case["lambda_cosine"], tolerance_of(entry, torch.float64))

@@ -24,20 +24,20 @@ def test_weights_and_entropies_match_the_reference(entry, dtype):
             close(ea_weight(student, teacher, case["T_prime"], kind, case["H_ub"]), case[f"w_{kind}_f64"], tolerance)
 
 
-def test_both_uniform_over_100_classes_weigh_log_100():
+def test_two_uniform_outputs_over_100_classes_have_weight_log_100():
     logits = torch.zeros(2, 100, dtype=torch.float64)
     torch.testing.assert_close(ea_weight(logits, logits), torch.full((2,), math.log(100), dtype=torch.float64))
     weight = ea_weight(logits, logits, upper_bound=100)[0].item()
     torch.testing.assert_close(weight, math.log(10) * (1 + math.log(100) / 100), rtol=0, atol=1e-12)
 
 
-def test_uniform_teacher_and_one_hot_student_weigh_half_of_log_c():
+def test_uniform_teacher_and_one_hot_student_have_weight_half_of_log_c():
     one_hot = torch.tensor([[1e4] + [0.0] * 99])
     weight = ea_weight(one_hot, torch.zeros(1, 100))
     torch.testing.assert_close(weight, torch.tensor([math.log(100) / 2]))
 
 
-def test_a_one_hot_teacher_weighs_exactly_nothing():
+def test_a_one_hot_teacher_has_weight_exactly_zero():
     one_hot = torch.tensor([[1e4] + [0.0] * 9])
     assert ea_weight(torch.zeros(1, 10), one_hot).item() == 0.0
 
@@ -117,7 +117,7 @@ def test_extreme_one_hot_rows_have_entropy_exactly_zero(row):
     assert entropy(torch.tensor([row]), temperature=0.5).item() == 0.0
 
 
-def test_half_precision_logits_are_weighed_in_float32_and_double_stays_double():
+def test_weights_of_half_precision_logits_are_float32_and_of_float64_are_float64():
     assert entropy(torch.zeros(1, 4, dtype=torch.bfloat16)).dtype == torch.float32
     assert entropy(torch.zeros(1, 4, dtype=torch.float64)).dtype == torch.float64
 

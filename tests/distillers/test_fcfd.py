@@ -147,7 +147,7 @@ def test_loss_by_hand():
     ],
 )
 @pytest.mark.parametrize("activate", [False, True])
-def test_bridges(source, target, kind, kernel, bias, activate):
+def test_bridges_have_the_reference_modules(source, target, kind, kernel, bias, activate):
     module = bridge(source, target, activate)
     conv = module[0]
     assert type(conv) is kind and conv.kernel_size == (kernel, kernel) and (conv.bias is not None) == bias
@@ -175,7 +175,7 @@ def test_draws_are_distinct_uniform_and_follow_torchs_cpu_generator():
 @pytest.mark.parametrize(
     "kind, count, functional, mixed", [("s2t", 2, True, True), ("t2s", 2, False, True), ("nomix", 0, False, False)]
 )
-def test_path_types(kind, count, functional, mixed):
+def test_extra_type_chooses_the_directions_of_paths(kind, count, functional, mixed):
     distiller = tiny_distiller("FCFD", "FCFD.EXTRA_TYPE", kind, "FCFD.EXTRA_PATHS", count)
     losses = distiller(**tiny_batch())[1]
     assert (losses["functional"] > 0) == functional and (losses["mixed"] > 0) == mixed
@@ -193,7 +193,7 @@ def test_only_the_feature_losses_warm_up(epoch, factor):
         torch.testing.assert_close(found[name], loss * (factor if name in ("appearance", "functional") else 1.0))
 
 
-def test_statistics_stay_still_within_and_move_again_after_an_exception():
+def test_running_statistics_are_not_updated_inside_and_again_after_an_exception():
     norm, x = nn.BatchNorm2d(2), torch.randn(4, 2, 3, 3)
     before = {key: value.clone() for key, value in norm.state_dict().items()}
     with pytest.raises(KeyError), still_statistics(norm):
@@ -274,5 +274,5 @@ def test_more_paths_than_there_are_is_an_error():
         tiny_distiller("FCFD", "FCFD.EXTRA_TYPE", "s2t", "FCFD.EXTRA_PATHS", 3)
 
 
-def test_it_declares_what_the_trainer_needs_to_know():
+def test_fcfd_declares_train_mode_teacher_and_varying_modules():
     assert FCFD.varying_modules and FCFD.teacher_mode == "train" and FCFD.inputs == "features"

@@ -56,7 +56,7 @@ def test_the_factor_of_dkd_with_logit_standardization(opts, factor):
 
 
 @pytest.mark.parametrize("name", ["FITNET", "VID", "CRD", "OFD", "SIMKD", "FCFD"])
-def test_a_dry_run_moves_no_statistic_of_either_network(name):
+def test_a_dry_run_updates_no_running_statistic(name):
     torch.manual_seed(0)
     networks = build_model("resnet8", 10), build_model("resnet14", 10).train()
     before = [{key: value.clone() for key, value in network.state_dict().items()} for network in networks]

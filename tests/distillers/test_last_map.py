@@ -29,7 +29,7 @@ def test_the_classified_mean_of_the_map_is_the_networks_logits(name, size):
 
 
 @pytest.mark.parametrize("name", ["wrn_16_1", "MobileNetV2"])
-def test_statistics_move_once_a_step(name):
+def test_running_statistics_are_updated_once_per_step(name):
     network = build_model(name, 10).train()
     run_to_map(network, torch.randn(2, 3, 32, 32))
     assert {int(m.num_batches_tracked) for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
@@ -155,7 +155,7 @@ def test_class_activation_maps_average_to_the_logits_without_bias():
     torch.testing.assert_close(cams.mean((2, 3)), feature_map.mean((2, 3)) @ weight.mT)
 
 
-def test_only_cat_leaves_the_cross_entropy_out():
+def test_only_cat_leaves_out_the_cross_entropy():
     losses = tiny_distiller("CATKD", "CAT_KD.onlyCAT", True)(**tiny_batch())[1]
     assert losses["ce"] == 0 and losses["cat"] > 0
 

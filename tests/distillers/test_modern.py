@@ -126,7 +126,7 @@ SHARP = 0.95 * math.log(0.95 / 0.5) + 0.05 * math.log(0.05 / 0.5)  # KL of (.95,
     "tau_weak, tau_strong, within, across",
     [(0.9, 0.2, 1, 1), (0.96, 0.2, 0, 1), (0.9, 0.6, 1, 0), (0.95 - 1e-9, 0.5, 1, 1)],
 )
-def test_crld_mines_by_the_confidence_on_each_view(tau_weak, tau_strong, within, across):
+def test_crld_selects_samples_by_confidence_on_each_view(tau_weak, tau_strong, within, across):
     uniform, sharp = logits_of([0.5, 0.5]), logits_of([0.95, 0.05])
     losses = crld_losses(uniform, uniform, sharp, uniform, 1.0, tau_weak, tau_strong)
     expect(losses["within_weak"], within * SHARP)
@@ -176,7 +176,7 @@ def test_crld_weighs_a_term_by_the_teachers_view():
 
 @pytest.mark.parametrize("name", MODERN)
 @pytest.mark.parametrize("num_classes, size", [(2, 32), (200, 64)])
-def test_they_run_for_two_and_for_200_classes_at_64x64(name, num_classes, size):
+def test_modern_methods_run_for_two_and_for_200_classes_at_64x64(name, num_classes, size):
     distiller = tiny_distiller(f"EA-{name}", num_classes=num_classes)
     batch = tiny_batch(num_classes, size=2)
     for view in ("image", "image_strong"):

@@ -126,7 +126,7 @@ def test_shapes_come_from_the_networks_whatever_the_image_size(teacher, student,
     assert all(torch.isfinite(parameter.grad).all() for parameter in distiller.abfs.parameters())
 
 
-def test_settings_that_contradict_the_networks_are_reported_and_defaults_are_not(caplog):
+def test_settings_that_contradict_the_networks_are_reported_but_defaults_are_not(caplog):
     with caplog.at_level(logging.WARNING):
         tiny_distiller("REVIEWKD")  # whose channels are not mdistiller's defaults
         assert not caplog.records

@@ -19,13 +19,13 @@ def random_problem(batch=4, classes=7, dtype=torch.float64):
     return p, q, (cost + cost.mT) / 2
 
 
-def test_between_two_classes_the_surplus_is_moved():
+def test_between_two_classes_the_transport_moves_the_difference():
     p, q = torch.tensor([[0.7, 0.3]]).double().log(), torch.tensor([[0.2, 0.8]]).double().log()
     distance = sinkhorn_distance(p, q, torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double(), reg=0.02, iterations=50)
     torch.testing.assert_close(distance, torch.tensor([0.5]).double(), rtol=1e-6, atol=0)
 
 
-def test_the_target_takes_no_part():
+def test_the_target_class_is_left_out():
     # without class 1: teacher (.75, .25), student (.25, .75); half of the probability moves at cost .4
     teacher, student = torch.tensor([[0.3, 0.6, 0.1]]).double().log(), torch.tensor([[0.2, 0.2, 0.6]]).double().log()
     cost = torch.tensor([[0.0, 0.9, 0.4], [0.9, 0.0, 0.9], [0.4, 0.9, 0.0]]).double()

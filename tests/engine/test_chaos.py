@@ -61,7 +61,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_differs_is_named(change, tmp_path):
+def test_the_comparison_names_what_differs(change, tmp_path):
     (one, state), (other, _) = write(tmp_path / "one"), write(tmp_path / "other")
     make, expected = CHANGES[change]
     make(one, state)

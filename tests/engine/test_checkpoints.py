@@ -52,7 +52,7 @@ class Evil:
         return os.system, ("touch harmed",)
 
 
-def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, monkeypatch):
+def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Evil()))
@@ -62,7 +62,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, monkeypat
     assert not (tmp_path / "harmed").exists()
 
 
-def test_what_does_not_fit_is_named(network, tmp_path):
+def test_keys_and_shapes_that_do_not_fit_are_named(network, tmp_path):
     torch.save({"model": network.state_dict()}, tmp_path / "ten.pth")
     with pytest.raises(UserError, match=r"fc\.(weight|bias) is \(10.* in the file and \(100.* in the network"):
         checkpoints.load_network(build_model("resnet8", 100), tmp_path / "ten.pth", "resnet8 with 100 classes")
@@ -107,13 +107,13 @@ EVERYDAY = {  # how people save: what holds the network, and under which prefix 
 
 
 @pytest.mark.parametrize("form", EVERYDAY)
-def test_the_weights_are_found_whatever_holds_them(form, network, tmp_path):
+def test_the_weights_are_found_in_every_usual_container(form, network, tmp_path):
     torch.save(EVERYDAY[form](network.state_dict()), tmp_path / "file.pth")
     loaded = load_into_another(tmp_path / "file.pth")
     assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
 
 
-def test_of_several_networks_that_fit_one_is_taken_and_named_and_a_key_takes_another(network, tmp_path, caplog):
+def test_one_of_several_fitting_networks_is_chosen_and_a_key_chooses_another(network, tmp_path, caplog):
     state = network.state_dict()
     torch.save({"state_dict": state, "ema": {"model": scaled(state)}, "epoch": 1}, tmp_path / "file.pth")
     other = build_model("resnet8", 10)
@@ -127,14 +127,14 @@ def test_of_several_networks_that_fit_one_is_taken_and_named_and_a_key_takes_ano
         checkpoints.load_network(other, tmp_path / "file.pth", "resnet8", "swa")
 
 
-def test_a_prefix_that_some_names_lack_is_not_taken_off(network, tmp_path):
+def test_a_prefix_is_removed_only_if_all_names_have_it(network, tmp_path):
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state | {"criterion.weight": torch.zeros(1)}}, tmp_path / "file.pth")
     with pytest.raises(UserError, match="unknown keys"):
         load_into_another(tmp_path / "file.pth")
 
 
-def test_a_whole_model_is_refused_in_one_plain_line(network, tmp_path):
+def test_a_pickled_model_is_refused_in_one_line(network, tmp_path):
     torch.save(network, tmp_path / "whole.pth")
     with pytest.raises(UserError, match=r"holds a whole model .*; save the model's state_dict\(\)\)$") as refused:
         checkpoints.load(tmp_path / "whole.pth")
@@ -142,7 +142,7 @@ def test_a_whole_model_is_refused_in_one_plain_line(network, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint16, torch.bool, torch.float4_e2m1fn_x2, torch.bits8])
-def test_weights_of_dtypes_that_are_no_weights_are_refused(dtype, network, tmp_path):
+def test_weights_of_unsuitable_dtypes_are_refused(dtype, network, tmp_path):
     state = dict(network.state_dict())
     state["fc.bias"] = torch.zeros(10 * dtype.itemsize, dtype=torch.uint8).view(dtype)
     torch.save(state, tmp_path / "file.pth")
@@ -156,7 +156,7 @@ def test_half_precision_is_read(network, tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_key_that_would_take_for_ever_to_hash_is_refused_at_once(zipped, tmp_path):
+def test_a_key_that_is_slow_to_hash_is_refused_at_once(zipped, tmp_path):
     key = ()
     for _ in range(60):
         key = (key, key)
@@ -165,14 +165,14 @@ def test_a_key_that_would_take_for_ever_to_hash_is_refused_at_once(zipped, tmp_p
         checkpoints.load(tmp_path / "file.pth")
 
 
-def test_a_small_file_of_much_content_is_refused_before_it_is_read(tmp_path):
+def test_a_small_file_that_expands_to_much_memory_is_refused_before_it_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "file.pth", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", bytes(100 << 20))
     with pytest.raises(UserError, match="it would inflate to 104857600 bytes: refused"):
         checkpoints.load(tmp_path / "file.pth")
 
 
-def test_objects_of_a_pickle_are_counted_as_often_as_they_are_reached():
+def test_repeated_references_in_a_pickle_are_counted_each_time():
     pair = ("a", "b")
     for protocol in range(5):
         assert count_objects(pickle.dumps(("a", "b"), protocol)) == 3

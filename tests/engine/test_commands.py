@@ -20,7 +20,7 @@ def finished(tmp_path_factory):
     return done, next(folder.glob("*/*"))
 
 
-def test_training_prints_one_line_an_epoch_and_no_bar_when_stdout_is_no_terminal(finished):
+def test_training_prints_one_line_per_epoch_and_no_progress_bar_without_a_terminal(finished):
     done, folder = finished
     lines = [line for line in done.stdout.splitlines() if "epoch " in line]
     assert len(lines) == 3 and "\r" not in done.stdout
@@ -59,7 +59,7 @@ DIGITS_KD = [*DIGITS, "DISTILLER.TYPE", "KD"]
         ([*DIGITS, "DEVICE", "gpu"], ["DEVICE", "'gpu'"]),
     ],
 )
-def test_what_the_user_can_fix_is_one_line_and_exit_2(words, fragments, tmp_path):
+def test_user_errors_are_one_line_and_exit_2(words, fragments, tmp_path):
     config = [] if words[0] == "--cfg" else ["--cfg", os.devnull]
     result = command("tools/train.py", *config, "LOG.PREFIX", tmp_path, *words)
     assert result.returncode == 2, result.stderr
@@ -81,7 +81,7 @@ def test_a_checkpoint_of_other_classes_or_another_network_or_no_checkpoint_is_ex
         assert result.returncode == 2 and fragment in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
-def test_a_truncated_checkpoint_is_refused_and_left_alone(finished, tmp_path):
+def test_a_truncated_checkpoint_is_refused_and_not_changed(finished, tmp_path):
     _, folder = finished
     copy = tmp_path / "cut.pth"
     copy.write_bytes((folder / "student_best.pth").read_bytes()[:1000])
@@ -89,7 +89,7 @@ def test_a_truncated_checkpoint_is_refused_and_left_alone(finished, tmp_path):
     assert result.returncode == 2 and "cut.pth" in result.stderr and copy.stat().st_size == 1000
 
 
-def test_a_folder_that_is_no_run_is_not_written_into(finished, tmp_path):
+def test_nothing_is_written_into_a_folder_that_is_not_a_run(finished, tmp_path):
     target = tmp_path / "distill" / "mine"
     target.mkdir(parents=True)
     (target / "thesis.txt").write_text("precious")
@@ -98,7 +98,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(finished, tmp_path):
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
 
 
-def test_the_checkout_wins_over_an_installed_copy(tmp_path):
+def test_the_checkout_is_used_instead_of_an_installed_copy(tmp_path):
     decoy = tmp_path / "mdistiller"
     decoy.mkdir()
     (decoy / "__init__.py").write_text("raise SystemExit('the decoy was imported')\n")
@@ -139,13 +139,13 @@ def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
     assert_same_weights(next(tmp_path.glob("*/*")), folder)
 
 
-def test_sigterm_where_nothing_is_to_be_saved_is_said_too():
+def test_sigterm_is_reported_when_there_is_nothing_to_save():
     code = "import os; from mdistiller.command import run_command; run_command(lambda: os.kill(os.getpid(), 15))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "error: terminated\n")
 
 
-def test_a_place_that_cannot_be_is_one_line_and_exit_2(tmp_path):
+def test_an_impossible_path_is_one_line_and_exit_2(tmp_path):
     done = command(*train_command(tmp_path, "EXPERIMENT.NAME", "n" * 300))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "File name too long" in done.stderr
 

@@ -38,18 +38,18 @@ def test_freed_memory_is_used_again():
     assert kept < 0.01 * by_itself
 
 
-def test_a_run_without_memory_enough_fails_in_words(tmp_path, monkeypatch):
+def test_a_run_without_enough_memory_fails_with_a_message(tmp_path, monkeypatch):
     monkeypatch.setattr(Classification, "supervised", lambda *outputs: {"ce": torch.empty(2**50)})
     with pytest.raises(RunError, match=r"^out of memory \(.*allocate.*SOLVER.BATCH_SIZE"):
         run(tmp_path, "KD")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMuch more text")])
-def test_what_means_that_memory_has_run_out(error):
+def test_errors_that_mean_out_of_memory_are_recognised(error):
     with pytest.raises(RunError, match="^out of memory"), out_of_memory_fails_the_run():
         raise error
 
 
-def test_another_error_stays_what_it_is():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(RuntimeError, match="^a bug$"), out_of_memory_fails_the_run():
         raise RuntimeError("a bug")

@@ -38,7 +38,7 @@ def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
     assert json.loads(metadata.read_text())["deployed"] == "ResNet"
 
 
-def test_what_the_input_must_be_is_written_beside_it(finished, tmp_path):
+def test_the_input_format_is_written_beside_the_network(finished, tmp_path):
     run = open_run(finished)
     data = run.data
     *_, metadata = export_run(finished, "latest", ["pth"], tmp_path)
@@ -55,7 +55,7 @@ def test_the_average_of_the_student_can_be_exported(finished, tmp_path):
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
-def test_a_network_with_an_input_of_its_own_says_what_its_bare_state_dict_needs(tmp_path):
+def test_the_metadata_describes_the_input_of_the_bare_state_dict(tmp_path):
     pytest.importorskip("timm", reason="timm is not installed")
     onnx_session(None)
     folder = run(tmp_path, "NONE", "DISTILLER.STUDENT", "timm:test_vit", "DISTILLER.STUDENT_INPUT_SIZE", 48,
@@ -150,7 +150,7 @@ def test_a_network_that_cannot_be_exported_is_explained_in_one_line(tmp_path):
         (["--run", "nowhere"], "nowhere: not a run folder"),
     ],
 )
-def test_what_the_user_can_fix_is_one_line(finished, tmp_path, monkeypatch, capsys, words, fragment):
+def test_user_errors_are_one_line(finished, tmp_path, monkeypatch, capsys, words, fragment):
     monkeypatch.setattr(sys, "argv", ["export.py", "--run", str(finished), "--output", str(tmp_path), *words])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(REPOSITORY / "tools" / "export.py"), run_name="__main__")

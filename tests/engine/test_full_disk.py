@@ -68,7 +68,7 @@ def write_fails(name, number, monkeypatch):
 
 
 @pytest.mark.parametrize("name, number", [("latest.pth", errno.ENOSPC), ("student_latest.pth", errno.EROFS)])
-def test_a_disk_that_fails_while_a_checkpoint_is_written(name, number, tmp_path, monkeypatch, unbroken):
+def test_a_disk_error_while_a_checkpoint_is_written_loses_nothing(name, number, tmp_path, monkeypatch, unbroken):
     code, _, err = train(tmp_path / "run", write_fails(name, number, monkeypatch))
     assert f"{name}: cannot be written" in err
     failed_and_continues(tmp_path / "run", code, err, unbroken)
@@ -107,7 +107,7 @@ def from_the_second_epoch_on(action, monkeypatch):
     return lambda: monkeypatch.setattr(Trainer, "_epoch", changed)
 
 
-def test_the_line_of_an_epoch_that_cannot_be_appended(tmp_path, monkeypatch, unbroken):
+def test_an_epoch_that_cannot_be_recorded_fails_the_run(tmp_path, monkeypatch, unbroken):
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, resource.RLIM_INFINITY))  # more than the line of an error
@@ -129,7 +129,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_file_system(small_disk, monkeypatch, unbroken):
+def test_a_full_file_system_loses_nothing_saved(small_disk, monkeypatch, unbroken):
     """Filled to the last byte after the first epoch: metrics, log and TensorBoard cannot be written either."""
     filler = small_disk / "filler"
 
@@ -144,7 +144,7 @@ def test_a_full_file_system(small_disk, monkeypatch, unbroken):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_command_whose_output_cannot_be_written(unbroken, tmp_path):
+def test_a_command_whose_output_cannot_be_written_fails(unbroken, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 

@@ -30,7 +30,7 @@ def network(*opts, role="TEACHER", info=INFO):
     return build_task(small_cfg("unused", "KD", *opts), info).network(role)
 
 
-def test_a_network_of_the_zoo_is_itself_unless_it_sees_another_size():
+def test_a_network_is_wrapped_only_for_another_input_size():
     assert not isinstance(network("DISTILLER.TEACHER_INPUT_SIZE", 64), AtInputSize)
     resized = network("DISTILLER.TEACHER_INPUT_SIZE", 32)
     assert isinstance(resized, AtInputSize) and resized.size == 32
@@ -38,7 +38,7 @@ def test_a_network_of_the_zoo_is_itself_unless_it_sees_another_size():
     assert not isinstance(network("DISTILLER.TEACHER_INPUT_SIZE", 32, role="STUDENT"), AtInputSize)
 
 
-def test_a_teacher_in_other_letters_finds_its_checkpoint(tmp_path, monkeypatch):
+def test_a_teacher_s_checkpoint_is_found_whatever_the_case_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = small_cfg("unused", "KD", "DISTILLER.TEACHER", "RESNET8", "DISTILLER.TEACHER_CHECKPOINT", "None")
     task = build_task(cfg, INFO)
@@ -61,7 +61,7 @@ def test_a_transformer_sees_the_size_it_was_made_for_and_its_own_normalisation()
         network("DISTILLER.TEACHER_NORMALIZATION", "own")
 
 
-def test_pretrained_weights_are_recorded_and_a_head_of_other_classes_is_no_teacher(monkeypatch):
+def test_pretrained_weights_are_recorded_and_a_teacher_needs_a_trained_head(monkeypatch):
     asked = []
 
     class Given(nn.Linear):
@@ -122,7 +122,7 @@ def fine_tuned(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["EA-KD", "REVIEWKD"])
-def test_a_transformer_fine_tuned_here_teaches_a_network_of_the_zoo(fine_tuned, tmp_path, method):
+def test_a_fine_tuned_transformer_teaches_a_network_of_the_zoo(fine_tuned, tmp_path, method):
     checkpoint = fine_tuned / "student_best.pth"
     assert "pos_embed" in weights(fine_tuned, "student_best.pth")
     folder = run(tmp_path, method, "DISTILLER.TEACHER", "timm:test_vit", "DISTILLER.TEACHER_INPUT_SIZE", 32,
@@ -132,7 +132,7 @@ def test_a_transformer_fine_tuned_here_teaches_a_network_of_the_zoo(fine_tuned, 
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"
 
 
-def test_networks_of_ones_own_distil_by_logits_and_other_methods_say_what_they_miss(tmp_path):
+def test_user_networks_work_with_logit_methods_and_others_name_what_is_missing(tmp_path):
     (tmp_path / "nets.py").write_text(PLAIN)
     options = ["DISTILLER.STUDENT", f"{tmp_path}/nets.py:Plain", "SOLVER.EPOCHS", 1]
     folder = run(tmp_path / "out", "EA-DKD", *options)

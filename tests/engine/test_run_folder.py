@@ -29,14 +29,14 @@ def described(tmp_path, monkeypatch):
     return describe
 
 
-def test_what_is_not_at_its_default_is_recorded_for_the_nodes_that_the_run_reads():
+def test_changed_settings_are_recorded_for_the_nodes_that_the_run_reads():
     cfg = load_cfg(None, ["DISTILLER.TYPE", "DKD", "DKD.BETA", 2, "DKD.ALPHA", 1, "OFD.CONNECTOR.KERNEL_SIZE", 3,
                           "KD.LOSS.KD_WEIGHT", 2, "SOLVER.LR", 0.1])
     assert overridden(cfg) == {"DISTILLER.TYPE": "DKD", "DKD.BETA": 2.0, "KD.LOSS.KD_WEIGHT": 2.0, "SOLVER.LR": 0.1}
 
 
 @pytest.mark.parametrize(("config", "overrides"), PAPER)
-def test_the_folder_of_a_run_fits_its_own_file_and_overrides_and_no_other_ones(described, config, overrides):
+def test_a_run_folder_matches_only_its_own_file_and_overrides(described, config, overrides):
     record = described(REPOSITORY / config, overrides)
     fitting = [(file, own) for file, own in PAPER if fit(record, stated(REPOSITORY / file, own)) == ()]
     assert fitting == [(config, overrides)]
@@ -50,12 +50,12 @@ def test_the_folder_of_a_run_fits_its_own_file_and_overrides_and_no_other_ones(d
     (["KD.TEMPERATURE=9.0"], ()),  # of a node that the run does not read
     (["DEVICE=cpu", "EXPERIMENT.SEED=7", "LOG.PREFIX=elsewhere", "DISTILLER.t=5"], ()),
 ])
-def test_what_a_run_departs_in(described, opts, expected):
+def test_differences_from_a_protocol_are_listed(described, opts, expected):
     path = REPOSITORY / "configs/cifar100/ctkd/res32x4_res8x4.yaml"
     assert fit(described(path, opts), stated(path)) == expected
 
 
-def test_every_session_says_with_what_it_ran_and_another_teacher_is_refused(tmp_path):
+def test_every_session_records_its_versions_and_another_teacher_is_refused(tmp_path):
     cfg, folder = load_cfg(None), RunFolder(tmp_path)
     for _ in range(2):
         folder.describe(cfg, teacher_sha256="a" * 64)
@@ -66,7 +66,7 @@ def test_every_session_says_with_what_it_ran_and_another_teacher_is_refused(tmp_
     folder.check_same(teacher_sha256="a" * 64)
 
 
-def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
+def test_the_commit_is_recorded_only_in_a_checkout_of_this_project(tmp_path, monkeypatch):
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
@@ -78,7 +78,7 @@ def test_a_commit_is_of_this_projects_checkout_only(tmp_path, monkeypatch):
     assert commit() is None
 
 
-def test_lines_that_are_no_record_are_dropped_whatever_they_hold(tmp_path):
+def test_damaged_lines_of_metrics_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"epoch": 2}\n')
     assert RunFolder(tmp_path).keep_metrics_before(2) == [{"epoch": 1}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'

@@ -45,7 +45,7 @@ def test_a_period_must_divide_the_run():
     ("norm", {"1.weight", "1.bias", "2.weight", "2.bias"}),
     ("norm_and_bias", {"0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "3.bias"}),
 ])
-def test_weight_decay_spares_norms_and_biases(choice, spared):
+def test_weight_decay_leaves_out_norms_and_biases(choice, spared):
     class Net(nn.Sequential):
         def learnable_parameters(self):
             return list(self.parameters())
@@ -66,7 +66,7 @@ def test_a_run_counted_in_updates_takes_the_same_steps_as_one_counted_in_epochs(
     assert torch.load(by_updates / "latest.pth", weights_only=True)["epoch"] == 3
 
 
-def test_periods_that_end_within_an_epoch_of_the_data_go_on_where_they_stopped(tmp_path):
+def test_periods_that_end_within_an_epoch_of_the_data_continue_where_they_stopped(tmp_path):
     thirds = run(tmp_path, "KD", "SOLVER.MAX_ITER", 15, "SOLVER.EVAL_PERIOD", 5)
     lines = (thirds / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3

@@ -22,7 +22,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(tmp_path):
+def test_a_finished_run_without_checkpoints_is_not_trained_again(tmp_path):
     folder = run(tmp_path, "KD")
     for name in ("latest.pth", "previous.pth"):
         (folder / name).unlink()
@@ -77,7 +77,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
         RunFolder(folder).take(False)
 
 
-def test_a_second_signal_ends_a_run_that_waits(tmp_path):
+def test_a_second_signal_ends_a_waiting_run(tmp_path):
     def wait(*args, **options):
         print("waiting", flush=True)
         while True:
@@ -110,7 +110,7 @@ def test_tensorboard_shows_every_epoch_once_after_a_resume(tmp_path):
     assert [event.step for event in shown.Scalars("step/kd")] == list(range(1, 10))
 
 
-def test_the_time_of_a_stopped_epoch_counts(tmp_path, monkeypatch):
+def test_the_time_of_an_interrupted_epoch_is_counted(tmp_path, monkeypatch):
     from mdistiller.command import Interrupted
     from mdistiller.engine.trainer import Trainer
 

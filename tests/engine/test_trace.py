@@ -17,7 +17,7 @@ def traced(tmp_path_factory):
     return run(tmp_path_factory.mktemp("traced"), "EA-KD", *EPOCHS)
 
 
-def test_a_subset_has_as_many_of_each_class_as_can_be_and_grows_by_addition():
+def test_a_subset_is_balanced_and_contained_in_larger_ones():
     labels = np.array([0] * 10 + [1] * 3 + [2] * 10)
     for number in (3, 9, 12):
         counts = np.bincount(labels[balanced_subset(labels, number)], minlength=3)
@@ -36,7 +36,7 @@ def test_every_epoch_has_one_file_of_the_same_images(traced):
     assert not np.array_equal(first["entropy_student"], last["entropy_student"])
 
 
-def test_the_last_epoch_is_of_the_student_as_it_was_saved(traced):
+def test_the_last_epoch_is_measured_on_the_saved_student(traced):
     run = open_run(traced, "latest", ["DEVICE", "cpu"])
     data, distiller = run.data, run.distiller
     trace = np.load(traced / "entropy_trace" / "epoch_2.npz")
@@ -49,7 +49,7 @@ def test_the_last_epoch_is_of_the_student_as_it_was_saved(traced):
     assert (trace["kd_loss"] >= 0).all()
 
 
-def test_plain_images_are_what_the_augmentation_leaves_in_the_middle(traced):
+def test_plain_images_are_the_central_view_of_the_augmentation(traced):
     data = open_run(traced, "latest", ["DEVICE", "cpu"]).data
     index = np.array([5, 2, 7])
     (batch,) = data.plain_batches(index)
@@ -58,5 +58,5 @@ def test_plain_images_are_what_the_augmentation_leaves_in_the_middle(traced):
     assert batch["index"].tolist() == [5, 2, 7] and batch["target"].tolist() == data.labels[index].tolist()
 
 
-def test_nothing_is_written_unless_asked_for(tmp_path):
+def test_no_trace_is_written_by_default(tmp_path):
     assert not (run(tmp_path, "EA-KD", "SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", [1]) / "entropy_trace").exists()

@@ -33,7 +33,7 @@ def without_times(records):
     return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
 
 
-def test_the_run_folder_holds_what_is_promised(unbroken):
+def test_the_run_folder_contains_the_promised_files(unbroken):
     assert unbroken.name == "digits_ea-kd_resnet8_resnet8_s0"
     for name in ("config.yaml", "run.json", "metrics.jsonl", "summary.json", "latest.pth", "best.pth",
                  "student_best.pth", "student_latest.pth", "train.log"):
@@ -60,7 +60,7 @@ def test_the_saved_student_is_the_student_inside_the_checkpoint(unbroken):
 
 
 @pytest.mark.parametrize("epoch, step", [(1, 0), (2, 0), (2, 1), (3, 2)])
-def test_a_run_stopped_anywhere_and_resumed_ends_in_the_same_bits(unbroken, tmp_path, monkeypatch, epoch, step):
+def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, epoch, step):
     original = Trainer._step
 
     def stopping(self, batch):
@@ -99,7 +99,7 @@ def test_resuming_with_other_settings_is_refused_by_key(unbroken):
         run(unbroken.parents[1], "EA-KD", "SOLVER.LR", 0.1, resume=True)
 
 
-def test_a_validation_split_takes_the_test_set_out_of_the_choice_of_the_best_epoch(tmp_path):
+def test_with_a_validation_split_the_best_epoch_is_not_chosen_on_test_images(tmp_path):
     with pytest.raises(UserError, match="DATASET.TEST.ENABLED False: expected validation images"):
         run(tmp_path, "KD", "DATASET.TEST.ENABLED", False)
     folder = run(tmp_path, "KD", "DATASET.VAL_FRACTION", 0.2)
@@ -109,7 +109,7 @@ def test_a_validation_split_takes_the_test_set_out_of_the_choice_of_the_best_epo
     assert summary["best_top1"] == best["test_top1"]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_keeps_what_was_saved(tmp_path):
+def test_a_non_finite_loss_is_named_and_ends_the_run_without_harming_what_was_saved(tmp_path):
     @register("TOY-EXPLODES")
     class Explodes(Distiller):
         """Finite in the first epoch only."""
@@ -148,7 +148,7 @@ def unruly():
     del DISTILLERS["TOY-UNRULY"], DISTILLERS["EA-TOY-UNRULY"]
 
 
-def test_the_batch_of_a_loss_that_is_not_finite_is_kept_for_replay(unruly, tmp_path):
+def test_the_batch_of_a_non_finite_loss_is_saved_for_replay(unruly, tmp_path):
     with pytest.raises(RunError, match="loss boom is not finite at epoch 2, step 2.*nonfinite.pt"):
         run(tmp_path, unruly)
     folder = next(tmp_path.glob("*/*"))
@@ -159,20 +159,20 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept_for_replay(unruly, tmp_p
     assert torch.equal(metadata["index"], batch["index"])
 
 
-def test_as_many_steps_as_allowed_are_left_out_before_a_run_ends(unruly, tmp_path):
+def test_non_finite_steps_are_skipped_up_to_the_allowed_number(unruly, tmp_path):
     folder = run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1)
     assert all(math.isfinite(record["train_loss"]) for record in metrics(folder)) and len(metrics(folder)) == 3
     assert "epoch 2, step 2: the loss is not finite: step skipped" in (folder / "train.log").read_text()
     assert torch.load(folder / "latest.pth", weights_only=True)["skipped"] == 1
 
 
-def test_idle_losses_and_parameters_are_said_once(unruly, tmp_path):
+def test_idle_losses_and_parameters_are_reported_once(unruly, tmp_path):
     log = (run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1) / "train.log").read_text()
     assert log.count("the loss nothing was 0 in every step") == 1
     assert log.count("2 learnable parameters influence no loss (idle.weight, ...)") == 1
 
 
-def test_a_long_epoch_is_saved_on_the_way_and_continues_from_there(unbroken, tmp_path, monkeypatch):
+def test_a_long_epoch_is_saved_within_and_continues_from_there(unbroken, tmp_path, monkeypatch):
     original = Trainer._step
 
     def dying(self, batch):
@@ -190,7 +190,7 @@ def test_a_long_epoch_is_saved_on_the_way_and_continues_from_there(unbroken, tmp
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(unbroken, tmp_path, damage):
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_previous_one(unbroken, tmp_path, damage):
     folder = Path(shutil.copytree(unbroken, tmp_path / unbroken.parent.name / unbroken.name))
     content = bytearray((folder / "latest.pth").read_bytes())
     content[len(content) // 2] ^= 1
@@ -205,7 +205,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(unbroken, tmp_p
         assert "continuing from" in (folder / "train.log").read_text() and (folder / "damaged.pth").is_file()
 
 
-def test_when_no_checkpoint_can_be_read_nothing_is_touched(unbroken, tmp_path):
+def test_when_no_checkpoint_can_be_read_nothing_is_changed(unbroken, tmp_path):
     folder = Path(shutil.copytree(unbroken, tmp_path / unbroken.parent.name / unbroken.name))
     for name in ("latest.pth", "previous.pth"):
         (folder / name).write_bytes(b"damaged")
@@ -215,7 +215,7 @@ def test_when_no_checkpoint_can_be_read_nothing_is_touched(unbroken, tmp_path):
     assert without_times(metrics(folder)) == without_times(metrics(unbroken))
 
 
-def test_the_warning_of_a_cluster_stops_a_run_like_sigterm(tmp_path, monkeypatch):
+def test_the_warning_signal_of_a_cluster_stops_a_run_like_sigterm(tmp_path, monkeypatch):
     original = Trainer._step
 
     def warned(self, batch):
@@ -284,7 +284,7 @@ def test_dot_by_hand():
 
 
 @pytest.mark.parametrize("gradients", [([2.0], None), (None, [2.0])])
-def test_what_one_loss_alone_reaches_has_the_plain_momentum_and_decays(gradients):
+def test_parameters_reached_by_one_loss_have_plain_momentum_and_decay(gradients):
     """As SGD; but in its first step, what distillation alone reaches does not decay, as in mdistiller."""
     alone, sgd = (torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)) for _ in range(2))
     optimizer = DOT([alone], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.5)
@@ -315,7 +315,7 @@ def test_the_average_of_the_student_is_evaluated_saved_and_resumed(tmp_path):
     assert {"test_top1_ema", "test_top1"} <= metrics(folder)[-1].keys()
 
 
-def test_two_accumulated_halves_are_one_batch(tmp_path):
+def test_two_accumulated_halves_train_like_one_batch(tmp_path):
     """With frozen batch statistics the gradient of a batch is the mean of its halves'."""
     from mdistiller.distillers.kd import KD
 
@@ -340,7 +340,7 @@ def test_two_accumulated_halves_are_one_batch(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_last_update_that_diverges_fails_the_run_and_saves_nothing_of_it(tmp_path, epochs):
+def test_a_diverging_last_update_fails_the_run_and_is_not_saved(tmp_path, epochs):
     with pytest.raises(RunError, match="test_loss is not finite after epoch 1"):
         run(tmp_path, "EA-KD", "SOLVER.BATCH_SIZE", 300, "SOLVER.LR", 1e30, "SOLVER.EPOCHS", epochs)
     folder = next(tmp_path.glob("*/*"))
@@ -348,7 +348,7 @@ def test_a_last_update_that_diverges_fails_the_run_and_saves_nothing_of_it(tmp_p
     assert not list(folder.glob("*.pth")) and not (folder / "metrics.jsonl").exists()
 
 
-def test_the_record_of_a_finished_run_stays_as_it_is(tmp_path):
+def test_the_record_of_a_finished_run_is_not_changed(tmp_path):
     folder = run(tmp_path)
     before = (folder / "run.json").read_text()
     assert run(tmp_path, resume=True) == folder and (folder / "run.json").read_text() == before

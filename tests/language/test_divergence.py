@@ -83,7 +83,7 @@ def test_logits_five_hundred_nats_apart_give_the_limits_of_every_divergence_and_
         assert torch.isfinite(gradient).all(), name
 
 
-def test_equal_logits_are_no_distance_apart():
+def test_divergences_of_equal_logits_are_zero():
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     for name, loss in LOSSES.items():
         torch.testing.assert_close(loss(logits, logits.clone(), 2.0), torch.zeros(5), rtol=0, atol=1e-6, msg=name)

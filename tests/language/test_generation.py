@@ -27,7 +27,7 @@ def words():
     return network.eval(), data
 
 
-def test_the_shipped_teacher_answers_made_up_tasks_that_anyone_can_check(words):
+def test_the_shipped_teacher_solves_the_synthetic_tasks(words):
     network, data = words
     tokenizer = data.tokenizer
     prompts = ["reverse apple sea door :", "first lamp key boat horse :", "last lamp key boat horse :",
@@ -66,7 +66,7 @@ def test_gumbel_noise_draws_from_the_distribution_of_the_logits():
     torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.03)
 
 
-def test_no_ngram_comes_again_the_prompt_included(words):
+def test_no_ngram_is_repeated_including_those_of_the_prompt(words):
     network, data = words
     decoding = Decoding(temperature=5.0, max_new_tokens=30, no_repeat_ngram=2)
     prompts = [sample.prompt for sample in data.samples["test"][:4]]
@@ -81,7 +81,7 @@ def test_no_ngram_comes_again_the_prompt_included(words):
     assert Repeats([1, 2, 3, 1, 2], 0).banned() == set()
 
 
-def test_top_k_and_top_p_leave_what_their_names_say():
+def test_top_k_and_top_p_keep_the_most_probable_tokens():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     free = [Repeats([], 0)]
     assert filtered(logits, free, Decoding(top_k=2)).isfinite().tolist() == [[True, True, False, False]]
@@ -90,7 +90,7 @@ def test_top_k_and_top_p_leave_what_their_names_say():
     torch.testing.assert_close(filtered(logits, free, Decoding(temperature=2.0)), logits / 2)
 
 
-def test_rouge_l_worked_out_by_hand():
+def test_rouge_l_by_hand():
     # "a b c d" against "a c d e": the longest common subsequence is a c d: precision 3/4, recall 3/4
     assert rouge_l("a b c d", ["a c d e"]) == pytest.approx(75.0)
     # the stemmer makes "running" and "runs" one word; case and punctuation do not count; the best reference does

@@ -53,7 +53,7 @@ def test_a_run_does_not_depend_on_what_was_stored_and_never_runs_the_teachers_bo
     assert losses[0]["train_kd"] == losses[1]["train_kd"] > 0
 
 
-def test_filled_inspected_and_verified_by_the_commands_of_image_caches(tmp_path):
+def test_the_cache_commands_work_on_stored_hidden_states(tmp_path):
     cfg = cached_cfg(tmp_path)
     cache = admin.prefill(cfg)
     number = int(cache.data.tokens.sum())
@@ -69,7 +69,7 @@ def test_filled_inspected_and_verified_by_the_commands_of_image_caches(tmp_path)
     assert admin.verify_against_teacher(cfg, 8)[1] == 8
 
 
-def test_a_store_of_another_teacher_is_told_apart(tmp_path):
+def test_another_teacher_has_another_store(tmp_path):
     cache = admin.prefill(cached_cfg(tmp_path))
     entries = np.arange(len(cache.store.held()))
     values, _ = cache.store.read(entries)
@@ -85,7 +85,7 @@ def test_a_store_of_another_teacher_is_told_apart(tmp_path):
         admin.open_for(cached_cfg(tmp_path))
 
 
-def test_the_level_of_all_tokens_keeps_its_teacher_live(tmp_path, capsys):
+def test_weights_over_all_tokens_run_the_teacher_in_every_step(tmp_path, capsys):
     train(cached_cfg(tmp_path, "EA.LEVEL", "prompt_and_response", "SOLVER.EPOCHS", 1))
     printed = capsys.readouterr().out
     assert "not used, the teacher runs in every step: EA.LEVEL prompt_and_response" in printed

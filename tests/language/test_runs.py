@@ -181,7 +181,7 @@ def errors(tmp_path):
     }
 
 
-def test_what_is_wrong_ends_in_one_line(tmp_path, monkeypatch):
+def test_wrong_settings_are_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, (opts, words) in errors(tmp_path).items():
         with pytest.raises(ValueError) as caught:
@@ -192,7 +192,7 @@ def test_what_is_wrong_ends_in_one_line(tmp_path, monkeypatch):
         assert words in message and "\n" not in message, (name, message)
 
 
-def test_another_vocabulary_of_teacher_or_tokenizer_is_one_line(tmp_path):
+def test_another_vocabulary_of_teacher_or_tokenizer_is_refused_in_one_line(tmp_path):
     network = build_language_model("tiny_1x32", 70)
     network.inner.save_pretrained(tmp_path / "larger")
     with pytest.raises(UserError, match="must have the same vocabulary; found student 60, teacher 70"):
@@ -204,7 +204,7 @@ def test_another_vocabulary_of_teacher_or_tokenizer_is_one_line(tmp_path):
         build_run(fast_cfg(tmp_path, "sft", "DISTILLER.STUDENT", str(tmp_path / "smaller")), torch.device("cpu"))
 
 
-def test_a_missing_library_is_one_line_that_names_the_extra(tmp_path, monkeypatch):
+def test_a_missing_library_gives_one_line_that_names_the_extra(tmp_path, monkeypatch):
     original = builtins.__import__
 
     def without(name, *args, **kwargs):

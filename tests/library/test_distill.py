@@ -77,7 +77,7 @@ def test_distill_around_our_networks_gives_the_losses_of_the_same_distiller(meth
     assert list(out.losses) == list(losses) and all(torch.equal(out.losses[name], losses[name]) for name in losses)
 
 
-def test_numbers_are_those_of_the_pure_functions():
+def test_losses_equal_those_of_the_pure_functions():
     student, teacher = own_pair()
     kd = distill(student, teacher, "EA-DKD", ALPHA=1.0, beta=8.0, T=4.0, CE_WEIGHT=0.5)
     out = kd(IMAGES, LABELS)
@@ -110,7 +110,7 @@ def test_without_labels_and_with_stored_logits():
         distill(*own_pair(), "CRD", targets=LABELS)(IMAGES, LABELS)
 
 
-def test_taps_are_the_outputs_of_the_modules_that_are_named():
+def test_taps_are_the_outputs_of_the_named_modules():
     student, teacher = own_pair()
     kd = distill(student, teacher, "AT", taps=(["layer2"], ["layer2.2"]))
     out = kd(IMAGES, LABELS)
@@ -151,7 +151,7 @@ def test_the_teacher_is_outside_of_everything_and_the_student_is_saved_alone():
     assert next(teacher.parameters()).dtype == torch.float64
 
 
-def test_a_teacher_of_another_normalisation_gets_its_own():
+def test_a_teacher_gets_images_in_its_own_normalisation():
     student, teacher = own_pair()
     mine, its = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     teacher.pretrained_cfg = {"mean": its[0], "std": its[1], "input_size": (3, 32, 32)}  # as timm's networks tell it
@@ -179,7 +179,7 @@ def test_a_teacher_of_another_normalisation_gets_its_own():
     (lambda: distill(*own_pair(), "SP", example=torch.zeros(1, 4, 8, 8)), "Own cannot be probed"),
     (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
 ], ids=range(10))
-def test_what_is_wrong_is_said_in_one_line(call, line):
+def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
     assert str(told.value).startswith(line) and "\n" not in str(told.value)
@@ -209,7 +209,7 @@ def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
         assert not kd.checked  # nothing is watched any more
 
 
-def test_a_copy_and_a_pickle_are_whole():
+def test_copies_and_pickles_are_complete():
     kd = distill(*own_pair(), "VID")
     kd(IMAGES, LABELS)
     for other in (deepcopy(kd), pickle.loads(pickle.dumps(kd))):

@@ -73,7 +73,7 @@ X = normalised(P)
     ("MLD", {"image": X, "target": Y, "image_strong": X}),
     ("CRD", {"image": X, "target": Y, "index": torch.arange(40)}),
 ])
-def test_nothing_is_found_and_nothing_changed_where_nothing_is_wrong(method, batch):
+def test_a_correct_setup_gives_no_finding_and_is_not_changed(method, batch):
     kd = healthy(method, targets=Y)
     optimizer = torch.optim.SGD(kd.learnable_parameters(), 0.1)
     state, draws = deepcopy(kd.state_dict()), torch.get_rng_state()
@@ -262,7 +262,7 @@ def test_a_mistake_in_ones_own_loss_is_named(words, loss):
     assert diagnose(healthy(), (X, Y), loss=lambda s, t: 16 * kl(s, t)) == []
 
 
-def test_the_first_step_says_what_it_sees_and_refuses_what_cannot_learn(caplog):
+def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     kd, batch, _ = FAULTS["softmax in the teacher"]()
     for _ in range(2):  # it is said once
         kd(*batch)

@@ -41,7 +41,7 @@ PAIRS = tiny_pairs()
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
 @pytest.mark.parametrize("library", sorted(PAIRS))
-def test_every_method_learns_from_bare_networks_or_says_what_it_misses(library, name):
+def test_every_method_trains_bare_networks_or_names_what_is_missing(library, name):
     student, teacher = (deepcopy(network) for network in PAIRS[library])
     settings = {"image_size": 32, "targets": torch.arange(40) % 10, "epochs": 10}
     missing = MISSES[library].get(split_ea(name)[0])

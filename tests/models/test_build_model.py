@@ -25,7 +25,7 @@ def test_lookup_ignores_case():
     assert type(build_model("RESNET8X4", 10)) is type(build_model("resnet8x4", 10))
 
 
-def test_the_same_name_is_another_network_in_another_family():
+def test_a_name_means_another_network_in_another_family():
     networks = [build_model("MobileNetV2", 10, family) for family in ("cifar", "tiny_imagenet", "imagenet")]
     assert len({len(network.state_dict()) for network in networks}) == 3
 
@@ -43,7 +43,7 @@ def test_old_imagenet_configs_call_mobilenetv1_v2():
     [("resnet8x5", "cifar", "resnet8x4"), ("wrn_40_3", "tiny_imagenet", "wrn_40_"), ("ResNet51", "imagenet", "ResNet5"),
      ("resnet8", "cifra", "cifar")],
 )  # fmt: skip
-def test_an_unknown_name_is_the_users_to_fix_and_names_the_nearest(name, family, near):
+def test_an_unknown_name_is_a_user_error_with_the_nearest_names(name, family, near):
     with pytest.raises(UserError, match=f"unknown .*nearest: .*{near}"):
         build_model(name, 10, family)
 

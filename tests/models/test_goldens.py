@@ -52,7 +52,7 @@ def test_in_eval_mode_logits_and_features_are_the_references(name, recipe, suffi
 
 @every_case
 @torch.no_grad()
-def test_in_train_mode_too_and_so_are_the_running_means(name):
+def test_in_train_mode_logits_and_running_means_are_the_references(name):
     model, golden = golden_model(name, "B")
     output = model.train()(recipe_images(8, 4, CASES[name]["input_size"]))
     assert_like_golden(output, golden, "_bt")

@@ -25,7 +25,7 @@ def test_stages_and_head_chained_give_the_ordinary_logits(name):
 
 @every_network
 @torch.no_grad()
-def test_stages_are_pure_functions(name):
+def test_stages_do_not_change_their_input(name):
     """Neither changes its input: the same feature also enters losses and the layers of another network."""
     model = network(name).eval()
     x = image_of(name)

@@ -37,7 +37,7 @@ def wrapped(name, num_classes=7, **options):
         ("torchvision:squeezenet1_1", 64, [[64, 31, 31], [128, 15, 15], [256, 7, 7], [512, 3, 3]], 512),
     ],
 )
-def test_the_stem_and_one_map_a_stage(name, size, feats, pooled):
+def test_features_are_the_stem_and_one_map_per_stage(name, size, feats, pooled):
     logits, features = wrapped(name)(images(size))
     assert shapes(features["feats"]) == shapes(features["preact_feats"]) == [[2, *shape] for shape in feats]
     assert features["pooled_feat"].shape == (2, pooled) and logits.shape == (2, 7)
@@ -83,11 +83,11 @@ def test_torchvisions_transformer_gives_maps_without_the_class_token():
     assert shapes(features["feats"]) == [[2, 768, 2, 2]] * 5 and features["pooled_feat"].shape == (2, 768)
 
 
-def test_four_blocks_are_taken_evenly():
+def test_four_evenly_spaced_blocks_give_the_features():
     assert [evenly(12), evenly(6), evenly(4), evenly(2)] == [[2, 5, 8, 11], [0, 2, 3, 5], [0, 1, 2, 3], [0, 1]]
 
 
-def test_the_state_dict_is_the_librarys_wrapped_once_or_twice():
+def test_a_wrapped_network_keeps_the_librarys_state_dict():
     theirs = timm.create_model("test_resnet", num_classes=7)
     once = build_model("timm:test_resnet", 7)
     twice = AtInputSize(build_model("timm:test_resnet", 7), 64, CIFAR, CIFAR)
@@ -107,7 +107,7 @@ def test_the_state_dict_is_the_librarys_wrapped_once_or_twice():
         twice.load_state_dict(dict(list(theirs.state_dict().items())[1:]))
 
 
-def test_a_copy_is_a_network_of_its_own_and_a_pickle_comes_back():
+def test_copies_are_independent_and_pickles_can_be_read():
     network = AtInputSize(wrapped("timm:test_vit"), 160, CIFAR, CIFAR).eval()
     twin = copy.deepcopy(network)
     for parameter in twin.parameters():
@@ -153,14 +153,14 @@ def test_images_are_resized_as_timms_evaluation_resizes_them():
         assert (inner.image[0] - expected).abs().max() <= 1.5 / 255
 
 
-def test_resized_pixels_stay_pixels():
+def test_resized_pixels_stay_between_0_and_255():
     inner = Seen()
     checkers = (torch.arange(8)[:, None] + torch.arange(8)).remainder(2).float().expand(1, 3, 8, 8)
     AtInputSize(inner, 56, CIFAR, ((0.0,) * 3, (1.0,) * 3))(normalised(checkers[0], *CIFAR)[None])
     assert inner.image.min() == 0 and inner.image.max() == 1  # bicubic overshoots on both sides
 
 
-def test_a_blank_image_stays_blank_and_double_stays_double():
+def test_conversion_keeps_blank_images_and_float64():
     inner = Seen()
     AtInputSize(inner, 30, CIFAR, CIFAR).double()(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
     assert inner.image.dtype == torch.float64
@@ -168,7 +168,7 @@ def test_a_blank_image_stays_blank_and_double_stays_double():
 
 
 @torch.no_grad()
-def test_what_methods_ask_of_a_network_reaches_the_one_inside():
+def test_methods_reach_the_wrapped_network():
     network = build_model("resnet8", 7).eval()
     outside = AtInputSize(network, 32, CIFAR, ((0.5,) * 3, (0.5,) * 3))
     assert outside.get_stage_channels() == network.get_stage_channels() and outside.stage_kind == "after_relu"
@@ -180,7 +180,7 @@ def test_what_methods_ask_of_a_network_reaches_the_one_inside():
     assert not hasattr(AtInputSize(Seen(), 8, CIFAR, CIFAR), "stages")
 
 
-def test_the_librarys_own_attributes_are_not_taken_for_ours():
+def test_attributes_of_the_library_are_not_mistaken_for_ours():
     network = AtInputSize(wrapped("timm:test_convnext"), 32, CIFAR, CIFAR)
     assert hasattr(network.inner.inner, "stages") and hasattr(network.inner.inner, "head")
     assert not hasattr(network, "stages") and not hasattr(network, "head")
@@ -201,13 +201,13 @@ def test_the_librarys_own_attributes_are_not_taken_for_ours():
         ("nowhere.py:Net", {}, ["nowhere.py", "no such file"]),
     ],
 )
-def test_what_cannot_be_built_is_explained_in_one_line(name, options, fragments):
+def test_a_network_that_cannot_be_built_is_explained_in_one_line(name, options, fragments):
     with pytest.raises(UserError) as caught:
         build_model(name, 7, **options)
     assert "\n" not in str(caught.value) and all(fragment in str(caught.value) for fragment in fragments)
 
 
-def test_unreachable_weights_name_the_cache(monkeypatch):
+def test_weights_that_cannot_be_downloaded_give_an_error_with_the_cache_folder(monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
@@ -279,7 +279,7 @@ def networks(tmp_path):
     return f"{tmp_path}/nets.py"
 
 
-def test_a_class_of_ones_own_needs_no_registration_and_may_give_logits_alone(networks):
+def test_a_user_class_needs_no_registration_and_may_return_only_logits(networks):
     network = build_model(f"{networks}:Plain", 7, width=5)
     output = network(images(8))
     assert isinstance(output, Output) and output.logits.shape == (2, 7) and output.features == {}

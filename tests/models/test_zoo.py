@@ -93,7 +93,7 @@ def test_pre_activations_come_out_before_the_relu(name):
 
 @every_small_network
 @torch.no_grad()
-def test_images_of_64_and_of_odd_sizes_go_in_and_pooling_is_global(name):
+def test_images_of_64_pixels_and_of_odd_sizes_are_accepted(name):
     model = network(name).eval()
     for size in (64, 37):
         logits, features = model(images(size, batch=1))
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_a_weight_is_still_refused():
 
 
 @every_small_network
-def test_any_number_of_classes(name):
+def test_every_network_can_have_any_number_of_classes(name):
     entry = EXPECTED[name]
     model = build_model(entry["registry_name"], num_classes=3, family=entry["dataset"])
     assert model.eval()(images(32, batch=1)).logits.shape == (1, 3)
@@ -166,7 +166,7 @@ def test_double_stays_double_and_autocast_agrees_with_float32(name):
 
 @one_of_each_family
 @torch.no_grad()
-def test_compiles_as_one_graph(name):
+def test_every_network_compiles_as_one_graph(name):
     model = network(name).eval()
     torch.compiler.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

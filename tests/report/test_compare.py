@@ -6,7 +6,7 @@ from mdistiller.runs.records import find_runs
 from tests.report.support import make_run, make_runs
 
 
-def test_configurations_of_one_method_name_every_setting_that_differs(tmp_path):
+def test_configurations_of_one_method_are_labelled_with_every_setting_that_differs(tmp_path):
     make_runs(tmp_path, "KD", [70.0, 71.0])
     make_run(tmp_path, "KD", 0, 72.0, SOLVER__LR=0.1, KD__TEMPERATURE=8.0)
     make_run(tmp_path, "KD", 0, 73.0, metadata={"teacher_sha256": "b" * 64}, LOG__PREFIX="elsewhere")

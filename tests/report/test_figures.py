@@ -98,7 +98,7 @@ def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
     plt.close(drawn)
 
 
-def test_what_is_not_measured_and_a_missing_matplotlib_are_said_in_one_line(tmp_path, monkeypatch):
+def test_missing_measurements_and_a_missing_matplotlib_are_reported_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="tools/analyze.py --figure 5"):
         figures.draw("5", tmp_path, tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -111,5 +111,5 @@ def test_what_is_not_measured_and_a_missing_matplotlib_are_said_in_one_line(tmp_
     ([3, 3], "mean and standard deviation over 3 seeds"),
     ([3, 2], "mean and standard deviation over 2 to 3 seeds"),
 ])
-def test_titles_say_how_many_seeds_every_point_has(seeds, words):
+def test_titles_name_the_number_of_seeds(seeds, words):
     assert figures._seeds([{"seeds": number} for number in seeds]) == words

@@ -105,7 +105,7 @@ def test_html_holds_the_same_and_loads_nothing(blocks):
     assert "http" not in page and "src=" not in page and "<script" not in page
 
 
-def test_wide_tables_are_broken_for_terminals():
+def test_wide_tables_are_split_for_terminals():
     table = fill(load_tables()["2"], [])
     grids = overview(table, {cell.protocol_text: "" for cell in table.cells.values()}, 4)
     assert [len(grid.header) for grid in grids] == [5, 4]
@@ -127,7 +127,7 @@ def test_every_table_prints_without_runs(name):
     assert text.count(f"    sweep --table {name} --methods ") == len(table.cells)
 
 
-def test_the_command_prints_tables_and_says_in_one_line_what_is_wrong(runs):
+def test_the_command_prints_tables_and_reports_errors_in_one_line(runs):
     done = run_tool("tables", ["--table", "1", "--runs", runs, "--check"], REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "") and OVERVIEW in done.stdout and CHECK in done.stdout
     assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout

@@ -7,7 +7,7 @@ from mdistiller.report.pages import marks, parts_of, write_into
 from tests.report.support import REPOSITORY
 
 
-def test_only_what_is_between_the_marks_is_replaced(tmp_path):
+def test_only_text_between_the_marks_is_replaced(tmp_path):
     page, (begin, end) = tmp_path / "page.md", marks("numbers")
     page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
     write_into(page, "numbers", "new")
@@ -16,7 +16,7 @@ def test_only_what_is_between_the_marks_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["no marks", "{end}\n{begin}", "{begin}\n{begin}\n{end}", "{begin}"])
-def test_a_page_without_marks_stays_as_it_is(tmp_path, text):
+def test_a_page_without_marks_is_refused_and_not_changed(tmp_path, text):
     page, (begin, end) = tmp_path / "page.md", marks("numbers")
     page.write_text(text.format(begin=begin, end=end))
     with pytest.raises(UserError, match="page.md: expected one line <!-- numbers: begin -->"):
@@ -24,7 +24,7 @@ def test_a_page_without_marks_stays_as_it_is(tmp_path, text):
     assert page.read_text() == text.format(begin=begin, end=end)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "page.md").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="page.md: cannot be read as text"):
         write_into(tmp_path / "page.md", "numbers", "new")

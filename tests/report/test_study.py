@@ -32,7 +32,7 @@ def made(root, line, seed, last, **metadata):
     return folder
 
 
-def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
+def test_every_line_of_a_study_loads_and_has_its_own_run():
     lines = STUDY.lines.values()
     for line in lines:
         cfg = load_cfg(line.training.path, line.training.all_overrides)
@@ -42,7 +42,7 @@ def test_every_line_is_a_config_that_loads_and_a_run_of_its_own():
     assert len({json.dumps(sorted(line.training.settings.items()), default=str) for line in lines}) == len(lines)
 
 
-def test_a_line_states_more_than_its_section_and_that_more_than_the_protocol():
+def test_settings_of_lines_override_those_of_sections_and_of_the_protocol():
     def stated(name):
         settings = STUDY.lines[name].training.settings
         return [settings.get(key) for key in ("SOLVER.EPOCHS", "DISTILLER.STUDENT", "KD.LOSS.KD_WEIGHT")]
@@ -98,7 +98,7 @@ def test_runs_of_another_protocol_do_not_count(tmp_path):
     assert "| KD | 0 of 5 | missing |" in table(STUDY, find_runs(tmp_path))
 
 
-def test_records_say_nothing_of_the_machine_and_give_the_same_table(tmp_path):
+def test_kept_records_do_not_name_the_machine_and_give_the_same_table(tmp_path):
     made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", package="/a/place", commit="c0ffee")
     assert keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept") == 1
     (line,) = (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()
@@ -121,7 +121,7 @@ def test_further_comparisons_are_paired_by_the_seeds_of_both(tmp_path):
                          "| EA-DKD | DKD | missing |  |  |  |  |  |"]
 
 
-def test_comparisons_are_of_lines_that_there_are():
+def test_comparisons_name_existing_lines():
     assert {name for pairs in STUDY.comparisons.values() for pair in pairs for name in pair} <= STUDY.lines.keys()
 
 

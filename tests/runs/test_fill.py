@@ -87,7 +87,7 @@ def test_last_and_best_epoch_and_the_headline(tmp_path):
     assert (last.gain(last.cells["EA-KD", PAIR]).mean, best.gain(best.cells["EA-KD", PAIR]).mean) == (2.0, 1.5)
 
 
-def test_missing_cells_are_missing_and_nothing_follows_from_them(tmp_path):
+def test_missing_cells_are_shown_as_missing_and_give_no_gain(tmp_path):
     make_run(tmp_path, "EA-KD", 0, 75.0)
     table = filled(tmp_path)
     empty = table.cells["KD", PAIR]
@@ -104,7 +104,7 @@ def test_unfinished_runs_are_left_out_and_counted(tmp_path):
     assert table.cells["KD", PAIR].by_seed("last") == {0: 73.0} and table.unfinished == 3
 
 
-def test_a_seed_counts_once(tmp_path):
+def test_each_seed_is_counted_once(tmp_path):
     make_run(tmp_path, "KD", 0, 73.0, name="a")
     make_run(tmp_path, "KD", 0, 99.0, name="b")
     make_run(tmp_path, "KD", 1, 74.0, name="c")
@@ -163,7 +163,7 @@ def test_another_experiment_fills_no_cell_of_this_one(tmp_path, changed):
     assert cell(tmp_path, "KD").runs == ()
 
 
-def test_what_a_run_has_set_in_its_method_counts_though_the_table_does_not_state_it(tmp_path):
+def test_method_settings_that_the_table_does_not_state_are_compared(tmp_path):
     make_run(tmp_path, "DKD", 0, 90.0, DKD__LS_WEIGHT=2.0, metadata={"overridden": {"DKD.LS_WEIGHT": 2.0}})
     assert cell(tmp_path, "DKD").runs == ()
     make_run(tmp_path, "DKD", 0, 76.0, DKD__LS_WEIGHT=1.0)
@@ -195,7 +195,7 @@ def test_average_gains_are_over_the_pairs_that_have_one(tmp_path):
     assert averages["EA-KD"].printed == 1.48 and averages["EA-KD"].recomputed == pytest.approx(10.40 / 7)
 
 
-def test_overrides_of_all_runs_choose_runs_and_are_told(tmp_path):
+def test_overrides_of_all_runs_select_runs_and_are_shown(tmp_path):
     make_run(tmp_path, "EA-KD", 0, 75.0)
     make_run(tmp_path, "EA-KD", 1, 74.0, EA__COMPAT="release")
     release = cell(tmp_path, "EA-KD", extra=("EA.COMPAT=release",))

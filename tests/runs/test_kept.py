@@ -41,7 +41,7 @@ def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
         assert {name: (place / name).read_bytes() for name in before} == before
 
 
-def test_a_full_disk_leaves_what_was_kept(folder, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_kept_records_intact(folder, tmp_path, monkeypatch):
     first, second = find_runs(folder)
     keep_records([first], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -59,13 +59,13 @@ def test_a_full_disk_leaves_what_was_kept(folder, tmp_path, monkeypatch):
     "{", "[]", '{"name": 3}', '{"name": "a", "config": {}, "summary": []}', "[" * 100_000,
     '{"name": "a", "config": {}, "summary": {}, "run": {}}\n{"name": "a", "config": {}, "summary": {}, "run": {}}',
 ])
-def test_lines_that_are_no_runs_are_named(line, tmp_path):
+def test_invalid_lines_of_runs_are_named(line, tmp_path):
     (tmp_path / RUNS).write_text(line + "\n")
     with pytest.raises(UserError, match=f"{RUNS}, line [12]: expected (a run's name|at most 20 levels)"):
         find_runs(tmp_path)
 
 
-def test_rows_that_are_no_epochs_are_named(folder, tmp_path):
+def test_invalid_rows_of_epochs_are_named(folder, tmp_path):
     keep_records(find_runs(folder), tmp_path)
     for text in ("run,epoch\nx,much\n", "run,epohc\nx,1\n"):
         (tmp_path / METRICS).write_text(text)

@@ -54,7 +54,7 @@ def test_the_average_gains_of_table_2_follow_from_its_cells_but_for_ea_kd():
     assert table.average_gain["EA-KD"] == 1.48
 
 
-def test_a_table_is_found_whatever_its_case_and_an_unknown_one_is_named():
+def test_tables_are_found_regardless_of_case_and_unknown_ones_are_named():
     assert TABLES["a1"] is TABLES["A1"]
     with pytest.raises(ValueError, match="unknown table '10'; nearest: "):
         TABLES["10"]

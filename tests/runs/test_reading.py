@@ -29,13 +29,13 @@ def write_metrics(folder, *lines):
     ('{"name": "../a", "config": {}, "summary": {}, "run": {}}', "line 1: expected a run"),
     ('{"name": "a", "config": {}, "summary": {"last_top1": "x"}, "run": {}}', "a: last_top1: expected a number"),
 ])
-def test_a_damaged_line_is_named(line, says, tmp_path):
+def test_a_damaged_line_is_reported_with_its_number(line, says, tmp_path):
     (tmp_path / RUNS).write_text(f"{line}\n")
     with pytest.raises(UserError, match=says):
         find_runs(tmp_path)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "runs", "KD", 0, 70.0)
     keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept")
     page = tmp_path / "kept" / "page.md"
@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     ("summary.json", "last_top1", DEEP), ("run.json", "versions", DEEP), ("run.json", "device", "[]"),
     ("run.json", "teacher_sha256", "[]"), ("summary.json", "status", "[]"),
 ])
-def test_a_hostile_value_of_a_record_is_one_line(name, key, value, tmp_path):
+def test_an_invalid_value_in_a_record_is_reported_in_one_line(name, key, value, tmp_path):
     path = make_run(tmp_path, "KD", 0, 70.0) / name
     content = json.dumps({**json.loads(path.read_text()), key: "HERE"})
     path.write_text(content.replace('"HERE"', value))
@@ -82,7 +82,7 @@ def test_a_page_has_a_gap_where_an_epoch_holds_no_measurement(line, tmp_path):
     assert '"curves":{"test_top1":{"x":[1,' in report(tmp_path)
 
 
-def test_names_of_networks_and_folders_are_no_markup(tmp_path):
+def test_names_of_networks_and_folders_are_escaped_in_html(tmp_path):
     hostile = "<script>|x\n\\input{a}"
     folder = make_run(tmp_path, "KD", 0, 70.0, DISTILLER__STUDENT=hostile)
     lines = comparison(tmp_path).splitlines()
@@ -91,7 +91,7 @@ def test_names_of_networks_and_folders_are_no_markup(tmp_path):
     assert all(line.startswith("%") for line in text.splitlines() if line)
 
 
-def test_metrics_nested_without_end_are_named(tmp_path):
+def test_deeply_nested_metrics_are_refused(tmp_path):
     write_metrics(tmp_path, f'{{"epoch": {DEEP}}}')
     with pytest.raises(UserError, match="metrics.jsonl, line 1: expected at most 20 levels"):
         read_metrics(tmp_path / "metrics.jsonl")

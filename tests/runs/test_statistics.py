@@ -35,12 +35,12 @@ def test_five_seeds_cannot_be_below_a_sixteenth_and_six_can_be_below_a_twentieth
 
 
 @pytest.mark.parametrize("number", [0, 21])
-def test_the_sign_flip_test_refuses_what_it_cannot_enumerate(number):
+def test_the_sign_flip_test_refuses_too_many_pairs(number):
     with pytest.raises(ValueError, match=f"found {number}"):
         sign_flip_p([1.0] * number)
 
 
-def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+def test_holm_s_correction_by_hand():
     # 0.005 * 4 = 0.02; 0.01 * 3 = 0.03; 0.03 * 2 = 0.06; 0.04 * 1 is below that, and so 0.06 too; NaN is no test
     assert holm([0.01, 0.04, 0.03, math.nan, 0.005]) == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
@@ -65,7 +65,7 @@ def test_ten_seeds_find_a_difference_of_one_deviation_with_eighty_percent_power(
 
 
 @pytest.mark.parametrize("wrong", [(0.0, 1.0, 0.8), (1.0, -1.0, 0.8), (1.0, 1.0, 1.0), (0.001, 10.0, 0.8)])
-def test_numbers_of_seeds_that_there_are_not(wrong):
+def test_impossible_numbers_of_seeds_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a difference|more than"):
         seeds_needed(*wrong)
 
@@ -86,7 +86,7 @@ def test_the_chance_of_improvement_counts_pairs_of_runs():
 
 
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
-def test_the_critical_difference_is_that_of_demsars_table(methods, quantile):
+def test_the_critical_difference_equals_demsar_s_table(methods, quantile):
     ranks = rank_methods([{str(method): -method for method in range(methods)}] * 6)
     assert ranks.critical == pytest.approx(quantile * math.sqrt(methods * (methods + 1) / 36), abs=2e-3)
     assert ranks.means == {str(method): method + 1 for method in range(methods)}

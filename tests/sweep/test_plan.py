@@ -95,7 +95,7 @@ def test_the_state_of_a_run_in_its_own_folder(tmp_path, status, state):
     assert Progress(find_runs(tmp_path)).state(run) == state
 
 
-def test_a_failure_that_a_sweep_noted_is_known_and_told(tmp_path):
+def test_a_failure_recorded_by_a_sweep_is_reported(tmp_path):
     run = planned(tmp_path)
     run.record.parent.mkdir(parents=True)
     (run.record.parent / f"{run.record.name}.failed").write_text(json.dumps({"error": "loss ce is not finite"}))
@@ -127,7 +127,7 @@ def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [
     (40, "40 s"), (600, "10 min"), (7500, "2 h 5 min"), (3 * 86400 + 4 * 3600, "3 days 4 h"), (172799, "2 days 0 h"),
 ])
-def test_durations_are_told_in_two_units(seconds, text):
+def test_durations_are_shown_in_two_units(seconds, text):
     assert duration(seconds) == text
 
 
@@ -139,7 +139,7 @@ def test_a_smoke_run_keeps_the_method_and_replaces_data_networks_and_schedule(tm
     assert run.name == "cifar100_ea_mld_ls_res32x4_res8x4_s0"
 
 
-def test_every_pair_of_the_paper_has_stand_ins():
+def test_every_pair_of_the_paper_has_smoke_networks():
     pairs = {Training.of_cell(cell).pair for cell in choose_cells(covered_tables(["all"]))}
     assert pairs <= SMOKE["pairs"].keys()
     small = [pair for name, pair in SMOKE["pairs"].items() if name not in ("r101_r18", "r50_mv2")]

@@ -120,7 +120,7 @@ def sweep_of(tasks, jobs=2, is_done=lambda task: False):
     return told
 
 
-def test_a_failed_run_is_told_noted_and_kept_and_the_others_go_on(tmp_path):
+def test_a_failed_run_is_reported_recorded_and_kept_while_the_others_continue(tmp_path):
     bad = python(tmp_path, "bad", "import sys; print('loss ce is not finite'); sys.exit(3)")
     told = dict(sweep_of([bad, python(tmp_path, "good", "print(1)")]))
     assert told["good"] == sweep.Outcome(sweep.DONE)
@@ -131,7 +131,7 @@ def test_a_failed_run_is_told_noted_and_kept_and_the_others_go_on(tmp_path):
     assert not (tmp_path / "bad.failed").exists()
 
 
-def test_what_is_refused_twice_for_one_reason_is_not_tried_a_hundred_times(tmp_path):
+def test_a_sweep_stops_when_runs_are_refused_for_the_same_reason(tmp_path):
     tasks = [python(tmp_path, f"{n}", "import sys; print('error: no data'); sys.exit(2)") for n in range(20)]
     told = sweep_of(tasks, jobs=1)
     assert [(name, result.kind) for name, result in told] == [("0", sweep.REFUSED), ("1", sweep.REFUSED)]
@@ -142,11 +142,11 @@ def test_what_is_refused_twice_for_one_reason_is_not_tried_a_hundred_times(tmp_p
     (0, sweep.DONE), (1, sweep.FAILED), (2, sweep.REFUSED), (3, sweep.FAILED), (-9, sweep.FAILED), (-11, sweep.FAILED),
     (130, sweep.STOPPED), (143, sweep.STOPPED), (-15, sweep.STOPPED), (-2, sweep.STOPPED),
 ])
-def test_what_exit_codes_mean(tmp_path, code, kind):
+def test_exit_codes_give_the_status_of_a_run(tmp_path, code, kind):
     assert sweep.outcome(python(tmp_path, "x", ""), code).kind == kind
 
 
-def test_a_lock_is_held_once_and_as_long_as_a_process_has_it(tmp_path):
+def test_a_lock_has_one_holder_until_its_process_ends(tmp_path):
     lock = sweep.Lock.take(tmp_path / "run")
     assert sweep.Lock.take(tmp_path / "run") is None
     process = sweep.start(python(tmp_path, "run", "import sys, time; time.sleep(1)"), lock)
@@ -224,7 +224,7 @@ def test_without_submitit_the_error_says_what_to_install(monkeypatch):
         cluster.submitit()
 
 
-def test_a_machine_without_slurm_and_an_unknown_option_are_told(tmp_path, monkeypatch):
+def test_a_missing_slurm_and_an_unknown_option_are_reported(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="--launcher slurm: "):

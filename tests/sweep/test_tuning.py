@@ -121,7 +121,7 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
 
 
-def test_the_report_says_what_the_test_images_say_in_numbers():
+def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     trials = [TrialRow(0, {"KD.T": 4.0}, 50.0, "complete"), TrialRow(1, {"KD.T": 2.0}, 60.0, "complete"),
               TrialRow(2, {"KD.T": 9.0}, 70.0, "pruned"), TrialRow(3, {"KD.T": 1.0}, None, "fail")]
     final = {"best": {0: 21.0, 1: 24.0, 2: 27.0}, "own": {0: 20.0, 1: 22.0, 2: 24.0}}
@@ -139,7 +139,7 @@ def test_the_report_says_what_the_test_images_say_in_numbers():
     (["--study", "small", "--name", "x"], "--name: of --cfg"),
     (["--study", "small", "--methods", "KD"], "KD: no line of small that is tuned"),
 ])
-def test_wrong_words_end_in_one_line(words, message, monkeypatch):
+def test_wrong_arguments_are_refused_in_one_line(words, message, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tune.py", *words])
     with pytest.raises(UserError, match=message):
         tune.main()

@@ -73,7 +73,7 @@ def token_batch(*lengths):
 
 
 @pytest.mark.parametrize("name", LOGIT_METHODS)
-def test_every_logit_method_trains_on_tokens_as_it_is(name):
+def test_every_logit_method_trains_on_tokens_unchanged(name):
     distiller = token_distiller(name)
     logits, losses = distiller(**token_batch(3, 1, 4))
     sum(losses.values()).backward()
@@ -81,7 +81,7 @@ def test_every_logit_method_trains_on_tokens_as_it_is(name):
     assert distiller.student.weight.grad.abs().sum() > 0 and distiller.progress["accuracy"].shape == (8,)
 
 
-def test_a_batch_without_a_sample_costs_nothing_and_has_a_gradient():
+def test_a_batch_without_samples_has_zero_loss_and_a_gradient():
     distiller = token_distiller("EA-KD")
     _, losses = distiller(**token_batch(0, 0))
     sum(losses.values()).backward()
@@ -89,7 +89,7 @@ def test_a_batch_without_a_sample_costs_nothing_and_has_a_gradient():
     assert torch.equal(distiller.student.weight.grad, torch.zeros(6, 4))
 
 
-def test_shares_make_the_gradients_of_parts_those_of_the_whole():
+def test_gradients_of_parts_times_their_shares_add_up_to_that_of_the_batch():
     whole = token_distiller("EA-KD")
     batch = token_batch(4, 1, 2)
     sum(whole(**batch)[1].values()).backward()
@@ -111,14 +111,14 @@ def test_samples_of_a_group_get_the_weight_of_their_mean_entropies():
     torch.testing.assert_close(ea_weight(student, teacher, 2.0, group=GROUP)[0], expected)
 
 
-def test_means_of_groups_by_hand():
+def test_group_means_by_hand():
     values = torch.tensor([1.0, 10.0, 2.0, 6.0, 20.0])
     assert group_mean(values, GROUP).tolist() == [3.0, 15.0, 3.0, 3.0, 15.0]
     assert group_mean(values[:0], GROUP[:0]).shape == (0,)
     assert mean_by_group(values, torch.tensor([0, 2, 0, 0, 2]), 3, empty=1.0).tolist() == [3.0, 1.0, 15.0]
 
 
-def test_the_level_of_weights_is_a_key():
+def test_ea_level_chooses_weights_per_sample_or_per_group():
     by_token, by_sequence = token_distiller("EA-KD"), token_distiller("EA-KD", "EA.LEVEL", "group")
     for distiller in (by_token, by_sequence):
         distiller(**token_batch(3, 2))
@@ -144,7 +144,7 @@ def test_a_loss_for_each_image_gets_the_mean_weight_of_its_samples():
         del DISTILLERS["TOY-PER-IMAGE"], DISTILLERS["EA-TOY-PER-IMAGE"]
 
 
-def test_a_task_is_that_of_the_key_or_of_the_data():
+def test_the_task_is_set_by_its_key_or_by_the_data():
     cfg = load_cfg(None, [])
     assert type(build_task(cfg, None)) is TASKS["classification"]
     cfg.TASK.TYPE = "clasification"

@@ -35,7 +35,7 @@ def assert_holds(store, entries):
 
 
 @pytest.mark.parametrize("dtype, size", [("float16", 2 * CLASSES + 4), ("float32", 4 * CLASSES + 4)])
-def test_what_is_written_is_read_by_this_and_by_every_other_process(tmp_path, dtype, size):
+def test_written_rows_are_read_by_all_processes(tmp_path, dtype, size):
     one, other = open_store(tmp_path, dtype), open_store(tmp_path, dtype)
     entries = np.array([5, 0, ENTRIES - 1])
     values, found = other.read(entries)
@@ -61,7 +61,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("writes, part", [(0, 0.0), (0, 0.5), (0, 1.0), (1, 0.1), (1, 0.5)])
-def test_killed_while_appending_the_store_holds_whole_rows_only(tmp_path, monkeypatch, writes, part):
+def test_a_store_killed_while_appending_contains_only_whole_rows(tmp_path, monkeypatch, writes, part):
     """After `writes` whole writes (values, then numbers), the next one gets as far as `part` of its bytes."""
     store, original, calls = open_store(tmp_path), logit_store._write_all, []
     store.write(np.arange(10), rows_of(np.arange(10)))
@@ -144,7 +144,7 @@ def test_any_flipped_bit_is_noticed(tmp_path):
         assert open_store(tmp_path).damaged() == 1, bit
 
 
-def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_once_and_does_not_stop_the_run(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     store.write(np.array([1]), rows_of([1]))
 
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
         open_store(tmp_path / "file" / "store")
 
 
-def test_a_store_that_was_being_made_is_made_anew(tmp_path):
+def test_an_unfinished_store_is_made_again(tmp_path):
     open_store(tmp_path)
     (tmp_path / "metadata.json").unlink()
     (tmp_path / "logits.bin").write_bytes(b"half")
@@ -193,7 +193,7 @@ def test_a_store_whose_metadata_has_its_former_name_is_read(tmp_path):
     {"num_entries": 10**12}, {"num_classes": 10**12}, {"num_records": True}, {"dtype": ["float16"]}, {"chunk": 0},
     {"chunk": -1}, {"chunk": "x"}, {"chunk": None}, {"chunk": 10**12},
 ])
-def test_metadata_that_no_store_can_have_are_one_line(tmp_path, change):
+def test_impossible_metadata_is_reported_in_one_line(tmp_path, change):
     open_store(tmp_path, chunk=4)
     metadata = logit_store.read_metadata(tmp_path)
     (tmp_path / "metadata.json").write_text(json.dumps(metadata | change))
@@ -201,12 +201,12 @@ def test_metadata_that_no_store_can_have_are_one_line(tmp_path, change):
         open_store(tmp_path, chunk=4)
 
 
-def test_metadata_of_a_hundred_thousand_levels_are_no_metadata(tmp_path):
+def test_metadata_nested_a_hundred_thousand_levels_deep_is_refused(tmp_path):
     (tmp_path / "metadata.json").write_text("[" * 100_000)
     assert logit_store.read_metadata(tmp_path) is None
 
 
-def test_a_file_that_is_cut_short_under_a_run_costs_the_rows_alone(tmp_path):
+def test_a_file_truncated_during_a_run_costs_only_rows(tmp_path):
     store, entries = open_store(tmp_path), np.arange(100)
     store.write(entries, rows_of(entries))
     os.truncate(tmp_path / "logits.bin", 50 * store.bytes)
@@ -216,7 +216,7 @@ def test_a_file_that_is_cut_short_under_a_run_costs_the_rows_alone(tmp_path):
     assert_holds(store, entries)
 
 
-def test_a_lock_that_another_process_keeps_is_waited_for_with_a_word_and_a_limit(tmp_path, monkeypatch, caplog):
+def test_waiting_for_a_lock_is_reported_and_limited(tmp_path, monkeypatch, caplog):
     store, holder = open_store(tmp_path), open_store(tmp_path)
     monkeypatch.setattr(logit_store, "PATIENCE", 0.2)
     monkeypatch.setattr(logit_store, "SAY_AFTER", 0.05)
@@ -228,7 +228,7 @@ def test_a_lock_that_another_process_keeps_is_waited_for_with_a_word_and_a_limit
     assert open_store(tmp_path).count == 0
 
 
-def test_the_working_folder_is_deleted_by_its_dot(tmp_path, monkeypatch):
+def test_a_cache_in_the_working_folder_can_be_deleted_as_dot(tmp_path, monkeypatch):
     open_store(tmp_path / "store")
     monkeypatch.chdir(tmp_path / "store")
     admin.delete(".")

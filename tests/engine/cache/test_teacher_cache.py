@@ -48,7 +48,7 @@ def some(number, seed=0):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_row_is_the_same_to_the_bit_computed_or_found_alone_or_among_others(tmp_path, dtype):
+def test_a_row_is_bit_identical_whether_computed_or_stored_alone_or_in_a_batch(tmp_path, dtype):
     index, view = some(200)
     index, view = np.unique(np.stack([index, view]), axis=1)
     cache = cache_of(tmp_path / "a", "TEACHER_CACHE.DTYPE", dtype)
@@ -111,7 +111,7 @@ def metadata_with(folder, *opts, sha256="ab", **changes):
         ("SOLVER.AMP", "bf16"),
     ],
 )
-def test_another_teacher_data_normalisation_or_way_to_compute_is_another_cache(tmp_path, change):
+def test_another_teacher_data_normalisation_or_computation_has_another_cache(tmp_path, change):
     opts, changes = ((), change) if isinstance(change, dict) else (change, {})
     changed = metadata_with(tmp_path, *opts, **changes)
     assert folder_of(tmp_path, changed) != folder_of(tmp_path, metadata_with(tmp_path))
@@ -230,7 +230,7 @@ def test_losses_and_accuracy_are_those_of_a_live_teacher(tmp_path, dtype, tolera
         ("KD", ("DATASET.AUGMENTATION", "rotate_flip"), "the augmentation of digits has no fixed set of views"),
     ],
 )
-def test_what_cannot_be_stored_runs_live_and_says_so_once(tmp_path, capsys, method, opts, reason):
+def test_outputs_that_cannot_be_stored_are_computed_live_with_one_message(tmp_path, capsys, method, opts, reason):
     run(tmp_path / "out", method, "TEACHER_CACHE.ENABLED", True, "TEACHER_CACHE.DIR", str(tmp_path / "cache"),
         "SOLVER.EPOCHS", 1, "DATASET.TRAIN_FRACTION", 0.1, *opts)
     said = capsys.readouterr().out

@@ -23,7 +23,7 @@ CONTENT = bytes(range(256)) * 40
 # --- downloads ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_arrives_whole(server, tmp_path):
+def test_a_file_is_downloaded(server, tmp_path):
     server.files["a.tar"] = CONTENT
     download([server.url("a.tar")], tmp_path / "a.tar", hashlib.sha256(CONTENT).hexdigest(), allow_http=True)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT and [path.name for path in tmp_path.iterdir()] == ["a.tar"]
@@ -37,7 +37,7 @@ def test_a_connection_that_breaks_off_is_continued_where_it_stopped(server, tmp_
 
 
 @pytest.mark.parametrize("ranges, requests", [(True, ["bytes=4000-"]), (False, ["bytes=4000-"])])
-def test_what_an_earlier_call_left_is_continued_or_fetched_anew(server, tmp_path, ranges, requests):
+def test_a_partial_download_is_continued_or_fetched_again(server, tmp_path, ranges, requests):
     server.files["a.tar"], server.ranges = CONTENT, ranges
     (tmp_path / "a.tar.part").write_bytes(CONTENT[:4000])
     download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
@@ -45,14 +45,14 @@ def test_what_an_earlier_call_left_is_continued_or_fetched_anew(server, tmp_path
 
 
 @pytest.mark.parametrize("left", [CONTENT, CONTENT + b"of another file"])
-def test_a_finished_part_is_taken_and_a_longer_one_is_not(server, tmp_path, left):
+def test_a_complete_partial_file_is_used_and_a_longer_one_is_not(server, tmp_path, left):
     server.files["a.tar"] = CONTENT
     (tmp_path / "a.tar.part").write_bytes(left)
     download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT and len(server.requests) == (1 if left == CONTENT else 2)
 
 
-def test_a_server_that_gives_nothing_is_left_and_what_came_is_kept(server, tmp_path):
+def test_a_server_without_answer_is_given_up_and_the_partial_file_is_kept(server, tmp_path):
     server.files["a.tar"], server.cut = CONTENT, 0
     (tmp_path / "a.tar.part").write_bytes(CONTENT[:100])
     with pytest.raises(UserError, match="a.tar cannot be downloaded .*after 100 of 10240 bytes.*--from"):
@@ -109,12 +109,12 @@ def test_answers_that_cannot_be_read_end_in_one_line(server, tmp_path, answer):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/\xe9", f"http://{'a' * 70}/a.tar", "http://[/"])
-def test_addresses_that_cannot_be_asked_end_in_one_line(server, tmp_path, url):
+def test_invalid_addresses_end_in_one_line(server, tmp_path, url):
     with pytest.raises(UserError, match="a.tar cannot be downloaded"):
         download([url], tmp_path / "a.tar", allow_http=True)
 
 
-def test_a_server_that_brings_nothing_forward_is_left(server, tmp_path):
+def test_a_server_without_progress_is_given_up(server, tmp_path):
     server.files["a.tar"], server.cut = CONTENT, 1  # a byte a connection
     with pytest.raises(UserError, match="after 4 of 10240 bytes"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
@@ -126,7 +126,7 @@ def test_a_server_that_brings_nothing_forward_is_left(server, tmp_path):
     assert len(server.requests) == downloads.ATTEMPTS
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_interrupted(monkeypatch):
+def test_a_very_slow_server_is_interrupted(monkeypatch):
     monkeypatch.setattr(downloads.time, "monotonic", iter(range(0, 1000, 30)).__next__)  # half a minute a byte
     answer = type("Answer", (), {"read1": lambda self, size: b"x"})()
     with pytest.raises(OSError, match="too slowly: 3 bytes in 60 seconds"):
@@ -134,7 +134,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_interrupted(monkeypatch):
             pass
 
 
-def test_headers_that_come_a_byte_now_and_then_are_cut_off(tmp_path, monkeypatch):
+def test_very_slow_headers_are_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "PERIOD", 0.05)
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -153,7 +153,7 @@ def test_headers_that_come_a_byte_now_and_then_are_cut_off(tmp_path, monkeypatch
     assert not (tmp_path / "a.tar").exists()
 
 
-def test_of_an_endless_answer_nothing_is_kept(server, tmp_path, monkeypatch):
+def test_nothing_of_an_endless_answer_is_kept(server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "MAX_BYTES", 1000)
     server.raw["a.tar"] = b"HTTP/1.0 200 OK\r\n\r\n" + bytes(5000)
     with pytest.raises(UserError, match="more than the allowed 1000 bytes"):
@@ -182,7 +182,7 @@ def special(name, kind, target=""):
         (special("disk", tarfile.BLKTYPE), "neither a file nor a folder"),
     ],
 )
-def test_an_archive_that_tries_more_than_files_and_folders_is_refused(tmp_path, member, reason):
+def test_an_archive_with_more_than_files_and_folders_is_refused(tmp_path, member, reason):
     source, folder = archive(tmp_path / "bad.tar", [("first", b"1"), member]), tmp_path / "inside"
     folder.mkdir()
     with pytest.raises(UserError, match=reason):
@@ -190,7 +190,7 @@ def test_an_archive_that_tries_more_than_files_and_folders_is_refused(tmp_path, 
     assert {path.name for path in folder.iterdir()} <= {"first"} and not (tmp_path / "outside").exists()
 
 
-def test_a_bomb_is_refused_before_it_is_written(tmp_path):
+def test_an_archive_that_expands_too_much_is_refused_before_it_is_written(tmp_path):
     source = archive(tmp_path / "bomb.tar.gz", [("zeros", bytes(10**7))], "w:gz")
     folder = tmp_path / "inside"
     folder.mkdir()
@@ -217,7 +217,7 @@ def test_times_in_an_archive_have_no_effect(tmp_path):
     {"path": "a\0b"}, {"GNU.sparse.map": "a,b"}, {"GNU.sparse.size": "abc"}, {"path": "d/" * 1500 + "x"},
     {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
 ])
-def test_headers_that_make_no_sense_end_in_one_line(tmp_path, headers):
+def test_invalid_headers_end_in_one_line(tmp_path, headers):
     (tmp_path / "inside").mkdir()
     with pytest.raises(UserError):
         extract(with_header(tmp_path / "a.tar", headers), tmp_path / "inside")
@@ -244,7 +244,7 @@ def test_an_xz_that_asks_for_a_gigabyte_of_memory_is_refused(tmp_path):
         extract(tmp_path / "a.tar", tmp_path)
 
 
-def test_a_full_disk_is_not_the_archive_s_fault(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_damaged_archive(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
@@ -254,7 +254,7 @@ def test_a_full_disk_is_not_the_archive_s_fault(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_what_is_no_archive_or_not_whole_is_said_to_be_so(tmp_path, content):
+def test_a_file_that_is_not_an_archive_or_truncated_is_reported(tmp_path, content):
     source = tmp_path / "a.tar"
     if content is None:
         content = archive(source, [("file", bytes(20000))]).read_bytes()[:5000]

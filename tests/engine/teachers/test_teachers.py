@@ -53,7 +53,7 @@ def fetched(index, folder, **options):
     return teachers.fetch(teachers.read_index(index)["digits"], folder, **options)
 
 
-def test_teachers_of_a_local_archive_land_where_runs_look_for_them(tiny, resnet8):
+def test_teachers_of_a_local_archive_are_installed_where_runs_look_for_them(tiny, resnet8):
     index, source, folder = tiny
     (path,) = fetched(index, folder, archive=source)
     assert path == folder / "tiny/resnet8_vanilla/ckpt.pth" and source.is_file()
@@ -62,7 +62,7 @@ def test_teachers_of_a_local_archive_land_where_runs_look_for_them(tiny, resnet8
     assert all(torch.equal(value, state[key]) for key, value in resnet8.state_dict().items())
 
 
-def test_an_archive_packed_without_its_outer_folder_will_do(tiny, tmp_path, resnet8):
+def test_an_archive_without_its_outer_folder_is_accepted(tiny, tmp_path, resnet8):
     index, _, folder = tiny
     source = archive(tmp_path / "flat.tar", [("resnet8_vanilla/ckpt.pth", packed(resnet8))])
     assert fetched(index, folder, archive=source)[0].is_file()
@@ -111,7 +111,7 @@ def test_a_file_that_is_not_the_teacher_is_refused(tiny, tmp_path, resnet8, kind
     assert not any(folder.iterdir())
 
 
-def test_options_of_the_training_script_are_read_safely(tiny, tmp_path, resnet8):
+def test_pickled_options_of_the_training_script_are_read_safely(tiny, tmp_path, resnet8):
     import argparse
 
     index, _, folder = tiny
@@ -159,7 +159,7 @@ def test_our_index_names_networks_there_are_and_files_that_runs_find(monkeypatch
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": {}}', '{"a": 1}'])
-def test_another_file_is_no_index(tmp_path, content):
+def test_a_file_that_is_not_an_index_is_refused(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UserError, match="not an index of teachers"):
         teachers.read_index(tmp_path / "index.json")
@@ -172,7 +172,7 @@ def test_another_file_is_no_index(tmp_path, content):
     ({"family": [1]}, "family"), ({"family": "cats"}, "family"), ({"name": "evil.py:Net"}, "nearest"),
     ({"name": "timm:resnet18"}, "nearest"), ({"top1": float("nan")}, "top1"),
 ])
-def test_an_index_is_data_its_metadata_are_checked_and_it_imports_nothing(tmp_path, monkeypatch, change, says):
+def test_reading_an_index_checks_its_metadata_and_imports_nothing(tmp_path, monkeypatch, change, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("open('harmed', 'w')")
     fields = {"family": "cifar", "num_classes": 10, "urls": [], "megabytes": 1, "name": "resnet8", "top1": 1.0} | change
@@ -187,7 +187,7 @@ def test_an_index_is_data_its_metadata_are_checked_and_it_imports_nothing(tmp_pa
     assert not (tmp_path / "harmed").exists()
 
 
-def test_an_index_of_a_hundred_thousand_levels_is_no_index(tmp_path):
+def test_an_index_nested_a_hundred_thousand_levels_deep_is_refused(tmp_path):
     (tmp_path / "index.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not an index of teachers"):
         teachers.read_index(tmp_path / "index.json")
