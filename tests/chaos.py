@@ -1,4 +1,4 @@
-"""Kill runs at random moments, resume them, and compare what they leave, bit by bit, with a run that was left alone.
+"""Kill runs at random moments, resume them, and compare their files bit by bit with those of an uninterrupted run.
 
 python tests/chaos.py --minutes 20 --jobs 2
 
@@ -59,7 +59,7 @@ def differences(path: Path, reference: Path) -> list[str]:
     for name in sorted(one & other):
         try:
             found += [f"{name}: {place}" for place in _unequal(_content(path / name), _content(reference / name))]
-        except Exception as error:  # not whole: any error
+        except Exception as error:  # not complete: any error
             found.append(f"{name}: {type(error).__name__}: {error}")
     return found
 
@@ -117,7 +117,7 @@ class Chaos:
         self.found: list[str] = []
 
     def reference(self, method: str) -> Iterator[None]:
-        """The run that is left alone, the points it passed, and the seconds it took."""
+        """The uninterrupted run, the points it passed, and the seconds it took."""
         if "{images}" in METHODS[method][1] and not (self.folder / "images").exists():
             make_images(self.folder / "images")
         run, started = Run(method, self.folder / f"{_slug(method)}_reference"), time.monotonic()
@@ -181,7 +181,7 @@ class Chaos:
         before = {path: path.read_bytes() for path in run.path.glob("*.pth")}
         code, _ = yield from run.session(LEFT_ALONE)
         if code == 0 and flipped:
-            return []  # the byte may be one that nobody reads: the comparison tells
+            return []  # the byte may be unused; the comparison shows it
         said, wrong = (run.folder / "stderr").read_text(), []
         if code != 2 or said.count("\n") != 1 or not said.startswith("error: "):
             wrong.append(f"damaged {' and '.join(path.name for path in spoilt)}: exit {code}, {said!r}")

@@ -66,7 +66,7 @@ EVAL_BATCHES = 2  # of the test set, teacher and student alike: evaluations woul
 HANGS_SECONDS, POLL_SECONDS = 120.0, 0.002
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 TIMES = {"seconds", "images_per_second", "wall_seconds"}
-NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth", "damaged.pth"}  # what a stop may shift
+NOT_COMPARED = {"config.yaml", "run.json", "train.log", "previous.pth", "damaged.pth"}  # may differ after a stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Run:
                 yield
             self.pid = None
         finally:
-            if self.pid:  # the harness is being left
+            if self.pid:  # the caller stops
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(ended[1]), watch

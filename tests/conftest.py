@@ -1,4 +1,4 @@
-"""One thread for each test process: the numbers do not depend on the machine, and processes do not fight for cores."""
+"""One thread per test process, so that numbers do not depend on the machine and processes do not compete for cores."""
 
 import os
 

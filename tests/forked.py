@@ -1,4 +1,4 @@
-"""Commands and ranks in processes forked from that of pytest, which has loaded what they need: sooner by seconds."""
+"""Commands and ranks in processes forked from pytest, which saves seconds of imports."""
 
 import contextlib
 import importlib
@@ -16,7 +16,7 @@ SECONDS = 300  # after which a process counts as hanging
 
 
 def start(action: Callable[[], int | None], out: Path, err: Path) -> int:
-    """Call `action` in a process forked from this one, its output in files; returns its id."""
+    """Call `action` in a forked process with its output in files; returns the process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -43,8 +43,8 @@ def start(action: Callable[[], int | None], out: Path, err: Path) -> int:
 
 
 def end(pid: int) -> int:
-    """Wait for a process; its exit code, negative for a signal. An exception of its action is a traceback and 1, as of
-    the interpreter."""
+    """Wait for a process and return its exit code, negative for a signal. If its action raised an exception, the
+    code is 1 and stderr contains the traceback."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -62,7 +62,7 @@ def run_tool(tool: str, words, cwd: Path, before: Callable[[], object] = lambda:
 
 
 def run_ranks(action: Callable[[], int | None], number: int) -> list[subprocess.CompletedProcess]:
-    """`action` in as many processes, each with the environment that torchrun gives a rank."""
+    """Run `action` in `number` processes, each with the environment that torchrun sets for a rank."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -79,7 +79,7 @@ def run_ranks(action: Callable[[], int | None], number: int) -> list[subprocess.
 
 
 def run_together(actions) -> list[subprocess.CompletedProcess]:
-    """Each in a process of its own, at the same time."""
+    """Run all actions at the same time, each in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         files = [(Path(folder, f"{number}.out"), Path(folder, f"{number}.err")) for number in range(len(actions))]
         running = [start(action, *names) for action, names in zip(actions, files, strict=True)]

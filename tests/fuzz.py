@@ -310,7 +310,7 @@ def _hang(signal_number, frame):
 
 
 class Fuzz:
-    """Tries of both kinds; `found` holds the first try of each different fault, `tally` how often each came."""
+    """Cases of both kinds; `found` holds the first try of each different fault, `tally` how often each came."""
 
     def __init__(self, folder: Path, seed: int = 0):
         self.seed, self.folder, self.found, self.tally, self.tries = seed, folder, {}, Counter(), Counter()

@@ -1,6 +1,6 @@
-"""Real files, damaged at random: whoever reads them gives a UserError or, where nothing is noticed, a result.
+"""Randomly damaged files: reading them gives a UserError or, if the damage is not noticed, a result.
 
-Never another exception. Random settings are in config/test_loading.py.
+No other exception may occur. Random settings are tested in config/test_loading.py.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def fuzz(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=ALLOWED)
 
 
-PLACE = st.one_of(st.floats(0, 1), st.floats(0, 0.02), st.floats(0.98, 1))  # near both ends, where formats say most
+PLACE = st.one_of(st.floats(0, 1), st.floats(0, 0.02), st.floats(0.98, 1))  # often near both ends: headers
 DAMAGE = st.one_of(
     st.tuples(st.just("cut"), PLACE, st.just(b"")),
     st.tuples(st.just("flip"), PLACE, st.binary(min_size=1, max_size=1)),
@@ -75,7 +75,7 @@ def saved(tmp_path_factory):
 @fuzz(60)
 @given(damage=DAMAGE)
 def test_the_checkpoint_of_a_student(damage, saved, tmp_path):
-    """What loads in spite of the damage has the weights that were saved."""
+    """A file that still loads has the weights that were saved."""
     whole = saved / "runs/distill/ea/student_best.pth"
     (tmp_path / "a.pth").write_bytes(damaged(whole.read_bytes(), damage))
     network = build_model("resnet8", 10)
@@ -89,7 +89,7 @@ def test_the_checkpoint_of_a_student(damage, saved, tmp_path):
 
 
 class Begun(Exception):
-    """Holds a trainer that is ready to fit."""
+    """Contains a trainer that is ready for `fit`."""
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_an_index_of_teachers(damage, tmp_path):
 
 
 def test_a_run_needs_no_right_to_write_to_its_data(tmp_path):
-    """Nothing is made, changed or removed below DATASET.ROOT."""
+    """No file below DATASET.ROOT is created, changed or removed."""
     root = write_folders(tmp_path / "images", per_class=(3, 2))
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     for path in (root, *root.rglob("*")):

@@ -1,4 +1,4 @@
-"""The pages of docs/ against the code: the method page executed, the table written anew, the evidence looked up."""
+"""The pages of docs/ agree with the code: examples run, tables are up to date, named tests exist."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.LR_DECAY_STAGES", "[]", "DATASET.TRAIN_FR
 def test_a_method_is_added_as_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    teacher = tmp_path / "checkpoints" / "digits" / "resnet20.pth"  # found before the one that ships
+    teacher = tmp_path / "checkpoints" / "digits" / "resnet20.pth"  # found before the shipped one
     teacher.parent.mkdir(parents=True)
     torch.save({"model": build_model("resnet20", 10).state_dict()}, teacher)
     before = set(DISTILLERS)
@@ -57,7 +57,7 @@ def test_the_table_of_methods_is_what_its_command_writes():
 
 
 def test_the_evidence_of_the_fidelity_page_exists():
-    """Tests are named as `<file below tests/>::<function>`, nothing else."""
+    """Tests are named only as `<file below tests/>::<function>`."""
     text = (DOCS / "fidelity.md").read_text()
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
     assert len(named) > 60

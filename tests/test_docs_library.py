@@ -1,4 +1,4 @@
-"""docs/library.md and the script of the README, executed: a test for each part of the page."""
+"""The examples of docs/library.md and the script of the README run; each part of the page is a test."""
 
 import importlib
 import logging
@@ -21,7 +21,7 @@ LIBRARIES = ("pytorch_lightning", "transformers", "accelerate")
 
 @pytest.fixture
 def quiet(tmp_path, monkeypatch):
-    """An empty folder to run in, one process as torchrun describes it, and a compiler that is quickly done."""
+    """An empty working folder, the environment of one torchrun process, and a fast compiler backend."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -42,7 +42,7 @@ def test_each_part_of_the_page_runs_as_it_stands(title, quiet, monkeypatch):
     for library in LIBRARIES:
         if f"import {library}" in code or f"from {library}" in code:
             pytest.importorskip(library)
-            for name in TORCHRUN:  # these libraries would join a group of processes
+            for name in TORCHRUN:  # with these, the libraries would join a process group
                 monkeypatch.delenv(name, raising=False)
     namespace = {}
     exec(compile(CODE.findall(HEAD)[0], "docs/library.md", "exec"), namespace)

@@ -1,4 +1,4 @@
-"""docs/own_data_and_models.md, executed: its files are written, its commands and its Python run, in its order."""
+"""docs/own_data_and_models.md runs as written: its files, commands and Python code, in order."""
 
 import re
 import runpy
@@ -18,7 +18,7 @@ SHORT = ["SOLVER.EPOCHS", "2", "SOLVER.LR_DECAY_STAGES", "[1]", "SOLVER.BATCH_SI
 
 
 def draw(folder, generator):
-    """Six images a class for training and two to test on: noise around a colour of the class, of several sizes."""
+    """Six training and two test images per class, of several sizes: noise around the class's colour."""
     for name, colour in (("cat", (200, 80, 40)), ("dog", (40, 80, 200))):
         for split, count in (("train", 6), ("val", 2)):
             place = folder / split / name

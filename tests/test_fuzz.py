@@ -1,4 +1,4 @@
-"""A few tries of tests/fuzz.py, and that it notices what it looks for."""
+"""A few cases of tests/fuzz.py, and a test that it finds faults."""
 
 import logging
 

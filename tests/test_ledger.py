@@ -1,4 +1,4 @@
-"""The ledger's stored run, and how it tells differences. The ledger itself is a command: python tests/ledger.py."""
+"""The stored run of the ledger, and how differences are reported. The ledger is a command: python tests/ledger.py."""
 
 import json
 

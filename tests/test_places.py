@@ -1,4 +1,4 @@
-"""What comes along with the package: configs and teachers, found from any folder."""
+"""Shipped configs and teachers are found from any folder."""
 
 import ast
 import subprocess
@@ -30,7 +30,7 @@ def test_a_file_of_the_working_folder_comes_first(tmp_path, monkeypatch):
 def test_configs_are_listed_and_copied_with_their_base_files(tmp_path):
     done = run_tool("configs", ["digits/", "ea_kd/"], tmp_path)
     assert done.stdout.split() == [str(CONFIG)], done.stderr
-    for _ in range(2):  # the second time they are there already, as they should be
+    for _ in range(2):  # the second time the files already exist and are equal
         done = run_tool("configs", ["digits/ea_kd/", "--copy", "mine"], tmp_path)
         assert done.returncode == 0 and "6 files in mine" in done.stdout, done.stdout + done.stderr
     assert load_cfg(tmp_path / "mine" / CONFIG) == load_cfg(CONFIG)

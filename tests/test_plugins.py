@@ -1,4 +1,4 @@
-"""EXPERIMENT.PLUGINS: methods and networks of one's own, without a line in the package."""
+"""EXPERIMENT.PLUGINS: users' methods and networks without changes to the package."""
 
 import sys
 
@@ -18,7 +18,7 @@ register_model("plugged_net")(MODELS["cifar"]["resnet8"])
 
 @register("PLUGGED")
 class Plugged(Distiller):
-    """Only for this test."""
+    """A method for this test."""
 
     defaults = {"WEIGHT": 1.0}
 
@@ -29,7 +29,7 @@ class Plugged(Distiller):
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """A file in the working folder; what it registers is forgotten again."""
+    """A plugin file in the working folder; its registrations are removed afterwards."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plugged.py").write_text(METHOD)
     yield "plugged.py"
@@ -50,7 +50,7 @@ def test_a_plugins_method_and_network_are_known_before_the_tree_is_merged(plugin
     assert build_distiller(cfg, *networks).method == "PLUGGED"
     path.write_text(dump_cfg(cfg))
     assert load_cfg(path) == cfg
-    assert import_file(tmp_path / plugin) is import_file(plugin)  # imported once, though it was named four times
+    assert import_file(tmp_path / plugin) is import_file(plugin)  # imported only once, although it was named four times
 
 
 @pytest.mark.parametrize("word", ["[plugged.py]", "[plugged]"])

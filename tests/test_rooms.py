@@ -1,4 +1,4 @@
-"""Which room knows what: imports point one way, a method is known in its own file alone, no file knows this machine."""
+"""Rules between packages: imports point one way, only a method's own file names it, no file names a machine."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 from mdistiller.distillers import DISTILLERS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LAYERS = [  # a room imports from those above it, and from itself
+LAYERS = [  # a package imports from those above it, and from itself
     {"errors"},
     {"files", "functional", "distributed", "workers", "registry", "plugins", "places", "command", "libraries",
      "markdown", "traces"},
@@ -24,8 +24,8 @@ LAYERS = [  # a room imports from those above it, and from itself
     {"analysis", "bench", "library", "sweep"},
     {"tools"},
 ]
-ABOVE = {"runs": {"config"}, "report": {"runs"}}  # all that these may know beside the ground
-DOORS = {"mdistiller.distillers", "mdistiller.distillers.ea"}  # no other room opens a method's file
+ABOVE = {"runs": {"config"}, "report": {"runs"}}  # all that these may import besides the lowest packages
+DOORS = {"mdistiller.distillers", "mdistiller.distillers.ea"}  # the only modules of the methods that others import
 LIBRARIES = {"torch", "torchvision", "timm"}
 METHODS = {name for name in DISTILLERS if not DISTILLERS[name].weighted} - {"NONE"}
 ENGLISH = {"AT", "DIST", "PAD"}  # in lower case: a word, torch.distributed, padding
@@ -74,7 +74,7 @@ def test_no_module_imports_itself_through_others():
         for module, names in imports(path):
             targets = {f"{module}.{taken}" for taken in names} | {module}
             edges[name] |= targets & modules.keys() - {name}
-    while leaves := {name for name, targets in edges.items() if not targets}:  # whatever is left is on a circle
+    while leaves := {name for name, targets in edges.items() if not targets}:  # the rest imports itself
         edges = {name: targets - leaves for name, targets in edges.items() if name not in leaves}
     assert edges == {}
 

@@ -1,4 +1,4 @@
-"""What a program imports before it is needed, and so waits for: named, never timed."""
+"""Heavy libraries are imported only where they are used; the imports are listed, not timed."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.engine.support import REPOSITORY, SMALL
 COMPILER = {"torch._dynamo", "torch._inductor"}
 LIBRARIES = COMPILER | {"torchvision", "timm", "sklearn", "scipy", "matplotlib", "transformers"}
 LIGHT = LIBRARIES | {"torch", "torch.utils.tensorboard"}
-ENTRIES = {  # in one interpreter, from the lightest on: what none of them may have imported when it has run
+ENTRIES = {  # run in one interpreter, in this order; the libraries that must not have been imported afterwards
     "tools/train.py --help": LIGHT | {"numpy", "yaml", "yacs"},
     "import mdistiller": LIGHT | {"numpy", "yaml", "yacs"},
     "--help of every command": LIGHT,

@@ -1,4 +1,4 @@
-"""How a command ends where its streams are closed, broken or of another encoding, and while it is being imported."""
+"""Exit codes and messages with closed or broken streams, other encodings, and interrupts during imports."""
 
 import os
 import subprocess

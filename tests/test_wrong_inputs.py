@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong ends with exit code 2 and a line that says what, and nothing saved is harmed by it.
+"""Wrong input ends with exit code 2 and one line that names the mistake, and no saved file is changed.
 
 The inputs themselves are data, in wrong_inputs/.
 """

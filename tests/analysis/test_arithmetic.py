@@ -1,4 +1,4 @@
-"""The counting behind the figures, against numbers worked out by hand."""
+"""The arithmetic of the figures, compared with numbers computed by hand."""
 
 import math
 

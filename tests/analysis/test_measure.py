@@ -1,4 +1,4 @@
-"""Runs of two epochs on digits, measured: what the files hold agrees with the runs."""
+"""Measurements of runs of two epochs on digits agree with the runs."""
 
 import base64
 import csv

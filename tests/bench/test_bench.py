@@ -1,4 +1,4 @@
-"""The bench measures what it says, and writes what it measured."""
+"""The benchmark measures what its tables say, and writes them."""
 
 import json
 import mmap
@@ -41,7 +41,7 @@ def test_variants_take_turns_and_seconds_are_per_call():
     seconds = measure.take_turns(contestants, Settings(repeats=2, seconds=0.04))
     assert all(0.02 <= value < 0.2 for value in seconds["slow"]) and all(value >= 0.002 for value in seconds["fast"])
     turns = [name for before, name in zip(["", *calls], calls, strict=False) if name != before]
-    # first calls of both, a turn of both, and one that begins with the other
+    # first calls of both, a turn of each, and a turn that starts with the other one
     assert turns == ["slow", "fast", "slow", "fast", "slow"]
 
 

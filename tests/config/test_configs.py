@@ -1,4 +1,4 @@
-"""The files under configs/, against the paper's runs and against the rules that configs/README.md states."""
+"""The files under configs/ agree with the paper's runs and with the rules in configs/README.md."""
 
 from functools import cache
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_every_method_can_be_tried_on_digits(method):
 
 
 def test_settings_are_inherited_and_not_repeated():
-    """What a method has everywhere stands in its own file, what a pair has everywhere in KD's."""
+    """Common settings of a method are in its own file, those of a pair in KD's file."""
 
     def leaves(tree):
         return sum(leaves(value) if isinstance(value, dict) else 1 for key, value in tree.items() if key != "_BASE_")

@@ -1,4 +1,4 @@
-"""Declarations of keys: every number has a range that a machine holds, every key a meaning; docs/config.md has both."""
+"""Declarations of keys: every number has a range and every key a meaning, and docs/config.md lists them."""
 
 from pathlib import Path
 

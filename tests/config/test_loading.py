@@ -1,4 +1,4 @@
-"""The loader: inheritance, types, spellings, and errors of one line."""
+"""The config loader: inheritance, types, spellings, and one-line errors."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def write(tmp_path):
 
 
 def failure(path=None, opts=()):
-    """The message of the UserError that loading ends in."""
+    """The message of the UserError that loading raises."""
     with pytest.raises(UserError) as caught:
         load_cfg(path, opts)
     message = str(caught.value)

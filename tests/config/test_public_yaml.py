@@ -1,4 +1,4 @@
-"""Files in the manner of mdistiller and its forks load unchanged and mean what they mean there."""
+"""Files of mdistiller and its forks load unchanged with the same meaning."""
 
 import pytest
 import torch
@@ -187,7 +187,7 @@ def test_every_method_that_public_files_name_is_among_them():
 
 
 def test_the_released_factor_of_dkd_with_standardized_logits_is_that_of_the_release(loaded):
-    """Its file holds the factor under KD; DKD.LS_WEIGHT is ours."""
+    """The released file has this factor under KD; here it is DKD.LS_WEIGHT."""
     networks = build_model("resnet8", 10), build_model("resnet8", 10)
     for opts, factor in (((), 1.0), (("EA.COMPAT", "release"), 2.0), (("DKD.LS_WEIGHT", 2.0), 2.0)):
         distiller = build_distiller(loaded("EA-KD imagenet dkd+ls", *opts), *networks)

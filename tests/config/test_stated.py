@@ -1,4 +1,4 @@
-"""What files and overrides state, read without the methods, against the complete configuration."""
+"""Settings of files and overrides, read without the methods, agree with the complete configuration."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Small data sets for the tests, and real ones where a folder that holds them is named."""
+"""Small data sets for tests, and real ones if the folder that contains them is given."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ REAL = os.environ.get("MDISTILLER_TEST_DATA")
 
 
 def needs(folder: str):
-    """A mark: skip where MDISTILLER_TEST_DATA names no folder that holds this one."""
+    """A mark that skips a test unless the folder MDISTILLER_TEST_DATA contains this data set."""
     absent = not REAL or not (Path(REAL) / folder).is_dir()
     return pytest.mark.skipif(absent, reason=f"MDISTILLER_TEST_DATA does not name a folder that holds {folder}/")
 
@@ -61,7 +61,7 @@ def write_image(path: Path, height: int, width: int, seed: int = 0) -> np.ndarra
 
 
 def write_folders(root: Path, per_class=(4, 2), classes=("ant", "bee", "cat"), suffix=".png") -> Path:
-    """train/<class>/* and val/<class>/* of images of different sizes, none two alike; returns the root."""
+    """train/<class>/* and val/<class>/* with images of different sizes, all different; returns the root."""
     for split, number in zip(("train", "val"), per_class, strict=True):
         for label, name in enumerate(classes):
             for place in range(number):

@@ -1,4 +1,4 @@
-"""Random and middle crops against torchvision's."""
+"""Random and centre crops compared with torchvision's."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def picture(tmp_path, height, width):
     return torch.from_numpy(write_image(tmp_path / "picture.png", height, width).copy()).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("height, width", [(375, 500), (500, 333), (60, 600)])  # of the last, half go to the middle
+@pytest.mark.parametrize("height, width", [(375, 500), (500, 333), (60, 600)])  # of the last, half are centre crops
 def test_crop_boxes_have_the_distribution_of_torchvision_s(height, width):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)

@@ -1,4 +1,4 @@
-"""Finding images in folders, and what becomes of broken ones."""
+"""Finding images in folders, and handling broken ones."""
 
 import logging
 import os
@@ -138,7 +138,7 @@ def test_images_of_more_than_eight_bits_are_not_cut_off_at_255(tmp_path):
 
 
 def png(data, height=8):
-    """A PNG of 8 by `height` gray pixels, its checksums right, with these compressed data."""
+    """A PNG of 8 x `height` gray pixels with valid checksums and the given compressed data."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", 8, height, 8, 0, 0, 0, 0)), (b"IDAT", data),
         (b"IEND", b""),
@@ -186,7 +186,7 @@ def test_pillow_s_warnings_do_not_reach_the_user(tmp_path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """train/ and val/ of which images 1 and 4 of train/ and 0 of val/ are broken."""
+    """train/ and val/; images 1 and 4 of train/ and 0 of val/ are broken."""
     root = write_folders(tmp_path, suffix=".jpg")
     sets = [scan_classes(root / split, CLASSES) for split in ("train", "val")]
     for files, position in ((sets[0], 1), (sets[0], 4), (sets[1], 0)):
@@ -214,7 +214,7 @@ def test_broken_images_are_left_out_by_name_when_asked(damaged, caplog, monkeypa
     monkeypatch.setattr(logging.getLogger("mdistiller"), "propagate", True)
     train, val = check(damaged, True)
     assert train.tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 10, 11] and val.tolist() == [1, 2, 3, 4, 5]
-    named = list(dict.fromkeys(record.getMessage() for record in caplog.records))  # pytest may hear a line twice
+    named = list(dict.fromkeys(record.getMessage() for record in caplog.records))  # pytest may capture a line twice
     assert len(named) == 3 and all("truncated" in line for line in named)
     assert str(damaged[0].path(4)) in named[1]
 

@@ -1,4 +1,4 @@
-"""Stateless random numbers: known values, uniformity, and independence of everything but their own names."""
+"""Stateless random numbers: known values, uniformity and independence."""
 
 import numpy as np
 import pytest

@@ -77,7 +77,7 @@ def test_normalisation_is_torchvision_s_to_the_last_bit_for_every_value():
 
 
 def test_cropping_and_normalising_read_no_value_from_the_device():
-    meta = torch.device("meta")  # has no values: whatever needs one raises
+    meta = torch.device("meta")  # has no values: reading one raises
     padded = PaddedImages(noise(3), np.arange(3), meta)
     flip = torch.zeros(2, dtype=torch.int64, device=meta)
     assert Normalise(MEAN, STD, 32, meta)(padded.cut(flip, flip)).shape == (2, 3, 32, 32)

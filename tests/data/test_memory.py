@@ -1,4 +1,4 @@
-"""Batches: what they hold, and that they depend on seed, epoch and sample alone."""
+"""Batches: their content, which depends only on seed, epoch and sample."""
 
 import hashlib
 

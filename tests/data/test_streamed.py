@@ -1,4 +1,4 @@
-"""ImageNet and folders of large images: batches, workers, and what goes wrong."""
+"""ImageNet and folders of large images: batches, workers, and errors."""
 
 import gc
 import hashlib
@@ -26,7 +26,7 @@ from mdistiller.errors import RunError, UserError
 from tests.data.support import REAL, config, needs, write_folders
 
 BOTH = ("image", "image_strong")
-SIZE = 72  # above those that live in memory
+SIZE = 72  # larger than images that are kept in memory
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_too_little_shared_memory_fails_the_run_with_advice(root, monkeypatch):
     def full(tensor):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked and have it, too
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked and inherit it
     with pytest.raises(RunError, match=r"/dev/shm .*No space left on device.* DATASET.NUM_WORKERS 0"):
         epoch_of(build(root, workers=1))
     assert len(epoch_of(build(root, workers=0))) == 3
@@ -246,7 +246,7 @@ def test_workers_ignore_signals_to_the_process_group_and_end_with_their_data(roo
     time.sleep(0.2)
     assert len(list(passed)) == 11 and len(epoch_of(data, epoch=2)) == 12
     assert set(multiprocessing.active_children()) - before == workers  # the same ones in every epoch
-    next(iter(workers)).terminate()  # as the parent does when it exits without having let go of its data
+    next(iter(workers)).terminate()  # as at exit of a parent that has not closed its data
     next(iter(workers)).join(10)
     assert next(iter(workers)).exitcode == 0
     del data, passed

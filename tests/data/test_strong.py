@@ -28,7 +28,7 @@ PILLOW = {
 
 
 def sample_images(number, height=32, width=32, seed=0):
-    """Noise, smooth pictures of few or many levels, one level a channel, and black borders as crops have them."""
+    """Noise, smooth images with few or many levels, constant channels, and black borders as after crops."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (number, height, width, 3), dtype=np.uint8)
     ramp = np.linspace(0, 1, width)[None, :, None] * np.linspace(0, 1, height)[:, None, None]
@@ -65,7 +65,7 @@ def test_each_operation_equals_that_of_pillow_pixel_for_pixel(name, height, widt
     _, low, high = OPERATIONS[NAMES.index(name)]
     magnitudes = np.random.default_rng(1).uniform(low, high, (200, 1))
     magnitudes[0] = low
-    magnitudes[1::4] = np.round(magnitudes[1::4] * 64) / 64  # halves of a pixel and whole levels, where rounding shows
+    magnitudes[1::4] = np.round(magnitudes[1::4] * 64) / 64  # half pixels and whole levels, where rounding matters
     assert_equal_to_pillow(images, np.full((200, 1), NAMES.index(name)), magnitudes)
 
 
@@ -132,5 +132,5 @@ def test_the_input_is_not_changed():
 
 
 def test_no_value_is_read_from_the_device():
-    images = torch.empty(256, 32, 32, 3, dtype=torch.uint8, device="meta")  # whatever needs a value raises
+    images = torch.empty(256, 32, 32, 3, dtype=torch.uint8, device="meta")  # reading a value raises
     assert strong_augment(images, 0, 1, np.arange(256)).shape == images.shape

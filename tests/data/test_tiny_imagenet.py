@@ -15,7 +15,7 @@ WNIDS = ("n02", "n01", "n10")
 
 @pytest.fixture
 def root(tmp_path):
-    """Three classes of four training images, five validation images in an order of their own."""
+    """Three classes of four training images, and five validation images in another order."""
     folder = tmp_path / "tiny-imagenet-200"
     for label, wnid in enumerate(WNIDS):
         for place in range(4):

@@ -1,4 +1,4 @@
-"""A small folder of COCO's format, small detectors, and the numbers of the reference implementations."""
+"""A small data set in COCO's format, small detectors, and the numbers of the reference implementations."""
 
 import json
 from functools import cache
@@ -47,7 +47,7 @@ def images(*sizes, seed=0):
 
 
 def targets(*boxes):
-    """One image a list of boxes, labelled 1, 2, ..."""
+    """Annotations of one image per argument, a list of boxes with labels 1, 2, ..."""
     return [{"boxes": torch.tensor(one, dtype=torch.float32).reshape(-1, 4),
              "labels": torch.arange(1, len(one) + 1)} for one in boxes]
 

@@ -1,4 +1,4 @@
-"""Images with boxes: geometry, order, COCO folders with everything that can be wrong in them, drawn digits."""
+"""Images with boxes: geometry, order, correct and broken COCO folders, and drawn digits."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_workers_give_the_same_batches(tmp_path):
 def test_labels_are_ranks_of_category_ids_and_crowds_are_only_for_evaluation(tmp_path):
     def change(content):
         content["annotations"][0]["iscrowd"] = 1
-        content["annotations"][2]["bbox"] = [1.0, 1.0, 1.0, 1.0]  # a pixel: no wider and higher than one
+        content["annotations"][2]["bbox"] = [1.0, 1.0, 1.0, 1.0]  # one pixel: not wider or higher than 1
 
     data = build_data(config(write_coco(tmp_path, change=change)), "cpu")
     source, _ = data.sources["train"]

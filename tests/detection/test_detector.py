@@ -1,4 +1,4 @@
-"""The detector's passes: torchvision's own losses, whose proposals, frozen teachers, small images."""
+"""The detector: torchvision's own losses, sampled proposals, the teacher's logits, small images."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_the_seeded_sampler_has_the_requested_share_of_foreground():
     (positive,), (negative,) = sampler([labels])
     assert positive.sum() == 4 and negative.sum() == 12
     assert (labels[positive] == 1).all() and (labels[negative] == 0).all()
-    (positive,), (negative,) = sampler([torch.tensor([1, 0, 0, -1])])  # fewer than it may take
+    (positive,), (negative,) = sampler([torch.tensor([1, 0, 0, -1])])  # fewer than the sampler may take
     assert positive.sum() == 1 and negative.sum() == 2
 
 
@@ -78,7 +78,7 @@ def test_an_image_of_forty_pixels_is_pooled_with_the_strides_of_the_levels():
     big = net.features(images((128, 128), seed=1))
     first, _ = net.box_logits(big, [BOXES[0]["boxes"]], [(128, 128)])
     fresh, _ = detector().eval().box_logits(big, [BOXES[0]["boxes"]], [(128, 128)])
-    assert torch.equal(first, fresh)  # nothing is kept from the small image
+    assert torch.equal(first, fresh)  # the scales do not depend on the first image
 
 
 def test_both_networks_get_the_same_pixels_and_the_padding_is_zero_after_normalisation():

@@ -1,4 +1,4 @@
-"""Average precision: the evaluator, judged by pycocotools and by what must be."""
+"""Average precision compared with pycocotools and with known results."""
 
 import contextlib
 import io
@@ -58,7 +58,7 @@ def test_ground_truth_scores_one_hundred_and_no_detections_score_zero(tmp_path):
     truth, image_ids, data = small(tmp_path)
     assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(100)
     nothing = average_precision(truth, [], image_ids, data.info.categories)
-    assert nothing["ap"] == 0 and nothing["ap_large"] == -1  # no large box is there
+    assert nothing["ap"] == 0 and nothing["ap_large"] == -1  # there is no large box
 
 
 def test_crowd_boxes_do_not_change_the_score(tmp_path):

@@ -1,4 +1,4 @@
-"""Files of others: detectron2's pickles and pairs brought into ours, and results that others score."""
+"""Conversion of detectron2's pickles and of published pairs, and results in COCO's format."""
 
 import json
 import pickle

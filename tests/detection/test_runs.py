@@ -1,4 +1,4 @@
-"""Whole runs of detectors: learning, resuming, two processes, weights of proposals, what is saved."""
+"""Runs of detectors: losses, resuming, two processes, weights of proposals, saved files."""
 
 import json
 import os

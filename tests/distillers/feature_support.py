@@ -1,4 +1,4 @@
-"""The goldens of feature methods: fixed networks with the outputs of the bundle, and the tolerances."""
+"""Goldens of feature methods: networks with the stored outputs of the bundle, and tolerances."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Small helpers that the method tests share: fixed networks, and a distiller built as the trainer builds it."""
+"""Helpers of the method tests: networks with fixed outputs, and distillers built as by the trainer."""
 
 import torch
 from torch import nn

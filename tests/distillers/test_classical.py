@@ -1,4 +1,4 @@
-"""FitNet, AT, NST, PKT, KDSVD, OFD, RKD, VID and SP: numbers worked out by hand, edges, and what is refused."""
+"""FitNet, AT, NST, PKT, KDSVD, OFD, RKD, VID and SP: numbers computed by hand, edge cases, and refused inputs."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_fitnet_is_a_mean_over_every_element():
         # squares 1, 0 -> (1, 0); squares 3, 4 -> (0.6, 0.8): mean of 0.4^2 and 0.8^2
         (maps([1.0, 0.0]), maps([math.sqrt(3), 2.0]), 0.4),
         (maps([1.0, 0.0]), maps([5.0, 0.0], [5.0, 0.0]), 0.0),  # channels and scale do not matter
-        (maps([0.0, 0.0]), maps([1.0, 0.0]), 0.5),  # a dead map attends to nothing
+        (maps([0.0, 0.0]), maps([1.0, 0.0]), 0.5),  # a map of zeros has no attention
     ],
 )
 def test_attention_by_hand(student, teacher, expected):
@@ -128,8 +128,8 @@ def test_information_by_hand():
 @pytest.mark.parametrize(
     "teacher, student, expected",
     [
-        (1.0, 3.0, 4.0), (1.0, -1.0, 4.0),  # a positive target is to be met
-        (-0.5, 0.0, 0.25), (-0.5, -0.7, 0.0),  # a negative one is not to be exceeded
+        (1.0, 3.0, 4.0), (1.0, -1.0, 4.0),  # for a positive target the loss is the squared difference
+        (-0.5, 0.0, 0.25), (-0.5, -0.7, 0.0),  # for a negative target only larger values have a loss
         (-2.0, 0.0, 1.0), (-2.0, -1.5, 0.0),  # below the margin, -1, the margin counts
     ],
 )

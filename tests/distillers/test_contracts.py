@@ -1,4 +1,4 @@
-"""What every registered method keeps, plain and entropy-adaptive."""
+"""Contracts of every registered method, plain and entropy-adaptive."""
 
 import pytest
 import torch
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_one_number_per_sample_is_named_and_refused():
 def test_a_method_without_released_ea_code_says_so():
     @register("TOY-UNRELEASED")
     class Toy(Distiller):
-        """Only for this test."""
+        """A method for this test."""
 
     try:
         with pytest.raises(UserError, match="EA.COMPAT: no released code weighs TOY-UNRELEASED"):
@@ -179,7 +179,7 @@ def test_a_loss_that_takes_the_name_of_the_cross_entropy_is_refused(monkeypatch)
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_method_reads_the_nodes_that_it_declares_and_no_other(name):
-    """All of them are left out of the tree but its own and those of `reads`: it builds and trains all the same."""
+    """It can be built and trained with only its own node and those of `reads` in the tree."""
     cls, cfg = DISTILLERS[name], load_cfg(None, ["DISTILLER.TYPE", name])
     own = {cls.config_key, *cls.reads}
     others = {method.config_key for method in DISTILLERS.values() if method.defaults} - own

@@ -1,4 +1,4 @@
-"""CRD: two steps against the reference, the draw of contrast indices, memories, several processes, what is refused."""
+"""CRD: two reference steps, contrast indices, memories, several processes, and refused inputs."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Curriculum temperature: goldens of loss, reversal, schedule and module, and what the learned temperature does."""
+"""Curriculum temperature: goldens of loss, reversal, schedule and module, and the learned temperature."""
 
 import math
 

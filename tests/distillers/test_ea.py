@@ -1,4 +1,4 @@
-"""Sample weights: values worked out by hand, goldens, and the edges."""
+"""Sample weights: values computed by hand, goldens, and edge cases."""
 
 import math
 

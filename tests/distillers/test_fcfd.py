@@ -1,4 +1,4 @@
-"""FCFD: an iteration on real pairs against the reference, what mixed passes leave alone, and what is refused."""
+"""FCFD: iterations on real pairs compared with the reference, side effects of mixed passes, and refused inputs."""
 
 import numpy as np
 import pytest
@@ -231,7 +231,7 @@ def test_mixed_paths_run_in_the_precision_of_the_pure_ones(monkeypatch):
 
 
 class Uncut(Fixed):
-    """A network of the user's own."""
+    """A network of a user."""
 
 
 @pytest.mark.parametrize(

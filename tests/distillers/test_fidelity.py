@@ -1,4 +1,4 @@
-"""The switches of docs/fidelity.md between paper and published code that no golden flips."""
+"""Switches of docs/fidelity.md that no golden covers."""
 
 import math
 

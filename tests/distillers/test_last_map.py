@@ -36,7 +36,7 @@ def test_running_statistics_are_updated_once_per_step(name):
 
 
 class Uncut(nn.Module):
-    """A network without stages; `normed` puts a norm between its pooled map and its classifier."""
+    """A network without stages; `normed` adds a norm between its pooled map and its classifier."""
 
     def __init__(self, normed):
         super().__init__()

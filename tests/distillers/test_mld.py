@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: goldens of both views, masks, and the two ways of masking."""
+"""Multi-level logit distillation: goldens of both views, masks, and both ways of masking."""
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_both_maskings_agree_where_nothing_is_masked():
     "confidences, expected",  # of one of two classes, above 1/2
     [
         ([0.6, 0.9], [True, False]),
-        ([0.9, 0.6, 0.8], [False, True, True]),  # the median itself is in
+        ([0.9, 0.6, 0.8], [False, True, True]),  # the median itself is selected
         ([0.9, 0.6, 0.8, 0.7], [False, True, False, True]),  # the midpoint of 0.7 and 0.8
         ([0.8, 0.8, 0.8], [True, True, True]),
         ([0.7], [True]),

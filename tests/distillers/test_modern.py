@@ -1,4 +1,4 @@
-"""Logit methods since 2022: numbers worked out by hand, and what their distillers promise."""
+"""Logit methods since 2022: numbers computed by hand, and their distillers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Prime-aware distillation, a reconstruction without goldens: what holds whatever its uncertain parts are."""
+"""Prime-aware distillation, a reconstruction without goldens: properties that do not depend on uncertain choices."""
 
 import math
 

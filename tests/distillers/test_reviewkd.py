@@ -1,4 +1,4 @@
-"""ReviewKD: context loss and training step against the reference, shapes from the networks, and what is refused."""
+"""ReviewKD: context loss and training step of the reference, shapes from the networks, and refused inputs."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""WKD-L: transport worked out by hand, its log domain against plain Sinkhorn, and the costs it gathers."""
+"""WKD-L: transport computed by hand, the log domain compared with plain Sinkhorn, and the costs."""
 
 import math
 from types import SimpleNamespace
@@ -81,7 +81,7 @@ def test_the_weight_is_constant_then_falls_by_half_a_cosine():
 
 
 class Images:
-    """Training images as a data set gives them: the batches asked for, two images each."""
+    """Training images of a data set: the requested batches, two images each."""
 
     def __init__(self, targets):
         self.info = SimpleNamespace(targets=targets)

@@ -1,4 +1,4 @@
-"""What each rank of a test does: trains methods with frozen batch statistics, which else depend on the local batch."""
+"""Run by each rank of a test: training with frozen batch statistics, which otherwise depend on the local batch."""
 
 from pathlib import Path
 

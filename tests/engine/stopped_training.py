@@ -1,4 +1,4 @@
-"""What each rank of a test does: a run that ends "whole", is to "stop" within its first epoch, or to "resume"."""
+"""Run by each rank of a test: a run that is complete ("whole"), stops within its first epoch ("stop"), or resumes."""
 
 import contextlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs of a second on digits, in process or as a user types them."""
+"""Short runs on digits, in this process or as commands."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ def small_cfg(folder, method="EA-KD", *opts):
 
 @contextlib.contextmanager
 def few_test_images():
-    """The digits with every eighth test image alone: a small run would spend most of its time on the others."""
+    """The digits with only every eighth test image; a small run would spend most of its time on evaluation."""
 
     def few():
         source = WHOLE()

@@ -1,6 +1,6 @@
-"""The short form of tests/chaos.py, and that it sees what differs.
+"""A short run of tests/chaos.py, and tests of its comparison.
 
-The runs are forked, which asks for a process without threads: not that of pytest.
+The runs are forked, which needs a process without threads, unlike that of pytest.
 """
 
 import json
@@ -25,7 +25,7 @@ def test_runs_killed_at_random_moments_and_resumed_end_in_the_same_bits(tmp_path
 
 
 def write(folder):
-    """What a run leaves, in small."""
+    """A small run folder."""
     (folder / "tb").mkdir(parents=True)
     (folder / "tb" / "events").write_text(folder.name)
     (folder / ".latest.pth.killed").write_text("half of it")

@@ -1,4 +1,4 @@
-"""Checkpoint files: what is read, what is refused, and what a failed write leaves behind."""
+"""Checkpoint files: accepted and refused content, and failed writes."""
 
 import argparse
 import os
@@ -94,7 +94,7 @@ def scaled(state, factor=2.0):
     return {key: value * factor if value.is_floating_point() else value for key, value in state.items()}
 
 
-EVERYDAY = {  # how people save: what holds the network, and under which prefix of its names
+EVERYDAY = {  # usual forms of checkpoints: the entry that contains the network, and the prefix of its names
     "a training loop": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: torch.zeros(1)}}},
     "kuangliu's": lambda state: {"net": state, "acc": 93.0, "epoch": 3},
     "Lightning": lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 3},

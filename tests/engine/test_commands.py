@@ -126,7 +126,7 @@ def wait_for_checkpoint(folder):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(finished, tmp_path):
-    """SIGKILL cannot be caught: the run is killed as soon as its first epoch is on disk."""
+    """SIGKILL cannot be caught; it is sent as soon as the first epoch is on disk."""
     _, folder = finished
     words = train_command(tmp_path)
     process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stdout=subprocess.DEVNULL,

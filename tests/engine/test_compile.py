@@ -1,4 +1,4 @@
-"""COMPILE: the networks are traced and give the training that they give without it.
+"""COMPILE: training with compiled networks gives the results of training without.
 
 The default backend of torch.compile makes C++ and takes half a minute a network; `aot_eager` traces the same graphs.
 """

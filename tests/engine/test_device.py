@@ -1,4 +1,4 @@
-"""What a run asks of the machine."""
+"""Memory, threads and devices of a run."""
 
 import platform
 import subprocess

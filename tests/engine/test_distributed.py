@@ -1,4 +1,4 @@
-"""Two processes (gloo) against one, and a rank that dies."""
+"""Two processes (gloo) compared with one, and a rank that is killed."""
 
 import json
 import os

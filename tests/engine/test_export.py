@@ -1,4 +1,4 @@
-"""What a run leaves to be deployed: the student alone, in three forms that compute the same."""
+"""Export of the student alone, in three formats that compute the same."""
 
 import importlib.util
 import json
@@ -124,7 +124,7 @@ def test_an_onnx_file_that_computes_something_else_is_not_kept(tmp_path, monkeyp
 
 
 class Branches(torch.nn.Module):
-    """Chooses by the values of the image, which no exporter can follow."""
+    """Branches on the values of the image, which no exporter can trace."""
 
     def __init__(self):
         super().__init__()

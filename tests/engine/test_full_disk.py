@@ -1,4 +1,4 @@
-"""A disk that fills up or fails while a run saves: what was saved is whole, and the run continues."""
+"""A disk that is full or fails while a run saves: saved files are complete, and the run can be resumed."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ def train(folder, before=lambda: None, resume=False):
 
 
 def failed_and_continues(folder, code, err, unbroken):
-    """The run ended with one line; what it had saved is whole, and it continues to the bits of an unbroken run."""
+    """The run ended with one line, its saved files are complete, and resuming gives an uninterrupted run's bits."""
     assert code == 3 and err.startswith("error: ") and err.count("\n") == 1, (code, err)
     (path,) = folder.glob("*/*")
     assert checkpoints.load(path / "latest.pth")["epoch"] == 2
@@ -48,7 +48,7 @@ def failed_and_continues(folder, code, err, unbroken):
 
 
 def write_fails(name, number, monkeypatch):
-    """Let the second writing of a file fail half way."""
+    """Let the second write of a file fail half way."""
     original, times = tempfile.NamedTemporaryFile, []
 
     def full(*args, **options):

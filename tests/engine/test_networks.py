@@ -1,4 +1,4 @@
-"""Which network a config builds, with which input and weights; and runs with networks that are not of the zoo."""
+"""Networks of a config, their input and weights; and runs with networks of other libraries."""
 
 import json
 from types import SimpleNamespace

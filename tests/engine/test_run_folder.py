@@ -1,4 +1,4 @@
-"""What a run folder says of its run, as reports read it back."""
+"""Records in a run folder, as reports read them."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_a_run_folder_matches_only_its_own_file_and_overrides(described, config,
 
 @pytest.mark.parametrize(("opts", "expected"), [
     (["SOLVER.EPOCHS=2", "DATASET.TRAIN_FRACTION=0.5"], ("DATASET.TRAIN_FRACTION", "SOLVER.EPOCHS")),
-    (["CTKD.T_END=30.0"], None),  # known to the method's class alone
+    (["CTKD.T_END=30.0"], None),  # declared only by the method's class
     (["KD.TEMPERATURE=9.0"], ()),  # of a node that the run does not read
     (["DEVICE=cpu", "EXPERIMENT.SEED=7", "LOG.PREFIX=elsewhere", "DISTILLER.t=5"], ()),
 ])

@@ -1,4 +1,4 @@
-"""Schedules counted in updates, warm-up, parameter groups: what detection's and language's recipes need."""
+"""Schedules counted in updates, warm-up and parameter groups, as detection and language models need them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What resuming refuses, and what a stop does not change: finished runs, other data, two processes, second signals."""
+"""Resuming and stopping: finished runs, other data, two processes in one folder, a second signal."""
 
 import importlib
 import json

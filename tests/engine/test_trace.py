@@ -1,4 +1,4 @@
-"""What a run writes of a fixed part of its training images after each epoch."""
+"""The measurements of a fixed part of the training images after each epoch."""
 
 import numpy as np
 import pytest

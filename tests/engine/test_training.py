@@ -1,4 +1,4 @@
-"""A run from its config to its folder, and the same run with interruptions."""
+"""Complete runs and interrupted runs, from the config to the run folder."""
 
 import json
 import math
@@ -266,7 +266,7 @@ def test_the_learning_rate_falls_in_the_epoch_after_the_milestone():
 
 
 def test_dot_without_delta_is_sgd_and_trains_the_same_weights(tmp_path):
-    opts = ("SOLVER.WEIGHT_DECAY", 5e-4, "SOLVER.EPOCHS", 1, "SOLVER.LR", 0.01)  # longer, rounding would grow
+    opts = ("SOLVER.WEIGHT_DECAY", 5e-4, "SOLVER.EPOCHS", 1, "SOLVER.LR", 0.01)  # more steps: more rounding
     plain = run(tmp_path / "sgd", "EA-KD", *opts)
     dot = run(tmp_path / "dot", "EA-KD", *opts, "SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", 0.0)
     one, other = weights(plain), weights(dot)
@@ -285,7 +285,7 @@ def test_dot_by_hand():
 
 @pytest.mark.parametrize("gradients", [([2.0], None), (None, [2.0])])
 def test_parameters_reached_by_one_loss_have_plain_momentum_and_decay(gradients):
-    """As SGD; but in its first step, what distillation alone reaches does not decay, as in mdistiller."""
+    """As SGD, except that parameters reached only by distillation do not decay in the first step, as in mdistiller."""
     alone, sgd = (torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)) for _ in range(2))
     optimizer = DOT([alone], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.5)
     expected = torch.optim.SGD([sgd], lr=0.1, momentum=0.9, weight_decay=0.5)

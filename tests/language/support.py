@@ -22,7 +22,7 @@ def distiller_of(cfg, data=None):
     torch.manual_seed(0)
     student, teacher = task.network("STUDENT"), task.network("TEACHER")
     with torch.no_grad():
-        for parameter in teacher.parameters():  # a teacher that is sure of some things
+        for parameter in teacher.parameters():  # a teacher that is confident on some tokens
             parameter.mul_(3.0)
     return build_distiller(cfg, student, teacher.eval(), data.info, task), data
 

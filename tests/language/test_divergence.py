@@ -1,4 +1,4 @@
-"""The divergences of language models: numbers of the references, limits, and their place among the methods."""
+"""The divergences of language models: reference numbers, limits, and their use as methods."""
 
 import math
 

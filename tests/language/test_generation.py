@@ -20,7 +20,7 @@ GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
 
 @pytest.fixture(scope="module")
 def words():
-    """(network, data) of the teacher that is shipped, and its data."""
+    """(network, data) of the shipped teacher."""
     data = build_data(config(), "cpu")
     network = build_language_model("tiny_2x64", data.info.num_classes)
     checkpoints.load_network(network, "checkpoints/words/tiny_2x64.pth", "tiny_2x64")

@@ -1,4 +1,4 @@
-"""Hidden states of the teacher on disk: the logits of a live teacher within rounding, whatever was stored before."""
+"""Stored hidden states of the teacher give the logits of a live teacher within rounding."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Runs of language models, as a user starts, stops, continues and reads them."""
+"""Runs of language models: training, stopping, resuming and their files."""
 
 import builtins
 import html
@@ -134,7 +134,7 @@ def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished
     said = {who: json.loads((finished / "answers" / who / "pages_free_seed10.jsonl").read_text())["answer"]
             for who in ("teacher", "start", "best")}
     assert said["start"] != said["teacher"] == "door sea apple"
-    for other in (finished / "answers").glob("*/made_*"):  # of the test above: the page shows one file
+    for other in (finished / "answers").glob("*/made_*"):  # from the test above: the page shows one file
         other.unlink()
     page = report(finished)
     for who, words in (("teacher", "teacher"), ("start", "student before training"), ("best", "student, best epoch")):

@@ -30,7 +30,7 @@ def test_every_row_names_a_configuration_that_there_is_and_differs_from_the_othe
 
 
 def scored_run(folder, seed, method, score):
-    """A run folder whose config says what Table 7's row asks for, without its training."""
+    """A run folder with the configuration of a row of Table 7, without training."""
     run = folder / f"{method}_{seed}"
     place = run / "answers" / "best"
     place.mkdir(parents=True)

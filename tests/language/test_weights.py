@@ -1,4 +1,4 @@
-"""Sample weights of language models: numbers worked out by an independent implementation, and what kinds do."""
+"""Sample weights of language models: numbers of an independent implementation, and all kinds of weights."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The library for loops of one's own: its numbers, what it accepts, and what it says where something is wrong."""
+"""The library for users' training loops: its numbers, accepted inputs, and error messages."""
 
 import logging
 import pickle
@@ -24,7 +24,7 @@ IMAGES, LABELS = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_se
 
 
 class Own(nn.Module):
-    """A small network of one's own, whose output is made by `wrap`."""
+    """A small user network whose output is made by `wrap`."""
 
     def __init__(self, width=8, wrap=nn.Identity()):  # noqa: B008
         super().__init__()
@@ -85,7 +85,7 @@ def test_losses_equal_those_of_the_pure_functions():
     weight = mdistiller.ea_weight(z_s, z_t)
     torch.testing.assert_close(out.weight, weight)
     loss = (weight * mdistiller.losses.dkd_loss(z_s, z_t, LABELS, 1.0, 8.0, 4.0)).mean()
-    torch.testing.assert_close(out.losses["dkd"], loss)  # no epoch was told: the warm-up counts as over
+    torch.testing.assert_close(out.losses["dkd"], loss)  # without an epoch the warm-up counts as finished
     torch.testing.assert_close(out.losses["ce"], 0.5 * nn.functional.cross_entropy(z_s, LABELS))
     torch.testing.assert_close(kd(IMAGES, LABELS, epoch=5).losses["dkd"] * 4, loss)  # 5 of its 20 epochs
     assert mdistiller.losses.dkd_loss is dkd_loss and mdistiller.ea_weight is ea_weight
@@ -154,7 +154,7 @@ def test_the_teacher_is_outside_of_everything_and_the_student_is_saved_alone():
 def test_a_teacher_gets_images_in_its_own_normalisation():
     student, teacher = own_pair()
     mine, its = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
-    teacher.pretrained_cfg = {"mean": its[0], "std": its[1], "input_size": (3, 32, 32)}  # as timm's networks tell it
+    teacher.pretrained_cfg = {"mean": its[0], "std": its[1], "input_size": (3, 32, 32)}  # as timm declares it
     kd = distill(student, teacher, "KD", normalization=mine)
     mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in its)
     expected = teacher((IMAGES * 0.25 + 0.5 - mean) / deviation)
@@ -206,7 +206,7 @@ def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
         kd(IMAGES, LABELS)
         told = [record.message for record in caplog.records if "optimiser" in record.message]
         assert len(told) == forgetful and all("not regressors.0.0.weight of VID" in line for line in told)
-        assert not kd.checked  # nothing is watched any more
+        assert not kd.checked  # no hook is left
 
 
 def test_copies_and_pickles_are_complete():

@@ -1,4 +1,4 @@
-"""Faults planted one at a time: `diagnose` names each in one line, and finds nothing where nothing is wrong."""
+"""`diagnose` names each of the planted faults in one line, and finds none in a correct setup."""
 
 from copy import deepcopy
 
@@ -13,7 +13,7 @@ from mdistiller.library import distill
 from mdistiller.library.doctor import diagnose
 
 CLASSES, SIDE, MEAN, DEVIATION = 8, 8, 0.5, 0.25
-PIXELS = torch.rand(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))  # a picture for each class
+PIXELS = torch.rand(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))  # an image for each class
 PIXELS[:, 1] = PIXELS[0, 1]  # red and blue alone, off the diagonal, tell classes apart
 PIXELS.diagonal(dim1=2, dim2=3)[:] = 0.5
 
@@ -33,7 +33,7 @@ class Student(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Knows the nearest picture: right on every image, as its library's normalisation has them."""
+    """A nearest-neighbour classifier, correct on every image in its library's normalisation."""
 
     pretrained_cfg = {"mean": (MEAN,) * 3, "std": (DEVIATION,) * 3, "input_size": (3, SIDE, SIDE)}
 
@@ -142,7 +142,7 @@ def made_for_224(teacher):
 
 
 def own_method(loss, name):
-    """A method of one's own with this loss of (student, teacher), for the life of the test."""
+    """A method with this loss of (student, teacher), registered during the test."""
     method = type(name, (Distiller,), {"sample_losses": lambda self, student, teacher, **batch:
                                        {"own": loss(student.logits, teacher.logits)}, "__doc__": "Planted."})
     if name not in DISTILLERS:
@@ -264,7 +264,7 @@ def test_a_mistake_in_ones_own_loss_is_named(words, loss):
 
 def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     kd, batch, _ = FAULTS["softmax in the teacher"]()
-    for _ in range(2):  # it is said once
+    for _ in range(2):  # reported only once
         kd(*batch)
     assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
     for name in ("same network", "student frozen", "loss detached"):

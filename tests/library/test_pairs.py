@@ -1,4 +1,4 @@
-"""Every method in a loop of one's own, around two bare networks of torchvision and around two of timm."""
+"""Every method in a user's loop, with plain networks of torchvision and of timm."""
 
 from copy import deepcopy
 
@@ -13,7 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.library import distill
 from mdistiller.registry import split_ea
 
-MISSES = {  # what a pair does not offer: a word of the line that says so
+MISSES = {  # what a pair lacks: a word of the message that names it
     "torchvision": {"FCFD": "stages()", "OFD": "batch norm before each activation"},
     "timm": {
         "FCFD": "stages()",

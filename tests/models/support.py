@@ -1,4 +1,4 @@
-"""What every network must look like (tests/golden/models/*.json), and the recipes that fill it with known weights."""
+"""Expected structure of every network (tests/golden/models/*.json), and recipes for known weights."""
 
 import json
 

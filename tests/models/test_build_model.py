@@ -1,4 +1,4 @@
-"""Networks by name: families, the user's own, and what happens with a name that does not exist."""
+"""Networks by name: families, users' networks, and errors for unknown names."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""A network cut into stages: what function-consistent distillation sends features through."""
+"""Networks cut into stages, as function-consistent distillation needs them."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_stages_and_head_chained_give_the_ordinary_logits(name):
 @every_network
 @torch.no_grad()
 def test_stages_do_not_change_their_input(name):
-    """Neither changes its input: the same feature also enters losses and the layers of another network."""
+    """A feature is also used in losses and in layers of another network, so its tensor must not be changed."""
     model = network(name).eval()
     x = image_of(name)
     for stage in [*model.stages(), model.head]:

@@ -1,4 +1,4 @@
-"""Networks of timm, torchvision and one's own: one pass, features of the right shapes, inputs of their own."""
+"""Networks of timm, torchvision and users: one pass, features of the right shapes, their own input size."""
 
 import copy
 import pickle
@@ -121,7 +121,7 @@ def test_copies_are_independent_and_pickles_can_be_read():
 
 
 class Seen(nn.Module):
-    """Keeps the image it is given."""
+    """Records its input image."""
 
     def forward(self, image):
         self.image = image
@@ -210,7 +210,7 @@ def test_a_network_that_cannot_be_built_is_explained_in_one_line(name, options, 
 def test_weights_that_cannot_be_downloaded_give_an_error_with_the_cache_folder(monkeypatch):
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # no server is there
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(UserError, match="timm:test_vit cannot be fetched .*models--timm--test_vit"):
         build_model("timm:test_vit", 7, pretrained=True)

@@ -1,4 +1,4 @@
-"""Run folders made up from a cell's configuration, with the numbers a test wants."""
+"""Synthetic run folders from a cell's configuration, with given numbers."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def make_run(
     training = Training.of_cell(cell)
     changed = {key.replace("__", "."): value for key, value in changed.items()}
     config = {**BASE, **training.settings, **changed, "EXPERIMENT.SEED": seed}
-    folder = Path(root) / "any" / (name or f"{len(list(Path(root).glob('any/*')))}")  # a name that says nothing
+    folder = Path(root) / "any" / (name or f"{len(list(Path(root).glob('any/*')))}")  # an uninformative name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(config)))
     run = {"seed": seed, "overridden": {}, "teacher_sha256": "a" * 64, "teacher_top1": 79.42, **dict(metadata)}
@@ -44,5 +44,5 @@ def make_run(
 
 
 def make_runs(root, row, values, **said):
-    """A run for each seed 0, 1, ... with the last epoch's top-1."""
+    """One run per seed 0, 1, ... with the given top-1 of the last epoch."""
     return [make_run(root, row, seed, value, **said) for seed, value in enumerate(values)]

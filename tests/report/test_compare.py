@@ -1,4 +1,4 @@
-"""tools/compare.py: one line a configuration, told apart by every setting that differs."""
+"""tools/compare.py: one line per configuration, labelled with every setting that differs."""
 
 from mdistiller.report.book import Book
 from mdistiller.report.compare import comparison

@@ -1,4 +1,4 @@
-"""Figures are drawn from the files of an analysis alone, without torch; each as PNG and PDF."""
+"""Figures are drawn from analysis files without torch, as PNG and PDF."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A small table in each format, to the letter; and the command that prints it."""
+"""A small table in each format, exactly as text; and the command that prints it."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Tables go between the marks of a page, and nowhere else."""
+"""Tables are written only between the marks of a page."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Cells, sentences and tables made of statistics."""
+"""Cells, sentences and tables with statistics."""
 
 from mdistiller.report.ranks import rank_blocks
 from mdistiller.report.significance import count_words, gain_cells, resampled_row
@@ -21,7 +21,7 @@ def test_gains_of_a_table_are_corrected_and_pooled_together():
     assert cells[2][3:] == ("0.184", "0.184") and cells[1] == ("",) * 5
     # squares 2 and 6 over 2 + 2 degrees: deviation sqrt(2), t(4, 0.975) = 2.7764; over one seed 7 +- 3.93
     assert cells[3] == ("+7.00", "", "+3.07 to +10.93", "", "")
-    assert gain_cells([gain_of(1, 2, 3), gain_of(7)])[1][2] == ""  # two degrees of freedom are too few to lend
+    assert gain_cells([gain_of(1, 2, 3), gain_of(7)])[1][2] == ""  # too few degrees of freedom to pool
 
 
 def test_fewer_than_five_seeds_are_not_resampled():

@@ -1,4 +1,4 @@
-"""The project's own studies: which runs they plan, and tables worked out by hand from made-up folders."""
+"""The project's own studies: planned runs, and tables from synthetic folders compared with numbers computed by hand."""
 
 import dataclasses
 import json

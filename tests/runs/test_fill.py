@@ -1,4 +1,4 @@
-"""The arithmetic of tables, from made-up run folders, against numbers worked out by hand."""
+"""The arithmetic of tables from synthetic run folders, compared with numbers computed by hand."""
 
 import math
 
@@ -125,7 +125,7 @@ def test_another_protocol_is_marked_and_neither_mixed_nor_compared_nor_ranked(tm
     assert [text.split()[:2] for text in kd.differences] == [[key.replace("__", "."), str(value)]]
     assert math.isnan(kd.difference("last")) and kd.within("last") is None
     assert table.ranked_first == {("DKD", PAIR)}
-    make_run(tmp_path, "KD", 0, 73.0)  # one of the paper's protocol is preferred, and stands alone
+    make_run(tmp_path, "KD", 0, 73.0)  # a run with the paper's protocol is preferred
     kd = cell(tmp_path, "KD")
     assert (kd.by_seed("last"), kd.differences, kd.others) == ({0: 73.0}, (), 1)
 

@@ -1,4 +1,4 @@
-"""Kept studies: the same records as the run folders, in two files that are added to and never torn."""
+"""Kept studies: the records of run folders in two files, to which runs are added atomically."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
     assert [one.seed for one in find_runs(tmp_path)] == [0, 1]
     before = {name: (tmp_path / name).read_bytes() for name in (RUNS, METRICS)}
     keep_records([first], tmp_path)
-    keep_records(find_runs(tmp_path), tmp_path / "copy")  # kept runs can be kept elsewhere
+    keep_records(find_runs(tmp_path), tmp_path / "copy")  # kept runs can be copied to another folder
     for place in (tmp_path, tmp_path / "copy"):
         assert {name: (place / name).read_bytes() for name in before} == before
 

@@ -1,4 +1,4 @@
-"""Records that are damaged or hostile are one line of error or a gap, and a full disk leaves what was written."""
+"""Damaged or malicious records give one error line or a gap, and a full disk leaves written files intact."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Plans of sweeps against made-up run folders; nothing is trained here."""
+"""Plans of sweeps from synthetic run folders, without training."""
 
 import json
 import re

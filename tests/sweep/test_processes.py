@@ -1,4 +1,4 @@
-"""Sweeps: stopped, killed, continued, side by side, on digits and between the smallest networks."""
+"""Sweeps on digits with the smallest networks: stopped, killed, continued, and several at once."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def finish(process):
 
 
 def ended(folder):
-    """seed -> (status, how often it was started), of the runs that have come as far as a summary."""
+    """{seed: (status, number of starts)} of the runs that have a summary."""
     found = {}
     for path in folder.glob("out/sweep/*/summary.json"):
         record = json.loads((path.parent / "run.json").read_text())
@@ -63,7 +63,7 @@ def test_a_killed_sweep_started_again_finishes_without_repeating_a_finished_run(
     killed = start(tmp_path, 3, "--jobs", "1", *words)
     with killed.stdout, killed.stderr:
         wait_until(lambda: ended(tmp_path).get(0) == ("done", 1) and list(tmp_path.glob("out/sweep/*_s1/run.json")))
-        killed.kill() if alone else os.killpg(killed.pid, signal.SIGKILL)  # alone: seed 1 goes on, and has its lock
+        killed.kill() if alone else os.killpg(killed.pid, signal.SIGKILL)  # alone: seed 1 continues
         killed.wait()
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/sweep/*_s0/*") if path.is_file()}
     assert {"config.yaml", "run.json", "summary.json", "latest.pth"} <= {path.name for path in first}
@@ -150,7 +150,7 @@ def test_a_lock_has_one_holder_until_its_process_ends(tmp_path):
     lock = sweep.Lock.take(tmp_path / "run")
     assert sweep.Lock.take(tmp_path / "run") is None
     process = sweep.start(python(tmp_path, "run", "import sys, time; time.sleep(1)"), lock)
-    lock.release()  # as when the sweep is killed
+    lock.release()  # as if the sweep were killed
     assert sweep.Lock.take(tmp_path / "run") is None
     process.wait()
     again = sweep.Lock.take(tmp_path / "run")
@@ -212,7 +212,7 @@ def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
     cluster.run_submitted(tasks, 2, "local", tmp_path / "jobs", {"timeout_min": 5},
                         lambda task, result: told.update({task.name: result.kind}))
     assert told == {"good": sweep.DONE, "bad": sweep.FAILED}
-    lock = sweep.Lock.take(tmp_path / "good")  # let go of at the end
+    lock = sweep.Lock.take(tmp_path / "good")  # released at the end
     assert cluster.SubmittedRun()(tasks[0]).kind == sweep.ELSEWHERE
     lock.release()
     assert (tmp_path / "bad.failed").is_file()

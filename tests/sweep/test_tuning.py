@@ -1,4 +1,4 @@
-"""Tuning on validation images: spaces worked out by hand, trials of a second, shared and stopped."""
+"""Tuning on validation images: search spaces computed by hand, and short trials, shared and stopped."""
 
 import dataclasses
 import math
@@ -60,7 +60,7 @@ def test_a_space_is_around_the_configuration_and_within_the_range_of_its_keys():
         "DKD.BETA": Setting(2.0, 0.2, 20.0), "DKD.T": Setting(4.0, 1.0, 16.0),
         "EA.KIND": Setting("ea", choices=("ea", "normalized"))}
     rate = search_space(load_cfg(None, ["DISTILLER.TYPE", "FKL", "TASK.TYPE", "language"]))["FKL.KD_RATE"]
-    assert (rate.low, rate.high) == (0.05, 1.0)  # ten times 0.5 is beyond a share
+    assert (rate.low, rate.high) == (0.05, 1.0)  # ten times 0.5 is above 1, the most for a share
     with pytest.raises(UserError, match="nothing to tune"):
         search_space(load_cfg(None, ["DISTILLER.TYPE", "NONE"]))
 
@@ -84,9 +84,9 @@ def test_two_processes_share_a_study_and_its_budget(tmp_path):
     assert [process.exitcode for process in both] == [0, 0]
     trials = tiny(tmp_path, 3).study.trials
     assert [trial.number for trial in trials] == [0, 1, 2] and tiny(tmp_path, 3).open_trials == 0
-    assert trials[0].params == {"KD.LOSS.KD_WEIGHT": 0.9, "KD.TEMPERATURE": 4.0, "EA.KIND": "ea"}  # as it stands
-    assert len({trial.params["KD.LOSS.KD_WEIGHT"] for trial in trials}) == 3  # nothing proposed twice
-    for trial in trials:  # and nothing run twice
+    assert trials[0].params == {"KD.LOSS.KD_WEIGHT": 0.9, "KD.TEMPERATURE": 4.0, "EA.KIND": "ea"}  # its own values
+    assert len({trial.params["KD.LOSS.KD_WEIGHT"] for trial in trials}) == 3  # no proposal occurs twice
+    for trial in trials:  # and no trial is trained twice
         assert epochs(tmp_path, trial.number) == [1, 2][: 2 if trial.state.name == "COMPLETE" else 1]
 
 

@@ -1,4 +1,4 @@
-"""Samples that are not images: groups, uneven shares, losses of the task, through the same step as images."""
+"""Samples that are not images, in the same training step: groups, unequal shares, losses of the task."""
 
 import math
 
@@ -128,7 +128,7 @@ def test_ea_level_chooses_weights_per_sample_or_per_group():
 def test_a_loss_for_each_image_gets_the_mean_weight_of_its_samples():
     @register("TOY-PER-IMAGE")
     class Toy(Distiller):
-        """Only for this test."""
+        """A method for this test."""
 
         sample_axis = "image"
 

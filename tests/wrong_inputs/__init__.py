@@ -1,4 +1,4 @@
-"""Wrong inputs as data: what is typed, on which files, and what the one line that answers must name."""
+"""Wrong inputs as data: the command line, its files, and what the error line must contain."""
 
 from tests.wrong_inputs import command_lines, data, records, settings, weights
 

@@ -13,7 +13,7 @@ RECORD = 2 + 3 * 32 * 32  # bytes of a record of CIFAR-100: coarse and fine labe
 
 
 def cifar_binary(path: Path, saved: Path, number: int, label: int = 0, extra: int = 0) -> None:
-    """A file of CIFAR-100 that takes no room on the disk: nothing but noughts, and one fine label."""
+    """A sparse file of CIFAR-100: only zeros, and one fine label."""
     with open(path, "wb") as file:
         file.truncate(number * RECORD + extra)
         file.seek(RECORD + 1)

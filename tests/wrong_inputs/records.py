@@ -1,4 +1,4 @@
-"""Wrong run folders, teacher caches and measurements: records that are missing, damaged, or of something else."""
+"""Wrong run folders, teacher caches and measurements: missing or damaged records, or those of something else."""
 
 import io
 import json

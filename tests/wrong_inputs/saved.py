@@ -1,4 +1,4 @@
-"""What wrong inputs must not harm: a teacher, finished runs with checkpoints and traces, a cache, measurements."""
+"""Files that wrong inputs must not change: a teacher, runs with checkpoints and traces, a cache, measurements."""
 
 import hashlib
 import os

@@ -16,7 +16,7 @@ OURS = "runs/distill/ea"
 
 
 class Evil:
-    """What a malicious pickle holds: unpickled, it makes the file `harmed`."""
+    """The content of a malicious pickle: unpickling it creates the file `harmed`."""
 
     def __reduce__(self):
         return open, ("harmed", "w")
@@ -33,7 +33,7 @@ def cut(path: Path, saved: Path, part: float, name: str = "student_best.pth") ->
 
 
 def flipped(path: Path, saved: Path, place: float) -> None:
-    """A checkpoint with one other bit, in this part of it."""
+    """A checkpoint with one changed bit in the given part."""
     content = bytearray(saved_bytes(saved))
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
@@ -109,7 +109,7 @@ READERS = [  # who reads a file a.pth
 ]
 CHECKPOINTS = []
 for number, (what, (content, says)) in enumerate({**FILES, **FLIPS}.items()):
-    tool, words = READERS[number % len(READERS)]  # one reads them as the other: each file has one reader
+    tool, words = READERS[number % len(READERS)]  # each file is tested with one of the two
     reader = f"{tool} {words[-2] if tool != 'eval' else '-c'}"
     no_file = "no such" if what == "a folder" else says
     CHECKPOINTS.append(Case(f"{reader}: {what}", tool, words, no_file, {"a.pth": content}))

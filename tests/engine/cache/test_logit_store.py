@@ -1,4 +1,4 @@
-"""The file of logits: what it returns, and what it survives."""
+"""The file of logits: reading, writing, crashes and damage."""
 
 import json
 import os
@@ -62,7 +62,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("writes, part", [(0, 0.0), (0, 0.5), (0, 1.0), (1, 0.1), (1, 0.5)])
 def test_a_store_killed_while_appending_contains_only_whole_rows(tmp_path, monkeypatch, writes, part):
-    """After `writes` whole writes (values, then numbers), the next one gets as far as `part` of its bytes."""
+    """After `writes` complete writes (values, then numbers), the next one is cut after `part` of its bytes."""
     store, original, calls = open_store(tmp_path), logit_store._write_all, []
     store.write(np.arange(10), rows_of(np.arange(10)))
 
@@ -120,7 +120,7 @@ def test_a_killed_process_leaves_whole_rows_and_no_lock(tmp_path):
 
 
 def test_rows_whose_values_never_reached_the_disk_are_missing_and_stored_anew(tmp_path):
-    """As after a loss of power: the numbers are there, the values are zeros, or another row's."""
+    """As after a power failure: the numbers were written, the values are zeros or another row's."""
     store = open_store(tmp_path)
     store.write(np.arange(4), rows_of(np.arange(4)))
     with open(tmp_path / "logits.bin", "r+b") as file:

@@ -1,4 +1,4 @@
-"""The teacher's logits from the cache are those of the teacher, whatever the cache holds."""
+"""Logits from the cache equal the teacher's, whatever the cache contains."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CACHED = ("TEACHER_CACHE.ENABLED", True, "SOLVER.EPOCHS", 2)
 
 
 def teacher_of(seed=0, name="resnet8", num_classes=10):
-    """A network with statistics of its own, in eval mode."""
+    """A network with its own running statistics, in eval mode."""
     torch.manual_seed(seed)
     network = build_model(name, num_classes)
     for module in network.modules():
@@ -133,7 +133,7 @@ def test_the_check_finds_rows_that_are_not_the_teachers_and_damage_is_computed_a
     assert torch.equal(again.logits(index, view), rows) and again.misses == 1
     last = again.store.count - 1
     entry = np.flatnonzero(again.store.index == last)
-    wrong = np.full((1, 10), 0.25, np.float16)  # sound to the checksum: only the teacher knows better
+    wrong = np.full((1, 10), 0.25, np.float16)  # the checksum is correct; only the teacher shows the error
     again.store.count = last
     again.store._append(entry.astype(np.int32), wrong)
     with pytest.raises(UserError, match=r"1 of \d+ stored rows differ .*; delete it: python tools"):

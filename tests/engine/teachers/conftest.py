@@ -9,7 +9,7 @@ from mdistiller.engine.teachers import download as downloads
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` (path -> bytes) and notes the requests. `cut`: bytes after which each answer breaks off."""
+    """Serves `files` (path -> bytes) and records the requests. `cut`: bytes after which each answer ends."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

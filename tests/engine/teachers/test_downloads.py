@@ -115,7 +115,7 @@ def test_invalid_addresses_end_in_one_line(server, tmp_path, url):
 
 
 def test_a_server_without_progress_is_given_up(server, tmp_path):
-    server.files["a.tar"], server.cut = CONTENT, 1  # a byte a connection
+    server.files["a.tar"], server.cut = CONTENT, 1  # one byte per connection
     with pytest.raises(UserError, match="after 4 of 10240 bytes"):
         download([server.url("a.tar")], tmp_path / "a.tar", allow_http=True)
     server.requests.clear()
@@ -127,7 +127,7 @@ def test_a_server_without_progress_is_given_up(server, tmp_path):
 
 
 def test_a_very_slow_server_is_interrupted(monkeypatch):
-    monkeypatch.setattr(downloads.time, "monotonic", iter(range(0, 1000, 30)).__next__)  # half a minute a byte
+    monkeypatch.setattr(downloads.time, "monotonic", iter(range(0, 1000, 30)).__next__)  # one byte per half a minute
     answer = type("Answer", (), {"read1": lambda self, size: b"x"})()
     with pytest.raises(OSError, match="too slowly: 3 bytes in 60 seconds"):
         for _ in downloads._steadily(answer):
