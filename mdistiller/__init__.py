@@ -1,7 +1,7 @@
 """Knowledge distillation of image classifiers, detectors and language models, also with entropy-adaptive weights.
 
-In a training loop of one's own: `distill`, `from_config`, `methods` and `diagnose`, and the pure functions of `losses`
-(docs/library.md). What is not used is not imported.
+For your own training loop: `distill`, `from_config`, `methods` and `diagnose`, and the pure functions of `losses`
+(docs/library.md). Modules are imported when they are used.
 """
 
 import importlib

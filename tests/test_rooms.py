@@ -96,6 +96,20 @@ def test_imports_point_one_way(path):
             assert module in DOORS, f"{path} imports {module}"
 
 
+def parts(tree, kind, most):
+    """Names of the classes or functions with more than `most` lines."""
+    return [node.name for node in ast.walk(tree) if isinstance(node, kind) and node.end_lineno - node.lineno >= most]
+
+
+def test_files_have_at_most_400_lines_classes_250_and_functions_55():
+    for path in sorted(path for room in ("mdistiller", "tools", "tests", "scripts")
+                       for path in (REPOSITORY / room).rglob("*.py")):
+        text = path.read_text()
+        tree = ast.parse(text)
+        assert text.count("\n") <= 400, path
+        assert parts(tree, ast.ClassDef, 250) == [] == parts(tree, ast.FunctionDef, 55), path
+
+
 def named_methods(text):
     words = set(re.findall(r"\w+", text.replace("EA-KD paper", "")))
     return {word for word in words if word.upper() in METHODS and not (word.upper() in ENGLISH and not word.isupper())}

@@ -88,9 +88,9 @@ def bench_step(settings: Settings, source: ImageSource) -> list[Table]:
         f"Step: times as fast as the plain path, batch {settings.batch}",
         ["teacher -> student", "method", "teacher live", "live, folded", "from the cache", "cached / student alone"],
         notes=[
-            "The plain path has its teacher in every step, and a process of its own, whose allocator is as it comes. "
-            "The last column is the time of a step with stored logits over that of the student alone, trained by "
-            "cross-entropy, which is the floor."
+            "The plain path runs its teacher in every step, in a separate process with the default memory allocator. "
+            "The last column is the time of a step with stored logits divided by that of the student alone, trained "
+            "with cross-entropy, which is the lower bound."
         ],
     )
     columns = ["teacher -> student", "method", "plain", "live", "live, folded", "from the cache", "student alone"]

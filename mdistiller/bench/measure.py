@@ -157,15 +157,15 @@ def _processor():
 
 def markdown(metadata: dict, tables: Sequence[Table]) -> str:
     """A paragraph about the machine and the settings (`metadata`, from `machine`), followed by all tables."""
-    made_up = "" if metadata["images"].startswith("CIFAR") else " **Made-up images stand in for CIFAR-100.**"
+    made_up = "" if metadata["images"].startswith("CIFAR") else " **Random images are used in place of CIFAR-100.**"
     busy = f", load {metadata['load_before']} when it began" if metadata["load_before"] is not None else ""
     torch_version = metadata["versions"].get("torch", torch.__version__)
     head = (
         f"Measured {metadata['date']} with `python tools/{metadata['command']}` on {metadata['processor']}, "
         f"{metadata['cores']} cores, {metadata['threads']} threads, {metadata['device']}{busy}; "
         f"PyTorch {torch_version}; {metadata['images']}; "
-        f"commit {(metadata['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [least, greatest] over "
-        f"{metadata['settings']['repeats']} turns; times as fast are of the same turn."
+        f"commit {(metadata['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [smallest, largest] over "
+        f"{metadata['settings']['repeats']} turns; ratios are computed for each turn."
     )
     return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
 

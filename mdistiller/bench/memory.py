@@ -27,7 +27,7 @@ def bench_memory(settings: Settings, source: ImageSource) -> list[Table]:
     table = Table(
         f"Memory: EA-KD {' -> '.join(settings.pairs[0])}, batch {settings.batch}, peak in MB",
         ["", "host, with workers", "device"],
-        notes=["Host memory counts shared pages once over the processes that share them, where Linux says which."],
+        notes=["Memory pages that several processes share are counted once, if Linux reports them."],
     )
     context = multiprocessing.get_context("spawn")
     for kind, name in KINDS.items():

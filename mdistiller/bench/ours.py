@@ -40,7 +40,7 @@ def read_source(settings: Settings) -> tuple[ImageSource, str]:
         train_images=images[:number], train_labels=labels[:number],
         test_images=images[number:], test_labels=labels[number:],
     )
-    return source, f"{number:,} made-up images of CIFAR-100's size"
+    return source, f"{number:,} random images of CIFAR-100's size"
 
 
 def shortened(source: ImageSource, images: int, num_classes: int | None = None) -> ImageSource:

@@ -132,7 +132,7 @@ def _passes_saved():
         "Teacher passes with a shared cache, as a share of those without: calculated, not measured",
         ["epochs a run", "one run", f"{len(SWEEP)} methods, one seed", f"{len(SWEEP)} methods, 3 seeds"],
         notes=[
-            f"Runs of one seed see the same views. Of {NUM_VIEWS} views, n draws are expected to reach "
+            f"Runs with the same seed use the same views. Of {NUM_VIEWS} views, n draws are expected to reach "
             f"{NUM_VIEWS} (1 - (1 - 1/{NUM_VIEWS})^n)."
         ],
     )

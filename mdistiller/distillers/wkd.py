@@ -36,7 +36,7 @@ class WKD(Distiller):
     The CKA matrix is measured when a run starts, as the authors do before training. Each position of the teacher's last
     map (the last of `feats`) is a sample, from training images without augmentation, and the k-th samples of two
     classes form a pair. At most SAMPLES images of each class are used, all 500 of CIFAR-100, and fewer if the samples
-    would take more than 4 GiB. "fc" is used where nothing measures the matrix, as in a training loop of one's own.
+    would take more than 4 GiB. "fc" is used without a data set to measure the matrix, as in a user's training loop.
 
     Departs from the released code: Sinkhorn runs in the log domain.
 

@@ -1,4 +1,4 @@
-"""The methods in a training loop of one's own: `distill`, `from_config` and `methods`; `doctor` looks for faults."""
+"""The methods in your own training loop: `distill`, `from_config` and `methods`; `doctor` looks for faults."""
 
 from mdistiller.library.build import distill, from_config, methods
 from mdistiller.library.loop import Configured, Distillation, Step

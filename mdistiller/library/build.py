@@ -1,4 +1,4 @@
-"""`distill` and `from_config`: a method around two networks, for a training loop of one's own."""
+"""`distill` and `from_config`: a method around two networks, for your own training loop."""
 
 import inspect
 import logging
@@ -25,7 +25,7 @@ from mdistiller.models.wrapped import first_convolution
 from mdistiller.registry import split_ea
 
 log = logging.getLogger("mdistiller")
-SMALL = 32  # pixels a side of the image that a network of one's own is probed with, unless told otherwise
+SMALL = 32  # default side in pixels of the image with which a user's network is probed
 Taps = Sequence[str] | tuple[Sequence[str], Sequence[str]]
 
 
@@ -48,24 +48,22 @@ def distill(
 ) -> Distillation:
     """A method around a student and a teacher, as a module that turns a batch into a loss, see `Distillation`.
 
-    `student` and `teacher` are modules that return logits (n, C), (logits, features) or an object with `.logits`, of
-    any library; causal language models of transformers too, whose samples are then tokens. They may be names as in the
-    YAML files ("resnet8x4", "timm:vit_tiny_patch16_224"), which `num_classes` goes with, `family`, and checkpoints: a
-    file, "pretrained", or for a teacher "random". The teacher is frozen; a method without one is given None.
+    `student` and `teacher` are modules of any library that return logits (n, C), (logits, features) or an object with
+    `.logits`. For causal language models of transformers the samples are tokens. Names as in the YAML files are also
+    accepted ("resnet8x4", "timm:vit_tiny_patch16_224"), together with `num_classes`, `family` and checkpoints (a file,
+    "pretrained", or "random" for a teacher). The teacher is frozen; it is None for a method without a teacher.
 
-    `method` is a name of `methods()`; `keywords` are the settings of its node in docs/config.md in either case
+    `method` is a name of `methods()`. `keywords` are the settings of its node in docs/config.md, in upper or lower case
     (BETA=8.0, ce_weight=0.1), and EA_KIND, EA_TEMPERATURE, LS, LABEL_SMOOTHING, ...
 
-    Methods that compare features take the outputs of the modules named in `taps`: paths within student and teacher,
-    from shallow to deep, as a pair of lists, or one list for both. Without them they are found by probing. Shapes are
-    learnt from one pass in eval mode: of `example`, a batch of one's own inputs, or of a blank image of `image_size`.
+    Methods that compare features use the outputs of the modules in `taps`: paths within student and teacher, from
+    shallow to deep, as a pair of lists or one list for both (default: found by probing). Shapes come from a pass in
+    eval mode on `example`, a batch of the user's inputs, or on a blank image of `image_size`.
 
-    The student sees the batch as it is. A teacher of timm or torchvision gets it in its own normalisation, and size
-    where it takes one only; `normalization` is the batch's: (mean, deviation), "student" for what the student's library
-    says, or None, which leaves the images alone. Methods that remember every training image need the training set's
-    labels, `targets` (N,).
-
-    Raises UserError, in one line, for whatever does not fit.
+    The student gets the batch unchanged. A teacher of timm or torchvision gets it in its own normalisation, and in its
+    own size if it accepts only one. `normalization` describes the batch: (mean, deviation), "student" for that of the
+    student's library, or None for no conversion. Methods that remember every training image need the training set's
+    labels, `targets` (N,). Raises UserError, in one line, for invalid arguments.
     """
     given = (("student", student, student_checkpoint), ("teacher", teacher, teacher_checkpoint))
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
@@ -87,7 +85,7 @@ def distill(
 
 
 def _check_needs(method, teacher, targets, num_train):
-    """Raise UserError where a method lacks its teacher, or what tells it of all training images."""
+    """Raise UserError if a method lacks its teacher, or the labels or number of all training images."""
     if teacher is None and DISTILLERS[method].needs_teacher:
         raise UserError(f"distill: {method} needs a teacher; found None")
     if "index" in inspect.signature(DISTILLERS[method].sample_losses).parameters and targets is num_train is None:
@@ -98,7 +96,7 @@ def _check_needs(method, teacher, targets, num_train):
 
 
 def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None:
-    """The module itself, or the one of that name with its weights."""
+    """The given module, or the network of that name with its weights."""
     if network is None or isinstance(network, nn.Module):
         if checkpoint is not None:
             raise UserError(f"distill: {role}_checkpoint: goes with a name; found a module, which holds its weights")
@@ -168,7 +166,7 @@ def _sized(size):
 
 
 def _two(taps) -> tuple[Sequence[str] | None, Sequence[str] | None]:
-    """The student's and the teacher's taps."""
+    """The taps of student and teacher."""
     if taps is None:
         return None, None
     if all(isinstance(path, str) for path in taps):
@@ -185,7 +183,7 @@ def _two(taps) -> tuple[Sequence[str] | None, Sequence[str] | None]:
 
 
 class _Blank:
-    """From a network, or a tensor like its weights, to an input of one example."""
+    """Callable: network, or a tensor like its weights -> an input of one example."""
 
     def __init__(self, example: Any, size: int, student: nn.Module):
         convolution = first_convolution(student)
@@ -200,7 +198,7 @@ class _Blank:
 
 
 def _kept(example):
-    """One example of a batch, so that the rest is not held on to."""
+    """A copy of one example of a batch, so that the rest can be freed."""
     if isinstance(example, Mapping):
         return {name: _kept(value) for name, value in example.items()}
     return example[:1].detach().clone()
@@ -224,10 +222,10 @@ def _pass(network, blank):
 
 
 def _count_classes(student, blank, features) -> int | None:
-    """How many classes the student tells; None where it cannot be tried and no method needs to know."""
+    """The number of classes of the student; None if it cannot be run and no method needs it."""
     try:
         return _pass(student, blank).logits.shape[-1]
-    except Exception as error:  # of any kind, from somebody else's network
+    except Exception as error:  # of any kind, raised by a user's network
         if features:
             raise UserError(f"distill: student {_unfit(student, error)}") from error
         return None
@@ -240,7 +238,7 @@ def _try(adapted, networks, blank):
                 _pass(network, blank)
         except UserError as error:
             raise UserError(f"distill: {role}: {error}") from error
-        except Exception as error:  # of any kind, from somebody else's network
+        except Exception as error:  # of any kind, raised by a user's network
             raise UserError(f"distill: {role} {_unfit(own, error)}") from error
 
 
@@ -252,27 +250,27 @@ def _unfit(network, error):
 
 
 class _Info:
-    """What a task may ask of the data."""
+    """Properties of the data that a task reads."""
 
     def __init__(self, metadata: Mapping[str, Any]):
         self.num_classes, self.image_size = metadata["num_classes"], metadata["image_size"]
 
 
 def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:
-    """The distillation of a configuration file, and its data, on the device that it names; nothing is written.
+    """The distillation of a configuration file with its data, on the configured device; no file is written.
 
-    `overrides` are those of the command line: "KEY", value, ... A loop over `kd.batches(epoch)` with the optimiser of
-    the file gives the numbers of tools/train.py, bit for bit. Raises UserError, in one line, for what does not fit.
+    `overrides` are as on the command line: "KEY", value, ... A loop over `kd.batches(epoch)` with the optimiser of
+    the file gives the numbers of tools/train.py, bit for bit. Raises UserError, in one line, for invalid settings.
     """
     cfg = load(path, overrides, "from_config")
     run = build_run(cfg, prepare_device(cfg))
-    run.distiller.eval().prepare(run.data)  # as before the first step of a run
+    run.distiller.eval().prepare(run.data)  # as a run does before its first step
     run.distiller.train()
     return Configured(run)
 
 
 def methods() -> dict[str, str]:
-    """Every method's name, EA variants included, with one line about it."""
+    """{name of a method, EA variants included: its description in one line}."""
     lines = {}
     for name in sorted(DISTILLERS):
         first = (inspect.getdoc(DISTILLERS[name]) or name).split("\n\n")[0]

@@ -1,4 +1,4 @@
-"""Distillation in a training loop of one's own: one module that turns a batch into a loss."""
+"""Distillation in your own training loop: one module that turns a batch into a loss."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -13,17 +13,18 @@ from mdistiller.library.doctor.first_step import FirstStep
 from mdistiller.library.tasks import Samples, Texts
 from mdistiller.models.transparent import Transparent
 
-LABELS = ("labels", "label", "target")  # keywords that hold the labels, as the batches of other libraries have them
-OF_METHODS = ("index", "contrast", "image_strong")  # what methods read of a batch beside inputs and labels
+LABELS = ("labels", "label", "target")  # keywords of the labels in batches of other libraries
+OF_METHODS = ("index", "contrast", "image_strong")  # further entries of a batch that methods read
 
 
 class Step(NamedTuple):
-    """What a batch gives.
+    """The result of a batch.
 
-    `loss`, a scalar, the sum of `losses`, {name: scalar}, cross-entropy under "ce"; `logits` (n, C) of the student;
-    `weight` (n,), what multiplied each sample's distillation loss (ones without EA), detached. In eval mode `losses`
-    holds the cross-entropy alone, and `weight` is None; without labels `loss` is None there. Of a language model under
-    LM_LOSS_CHUNK, whose logits never exist together, `logits` holds the hidden states (n, D) that they are made of.
+    `loss` is the scalar sum of `losses`, {name: scalar}, with the cross-entropy under "ce"; `logits` (n, C) are the
+    student's; `weight` (n,), detached, are the factors of the samples' distillation losses (ones without EA). In eval
+    mode `losses` contains only the cross-entropy and `weight` is None; without labels `loss` is None there. For a
+    language model with LM_LOSS_CHUNK, whose logits are never in memory together, `logits` are the hidden states (n, D)
+    from which they are computed.
     """
 
     loss: Tensor | None
@@ -35,10 +36,10 @@ class Step(NamedTuple):
 class Distillation(Transparent):
     """A student, a frozen teacher, and a method's losses between them, see `distill`.
 
-    The state dict holds the student and the method's modules, under their names in the distiller. The teacher is no
-    submodule: it stays in the mode that its method needs, outside the state dict, DDP and the optimiser, and moves
-    with `to`. `epoch` counts from 1 and is the user's to set; None takes every warm-up as over. `checked` False leaves
-    out the checks of the first step.
+    The state dict contains the student and the method's modules, under their names in the distiller. The teacher is
+    not a submodule: it stays in the mode that its method needs, outside the state dict, DDP and the optimiser, but `to`
+    moves it. The user sets `epoch`, which counts from 1; with None every warm-up counts as finished. `checked` False
+    skips the checks of the first step.
     """
 
     accepts_loss_kwargs = False  # transformers' Trainer divides the loss by the number of accumulated batches itself
@@ -47,7 +48,7 @@ class Distillation(Transparent):
         super().__init__(distiller)
         self.epoch: int | None = None
         self._settled, self._watch = settled, FirstStep()
-        object.__setattr__(self, "_networks", (student, teacher))  # the user's own, inside what the method reads
+        object.__setattr__(self, "_networks", (student, teacher))  # the user's networks, without our wrappers
 
     @property
     def distiller(self) -> Distiller:
@@ -92,11 +93,11 @@ class Distillation(Transparent):
     ) -> Step:
         """The losses of a batch in train mode; in eval mode the logits of the deployed network, and cross-entropy.
 
-        `image` is what both networks take: a tensor, or a mapping of their keywords. Keywords that no method reads are
-        the networks' own, as are input_ids and pixel_values, with `labels` among them as the target. Without labels
-        there is distillation alone. `teacher_logits` (n, C) stand in for the teacher's pass. What else a method reads
-        comes by name: `index` (n,), the numbers of the samples, or `image_strong`, a second view. Raises UserError for
-        what is missing.
+        `image` is the input of both networks: a tensor, or a mapping of their keywords. Keywords that no method reads
+        are passed to the networks, such as input_ids and pixel_values; `labels` among them are the target. Without
+        labels only the distillation losses are computed. `teacher_logits` (n, C) replace the teacher's pass. Further
+        inputs of a method are given by name: `index` (n,), the numbers of the samples, or `image_strong`, a second
+        view. Raises UserError if one is missing.
         """
         task = self.distiller.task
         inputs, ready, extra = image, {"image": image, "target": target}, batch

@@ -1,4 +1,4 @@
-"""Anybody's networks behind the interface that methods read: logits, and the outputs of modules as maps."""
+"""Any network behind the interface of the methods: logits, and the outputs of modules as feature maps."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from mdistiller.models.base import Features, Network, Output, reason_of
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
 from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution
 
-IMAGENET_SIZE = 224  # pixels a side that the networks of timm and torchvision are probed with, unless told otherwise
+IMAGENET_SIZE = 224  # default side in pixels of the image with which networks of timm and torchvision are probed
 TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier")
 
 
@@ -78,7 +78,7 @@ class Tapped(Wrapped):
 
 
 def channels_last(network: nn.Module) -> bool:
-    """Whether the blocks of the network give maps (B, H, W, C), as Swin transformers do."""
+    """Whether the network's maps are (B, H, W, C), as in Swin transformers."""
     return getattr(network, "output_fmt", None) == "NHWC" or type(network).__name__ == "SwinTransformer"
 
 
@@ -139,7 +139,7 @@ def _with_stem(network, taps):
 
 
 def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Module, tuple, Any]]]:
-    """What one pass in eval mode gives, and (path, module, arguments, output) of each module in the order they end."""
+    """The output of one pass in eval mode, and (path, module, arguments, output) of each module as they end."""
     seen: list = []
 
     def note(name, module, args, output):
@@ -152,7 +152,7 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
             return call(network.eval(), inputs), seen
     except UserError:
         raise
-    except Exception as error:  # of any kind, from somebody else's network
+    except Exception as error:  # of any kind, raised by a user's network
         raise UserError(
             f"{type(network).__name__} cannot be probed ({reason_of(error)}): pass a batch of your own inputs "
             "(example=x), or the pixels a side of its images (image_size=...)"
@@ -165,7 +165,7 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
 
 
 def _classifier_path(network, example):
-    """The path of the linear layer that gives the logits, None without one."""
+    """The path of the linear layer that computes the logits, or None."""
     output, seen = record(network, example(network))
     logits = logits_of(network, output)
     linear = [
@@ -184,17 +184,17 @@ def _probed(network, example):
     levels = maps if len(maps) > 1 else _blocks(network, seen) or maps
     linear = [name for name, module, _, out in seen if isinstance(module, nn.Linear) and out.shape == logits.shape]
     if not levels and not linear:
-        return Bare(network)  # the method says which features it misses
+        return Bare(network)  # the method names the features that are missing
     names = _with_stem(network, levels) if levels else []
     if len(names) > 2 and names[0] == names[1]:
-        names = names[1:]  # the stem is the one module of its size
+        names = names[1:]  # the stem is the only module of its size
     return Tapped(network, names, linear[-1] if linear else None)
 
 
 def _maps_by_size(seen):
     """The last module at each size of maps, from large to small."""
     last: dict[int, str] = {}
-    aspect = None  # that of the first map: what else has four dimensions belongs to attention
+    aspect = None  # the size of the first map; other tensors with four dimensions belong to attention
     for name, _, _, output in seen:
         if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
             aspect = aspect or output.shape[2] / output.shape[3]
@@ -222,7 +222,7 @@ def _first(output):
 
 
 class Metadata:
-    """What a network's library says of its images: `normalisation` (mean, deviation) and `size` (pixels), or None.
+    """Input properties declared by a network's library: `normalisation` (mean, deviation) and `size` (pixels), or None.
 
     `fixed` is the one size that the network takes, None where it takes any.
     """
@@ -247,7 +247,7 @@ class Metadata:
 
 
 def at_own_input(network: nn.Module, own: Metadata, data: Normalisation | None, size: int | None) -> nn.Module:
-    """The teacher on the data's images, brought to its own normalisation and size where its library tells another."""
+    """The teacher with images converted to its own normalisation and size, if its library declares others."""
     if data is None or own.normalisation is None:
         return network
     resize = own.fixed if own.fixed != size else None

@@ -1,4 +1,4 @@
-"""Keywords of `distill` as configuration: a method's own settings by their bare names, in either case."""
+"""Keywords of `distill` as a configuration: a method's settings by their plain names, in upper or lower case."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from mdistiller.config.words import nearest
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 
-SOURCE = "distill"  # who set a key, in messages
-GENERAL = {  # settings that are no method's
+SOURCE = "distill"  # origin of a setting, for messages
+GENERAL = {  # settings that belong to no method
     "LS": "DISTILLER.LS",
     "LABEL_SMOOTHING": "SOLVER.LABEL_SMOOTHING",
     "EPOCHS": "SOLVER.EPOCHS",
@@ -83,7 +83,7 @@ def _flat(keywords, prefix=""):
 
 
 def settled_epoch(cfg: CfgNode, method: str) -> int:
-    """The first epoch after every warm-up of the method: 1 where it has none."""
+    """The first epoch after all warm-ups of the method; 1 without warm-up."""
     cls = DISTILLERS[method]
     node = cfg[cls.config_key] if cls.defaults else {}
     ramps = [value for name, value in node.items() if name.startswith("WARMUP")]

@@ -1,4 +1,4 @@
-"""Tasks of a loop of one's own: a batch holds what the user's networks take, and perhaps no labels."""
+"""Tasks of a user's training loop: a batch contains the inputs of the user's networks, with or without labels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from mdistiller.tasks import TaskOutput
 from mdistiller.tasks.classification import Classification
 from mdistiller.tasks.language import Language
 
-IGNORED = -100  # the label of a token that no loss reads, as transformers has it
+IGNORED = -100  # label of tokens without a loss, as in transformers
 
 
 class Samples(Classification):
@@ -23,7 +23,7 @@ class Samples(Classification):
     def __init__(self, cfg, info, example: Callable[[Tensor], Any]):
         super().__init__(cfg, info)
         self.example = example
-        self.kept: dict[str, Tensor] | None = None  # what the networks gave, where a check asks for it
+        self.kept: dict[str, Tensor] | None = None  # the networks' outputs, if a check needs them
 
     def prepare(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
         """A batch of the distiller."""
@@ -70,7 +70,7 @@ class Texts(Language):
         wanted[:, :-1] = known[:, 1:]
         positions = wanted.flatten().nonzero()[
             :, 0
-        ]  # waits for the device: how many samples there are is in the labels
+        ]  # waits for the device: the number of samples depends on the labels
         following = positions + 1
         return {
             "ids": ids,

@@ -13,13 +13,13 @@ from mdistiller.runs.records import RunRecord
 from mdistiller.runs.statistics import Gain, paired_gain
 
 GAIN_FIGURES: tuple[str, ...] = ("gain_epochs", "gain_weight", "gain_tuned")  # the keys of gain_figures.yaml
-NUDGE = 0.03  # of the width, by which the curves are set apart so that their intervals do not cover each other
+NUDGE = 0.03  # horizontal shift between curves, relative to the width, so that their intervals do not overlap
 
 
 def gain_curves(figure: str, runs: Sequence[RunRecord]) -> dict[str, dict[Any, Gain]]:
     """The curves of a figure of gain_figures.yaml: label -> x -> gain (points of the headline metric, paired by seed).
 
-    What has no runs is left out, whole curves included.
+    Points and curves without runs are left out.
     """
     spec, studies = read_yaml(DATA / "gain_figures.yaml")[figure], load_studies()
     curves = {label: {x: gain for x, (study, line, baseline) in points.items()

@@ -1,4 +1,4 @@
-"""Rank tables: which methods are told apart over data sets and pairs of networks. Needs no torch."""
+"""Rank tables: which methods differ significantly over data sets and pairs of networks. Does not import torch."""
 
 import math
 from collections import Counter
@@ -15,8 +15,8 @@ TITLE = "Mean ranks over the pairs of networks"
 def rank_blocks(tables: Sequence[FilledTable]) -> list[Block]:
     """A rank table of the methods of several tables over all of their pairs (data sets and networks).
 
-    Within a pair only cells of its commonest protocol are ranked together. Ranked are the methods that the most pairs
-    have runs of, over the pairs that have runs of all of these; the rest is left out and named.
+    Within a pair only cells of its most frequent protocol are ranked. The ranked methods are those with runs on the
+    most pairs, over the pairs with runs of all of them; the others are left out and named.
     """
     found = {f"table {filled.table.name}, {group}": _means(filled, cells)
              for filled in tables for group, cells in filled.groups.items()}
@@ -35,7 +35,7 @@ def rank_blocks(tables: Sequence[FilledTable]) -> list[Block]:
 
 
 def _means(filled, cells) -> dict[str, float]:
-    """Method -> mean of the headline, of the cells with runs of the pair's commonest protocol."""
+    """{method: mean headline metric} of the cells with runs of the pair's most frequent protocol."""
     with_runs = {name: cell for name, cell in cells.items() if cell.by_seed(filled.epoch)}
     protocols = Counter(cell.protocol for cell in with_runs.values())
     return {name: cell.mean_and_std(filled.epoch)[0] for name, cell in with_runs.items()
@@ -43,7 +43,7 @@ def _means(filled, cells) -> dict[str, float]:
 
 
 def rank_lines(ranks: Ranks) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """(head, rows, words) of a rank table, the best method first."""
+    """(head, rows, text) of a rank table, the best method first."""
     rows = [(name, f"{mean:.2f}") for name, mean in sorted(ranks.means.items(), key=lambda item: item[1])]
     friedman = f"Friedman's p {_equals(p_text(ranks.p))}; " if not math.isnan(ranks.p) else ""
     words = (f"Mean ranks over {ranks.blocks} blocks, 1 being best. {friedman}critical difference "
@@ -56,6 +56,6 @@ def _equals(text):
 
 
 def complete_blocks(blocks: Mapping[str, Mapping[str, float]]) -> tuple[list[Mapping[str, float]], list[str]]:
-    """(blocks that have a number of every method, names of the others). NaN is no number."""
+    """(blocks with a number for every method, names of the other blocks). NaN does not count as a number."""
     whole = {name: block for name, block in blocks.items() if not any(map(math.isnan, block.values()))}
     return list(whole.values()), [name for name in blocks if name not in whole]

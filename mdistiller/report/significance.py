@@ -1,4 +1,4 @@
-"""Gains as cells of tables: intervals, p-values, Holm's correction, and what is tested beside. Needs no torch."""
+"""Gains as cells of tables: intervals, p-values, Holm's correction and further tests. Does not import torch."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mdistiller.runs.statistics import (
 GAIN_HEAD = ("gain, last epoch", "95 % interval", "pooled", "p", "p, Holm")
 RESAMPLED_HEAD = ("method", "compared with", "seeds", "gain", "BCa interval", "sign-flip p", "chance of improvement")
 LEVEL = 0.05
-LEAST_FREEDOM = 4  # of a pooled deviation; below, it is as much decided by chance as that of one row
+LEAST_FREEDOM = 4  # least degrees of freedom of a pooled deviation; with fewer it is as uncertain as that of one row
 WORDS = (
     "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test; *pooled* is the interval "
     "from the deviation of all differences of the table together, for two or three differences alone are decided by "
@@ -66,7 +66,7 @@ def resampled_row(names: tuple[str, str], gain: Gain, improvement: float) -> tup
 
 
 def count_words(p_values: Sequence[float]) -> str:
-    """How many tests of a page are below 0.05, and how many remain when all of them are corrected together."""
+    """The number of tests of a page below 0.05, and how many remain after a common correction."""
     tests = [p for p in p_values if not math.isnan(p)]
     if not tests:
         return "No comparison has enough seeds for a test yet."
@@ -76,7 +76,7 @@ def count_words(p_values: Sequence[float]) -> str:
 
 
 def power_lines(differences: Sequence[float], deviations: Sequence[float]) -> tuple[tuple[str, ...], list, str]:
-    """(head, rows, words): how many seeds find a difference (points) at a deviation of the paired differences."""
+    """(head, rows, text): seeds needed to find a difference (points), by deviation of the paired differences."""
     head = ("deviation of the differences", *(f"{difference:g} points" for difference in differences))
     rows = [(f"{deviation:g}", *(_seeds(difference, deviation) for difference in differences))
             for deviation in deviations]

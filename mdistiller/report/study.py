@@ -153,7 +153,7 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
 
 
 def _tested(compared, groups):
-    """What is tested beside the t-tests, and how many of these a correction over all tables keeps."""
+    """Tests besides the t-tests, and how many t-tests remain significant after a correction over all tables."""
     compared = [(name, baseline, gain) for name, baseline, gain in compared if gain]
     rows = [resampled_row((name, baseline), gain, probability_of_improvement(
         _last(groups[name]).values(), _last(groups[baseline]).values())) for name, baseline, gain in compared]

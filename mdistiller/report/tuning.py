@@ -1,4 +1,4 @@
-"""The report of a search for settings: budget, space, best settings, sensitivity, and what the test images say."""
+"""The report of a search for settings: budget, search space, best settings, sensitivity, test results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ PLOT = "sensitivity.png"
 
 
 class TrialRow(NamedTuple):
-    """One trial: its number, settings, accuracy on the validation images (None without one) and how it ended."""
+    """One trial: its number, settings, validation accuracy (None without one) and final state."""
 
     number: int
     settings: Mapping[str, Any]
@@ -27,7 +27,7 @@ def tuning_page(
     title: str, budget: str, space: Mapping[str, tuple[str, str]], trials: Sequence[TrialRow],
     final: Mapping[str, Mapping[int, float]],
 ) -> str:
-    """Markdown. `space`: key -> (own value, what it is varied over). `final`: best and own -> seed -> test result."""
+    """Markdown. `space`: key -> (own value, range). `final`: "best" and "own" -> seed -> test result."""
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value)
     blocks = [f"# {title}", budget, "## Space and best settings"]
     rows = [(key, own, words, _shown(best.settings[key])) for key, (own, words) in space.items()]
@@ -55,7 +55,7 @@ def _tested(final):
 
 
 def plot_sensitivity(path: Path, space: Mapping[str, bool], trials: Sequence[TrialRow]) -> None:
-    """Validation accuracy over each setting, a panel a key; `space`: key -> whether its axis is logarithmic."""
+    """Validation accuracy over each setting, one panel per key; `space`: key -> whether its axis is logarithmic."""
     plt = pyplot()
     figure, axes = plt.subplots(1, len(space), figsize=(4 * len(space), 3.2), sharey=True, squeeze=False)
     for axis, (key, logarithmic) in zip(axes[0], space.items(), strict=True):

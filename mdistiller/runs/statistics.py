@@ -1,4 +1,4 @@
-"""The statistics of tables, of accuracies over seeds. One module for all of them; needs no torch.
+"""The statistics of all tables: accuracies over seeds. Does not import torch.
 
 How runs over seeds are compared follows Bouthillier et al., "Accounting for variance in machine learning benchmarks",
 MLSys 2021 (arXiv:2103.03098), and Agarwal et al., "Deep reinforcement learning at the edge of the statistical
@@ -16,14 +16,14 @@ import numpy as np
 from mdistiller.runs.records import mean_and_std
 
 CONFIDENCE, POWER = 0.95, 0.8
-LEAST_TO_RESAMPLE = 5  # differences; with fewer, neither the bootstrap nor the sign-flip test can say anything
-MOST_TO_ENUMERATE = 20  # differences of the exact sign-flip test: a million signs
-MOST_SEEDS = 10_000  # where the search for a number of seeds ends
+LEAST_TO_RESAMPLE = 5  # least number of differences for the bootstrap and the sign-flip test
+MOST_TO_ENUMERATE = 20  # largest number of differences of the exact sign-flip test: a million sign patterns
+MOST_SEEDS = 10_000  # largest number of seeds that is tried
 RESAMPLES = 9999
 
 
 def _special():
-    """scipy's functions of distributions, imported when something is tested: readers of runs start sooner without."""
+    """SciPy's distribution functions, imported only for tests, so that programs that only read runs start faster."""
     return importlib.import_module("scipy.special")
 
 
@@ -32,11 +32,11 @@ class Gain:
     """A mean difference in points; interval and p-value (two-sided) are NaN where nothing can be tested."""
 
     mean: float
-    seeds: int  # pairs of runs of one seed; 0: the difference of two means, over different seeds
+    seeds: int  # number of pairs of runs with the same seed; 0: difference of two means over different seeds
     low: float = math.nan
     high: float = math.nan
     p: float = math.nan
-    differences: tuple[float, ...] = field(default=(), compare=False)  # of each seed that both have
+    differences: tuple[float, ...] = field(default=(), compare=False)  # one per common seed
 
 
 def paired_gain(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Gain:
@@ -96,7 +96,7 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
 def pooled_deviation(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
     """Standard deviation of differences within their groups, and its degrees of freedom (NaN and 0 without any).
 
-    It assumes that all groups scatter alike, and so lends a group of two or three what its own cannot tell.
+    It assumes equal variances of all groups, which gives small groups a more reliable estimate than their own.
     """
     groups = [group for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in groups)

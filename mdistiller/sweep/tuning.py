@@ -1,6 +1,6 @@
-"""Search for the settings of a method that suit a pair of networks best, on validation images.
+"""Search for the best settings of a method for a pair of networks, on validation images.
 
-A trial is a short-lived run with settings that Optuna's TPE sampler proposes (Bergstra et al., NeurIPS 2011). It trains
+A trial is a run with settings proposed by Optuna's TPE sampler (Bergstra et al., NeurIPS 2011). It trains
 on the training part of the images and is judged by the validation part (DATASET.VAL_FRACTION) after its last epoch; a
 trial below the median of the earlier ones at the same epoch is ended early. The study is a journal file: any number of
 processes may work on it, and each of them may be stopped and started again.
@@ -29,16 +29,16 @@ from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
 PROJECT = "tune"  # folder of all studies, below LOG.PREFIX
-KINDS = ("ea", "normalized")  # of EA.KIND that a weighted method is tried with
-VAL_FRACTION = 0.1  # where the configuration sets no images aside
-TRIAL_SEED = 1000  # of every trial, so that they differ in their settings alone; the final runs have seeds 0, 1, ...
+KINDS = ("ea", "normalized")  # values of EA.KIND that are tried for a weighted method
+VAL_FRACTION = 0.1  # used if the configuration has no validation images
+TRIAL_SEED = 1000  # seed of every trial, so that only settings differ; the final runs have seeds 0, 1, ...
 WARM_UP = 4  # finished trials before any is ended early, and proposals before the sampler learns from them
 BEST, OWN = "best", "own"  # the two configurations of the final runs
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a key is varied over: from `low` to `high` on a logarithmic scale, or the `choices`."""
+    """The range of a key: from `low` to `high` on a logarithmic scale, or the `choices`."""
 
     own: Any  # the value of the configuration
     low: float = math.nan
@@ -51,7 +51,7 @@ class Setting:
 
 
 def search_space(cfg, fixed: Sequence[str] = ()) -> dict[str, Setting]:
-    """The keys that the method of a configuration is tuned by: those that its class declares in `search`.
+    """The keys that are tuned for the method of a configuration: those that its class declares in `search`.
 
     A key is varied by its factor up and down from the value in the configuration, within the range of the key; a
     weighted method is also tried with two kinds of weights. Keys in `fixed` are left as they are. Raises UserError
@@ -82,7 +82,7 @@ def _value(cfg, key):
 
 
 class Pruned(Interrupted):
-    """The pruner ended a trial after an epoch; its run is whole."""
+    """The pruner ended a trial after an epoch; its run folder is complete."""
 
 
 class Tuning:
@@ -107,7 +107,7 @@ class Tuning:
 
     @cached_property
     def study(self):
-        """The study in the journal file, begun here if there is none. Raises UserError for one of other settings."""
+        """The study in the journal file, created if there is none. Raises UserError if it has other settings."""
         self.folder.mkdir(parents=True, exist_ok=True)
         journal = self.optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log"))
         with self.alone():
@@ -126,21 +126,21 @@ class Tuning:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """No other process begins or takes up a trial meanwhile."""
+        """A context in which no other process starts or resumes a trial."""
         while (lock := files.lock(self.folder / ".study.lock", inherited=False)) is None:
             time.sleep(0.05)
         with lock:
             yield
 
     def run_trials(self) -> None:
-        """Take up trials that were stopped, then begin new ones, until the budget is spent."""
+        """Resume stopped trials, then start new ones, until the budget is used up."""
         while (claimed := self._claim()) is not None:
             trial, lock = claimed
             with lock:
                 self._run_trial(trial)
 
     def _claim(self):
-        """(a trial that no other process runs, its lock), or None."""
+        """A trial that no other process runs and its lock, or None."""
         states = self.optuna.trial.TrialState
         with self.alone():
             begun = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != states.WAITING]
@@ -149,7 +149,7 @@ class Tuning:
                     return self.optuna.trial.Trial(self.study, frozen._trial_id), lock
             if len(begun) >= self.trials:
                 return None
-            self.study.sampler.reseed_rng()  # two processes must not propose the same
+            self.study.sampler.reseed_rng()  # two processes must not start the same trial
             trial = self.study.ask()
             return trial, self._lock(trial.number)
 
@@ -183,7 +183,7 @@ class Tuning:
         return trial.suggest_float(key, setting.low, setting.high, log=True)
 
     def _judged(self, record):
-        """The headline on the validation images, in a line of metrics.jsonl; the test images are not looked at."""
+        """The headline metric on the validation images, from a line of metrics.jsonl; test results are not read."""
         found = [key for key in record if key.startswith("val_")]
         if not found:
             raise UserError(f"DATASET.VAL_FRACTION: {self.cfg.DATASET.TYPE} sets no validation images aside")
@@ -197,12 +197,12 @@ class Tuning:
 
     @property
     def open_trials(self) -> int:
-        """How many trials of the budget are not finished yet."""
+        """The number of trials of the budget that are not finished."""
         finished = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
         return max(self.trials - len(finished), 0)
 
     def best(self) -> dict[str, Any]:
-        """The settings of the best trial. Raises RunError when no trial came to its end."""
+        """The settings of the best trial. Raises RunError when no trial has finished."""
         try:
             return self.study.best_trial.params
         except ValueError:
@@ -215,7 +215,7 @@ class Tuning:
         """
         runs: dict[str, list[RunRecord]] = {BEST: [], OWN: []}
         own = {key: setting.own for key, setting in self.space.items()}
-        number = self.study.best_trial.number  # in the name: with a larger budget another trial may be the best
+        number = self.study.best_trial.number  # in the name: a larger budget may have another best trial
         for seed in range(self.seeds):
             for label, name, chosen in ((BEST, f"best_{number:03}_s{seed}", self.best()), (OWN, f"own_s{seed}", own)):
                 if (lock := files.lock(self.folder / f".{name}.lock", inherited=False)) is None:

@@ -101,8 +101,8 @@ def test_the_reference_step_runs_in_another_process_that_ends_with_it(source):
 def test_random_images_are_used_without_a_folder_and_named_in_the_output(source):
     text = ours.read_source(TINY)[1]
     metadata = measure.machine(TINY, text)
-    assert "made-up" in text and "Made-up images stand in" in measure.markdown(metadata, [])
-    assert "Made-up" not in measure.markdown(metadata | {"images": "CIFAR-100"}, [])
+    assert "random" in text and "Random images are used" in measure.markdown(metadata, [])
+    assert "Random images" not in measure.markdown(metadata | {"images": "CIFAR-100"}, [])
     assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
 
 
@@ -131,7 +131,7 @@ def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, ca
     printed = capsys.readouterr().out
     assert "cache full, float16" in printed and "cache full, float16" in page.read_text()
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert content["machine"]["images"] == "16 made-up images of CIFAR-100's size"
+    assert content["machine"]["images"] == "16 random images of CIFAR-100's size"
     assert content["machine"]["command"].startswith("bench.py cache --quick")
     assert len(content["tables"][0]["seconds"]["teacher live"]) == 1
 

@@ -92,12 +92,15 @@ def test_every_category_id_survives_the_round_trip():
 
 
 @needs("coco_tiny")
-def test_ground_truth_of_both_real_splits_scores_one_hundred():
+def test_ground_truth_of_both_real_splits_scores_one_hundred_with_or_without_its_crowds():
     data = build_data(config(REAL, "DATASET.TYPE", "coco_tiny"), "cpu")
     assert data.info.num_classes == 80 and data.info.num_train == 21 and data.num_eval("test") == 31
     for split in ("train", "test"):
         source, _ = data.sources[split]
         truth = [one for found in source.truth.values() for one in found]
         image_ids = [one.image_id for one in source.annotations]
-        assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(
-            100)
+        crowds = [one | {"iscrowd": 0} for one in truth if one["iscrowd"]]
+        assert len(crowds) == {"train": 1, "test": 5}[split]
+        for results, ap in ((as_detections(truth), 100), (as_detections(truth + crowds), 100), ([], 0)):
+            found = average_precision(truth, results, image_ids, data.info.categories)
+            assert found["ap"] == pytest.approx(ap)  # detections on crowds do not count

@@ -1,4 +1,4 @@
-"""A doctor for distillation: what silently spoils a loss, each fault in one line."""
+"""Checks of a distillation for faults that silently spoil a loss, each reported in one line."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -23,13 +23,12 @@ __all__ = ["Finding", "diagnose"]
 def diagnose(
     kd, batch: Any, *, optimizer: torch.optim.Optimizer | None = None, loss=None, checkpoint: Any = None
 ) -> list[Finding]:
-    """Every fault that a `Distillation` shows on one batch, each a `Finding` of one line; [] for none.
+    """All faults of a `Distillation` that one batch shows, each a `Finding` of one line; [] without faults.
 
     `batch` is what the loop passes: (x, y), a tensor, or a mapping of the keywords of `kd`. It should be a training
-    batch of 32 samples or more, as the loader gives it. `optimizer` is looked at where it is given; `loss`, a function
-    (logits_student, logits_teacher) of one's own, is compared with the divergence that it should be; `checkpoint`, a
-    file or a state dict, with the weights that the teacher has. Nothing is changed: neither weights, nor statistics,
-    nor random numbers.
+    batch of at least 32 samples from the loader. If given, `optimizer` is checked, too; `loss`, a user's function of
+    (logits_student, logits_teacher), is compared with the correct divergence, and `checkpoint`, a file or a state dict,
+    with the teacher's weights. Weights, statistics and the state of random generators are not changed.
     """
     arguments = _arguments(batch)
     stored, image, target = (arguments.pop(name, None) for name in ("teacher_logits", "image", "target"))
@@ -63,7 +62,7 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
             for module, training in modes:
                 module.training = training
             yield from _trained(case, stored, extra)
-    except Exception as error:  # of any kind, from networks of the user's own
+    except Exception as error:  # of any kind, raised by a user's networks
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         yield Finding("pass fails", f"a step cannot be made: {type(error).__name__}: {reason}")
     finally:

@@ -1,4 +1,4 @@
-"""What a check has found, and what the checks share."""
+"""The class of findings, and helpers of the checks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Finding(NamedTuple):
-    """A fault: its short `name`, and one line that says what was found and what is usually done about it."""
+    """A fault: its short `name`, and one line with what was found and the usual remedy."""
 
     name: str
     words: str
@@ -58,12 +58,12 @@ class Case:
 
 
 def accuracy(logits: Tensor, target: Tensor) -> float:
-    """The part of the rows whose greatest logit is the target's."""
+    """Fraction of the rows whose largest logit is that of the target."""
     return float((logits.argmax(dim=1) == target).float().mean())
 
 
 def reached_parameters(loss: Tensor) -> set[int]:
-    """Ids of the parameters that a backward pass from `loss` would give a gradient; nothing is computed."""
+    """Ids of the parameters that would get a gradient from `loss`; no gradient is computed."""
     seen, waiting, found = set(), [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -78,12 +78,12 @@ def reached_parameters(loss: Tensor) -> set[int]:
 
 
 def sharded(module: nn.Module) -> bool:
-    """Whether parameters are split over processes (FSDP), so that they are not those that losses reach."""
+    """Whether parameters are split over processes (FSDP); then they are not the tensors of the graph."""
     return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
 
 
 def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of parameters of the two networks that are the same numbers in memory."""
+    """Names of parameters that the two networks share in memory."""
     places = {parameter.data_ptr(): name for name, parameter in one.named_parameters() if parameter.numel()}
     for name, parameter in other.named_parameters():
         if parameter.numel() and parameter.data_ptr() in places:
@@ -91,7 +91,7 @@ def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]
 
 
 def many(names: list[str]) -> str:
-    """A few names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
 

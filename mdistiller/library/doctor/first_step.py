@@ -1,4 +1,4 @@
-"""The checks of the first step in a loop, and of the first update: what makes a loss silently useless."""
+"""Checks of the first step and of the first update in a loop, for faults that make a loss useless."""
 
 import logging
 from functools import partial
@@ -16,14 +16,14 @@ from mdistiller.library.doctor.networks import check_networks
 from mdistiller.library.doctor.outputs import check_outputs
 
 log = logging.getLogger("mdistiller")
-FATAL = ("same network", "student frozen", "loss detached")  # nothing would be learnt
-PATIENCE = 1000  # steps in which an update is waited for
+FATAL = ("same network", "student frozen", "loss detached")  # nothing would be trained
+PATIENCE = 1000  # number of steps after which waiting for an update ends
 
 
 class FirstStep:
-    """Looks at the first step, then waits for the first update; says each fault in a line of the log, once.
+    """Checks the first step and then the first update, and logs each fault once.
 
-    Raises UserError for a fault with which nothing would be learnt.
+    Raises UserError for a fault with which nothing would be trained.
     """
 
     def __init__(self):
@@ -33,12 +33,12 @@ class FirstStep:
         self.handles: list[Any] = []
 
     def before(self, kd) -> None:
-        """Before the first pass: let the task keep what the networks give."""
+        """Before the first pass: let the task keep the networks' outputs."""
         if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
             kd.distiller.task.kept = {}
 
     def after(self, kd, step, inputs: Any, target: Tensor | None) -> "FirstStep | None":
-        """What goes on watching after this step: itself, or None when there is nothing left to wait for."""
+        """Check after a step; returns itself, or None when nothing is left to check."""
         self.steps += 1
         if self.steps == 1:
             report(self._first(kd, step, inputs, target))
@@ -90,7 +90,7 @@ class FirstStep:
 
 
 def report(findings: list[Finding]) -> None:
-    """Each finding as a warning of the log; UserError for the first with which nothing would be learnt."""
+    """Log each finding as a warning. Raises UserError for the first one of `FATAL`."""
     for finding in findings:
         if finding.name in FATAL:
             raise UserError(str(finding))

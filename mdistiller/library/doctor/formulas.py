@@ -1,4 +1,4 @@
-"""Which mistake turns the right distillation loss into the one that somebody wrote."""
+"""Recognise common mistakes in a user's distillation loss."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from mdistiller.library.doctor.finding import Case, Finding
 
-TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)  # that people use
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0)  # in common use
 TOLERANCE = 1e-3
 
 
 def check_formula(case: Case) -> Iterator[Finding]:
     """The user's own `loss(logits_student, logits_teacher)` against T**2 * KL(teacher, student), mean over samples.
 
-    The temperature is the method's, else one of those in use. A loss that is right, or that no listed mistake explains,
-    gives nothing.
+    The temperature is the method's, or else one in common use. A correct loss, or one that no known mistake
+    explains, gives no finding.
     """
     loss, student, teacher = case.settings.get("loss"), case.logits_student, case.logits_teacher
     if loss is None or student is None or teacher is None or student.shape != teacher.shape:
@@ -45,7 +45,7 @@ def _close(found, expected):
 
 
 def mistakes(student: Tensor, teacher: Tensor, temperature: float) -> dict[str, Tensor]:
-    """What each mistake makes of the loss, by its words; the loss itself under "right"."""
+    """{description of a mistake: the loss with it}; the correct loss under "right"."""
     log_q, log_p = ((logits / temperature).log_softmax(dim=1) for logits in (student, teacher))
     square, (samples, classes) = temperature**2, student.shape
     right = _kl(log_p, log_q)

@@ -1,4 +1,4 @@
-"""Checks of the images that both networks are given."""
+"""Checks of the input images."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from mdistiller.library.doctor.finding import Case, Finding, accuracy, finite
 from mdistiller.library.networks import Metadata
 
 BYTE = 255.0
-SLACK = 0.05  # of a range, for images that were resized beyond it
+SLACK = 0.05  # fraction of a range by which resized images may exceed it
 MOST = 0.5  # of a batch
-BETTER = 0.2  # by how much an accuracy must rise for another reading of the images to be believed
+BETTER = 0.2  # rise in accuracy from which on another reading of the images is reported
 CHANNELS = (1, 3, 4)
 
 
 def check_images(case: Case) -> Iterator[Finding]:
-    """Faults of images (n, C, H, W) that show without a network."""
+    """Faults of images (n, C, H, W) that can be found without a network."""
     image = case.image
     if image is None:
         return
@@ -40,7 +40,7 @@ def check_images(case: Case) -> Iterator[Finding]:
 
 
 def _normalisation(case):
-    """(mean, deviation) (1, C, 1, 1) that the networks' library names, or None."""
+    """(mean, deviation), (1, C, 1, 1) each, declared by the networks' library, or None."""
     for network in (case.kd.teacher, case.kd.student):
         if network is not None and Metadata(network).normalisation is not None:
             mean, deviation = (torch.tensor(values).view(1, -1, 1, 1) for values in Metadata(network).normalisation)
@@ -86,7 +86,7 @@ def _range(image: Tensor, normalisation) -> Iterator[Finding]:
 
 
 def check_size(case: Case) -> Iterator[Finding]:
-    """Images far from the size of the teacher's library, where the teacher is not right on most of them."""
+    """Images whose size is far from that of the teacher's library, if the teacher is wrong on most of them."""
     image, teacher = case.image, case.kd.teacher
     if image is None or (case.labelled and accuracy(case.logits_teacher, case.target) > MOST):
         return
@@ -101,7 +101,7 @@ def check_size(case: Case) -> Iterator[Finding]:
 
 
 def check_readings(case: Case, run) -> Iterator[Finding]:
-    """Another reading of the images under which the teacher is clearly more often right: `run(image)` -> logits."""
+    """Changes of the images with which the teacher is clearly more accurate; `run(image)` -> logits."""
     image = case.image
     if image is None or not case.labelled or not image.is_floating_point() or not finite(image):
         return
@@ -119,7 +119,7 @@ def check_readings(case: Case, run) -> Iterator[Finding]:
 
 
 def _readings(image, normalisation):
-    """Name of a fault -> (what was done to the images, the images)."""
+    """{name of a fault: (description of the change, changed images)}."""
     found = {}
     if image.shape[1] == 3:
         found["order of channels"] = "with red and blue exchanged: images are read as BGR (OpenCV)", image.flip(1)

@@ -1,4 +1,4 @@
-"""Checks of the losses of one step: what they are, and what they would train."""
+"""Checks of the losses of one step: their values, and the parameters that they train."""
 
 import math
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ import torch
 
 from mdistiller.library.doctor.finding import Case, Finding, many, norm_layers, reached_parameters, sharded
 
-DWARFED = 1e-4  # of the largest gradient, below which a loss has no say
+DWARFED = 1e-4  # fraction of the largest gradient below which a loss has no influence
 
 
 def check_losses(case: Case, step) -> Iterator[Finding]:
-    """Faults of a `Step` in train mode, whose graph is still there."""
+    """Faults of a `Step` in train mode, before its graph is freed."""
     distiller = case.kd.distiller
     values = dict(
         zip(step.losses, torch.stack([loss.detach().float() for loss in step.losses.values()]).tolist(), strict=True)
@@ -38,7 +38,7 @@ def check_losses(case: Case, step) -> Iterator[Finding]:
 
 
 def _reach(kd, losses, values):
-    """What of the student and of the method's modules no loss would train."""
+    """Parameters of the student and of the method's modules that no loss trains."""
     if sharded(kd):
         return
     student = {id(parameter) for parameter in kd.distiller.student.parameters()}
@@ -64,7 +64,7 @@ def _reach(kd, losses, values):
 
 
 def check_gradients(case: Case, step) -> Iterator[Finding]:
-    """A distillation loss whose gradient vanishes beside the labels', or the other way round."""
+    """A distillation loss whose gradient is negligible compared with that of the labels, or the reverse."""
     parameters = [parameter for parameter in case.kd.student.parameters() if parameter.requires_grad]
     if not parameters or sharded(case.kd):
         return

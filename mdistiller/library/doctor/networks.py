@@ -1,4 +1,4 @@
-"""Checks of the two networks as they stand: their modes, weights and what of them is trained."""
+"""Checks of the two networks: their modes, weights and trained parameters."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from mdistiller.library.doctor.finding import Case, Finding, finite, many, norm_
 
 
 def check_networks(case: Case) -> Iterator[Finding]:
-    """Faults of student and teacher that need no pass."""
+    """Faults of student and teacher that can be found without a forward pass."""
     student, teacher = case.kd.student, case.kd.teacher
     yield from _student(student)
     if teacher is None:

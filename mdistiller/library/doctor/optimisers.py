@@ -1,4 +1,4 @@
-"""Checks of the optimiser against what is to be trained."""
+"""Checks that the optimiser has the parameters to be trained."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from mdistiller.library.doctor.finding import Case, Finding, many
 
 
 def check_optimiser(case: Case) -> Iterator[Finding]:
-    """Faults of the optimiser that was passed to `diagnose`; nothing without one."""
+    """Faults of the optimiser passed to `diagnose`, if any."""
     optimizer = case.settings.get("optimizer")
     if optimizer is None:
         return

@@ -8,12 +8,12 @@ from torch import Tensor
 from mdistiller.functional import entropy
 from mdistiller.library.doctor.finding import Case, Finding, accuracy, finite
 
-ENOUGH = 32  # samples, from which on an accuracy is taken as one
+ENOUGH = 32  # number of samples from which on an accuracy is meaningful
 NEAR_CHANCE = 2.0  # times the accuracy of guessing
-CONFUSED = 0.8  # accuracy, once classes are renamed, that says that their order is another
+CONFUSED = 0.8  # accuracy after renaming classes from which on their order is reported as wrong
 EA_TEMPERATURE = 3.0
-LITTLE_WEIGHT = 1e-3  # mean weight of EA, in nats, that leaves nothing of a loss
-HALF = 65504  # the greatest number of float16
+LITTLE_WEIGHT = 1e-3  # mean weight of EA, in nats, below which a loss is negligible
+HALF = 65504  # the largest number of float16
 
 
 def check_outputs(case: Case) -> Iterator[Finding]:

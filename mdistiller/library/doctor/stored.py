@@ -1,4 +1,4 @@
-"""Checks of what was stored: a teacher's checkpoint, and its logits."""
+"""Checks of stored data: a teacher's checkpoint and its logits."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from mdistiller.library.doctor.finding import Case, Finding, finite, many
 
-PREFIXES = {  # of keys -> who puts it there
+PREFIXES = {  # prefix of keys -> what adds it
     "module.": "DataParallel or DistributedDataParallel",
     "_orig_mod.": "torch.compile",
     "model.": "a wrapper, as Lightning's modules are",
     "student.": "mdistiller's runs",
 }
-INSIDE = ("model", "state_dict", "net", "student")  # keys under which checkpoints hold the weights
-STORED_TOLERANCE = 0.05  # of the spread of the logits: float16 keeps three digits
+INSIDE = ("model", "state_dict", "net", "student")  # keys of checkpoints that contain the weights
+STORED_TOLERANCE = 0.05  # relative to the spread of the logits: float16 keeps three digits
 
 
 def check_checkpoint(case: Case) -> Iterator[Finding]:
-    """Whether the teacher holds the weights of the checkpoint that was passed to `diagnose`."""
+    """Faults if the teacher's weights are not those of the checkpoint passed to `diagnose`."""
     checkpoint, teacher = case.settings.get("checkpoint"), case.kd.teacher
     if checkpoint is None or teacher is None:
         return
@@ -68,7 +68,7 @@ def check_checkpoint(case: Case) -> Iterator[Finding]:
 
 
 def check_stored(case: Case) -> Iterator[Finding]:
-    """Whether the logits that the batch brought are those of this teacher on these samples."""
+    """Faults if the batch's stored logits are not those of this teacher on these samples."""
     stored, live = case.stored, case.logits_teacher
     if stored is None or live is None:
         return
@@ -104,7 +104,7 @@ def check_stored(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def check_determinism(case: Case, run: Callable[[], Tensor]) -> Iterator[Finding]:
-    """Whether two passes of the teacher as it stands give the same logits."""
+    """A fault if two passes of the teacher give different logits."""
     first, second = run(), run()
     limit = 1e-3 * float(first.float().std()) + 1e-6
     if finite(first) and finite(second) and float((first.float() - second.float()).abs().max()) > limit:
