@@ -52,7 +52,7 @@ from tests.chaos_runs import (
 
 
 def differences(path: Path, reference: Path) -> list[str]:
-    """What differs between two run folders, time and place aside: the file, and where in it."""
+    """The differences between two run folders apart from times and paths: the file, and the place in it."""
     one, other = _files(path), _files(reference)
     found = [f"{name}: not there" for name in sorted(other - one)]
     found += [f"{name}: unexpected" for name in sorted(one - other)]
@@ -127,7 +127,7 @@ class Chaos:
         self.references[method] = run.path, watch.counts, time.monotonic() - started
 
     def trial(self, method: str, number: int) -> Iterator[None]:
-        """One run, stopped a few times, compared with the reference; its folder is kept when something is wrong."""
+        """One run that is stopped a few times and compared with the reference; its folder is kept if they differ."""
         chance, harm = (random.Random(f"{self.seed} {method} {number} {what}") for what in ("stops", "damage"))
         run, tally = Run(method, self.folder / f"{_slug(method)}_{number}"), self.tally[method]
         wrong, history = [], []
@@ -169,7 +169,7 @@ class Chaos:
         return Moment(phase, 1 + int(chance.random() * points), signal=number)
 
     def _damage(self, run, chance):
-        """Spoil latest.pth, sometimes previous.pth too; a run that cannot continue has to say so and keep all."""
+        """Damage latest.pth and sometimes previous.pth; a run that cannot continue must say so and keep all files."""
         latest, previous = run.path / "latest.pth", run.path / "previous.pth"
         spoilt = [latest] + ([previous] if previous.is_file() and chance.random() < BOTH_SHARE else [])
         sound = {path: path.read_bytes() for path in spoilt}
@@ -193,7 +193,7 @@ class Chaos:
 
 
 def _misbehaviour(run, code, watch, moment):
-    """What is wrong with how a session ended."""
+    """The errors in how a session ended."""
     term = moment.signal == signal.SIGTERM
     if code in (0, -moment.signal) and not (term and code and watch.phase != "starting"):
         return []
@@ -234,7 +234,7 @@ def work(chaos: Chaos, jobs: int, seconds: float, trials: int | None = None) -> 
 
 
 def _side_by_side(tasks: Iterator[Iterator[None]], jobs: int) -> Iterator[None]:
-    """Go through the tasks, `jobs` of them at a time."""
+    """Run the tasks, `jobs` of them at a time."""
     going = []
     try:
         while True:

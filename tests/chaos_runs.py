@@ -246,7 +246,7 @@ class Run:
         os.environ.update(_rank(0, size, port))
 
     def _train_as(self, rank):
-        """What a process of another rank does, up to its end."""
+        """Run a process of another rank to its end."""
         try:
             sys.argv = self._words()
             tool.cli()

@@ -119,7 +119,7 @@ def method_entry(name: str, standardized: bool) -> dict:
 
 
 def run_entry(folder: Path) -> dict:
-    """What a run has left, but for times."""
+    """The files of a run without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     state = torch.load(folder / "latest.pth", weights_only=True)
@@ -235,12 +235,12 @@ def measure(only: str) -> dict:
 
 
 def machine() -> dict:
-    """What the last bits of the numbers depend on."""
+    """The environment on which the last bits of the numbers depend."""
     return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "system": platform.machine()}
 
 
 def differences(expected: dict, found: dict, name: str = "") -> list[str]:
-    """Lines for what is not as expected; what was not there before is no difference."""
+    """One line for each entry that differs from the expected one; new entries do not count."""
     if isinstance(expected, dict) and isinstance(found, dict):
         lines = []
         for key, value in expected.items():
@@ -276,7 +276,7 @@ def compare(expected: dict, found: dict, only: str) -> list[str]:
 
 
 def measured_at(revision: str, only: str) -> dict:
-    """The entries of another commit, measured here, in a working tree of its own."""
+    """The entries of another commit, measured in a separate working tree."""
     with tempfile.TemporaryDirectory() as folder:
         tree, result = Path(folder) / "tree", Path(folder) / "ledger.json"
         git = ["git", "-C", str(HERE.parent), "worktree"]

@@ -25,7 +25,7 @@ MOST_LINES = 4
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """(its folder, the stamps of its files); commands are forked from this process, which has loaded what they need."""
+    """(folder of saved files, their stamps); commands are forked from this process, which has their libraries."""
     from mdistiller.analysis import measure  # noqa: F401
     from mdistiller.bench import cases  # noqa: F401
     from mdistiller.engine import export  # noqa: F401
@@ -79,7 +79,7 @@ def test_the_catalogue_holds_three_hundred_different_inputs_for_every_command():
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_wrong_input_as_a_user_types_it(tool, saved):
-    """The first of each tool, and for the tools that read checkpoints the last, in an interpreter of its own."""
+    """The first input of each tool, and the last one of tools that read checkpoints, in a new interpreter."""
     case = [case for case in CASES if case.tool == tool][-1 if tool in ("train", "eval", "fetch_teachers") else 0]
     folder = saved[0].parent / f"typed-{tool}"
     case.prepare(folder, saved[0])

@@ -104,7 +104,7 @@ def test_boxes_touch_the_left_edge_as_often_as_in_the_released_code():
     assert at_edge == pytest.approx(4 / 31, abs=0.01)
 
 
-def test_the_fourteen_operations_are_drawn_alike_and_independently_twice():
+def test_the_fourteen_operations_are_equally_likely_and_drawn_independently():
     operations, magnitudes, box = strong_draws(0, 1, np.arange(50_000))
     pairs = np.bincount(operations[:, 0] * 14 + operations[:, 1], minlength=14 * 14)
     assert len(NAMES) == 14 and stats.chisquare(pairs).pvalue > 1e-3

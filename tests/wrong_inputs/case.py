@@ -1,4 +1,4 @@
-"""One wrong input, and how a command is run on it in a process of its own."""
+"""One wrong input, and running a command on it in a separate process."""
 
 import contextlib
 import importlib

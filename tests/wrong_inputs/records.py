@@ -145,7 +145,7 @@ OPENERS = (("export", "--run any/ea --formats pth --output out"), ("eval", "--ru
 
 
 def everywhere(change):
-    """The same in both checkpoints that are opened: what is done to best.pth is done to latest.pth."""
+    """The change of best.pth, also applied to latest.pth."""
     def both(run):
         change(run)
         if (run / "best.pth").is_file():

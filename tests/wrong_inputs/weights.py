@@ -44,7 +44,7 @@ def noise(path: Path, saved: Path, seed: int, length: int) -> None:
 
 
 def torch_saved(path: Path, saved: Path, change) -> None:
-    """What `change` makes of the state dict of a student."""
+    """A student's state dict, changed by `change`."""
     torch.save(change(torch.load(saved / OURS / "student_best.pth", weights_only=True)["model"]), path)
 
 
