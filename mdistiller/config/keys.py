@@ -102,6 +102,8 @@ DISTILLER = {
     "TYPE": Key("NONE", help="The method, see docs/methods.md; EA-<method> adds entropy-adaptive sample weights."),
     **_network("TEACHER", "ResNet50", (
         "Weights of the teacher: a file, pretrained or random; None searches checkpoints/ and download_ckpts/.")),
+    "TEACHER_AMP": Key("same", choices=("same", "none", "bf16"), help=(
+        "Precision of the teacher's passes; same is that of SOLVER.AMP.")),
     **_network("STUDENT", "resnet32", (
         "Initial weights of the student: a file or pretrained; None trains from scratch.")),
     "FOLD_TEACHER": Key(False, help=(
@@ -170,7 +172,9 @@ SOLVER = {
         "Number of steps with a non-finite loss that are skipped before the run fails; above 0, every step waits for "
         "the device.")),
     "SYNC_BN": Key(False, help="Batch norm over all processes (CUDA)."),
-    "AMP": Key("none", choices=("none", "bf16", "fp16"), help="torch.autocast of the networks; losses are float32."),
+    "AMP": Key("none", choices=("none", "bf16", "fp16", "auto"), help=(
+        "torch.autocast of the networks; losses are float32. auto is bf16 on GPUs from Ampere on and on CPUs with AMX, "
+        "else none; a run records and keeps what it was.")),
     "CHANNELS_LAST": Key(True, help="Use the memory format channels_last."),
     "DOT": {"DELTA": Key(0.075, least=-1, most=1, help=(
         "DOT: added to the momentum of the distillation loss, subtracted from that of the cross-entropy."))},

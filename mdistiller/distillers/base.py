@@ -19,6 +19,7 @@ from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize
+from mdistiller.precision import teachers_own_precision
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks import Task, TaskOutput
 from mdistiller.tasks.classification import Classification
@@ -150,7 +151,8 @@ class Distiller(nn.Module):
             stored = logits_teacher if isinstance(logits_teacher, tuple) else (logits_teacher,)
             teachers = [TaskOutput(logits) for logits in stored]
         elif self.needs_teacher:
-            teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
+            with teachers_own_precision(self.cfg, students[0].logits.device):
+                teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
         else:
             teachers = []
         logits = students[0].logits

@@ -12,7 +12,6 @@ from mdistiller.errors import RunError, UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT_BYTES = 1 << 30
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -58,13 +57,6 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(option, KEPT_BYTES) for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
-
-
-def autocast(device: torch.device, amp: str):
-    """The autocast context of SOLVER.AMP (none, bf16, fp16) for the networks; losses are computed in float32."""
-    if amp == "none":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AMP_DTYPES[amp])
 
 
 def place(network: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:

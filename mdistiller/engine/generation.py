@@ -16,10 +16,11 @@ import torch
 from mdistiller import files
 from mdistiller.data.collate import cut
 from mdistiller.data.instructions import Example, read_examples
-from mdistiller.engine.device import autocast, choose_device
+from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
 from mdistiller.engine.setup import build_run
 from mdistiller.errors import UserError, writing
+from mdistiller.precision import autocast
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
 

@@ -9,10 +9,11 @@ from yacs.config import CfgNode
 from mdistiller.config import errors_name_files, load_cfg
 from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
-from mdistiller.engine.device import autocast, choose_device, out_of_memory_fails_the_run, place
+from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.setup import Run, build_run
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
+from mdistiller.precision import autocast
 
 
 def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:

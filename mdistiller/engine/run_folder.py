@@ -50,6 +50,8 @@ class RunFolder:
     def open(cls, cfg: CfgNode, resume: bool) -> "RunFolder":
         """The run folder of this config: a new one, or with `resume` the existing one.
 
+        A resumed run keeps its precision: SOLVER.AMP auto becomes what the folder records.
+
         Raises UserError when the folder already contains a run and `resume` is False, when that run has another
         config, or when the folder contains other files.
         """
@@ -58,7 +60,10 @@ class RunFolder:
         if config.is_file():
             if not resume:
                 raise folder._taken()
-            changed = _changed_keys(active_cfg(load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)), active_cfg(cfg))
+            recorded = load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)
+            if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
+                cfg.SOLVER.AMP = recorded.SOLVER.AMP
+            changed = _changed_keys(active_cfg(recorded), active_cfg(cfg))
             if changed:
                 raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
             folder._check_state()

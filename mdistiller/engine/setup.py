@@ -19,7 +19,6 @@ from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.cache.teacher_cache import open_cache, why_live
 from mdistiller.engine.device import (
-    autocast,
     choose_device,
     keep_freed_memory,
     out_of_memory_fails_the_run,
@@ -33,6 +32,7 @@ from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.run_state import summary_line
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
+from mdistiller.precision import autocast, resolved, teacher_amp
 from mdistiller.tasks import Task, build_task
 
 log = logging.getLogger("mdistiller")
@@ -70,13 +70,21 @@ def prepare_device(cfg: CfgNode, local_rank: int = 0) -> torch.device:
     return device
 
 
+def settle_precision(cfg: CfgNode, device: torch.device) -> None:
+    """Replace SOLVER.AMP auto by the precision that it means on the device; the log names it."""
+    asked, cfg.SOLVER.AMP = cfg.SOLVER.AMP, resolved(cfg.SOLVER.AMP, device)
+    if asked != cfg.SOLVER.AMP and distributed.rank() == 0:
+        log.info("SOLVER.AMP auto: %s on %s", cfg.SOLVER.AMP, device_name(device))
+
+
 def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     """Build data, task and distiller of a config on the device; no file is written.
 
     Without `weights` no checkpoint is read and the networks have random weights, for a run whose saved state is loaded
     next; only a teacher that `Task.evaluate` compares with always gets its weights. Raises UserError for errors that
-    the user can fix.
+    the user can fix. SOLVER.AMP auto is replaced by what it means on the device.
     """
+    settle_precision(cfg, device)
     data = in_periods(build_data(cfg, device), cfg.SOLVER)
     if not cfg.DATASET.TEST.ENABLED and "val" not in data.splits:
         raise UserError("DATASET.TEST.ENABLED False: expected validation images, set DATASET.VAL_FRACTION above 0")
@@ -180,7 +188,7 @@ def _measure_teacher(run, folder):
     """
     run.distiller.eval()
     split = run.splits[-1]
-    with autocast(run.device, run.cfg.SOLVER.AMP):
+    with autocast(run.device, teacher_amp(run.cfg)):
         batches = run.data.eval_batches(split, distributed.rank(), distributed.world_size())
         result = run.task.evaluate(run.distiller.teacher, batches, run.device)
     if distributed.rank() == 0 and split == "test":

@@ -10,7 +10,7 @@ from mdistiller import files
 from mdistiller.data.splits import ranks_in_class
 from mdistiller.distillers import plain_kd_loss
 from mdistiller.distillers.ea import entropy
-from mdistiller.engine.device import autocast
+from mdistiller.precision import autocast, teacher_amp
 from mdistiller.traces import FOLDER
 
 
@@ -49,8 +49,11 @@ def measure(cfg: CfgNode, distiller, batches) -> dict[str, np.ndarray]:
     """The measured arrays (N,) of `EntropyTrace` for the samples of `batches`; the distiller is in eval mode."""
     rows = []
     for batch in batches:
-        with autocast(batch["image"].device, cfg.SOLVER.AMP):
-            student, teacher = distiller(batch["image"]), distiller.teacher(batch["image"]).logits
+        image = batch["image"]
+        with autocast(image.device, cfg.SOLVER.AMP):
+            student = distiller(image)
+        with autocast(image.device, teacher_amp(cfg)):
+            teacher = distiller.teacher(image).logits
         student, teacher = student.float(), teacher.float()
         row = {
             "entropy_student": entropy(student, cfg.EA.TEMPERATURE),

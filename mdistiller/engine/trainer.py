@@ -15,13 +15,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mdistiller import distributed
 from mdistiller.command import Interrupted
 from mdistiller.engine import checkpoints
-from mdistiller.engine.device import autocast
 from mdistiller.engine.log import Scalars, progress
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
 from mdistiller.engine.trace import EntropyTrace
 from mdistiller.errors import RunError, UserError
+from mdistiller.precision import autocast
 
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between two readings of measurements from the device

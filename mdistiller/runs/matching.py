@@ -8,6 +8,7 @@ from mdistiller.runs.records import RunRecord, counts, group_runs
 
 RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT that tests of a pipeline use
 TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
+SETTLED = {"SOLVER.AMP": "auto"}  # the value that a run replaces by what it means on its device, and records
 # If one of these differs, the run is another experiment. If another key that counts differs (schedule, batch size,
 # fraction of the images), it is the same experiment with another protocol.
 _WHAT = ("DISTILLER.STUDENT", "DISTILLER.TEACHER", "DISTILLER.LS", "DATASET.TYPE")
@@ -58,6 +59,8 @@ def _teacher(config):
 def _same(run, key, wanted):
     if key not in wanted and key not in BASE:
         return key not in run.metadata.get("overridden", ())
+    if key in SETTLED and wanted.get(key) == SETTLED[key]:
+        return True
     return equal(run.config.get(key, BASE.get(key)), wanted.get(key, BASE.get(key)))
 
 

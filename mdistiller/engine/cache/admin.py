@@ -20,7 +20,7 @@ from mdistiller.engine.log import progress
 from mdistiller.engine.networks import ready_teacher
 from mdistiller.engine.optim import num_epochs
 from mdistiller.engine.periods import in_periods
-from mdistiller.engine.setup import prepare_device, set_seed
+from mdistiller.engine.setup import prepare_device, set_seed, settle_precision
 from mdistiller.errors import UserError
 from mdistiller.tasks import build_task
 
@@ -67,6 +67,7 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCa
     if not method.needs_teacher:
         raise UserError(f"DISTILLER.TYPE: {method.method} has no teacher; expected a method with a teacher")
     device = prepare_device(cfg)
+    settle_precision(cfg, device)
     kind = cfg.TEACHER_CACHE.KIND
     data = build_data(cfg, device)
     reason = why_live(method, data, kind)

@@ -30,10 +30,10 @@ from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_
 from mdistiller.engine.cache.replay import ReplayCache, ReplayStore
 from mdistiller.engine.cache.rows import Rows
 from mdistiller.engine.checkpoints import state_sha256
-from mdistiller.engine.device import autocast
 from mdistiller.engine.optim import num_epochs
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens
+from mdistiller.precision import autocast, teacher_amp
 
 LOOK_AHEAD = 8  # samples are looked up together for this many forward passes; only the last one repeats images
 # Allowed difference of two computations of a row, relative to its largest magnitude, in addition to storage rounding
@@ -88,7 +88,7 @@ def describe(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None,
         "num_classes": info.num_classes,
         "dtype": cache.DTYPE,
         "device": device.type,
-        "amp": cfg.SOLVER.AMP,
+        "amp": teacher_amp(cfg),
         "channels_last": cfg.SOLVER.CHANNELS_LAST,
         "compile": cfg.COMPILE,
         "fold": cfg.DISTILLER.FOLD_TEACHER,
@@ -138,11 +138,11 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     folder = folder_of(cfg.TEACHER_CACHE.DIR, metadata["key"])
 
     def logits_of(image):
-        with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
+        with torch.no_grad(), autocast(device, teacher_amp(cfg)):
             return teacher(image).logits
 
     def hidden_of(batch):
-        with torch.no_grad(), autocast(device, cfg.SOLVER.AMP):
+        with torch.no_grad(), autocast(device, teacher_amp(cfg)):
             return teacher(Tokens(batch["ids"], batch["mask"], batch["places"], batch["positions"]))
 
     if cfg.TEACHER_CACHE.KIND == replay.KIND:
@@ -157,7 +157,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         announce(folder, metadata, held, metadata["num_records"], lookups)
         store = LogitStore(folder, metadata)
         cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of, rows)
-    rounding = ROUNDING[cfg.SOLVER.AMP]
+    rounding = ROUNDING[teacher_amp(cfg)]
     checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
     if checked and distributed.rank() == 0:
         log.info("teacher cache: %d stored rows, chosen at random, agree with the teacher", checked)
