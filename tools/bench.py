@@ -3,8 +3,9 @@
 data: augmented batches. step: training steps with a live and a cached teacher. ea: additional time for sample weights.
 cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
 share a cache. replay: MLD, whose views never repeat, from stored logits. detection: steps of a detector on drawn
-digits, which need no --root. The compared variants take turns; tables are printed as Markdown and saved with all times
-as JSON.
+digits, which need no --root. startup: imports, a command's help, a run of one epoch. peer: steps beside those of a
+--checkout of the public mdistiller code base. The compared variants take turns; tables are printed as Markdown and
+saved with all times as JSON.
 """
 
 import argparse
@@ -21,31 +22,37 @@ quiet_interrupts()
 from mdistiller.errors import writing
 from mdistiller.report import pages
 
-CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "detection")
+CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "detection", "startup")
+PEER = "peer"  # needs --checkout
 
 
 def main():
     args = _parse()
 
-    from mdistiller.bench import cases, detection, measure, memory, ours, replay, scale
+    from mdistiller.bench import cases, detection, measure, memory, ours, peer, replay, scale, startup
     from mdistiller.engine.device import choose_device
 
-    changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images")}
+    changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images", "checkout")}
     if args.quick:
         changes = {"repeats": 3, "seconds": 0.2, "images": 512} | {k: v for k, v in changes.items() if v is not None}
     changes = {key: value for key, value in changes.items() if value is not None}
     if args.pairs:
         changes["pairs"] = tuple(tuple(pair.split(":")) for pair in args.pairs)
     settings = measure.Settings(device=choose_device(args.device), quick=args.quick, **changes)
+    chosen = [*(CASES if "all" in args.cases else ()), *args.cases]
+    chosen = [case for case in (*CASES, PEER) if case in chosen]
+    if PEER in chosen:
+        peer.check_checkout(settings.checkout)
     source, text = ours.read_source(settings)
     metadata, tables = measure.machine(settings, text), []
     with writing(args.output):  # fail before the measurements if the folder cannot be written
         Path(args.output).mkdir(parents=True, exist_ok=True)
     if args.write:
         pages.parts_of(Path(args.write), "bench")
-    for case in CASES if "all" in args.cases else args.cases:
+    for case in chosen:
         print(f"measuring {case} ...", file=sys.stderr)
-        module = {"memory": memory, "replay": replay, "scale": scale, "detection": detection}.get(case, cases)
+        modules = {"memory": memory, "replay": replay, "scale": scale, "detection": detection, "startup": startup}
+        module = {**modules, PEER: peer}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
         measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted
     print(measure.markdown(metadata, tables))
@@ -55,7 +62,8 @@ def main():
 
 def _parse():
     parser = Parser(__doc__)
-    parser.add_argument("cases", nargs="+", choices=[*CASES, "all"], metavar="CASE", help=f"{', '.join(CASES)}, or all")
+    parser.add_argument("cases", nargs="+", choices=[*CASES, PEER, "all"], metavar="CASE",
+                        help=f"{', '.join(CASES)}, {PEER}, or all (all but {PEER})")
     parser.add_argument("--root", help="the folder with CIFAR-100 (default: random images of the same size)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     parser.add_argument("--quick", action="store_true", help="few and short turns, only to test that it works")
@@ -64,6 +72,7 @@ def _parse():
     parser.add_argument("--batch", type=_positive, help="images per batch (default: 64)")
     parser.add_argument("--images", type=_positive, help="training images used for steps (default: 2048)")
     parser.add_argument("--pairs", nargs="+", type=_pair, metavar="TEACHER:STUDENT", help="such as resnet56:resnet20")
+    parser.add_argument("--checkout", metavar="DIR", help="for peer: a checkout of the public mdistiller code base")
     parser.add_argument("--output", default="output/bench", help="folder for bench.md and bench.json")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of a document, such as docs/performance.md")
     return parser.parse_args()

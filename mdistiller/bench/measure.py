@@ -35,6 +35,7 @@ class Settings:
     images: int = 2048  # training images used for steps; the data pipeline uses all images
     pairs: tuple[tuple[str, str], ...] = PAIRS
     quick: bool = False
+    checkout: str | None = None  # folder of the public mdistiller code base
 
 
 @dataclass

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mdistiller.bench import cases, detection, measure, memory, ours, reference, replay, scale
+from mdistiller.bench import cases, detection, measure, memory, ours, peer, reference, replay, scale, startup
 from mdistiller.bench.measure import Contestant, Settings, Table
 from mdistiller.data.strong import OPERATIONS
 from mdistiller.distillers.ea import ea_weight
+from mdistiller.errors import UserError
 from mdistiller.report.pages import marks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -136,10 +137,97 @@ def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, ca
     assert len(content["tables"][0]["seconds"]["teacher live"]) == 1
 
 
+PUBLIC = {  # a code base with the interface that `peer` takes, whose steps write down what they got
+    "engine/__init__.py": "from .trainer import BaseTrainer\ntrainer_dict = {'base': BaseTrainer}",
+    "engine/cfg.py": """
+from yacs.config import CfgNode
+CFG = CfgNode({"DISTILLER": {"TYPE": "", "TEACHER": "", "STUDENT": ""}, "SOLVER": {"BATCH_SIZE": 1, "EPOCHS": 2},
+               "LOG": {"PREFIX": "", "WANDB": True}})
+""",
+    "engine/trainer.py": """
+from tensorboardX import SummaryWriter
+class BaseTrainer:
+    def __init__(self, name, distiller, loader, test_loader, cfg):
+        self.distiller, self.loader, self.cfg, self.writer = distiller, loader, cfg, SummaryWriter("x")
+    def train_epoch(self, epoch):
+        for images, labels in self.loader:
+            self.train_iter(images.cuda(), labels)
+        validate()
+    def train_iter(self, images, labels):
+        print("printed, and no answer")
+        with open(self.cfg.LOG.PREFIX + "/steps.txt", "a") as file:
+            file.write(f"{tuple(images.shape)} {self.distiller(images).shape[1]}\\n")
+""",
+    "distillers/__init__.py": "from .KD import KD\ndistiller_dict = {'KD': KD}",
+    "distillers/KD.py": """
+from torch import nn
+class KD(nn.Module):
+    def __init__(self, student, teacher, cfg):
+        super().__init__()
+        self.teacher = teacher
+    def forward(self, images):
+        return self.teacher(images)
+""",
+    "models/__init__.py": "from .cifar import cifar_model_dict",
+    "models/cifar/__init__.py": """
+from torch import nn
+def small(num_classes):
+    return nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(12, num_classes))
+cifar_model_dict = {"resnet8": (small, None)}
+""",
+    "dataset/__init__.py": "from .cifar100 import get_dataset",
+    "dataset/cifar100.py": """
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+def get_dataset(cfg):
+    train, test = (datasets.CIFAR100(root="x", download=True, train=train, transform=transforms.ToTensor())
+                   for train in (True, False))
+    return DataLoader(train, cfg.SOLVER.BATCH_SIZE), DataLoader(test), len(train), 100
+""",
+}
+
+
+def test_the_public_code_base_takes_its_own_steps_in_a_process_of_its_own(source, tmp_path):
+    for name, text in PUBLIC.items():
+        (tmp_path / "mdistiller" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mdistiller" / name).write_text(text)
+    teacher = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(12, 100)).state_dict()
+    settings = Settings(batch=8, checkout=str(tmp_path))
+    peer.check_checkout(settings.checkout)
+    step = peer.PublicStep(source, ("resnet8", "resnet8"), teacher, settings)
+    written = Path(step._folder.name, "steps.txt")
+    assert not written.exists()  # it waits
+    for _ in range(3):  # the second epoch begins with the third
+        step()
+    assert written.read_text() == 3 * "(8, 3, 32, 32) 100\n"
+    step.finish()
+    assert step.process.returncode == 0 and not written.exists()
+    with pytest.raises(UserError, match="^--checkout: .*: its training ended: KeyError: 'resnet14'$"):
+        peer.PublicStep(source, ("resnet14", "resnet8"), teacher, settings)
+
+
+def test_another_folder_is_no_checkout_of_the_public_code_base(tmp_path):
+    with pytest.raises(UserError, match="^--checkout: .* mdistiller/engine/trainer.py is missing$"):
+        peer.check_checkout(str(tmp_path))
+    with pytest.raises(UserError, match="^--checkout: peer compares with"):
+        peer.check_checkout(None)
+
+
+def test_a_start_is_a_fresh_interpreter_and_every_run_a_new_one(monkeypatch, source):
+    started = []
+    monkeypatch.setattr(startup.subprocess, "run", lambda words, **options: started.append(words))
+    (table,) = startup.bench_startup(TINY, source)
+    assert [row[0] for row in table.rows] == ["import torch", "import mdistiller.engine.setup", "train --help",
+                                              "train, 1 epoch of digits"]
+    assert all(words[0] == sys.executable for words in started)
+    names = [words[-1] for words in started if words[-2] == "EXPERIMENT.NAME"]
+    assert len(names) == len(set(names)) == 2 + TINY.repeats  # untimed ones come first
+
+
 @pytest.mark.slow
 def test_every_case_runs_to_its_tables(source):
     for module, name in ((cases, "data"), (cases, "step"), (cases, "ea"), (memory, "memory"),
-                         (scale, "scale"), (replay, "replay"), (detection, "detection")):
+                         (scale, "scale"), (replay, "replay"), (detection, "detection"), (startup, "startup")):
         tables = getattr(module, f"bench_{name}")(TINY, source)
         assert tables and all(isinstance(table, Table) and table.rows for table in tables)
         assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
