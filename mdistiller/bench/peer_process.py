@@ -81,7 +81,8 @@ def trainer_of(settings: dict, folder: Path):
     networks = module["models"].cifar_model_dict
     teacher, student = (networks[name][0](num_classes=classes) for name in settings["pair"])
     teacher.load_state_dict(torch.load(folder / "teacher.pth", weights_only=True))
-    distiller = nn.DataParallel(module["distillers"].distiller_dict["KD"](student, teacher, cfg).cuda())
+    distiller = module["distillers"].distiller_dict["KD"](student, teacher, cfg)
+    distiller = nn.DataParallel(distiller.to("cuda" if torch.cuda.is_available() else "cpu"))
     module["engine.trainer"].validate = lambda *args: (0.0, 0.0, 0.0)  # only steps are measured
     return module["engine"].trainer_dict["base"]("peer", distiller, loader, test_loader, cfg)
 

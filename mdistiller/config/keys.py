@@ -175,6 +175,8 @@ SOLVER = {
     "AMP": Key("none", choices=("none", "bf16", "fp16", "auto"), help=(
         "torch.autocast of the networks; losses are float32. auto is bf16 on GPUs from Ampere on and on CPUs with AMX, "
         "else none; a run records and keeps what it was.")),
+    "CUDA_GRAPH": Key("never", choices=("never", "auto"), help=(
+        "auto records the training step as a CUDA graph, which saves the launches of its kernels, wherever it can.")),
     "CHANNELS_LAST": Key(True, help="Use the memory format channels_last."),
     "DOT": {"DELTA": Key(0.075, least=-1, most=1, help=(
         "DOT: added to the momentum of the distillation loss, subtracted from that of the cross-entropy."))},

@@ -21,6 +21,7 @@ from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize
 from mdistiller.precision import teachers_own_precision
 from mdistiller.registry import DISTILLERS, ea_name
+from mdistiller.streams import Branch
 from mdistiller.tasks import Task, TaskOutput
 from mdistiller.tasks.classification import Classification
 
@@ -146,12 +147,13 @@ class Distiller(nn.Module):
         if not self.training:
             return self.predict(self.task.inputs(batch, "image"))
         views = [self._inputs(batch, view) for view in self.views]
+        beside = Branch(not self.task.teacher_waits and type(self).run_teacher is Distiller.run_teacher)
         students = [self.run_student(view) for view in views]
         if logits_teacher is not None:
             stored = logits_teacher if isinstance(logits_teacher, tuple) else (logits_teacher,)
             teachers = [TaskOutput(logits) for logits in stored]
         elif self.needs_teacher:
-            with teachers_own_precision(self.cfg, students[0].logits.device):
+            with beside, teachers_own_precision(self.cfg, students[0].logits.device):
                 teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
         else:
             teachers = []

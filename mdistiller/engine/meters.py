@@ -27,7 +27,12 @@ class Meters:
 
     def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
             parts: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add the row of step number `step` (from 0), which has `samples` samples.
+        """Add the row of step number `step` (from 0), which has `samples` samples; see `row`."""
+        self.write(step, self.row(losses, samples, progress, monitor, parts), samples)
+
+    def row(self, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
+            parts: Mapping[str, str] = MappingProxyType({})) -> Tensor:
+        """The numbers (columns,) of a step with `samples` samples, on the device.
 
         `losses` are scalars. `progress` and `monitor` map names to tensors (samples,): the task's progress metrics, and
         the sample weights and entropies (see `Distiller`). For `parts` see `Task`.
@@ -47,9 +52,14 @@ class Meters:
         if self.rows is None:
             self.names = list(row)
             self.progress = {name: 100.0 if values.dtype == torch.bool else 1.0 for name, values in progress.items()}
+        zero = torch.zeros((), device=self.device)
+        return torch.stack([row.get(name, zero).float() for name in self.names])
+
+    def write(self, step: int, row: Tensor, samples: int) -> None:
+        """Store the row of step number `step` (from 0)."""
+        if self.rows is None:
             self.rows = torch.zeros(self.num_batches, len(row), device=self.device)
-        zero = self.rows.new_zeros(())
-        self.rows[step] = torch.stack([row.get(name, zero).float() for name in self.names])
+        self.rows[step] = row
         self.counts[step] = samples
 
     def samples(self) -> int:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller.distributed import sum_over_ranks, world_size
+from mdistiller.engine.graphs import why_eager
 from mdistiller.errors import UserError
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+WAYS = ("fused", "foreach", "capturable")  # settings of how an optimiser computes
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 
 
@@ -58,19 +60,23 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     solver = cfg.SOLVER
     if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
         raise UserError(f"SOLVER.SKIP_NONFINITE: needs SOLVER.ACCUMULATE 1; found {solver.ACCUMULATE}")
+    recorded = why_eager(cfg, device) is None
+    rate = torch.tensor(solver.LR, device=device) if recorded else solver.LR  # a recorded step reads a tensor
+    fused = {"fused": True} if device.type == "cuda" else {}
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
         return DOTUpdater(_dot(solver, distiller.learnable_parameters()), scaler)
     groups = parameter_groups(distiller, solver)
     if solver.TYPE == "AdamW":
         optimizer = lean(torch.optim.AdamW)(
-            groups, lr=solver.LR, betas=tuple(solver.BETAS), eps=solver.EPS, weight_decay=solver.WEIGHT_DECAY
+            groups, lr=rate, betas=tuple(solver.BETAS), eps=solver.EPS, weight_decay=solver.WEIGHT_DECAY,
+            capturable=recorded, **fused,
         )
     else:
         if solver.NESTEROV and not solver.MOMENTUM:
             raise UserError("SOLVER.NESTEROV: True needs a SOLVER.MOMENTUM above 0; found 0")
         optimizer = lean(torch.optim.SGD)(
-            groups, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
+            groups, rate, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV, **fused
         )
     return Updater(optimizer, scaler, solver.CLIP_NORM or getattr(distiller, "clip_norm", 0.0))
 
@@ -121,8 +127,12 @@ class Updater:
 
     def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float = 0.0):
         self.optimizer, self.scaler, self.clip_norm = optimizer, scaler, clip_norm
+        rate = optimizer.param_groups[0]["lr"]
+        self.rate = rate if isinstance(rate, Tensor) else None  # the tensor that recorded steps read
+        self.ways = [{key: group[key] for key in WAYS if key in group} for group in optimizer.param_groups]
 
     def set_learning_rate(self, rate: float) -> None:
+        rate = rate if self.rate is None else self.rate.fill_(rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -147,7 +157,10 @@ class Updater:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Take over the saved state, but not the way of computing, which may be that of another device."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, ways in zip(self.optimizer.param_groups, self.ways, strict=True):
+            group.update(ways)
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mdistiller import distributed
 from mdistiller.command import Interrupted
 from mdistiller.engine import checkpoints
+from mdistiller.engine.graphs import RecordedSteps, why_eager
 from mdistiller.engine.log import Scalars, progress
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
@@ -54,6 +55,7 @@ class Trainer:
         self.first = self.rank == 0  # only this process writes files
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
+        self.recorded = RecordedSteps(self._update, self._tensors, why_eager(self.cfg, self.device))
         self.stop_signal: int | None = None
         self.warned: set[str] = set()
 
@@ -133,20 +135,36 @@ class Trainer:
     def _step(self, batch):
         """The one training step: forward, losses, backward, update; no value is read back from the device."""
         torch.manual_seed(step_seed(self.cfg.EXPERIMENT.SEED, self.epoch, self.step))
+        self.updater.set_learning_rate(learning_rate(self.cfg.SOLVER, self.epoch, self.step, self.data.num_batches))
+        measured = self.recorded(self.epoch, batch)
+        if measured is not None:
+            self.meters.write(self.step, *measured)
+        self.state.step += 1
+
+    def _update(self, batch):
+        """What a step does on the device: (its row of `meters`, number of samples); None if it is skipped."""
         solver, total, step = self.cfg.SOLVER, self.data.num_batches, self.step
-        self.updater.set_learning_rate(learning_rate(solver, self.epoch, step, total))
         share = batch.pop("share", 1.0)  # the batch's part of the samples of the update
         with autocast(self.device, solver.AMP):
             logits, losses = self.model(epoch=self.epoch, **batch)
         if solver.SKIP_NONFINITE and self._skip_nonfinite(losses):
-            return
+            return None
         scaled = losses if share == 1.0 else {name: share * loss for name, loss in losses.items()}
         last = step % solver.ACCUMULATE == solver.ACCUMULATE - 1 or step == total - 1
         self.updater.step(scaled, first=step % solver.ACCUMULATE == 0, last=last)
         if self.average is not None:
             self.average.update_parameters(self.distiller.deployed())
-        self.meters.add(step, losses, len(logits), self.distiller.progress, self.distiller.monitor, self.task.parts)
-        self.state.step += 1
+        distiller, samples = self.distiller, len(logits)
+        return self.meters.row(losses, samples, distiller.progress, distiller.monitor, self.task.parts), samples
+
+    def _tensors(self):
+        """All tensors that a step reads and changes beside its batch, by a name for messages."""
+        networks = {"": self.distiller, "the teacher's ": self.distiller.teacher}
+        found = {f"{whose}{name}": tensor for whose, network in networks.items() if network is not None
+                 for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+        states = enumerate(self.updater.optimizer.state.values())
+        return found | {f"the optimiser's {name} {number}": tensor for number, state in states
+                        for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
 
     def _skip_nonfinite(self, losses):
         """Whether to skip the update because the loss is not finite on some rank (at most SKIP_NONFINITE times)."""
@@ -156,9 +174,9 @@ class Trainer:
         bad = not bool(torch.isfinite(sum(loss.detach() for loss in losses.values())))
         if state.skipped >= allowed or not distributed.any_rank(bad, self.device):
             return False
-        state.skipped, state.step = state.skipped + 1, state.step + 1
+        state.skipped += 1
         log.warning("epoch %d, step %d: the loss is not finite: step skipped (%d of SOLVER.SKIP_NONFINITE %d)",
-                    state.epoch, state.step, state.skipped, allowed)
+                    state.epoch, state.step + 1, state.skipped, allowed)
         return True
 
     def _check_losses(self):

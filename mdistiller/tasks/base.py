@@ -75,6 +75,7 @@ class Task:
     # and the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})
 
+    teacher_waits = True  # whether the teacher's pass reads the student's output, which must then be there
     head_maps = 0  # number of feature maps, from the finest on, that `head` reads; 0 if there is no `head`
     export_formats: tuple[str, ...] = ("pth", "safetensors", "onnx")  # formats in which a student can be exported
     compares = False  # whether `evaluate` compares a network with the teacher, which is then its `reference`

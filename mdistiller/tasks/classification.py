@@ -24,6 +24,7 @@ class Classification(Task):
     headline = "top1"
     metrics = ("top1", "top5", "loss")
     unit = "images"
+    teacher_waits = False
 
     def network(self, role, pretrained=False):
         cfg, info = self.cfg, self.info

@@ -28,6 +28,7 @@ class Language(Task):
     """
 
     unit = "tokens"
+    teacher_waits = False
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -1,0 +1,132 @@
+"""CUDA graphs, as far as a CPU can tell: when a step is recorded, what it may not do, and what is replayed."""
+
+import pytest
+import torch
+
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine import graphs, optim, trainer
+from mdistiller.streams import Branch
+from tests.distillers.support import tiny_batch, tiny_distiller
+from tests.engine.support import assert_same_weights, run, small_cfg
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("opts, reason", [
+    ((), None), (("SOLVER.AMP", "bf16"), None), (("SOLVER.CLIP_NORM", 1.0), None), (("SOLVER.TYPE", "AdamW"), None),
+    (("SOLVER.CUDA_GRAPH", "never"), "SOLVER.CUDA_GRAPH is never"), (("SOLVER.AMP", "fp16"), "SOLVER.AMP fp16"),
+    (("SOLVER.ACCUMULATE", 2), "SOLVER.ACCUMULATE"), (("SOLVER.SKIP_NONFINITE", 1), "SOLVER.SKIP_NONFINITE"),
+    (("SOLVER.EMA", 0.9), "SOLVER.EMA"), (("SOLVER.TRAINER", "dot"), "SOLVER.TRAINER dot"),
+    (("COMPILE", True), "COMPILE"),
+])
+def test_what_keeps_a_run_from_being_recorded(opts, reason):
+    cfg = small_cfg("unused", "KD", "SOLVER.CUDA_GRAPH", "auto", *opts)
+    found = graphs.why_eager(cfg, CUDA)
+    assert found is None if reason is None else found.startswith(reason)
+    assert graphs.why_eager(small_cfg("unused", "KD", "SOLVER.CUDA_GRAPH", "auto"), torch.device("cpu")) == (
+        "the device is cpu")
+    assert graphs.why_eager(small_cfg("unused"), CUDA) == "SOLVER.CUDA_GRAPH is never"  # the default
+
+
+def taken_steps(name):
+    """The third step of a method, observed: what keeps it from being recorded."""
+    distiller = tiny_distiller(name)
+    optimizer = torch.optim.SGD(distiller.learnable_parameters(), 0.01, momentum=0.9)
+
+    def compute(batch):
+        optimizer.zero_grad(set_to_none=True)
+        sum(distiller(**batch, epoch=2)[1].values()).backward()
+        optimizer.step()
+
+    def state():
+        return dict(distiller.named_parameters()) | dict(distiller.named_buffers()) | {
+            str(number): value["momentum_buffer"] for number, value in enumerate(optimizer.state.values())}
+
+    batch = {key: value for key, value in tiny_batch().items() if isinstance(value, torch.Tensor)}
+    for _ in range(2):
+        compute(batch)
+    return graphs.observed(compute, batch, state)[1]
+
+
+FOUND = {"CRD": "it draws random numbers on the CPU", "FCFD": "it draws random numbers on the CPU"}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in DISTILLERS if not DISTILLERS[name].weighted))
+def test_which_methods_decide_on_the_host(name):
+    assert taken_steps(name) == FOUND.get(name)
+
+
+def test_a_step_that_rebinds_its_state_is_found():
+    state = {"count": torch.zeros(1)}
+
+    def compute(batch):
+        state["count"] = state["count"] + 1
+
+    assert graphs.observed(compute, {"image": torch.zeros(1)}, lambda: state)[1] == "it replaces count by a new tensor"
+
+
+class Replayed:
+    """Stands for a recording on a machine without CUDA: a replay computes on the tensors that were given once."""
+
+    number = replays = 0
+
+    def __init__(self, compute, batch):
+        self.compute, self.batch = compute, batch
+        Replayed.number += 1
+
+    def replay(self):
+        Replayed.replays += 1
+        return self.compute(self.batch)
+
+
+SHORT = ("SOLVER.CUDA_GRAPH", "auto", "SOLVER.BATCH_SIZE", 32, "SOLVER.LR_DECAY_STAGES", [])
+
+
+def test_replayed_steps_train_as_plain_ones(tmp_path, monkeypatch):
+    """Epochs of 4 whole batches and a smaller one: three plain steps, then a recording for the rest of each."""
+    opts = (*SHORT, "SOLVER.EPOCHS", 2, "SOLVER.SCHEDULE", "cosine")
+    plain = run(tmp_path / "plain", "EA-KD", *opts)
+    for module in (trainer, optim):  # as on a GPU
+        monkeypatch.setattr(module, "why_eager", lambda cfg, device: None)
+    monkeypatch.setattr(graphs, "Recording", Replayed)
+    monkeypatch.setattr(Replayed, "number", 0)
+    monkeypatch.setattr(Replayed, "replays", 0)
+    replayed = run(tmp_path / "replayed", "EA-KD", *opts)
+    assert (Replayed.number, Replayed.replays) == (2, 2 * 4 - 3)
+    assert_same_weights(plain, replayed)
+
+
+def test_a_method_that_cannot_be_recorded_trains_as_ever_and_the_log_says_why(tmp_path, monkeypatch):
+    for module in (trainer, optim):
+        monkeypatch.setattr(module, "why_eager", lambda cfg, device: None)
+    monkeypatch.setattr(graphs, "Recording", None)
+    folder = run(tmp_path, "FCFD", "SOLVER.EPOCHS", 1, *SHORT)
+    assert "not recorded as a CUDA graph: it draws random numbers on the CPU" in (folder / "train.log").read_text()
+
+
+def test_a_branch_is_nothing_without_a_recording():
+    with Branch() as nothing:
+        assert nothing is None
+    assert Branch().begin is None
+
+
+def test_a_checkpoint_of_a_recorded_run_goes_on_without_recording(monkeypatch):
+    """The way of computing is the device's own; rate, momenta and weights are the run's."""
+    distiller = tiny_distiller("KD")
+    cfg = small_cfg("unused", "KD")
+    monkeypatch.setattr(optim, "why_eager", lambda cfg, device: None)
+    recorded = optim.build_updater(cfg, distiller, torch.device("cpu"))
+    recorded.set_learning_rate(0.02)
+    tensor = recorded.optimizer.param_groups[0]["lr"]
+    assert tensor is recorded.rate and tensor.item() == pytest.approx(0.02)
+    recorded.step(distiller(**tiny_batch())[1])
+    saved = recorded.state_dict()
+    saved["optimizer"]["param_groups"][0]["fused"] = True  # as on a GPU
+    monkeypatch.undo()
+    plain = optim.build_updater(cfg, distiller, torch.device("cpu"))
+    plain.load_state_dict(saved)
+    plain.set_learning_rate(0.03)
+    group = plain.optimizer.param_groups[0]
+    assert (group["lr"], group["fused"]) == (0.03, None)
+    momenta = [[state["momentum_buffer"] for state in one.optimizer.state.values()] for one in (recorded, plain)]
+    assert all(map(torch.equal, *momenta)) and momenta[0]
