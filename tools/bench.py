@@ -4,8 +4,8 @@ data: augmented batches. step: training steps with a live and a cached teacher. 
 cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
 share a cache. replay: MLD, whose views never repeat, from stored logits. detection: steps of a detector on drawn
 digits, which need no --root. startup: imports, a command's help, a run of one epoch. peer: steps beside those of a
---checkout of the public mdistiller code base. The compared variants take turns; tables are printed as Markdown and
-saved with all times as JSON.
+--checkout of the public mdistiller code base. graphs: steps recorded as CUDA graphs. The compared variants take turns;
+tables are printed as Markdown and saved with all times as JSON.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from mdistiller.errors import writing
 from mdistiller.report import pages
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "detection", "startup")
-PEER = "peer"  # needs --checkout
+PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
 
 
 def main():
     args = _parse()
 
-    from mdistiller.bench import cases, detection, measure, memory, ours, peer, replay, scale, startup
+    from mdistiller.bench import cases, detection, graphs, measure, memory, ours, peer, replay, scale, startup
     from mdistiller.engine.device import choose_device
 
     changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images", "checkout")}
@@ -40,7 +40,7 @@ def main():
         changes["pairs"] = tuple(tuple(pair.split(":")) for pair in args.pairs)
     settings = measure.Settings(device=choose_device(args.device), quick=args.quick, **changes)
     chosen = [*(CASES if "all" in args.cases else ()), *args.cases]
-    chosen = [case for case in (*CASES, PEER) if case in chosen]
+    chosen = [case for case in (*CASES, GRAPHS, PEER) if case in chosen]
     if PEER in chosen:
         peer.check_checkout(settings.checkout)
     source, text = ours.read_source(settings)
@@ -52,7 +52,7 @@ def main():
     for case in chosen:
         print(f"measuring {case} ...", file=sys.stderr)
         modules = {"memory": memory, "replay": replay, "scale": scale, "detection": detection, "startup": startup}
-        module = {**modules, PEER: peer}.get(case, cases)
+        module = {**modules, GRAPHS: graphs, PEER: peer}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
         measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted
     print(measure.markdown(metadata, tables))
@@ -62,8 +62,8 @@ def main():
 
 def _parse():
     parser = Parser(__doc__)
-    parser.add_argument("cases", nargs="+", choices=[*CASES, PEER, "all"], metavar="CASE",
-                        help=f"{', '.join(CASES)}, {PEER}, or all (all but {PEER})")
+    parser.add_argument("cases", nargs="+", choices=[*CASES, GRAPHS, PEER, "all"], metavar="CASE",
+                        help=f"{', '.join(CASES)}, or all of these; {GRAPHS} (on CUDA), {PEER}")
     parser.add_argument("--root", help="the folder with CIFAR-100 (default: random images of the same size)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     parser.add_argument("--quick", action="store_true", help="few and short turns, only to test that it works")

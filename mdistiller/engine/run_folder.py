@@ -218,7 +218,7 @@ def overridden(cfg: CfgNode) -> dict:
 def _changed_keys(old, new, prefix=""):
     """Dotted keys whose values differ, without those that may change between sessions of one run."""
     free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT",
-            "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK"}
+            "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH"}
     names = []
     for key in sorted(old.keys() | new.keys()):
         name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
