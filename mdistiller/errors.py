@@ -9,7 +9,19 @@ PLACE_FAILS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errn
 DISK_FAILS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
-class UserError(ValueError):
+MOST_TEXT = 1500  # characters of a message; a longer one quotes something huge in its middle
+
+
+class Short(Exception):
+    """An exception whose message keeps its beginning and its end, which say where and what to do, if it is long."""
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        kept = (MOST_TEXT - 5) // 2
+        super().__init__(text if len(text) <= MOST_TEXT else f"{text[:kept]} ... {text[-kept:]}")
+
+
+class UserError(Short, ValueError):
     """An error that the user can fix: a wrong key, value, name or file, or missing data (exit code 2).
 
     The message is one line with the file and key, the value found, what was expected, and the nearest valid name or a
@@ -17,7 +29,7 @@ class UserError(ValueError):
     """
 
 
-class RunError(RuntimeError):
+class RunError(Short, RuntimeError):
     """An error that ends a run, such as a non-finite loss (exit code 3). Everything saved before stays intact."""
 
 

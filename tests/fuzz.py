@@ -49,11 +49,12 @@ from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import Training
 from mdistiller.sweep.plan import Progress, current_state, plan_runs
-from tests.hostile_values import NUMBERS, OTHERS, TEXTS
+from tests.hostile_values import DEEP, NUMBERS, OTHERS, TEXTS, Hexadecimal, any_digits, damaged
 from tests.report.support import make_run
 
 LONGEST = 2000  # characters of a message
-SECONDS = 60  # after which a try counts as hanging
+SECONDS = 60  # of computing, after which a try counts as hanging
+PATIENCE = 10  # times as long for a try that waits: the machine may be busy
 MEMORY = 12 << 30  # bytes of addresses, so that a size out of all proportion fails here and not the machine
 MOST_REMEMBERED = 500  # contents of YAML files
 SIDE, BATCH, CLASSES, IMAGES = 16, 2, 4, 12
@@ -115,7 +116,8 @@ class Keys:
                 self.use(load_cfg(None, opts), stepping)
             else:
                 path = self.folder / "a.yaml"
-                path.write_bytes(self.text({**base, **said}, harm, chance))
+                with any_digits():
+                    path.write_bytes(self.text({**base, **said}, harm, chance))
                 self.use(load_cfg(path), stepping)
 
         action.tried = f"{owner}: {words if form < 0.5 else said}"[:400]
@@ -126,7 +128,7 @@ class Keys:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             said = public_tree(said)
         try:
-            content = yaml.safe_dump(said).encode("utf-8", "surrogatepass")
+            content = yaml.dump(said, Dumper=Hexadecimal).encode("utf-8", "surrogatepass")
         except Exception:  # what YAML cannot write is written as JSON or Python would
             content = repr(said).encode("utf-8", "surrogatepass")
         return damaged(content, chance) if harm < 0.2 else content
@@ -165,16 +167,6 @@ def public_tree(flat):
             node = node.setdefault(word, {})
         node[last] = one
     return tree
-
-
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Bytes cut off, changed or put in."""
-    start, new = chance.randrange(len(content) + 1), chance.randbytes(chance.choice((1, 1, 2, 8)))
-    return chance.choice((content[:start], content[:start] + new + content[start:],
-                          content[:start] + new + content[start + len(new):]))
-
-
-DEEP = ("[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000, "[" * 100_000)
 
 
 class Records:
@@ -222,7 +214,7 @@ class Records:
             tree = yaml.safe_load(whole)
             self.spoil(tree, chance)
             with contextlib.suppress(Exception):
-                return yaml.safe_dump(tree).encode("utf-8", "surrogatepass")
+                return yaml.dump(tree, Dumper=Hexadecimal).encode("utf-8", "surrogatepass")
             return repr(tree).encode("utf-8", "surrogatepass")
         lines = whole.decode().splitlines() if path.suffix == ".jsonl" else [whole.decode()]
         place = chance.randrange(len(lines))
@@ -309,6 +301,12 @@ def _hang(signal_number, frame):
     raise Hangs
 
 
+def _limit(seconds):
+    """Let `_hang` be called after so many seconds of computing, or `PATIENCE` times as many in all; never for 0."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(PATIENCE * seconds)
+
+
 class Fuzz:
     """Cases of both kinds; `found` holds the first try of each different fault, `tally` how often each came."""
 
@@ -318,11 +316,16 @@ class Fuzz:
         self.kinds = {"keys": Keys(folder / "keys"), "records": Records(folder / "records")}
         (folder / "keys").mkdir(parents=True, exist_ok=True)
 
+    def drawn(self, kind: str, number: int) -> Callable[[], object]:
+        """The action of a try, which does not depend on those before it."""
+        with any_digits():
+            return self.kinds[kind].attempt(random.Random(f"{self.seed} {kind} {number}"))
+
     def attempt(self, kind: str, number: int) -> str | None:
         """One try; what is wrong with how it ended, or None."""
-        action = self.kinds[kind].attempt(random.Random(f"{self.seed} {kind} {number}"))
+        action = self.drawn(kind, number)
         self.tries[kind] += 1
-        signal.alarm(SECONDS)
+        _limit(SECONDS)
         try:
             with contextlib.redirect_stderr(io.StringIO()):
                 action()
@@ -338,7 +341,7 @@ class Fuzz:
             place = f"{type(error).__name__} {_place(error)}"
             wrong = f"{place}: {str(error)[:200]}"
         finally:
-            signal.alarm(0)
+            _limit(0)
         self.tally[place] += 1
         if place not in self.found:
             self.found[place] = f"{kind}:{number}: {wrong}\n    {action.tried}"
@@ -347,12 +350,14 @@ class Fuzz:
 
     def run(self, kinds, tries: int | None, seconds: float) -> None:
         """Both kinds in turn, until the tries or the time are over."""
-        before, deadline = signal.signal(signal.SIGALRM, _hang), time.monotonic() + seconds
+        before = [signal.signal(number, _hang) for number in (signal.SIGALRM, signal.SIGPROF)]
+        deadline = time.monotonic() + seconds
         number = 0
         while (tries is None or number < tries) and time.monotonic() < deadline:
             self.attempt(kinds[number % len(kinds)], number)
             number += 1
-        signal.signal(signal.SIGALRM, before)
+        for each, handler in zip((signal.SIGALRM, signal.SIGPROF), before, strict=True):
+            signal.signal(each, handler)
 
 
 def _place(error):
@@ -375,7 +380,7 @@ def main() -> int:
     fuzz = Fuzz(folder, args.seed)
     if args.one:
         kind, _, number = args.one.partition(":")
-        action = fuzz.kinds[kind].attempt(random.Random(f"{args.seed} {kind} {number}"))
+        action = fuzz.drawn(kind, number)
         print(action.tried)
         action()
         return 0

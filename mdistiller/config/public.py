@@ -105,8 +105,8 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
 
 def _translate_names(tree):
     """Methods, networks and data sets by their names here; what a method's name implies gives way to what is said."""
-    method = str(_find(tree, "DISTILLER.TYPE"))
-    sets = METHODS.get(split_ea(method)[0].upper(), {})
+    method = _find(tree, "DISTILLER.TYPE")
+    sets = METHODS.get(split_ea(method)[0].upper(), {}) if isinstance(method, str) else {}
     for name, value in sets.items():
         if name == "DISTILLER.TYPE":
             _put(tree, name, ea_name(value) if split_ea(method)[1] else value)
@@ -124,7 +124,7 @@ def _translate_names(tree):
 def take_defaults(tree: dict, source: str) -> str | None:
     """The code base whose defaults a tree asks for, which is then no more in it; None where it asks for none."""
     value = _take(tree, DEFAULTS_KEY)
-    if value is not ABSENT and str(value) not in DEFAULTS:
+    if value is not ABSENT and not (isinstance(value, str) and value in DEFAULTS):
         raise UserError(f"{source}: {DEFAULTS_KEY}: expected one of {', '.join(DEFAULTS)}; found {shown(value)}")
     others = tree.get("CONFIG")
     if isinstance(others, dict) and others:

@@ -39,6 +39,6 @@ def expanded(path: str) -> str:
 
 def nearest(word: Any, known: Iterable, count: int = 3) -> list[str]:
     """Up to `count` known texts that are most similar to `word`; those that differ only in case come first."""
-    word, known = str(word)[:200], [str(one) for one in known]
+    word, known = (word if isinstance(word, str) else shown(word))[:200], [str(one) for one in known]
     same = [one for one in known if one.lower() == word.lower()]
     return (same + [one for one in difflib.get_close_matches(word, known, n=count) if one not in same])[:count]

@@ -78,6 +78,13 @@ FILES = [
     config("minus infinite", "SOLVER: {LR: -.inf}\n", "SOLVER.LR: expected float, found -inf"),
     config("a float beyond floats", "SOLVER: {LR: 1e999}\n", "SOLVER.LR: expected float"),
     config("an int beyond floats", f"SOLVER: {{LR: 1{'0' * 400}}}\n", "SOLVER.LR: expected float"),
+    *(config(f"{key} beyond Python's texts", f"{node}: {{{key}: {left}0x{'F' * 4200}{right}}}\n", says)
+      for node, key, left, right, says in (
+          ("DISTILLER", "TYPE", "", "", "DISTILLER.TYPE: expected str, found an integer of 16,800 bits"),
+          ("DISTILLER", "STUDENT", "[", "]", "DISTILLER.STUDENT: expected str, found [an integer of 16,800 bits]"),
+          ("CONFIG", "DEFAULTS", "", "", "expected one of mdistiller, ls; found an integer of 16,800 bits"),
+      )),
+    config("a method's name of 5,000 letters", f"DISTILLER: {{TYPE: {'x' * 5000}}}\n", "SRKL, TTM, VID, WKD, WTTM"),
     config("an int beyond Python's texts", f"SOLVER: {{EPOCHS: 1{'0' * 5000}}}\n", "a.yaml"),
     config("a huge size", "DATASET: {TYPE: digits, IMAGE_SIZE: 1000000000}\n", "DATASET.IMAGE_SIZE"),
     config("a list with a hole", "SOLVER: {LR_DECAY_STAGES: [1, , 2]}\n", "not valid YAML"),
