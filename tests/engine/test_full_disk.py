@@ -7,12 +7,15 @@ import resource
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mdistiller.engine import checkpoints
+from mdistiller.engine.log import Scalars, quiet_writers
 from mdistiller.engine.trainer import Trainer
 from tests.engine.support import assert_same_weights, few_test_images, run, train_command
 from tests.forked import run_tool
@@ -156,3 +159,24 @@ def test_a_command_whose_output_cannot_be_written_fails(unbroken, tmp_path):
     code, _, err = train(tmp_path / "run", full)
     assert code == 3 and err.count("\n") == 1 and err.startswith("error: the output"), err  # the run itself is done
     assert_same_weights(next((tmp_path / "run").glob("*/*")), unbroken)
+
+
+def test_scalars_that_cannot_be_written_are_one_warning_without_a_traceback(tmp_path, monkeypatch, capsys, caplog):
+    """TensorBoard writes in a thread of its own: an error there shows in a later call, and is printed by default."""
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # as outside pytest
+    quiet_writers.cache_clear()
+    scalars, step = Scalars(tmp_path / "tb"), 0
+    while scalars.writer and step < 1000:
+        scalars.add({"step/ce": 1.0}, step := step + 1)
+        time.sleep(0.001)
+    scalars.add({"step/ce": 1.0}, step)
+    scalars.close()
+    quiet_writers.cache_clear()  # the hook is undone with the patch
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["no more TensorBoard scalars: [Errno 28] No space left on device"]
+    assert capsys.readouterr().err == ""
