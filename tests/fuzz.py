@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPOSITORY))
 import torch
 import yaml
 
-from mdistiller.config import dump_cfg, files, load_cfg, public
+from mdistiller.config import dump_cfg, load_cfg, public
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL
 from mdistiller.config.loading import method_keys
@@ -42,7 +42,6 @@ from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 from mdistiller.report.compare import comparison
 from mdistiller.report.page import report
-from mdistiller.runs import records
 from mdistiller.runs.fill import fill
 from mdistiller.runs.kept import keep_records
 from mdistiller.runs.paper import covered_tables
@@ -50,13 +49,13 @@ from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import Training
 from mdistiller.sweep.plan import Progress, current_state, plan_runs
 from tests.hostile_values import DEEP, NUMBERS, OTHERS, TEXTS, Hexadecimal, any_digits, damaged
+from tests.remembered import remember
 from tests.report.support import make_run
 
 LONGEST = 2000  # characters of a message
 SECONDS = 60  # of computing, after which a try counts as hanging
 PATIENCE = 10  # times as long for a try that waits: the machine may be busy
 MEMORY = 12 << 30  # bytes of addresses, so that a size out of all proportion fails here and not the machine
-MOST_REMEMBERED = 500  # contents of YAML files
 SIDE, BATCH, CLASSES, IMAGES = 16, 2, 4, 12
 STEPPING = 0.3  # part of the configurations that load for which a step is trained
 
@@ -273,26 +272,6 @@ class Records:
             keep_records(find_runs(root), Path(place))
 
 
-class Remembered:
-    """`read_yaml` that parses a content it has met before no second time: most files of a try are as they were."""
-
-    def __init__(self):
-        self.read, self.known = files.read_yaml, {}
-        files.read_yaml = records.read_yaml = self
-
-    def __call__(self, path):
-        try:
-            content = files.open_plain(path).read()
-        except (OSError, ValueError):
-            return self.read(path)
-        if content not in self.known:
-            tree = self.read(path)
-            if len(self.known) > MOST_REMEMBERED:
-                return tree
-            self.known[content] = tree
-        return copy.deepcopy(self.known[content])
-
-
 class Hangs(BaseException):
     """A try takes too long; nothing that is tried catches it."""
 
@@ -312,7 +291,7 @@ class Fuzz:
 
     def __init__(self, folder: Path, seed: int = 0):
         self.seed, self.folder, self.found, self.tally, self.tries = seed, folder, {}, Counter(), Counter()
-        Remembered()
+        remember()
         self.kinds = {"keys": Keys(folder / "keys"), "records": Records(folder / "records")}
         (folder / "keys").mkdir(parents=True, exist_ok=True)
 

@@ -10,7 +10,7 @@ from tests import fuzz as fuzzing
 @pytest.fixture(scope="module")
 def fuzz(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fuzzing, "Remembered", lambda: None)
+        patch.setattr(fuzzing, "remember", lambda: None)
         yield fuzzing.Fuzz(tmp_path_factory.mktemp("fuzz"))
 
 

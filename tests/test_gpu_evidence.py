@@ -1,4 +1,4 @@
-"""scripts/gpu_evidence.sh: what it refuses at once, and that what it names is there. --smoke runs all of it on a CPU."""
+"""scripts/gpu_evidence.sh: what it refuses at once, and that what it names exists; --smoke runs all of it on a CPU."""
 
 import re
 import subprocess

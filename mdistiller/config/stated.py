@@ -134,7 +134,16 @@ def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
                 raise UserError(f"{source}: {key}: {error}") from None
         elif key in KEYS:
             raise UserError(f"{source}: {key}: expected keys below it, found {shown(value)}")
+        elif not _printable(value):
+            raise UserError(f"{source}: {key}: expected a value that can be printed, found {shown(value)}")
     return flat
+
+
+def _printable(value):
+    try:
+        return bool(repr(value))
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits
+        return False
 
 
 def as_overrides(opts: Sequence[str]) -> tuple[str, ...]:

@@ -90,6 +90,8 @@ LISTED = {  # what is wrong with the run below any/ -> (how, what the error says
     "a seed that is a word": (config_of(EXPERIMENT__SEED="one"), "any/ea/config.yaml: EXPERIMENT.SEED"),
     "data that is a list": (config_of(DATASET__TYPE=["digits"]), "any/ea/config.yaml: DATASET.TYPE"),
     "epochs that are a word": (config_of(SOLVER__EPOCHS="many"), "any/ea/config.yaml: SOLVER.EPOCHS"),
+    "a number beyond Python's texts": (text_of("config.yaml", f"OWN: {{KEY: 0x{'F' * 4200}}}\n"),
+                                       "any/ea/config.yaml: OWN.KEY: expected a value that can be printed, found an"),
     "a node that is a number": (config_of(SOLVER=3), "any/ea/config.yaml: SOLVER"),
     "a summary of a list": (text_of("summary.json", "[]"), "any/ea/summary.json"),
     "a summary of a number": (text_of("summary.json", "3"), "any/ea/summary.json"),
