@@ -1,9 +1,10 @@
 """Build a run from a config (data, task, networks, distiller), and train it."""
 
+import contextlib
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +31,14 @@ from mdistiller.engine.networks import load_student, ready, ready_teacher
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.run_folder import RunFolder, device_name
 from mdistiller.engine.run_state import summary_line
-from mdistiller.engine.trainer import Trainer
+from mdistiller.engine.sharing import Alone
+from mdistiller.engine.trainer import StopRequest, Trainer, run_to_end
 from mdistiller.errors import UserError
 from mdistiller.precision import autocast, resolved, teacher_amp
 from mdistiller.tasks import Task, build_task
 
 log = logging.getLogger("mdistiller")
+ALONE = Alone()
 
 
 class Run(NamedTuple):
@@ -77,15 +80,17 @@ def settle_precision(cfg: CfgNode, device: torch.device) -> None:
         log.info("SOLVER.AMP auto: %s on %s", cfg.SOLVER.AMP, device_name(device))
 
 
-def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
+def build_run(cfg: CfgNode, device: torch.device, weights: bool = True, shared: Alone = ALONE) -> Run:
     """Build data, task and distiller of a config on the device; no file is written.
 
     Without `weights` no checkpoint is read and the networks have random weights, for a run whose saved state is loaded
-    next; only a teacher that `Task.evaluate` compares with always gets its weights. Raises UserError for errors that
-    the user can fix. SOLVER.AMP auto is replaced by what it means on the device.
+    next; only a teacher that `Task.evaluate` compares with always gets its weights. `shared` holds the parts that other
+    runs of the process may have made. Raises UserError for errors that the user can fix. SOLVER.AMP auto is replaced by
+    what it means on the device.
     """
     settle_precision(cfg, device)
-    data = in_periods(build_data(cfg, device), cfg.SOLVER)
+    images = shared.data(cfg, lambda: build_data(cfg, device))
+    data = in_periods(images, cfg.SOLVER)
     if not cfg.DATASET.TEST.ENABLED and "val" not in data.splits:
         raise UserError("DATASET.TEST.ENABLED False: expected validation images, set DATASET.VAL_FRACTION above 0")
     task = build_task(cfg, data.info)
@@ -95,16 +100,20 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True) -> Run:
     student = load_student(cfg, task) if weights else task.network("STUDENT")
     if method.needs_teacher or task.compares:
         ready_made = weights or task.compares
-        teacher, metadata = ready_teacher(cfg, task, method, device) if ready_made else (task.network("TEACHER"), {})
+        teacher, metadata = (
+            shared.teacher(cfg, method, lambda: ready_teacher(cfg, task, method, device)) if ready_made
+            else (task.network("TEACHER"), {})
+        )
         task.reference = teacher.eval() if task.compares else None
     if weights:
         ready(student, cfg, device)
         set_seed(cfg.EXPERIMENT.SEED)  # initial weights of the method's modules do not depend on the networks
     distiller = build_distiller(cfg, student, teacher if method.needs_teacher else None, data.info, task)
-    return Run(cfg, device, data, task, place(distiller, device, cfg.SOLVER.CHANNELS_LAST), metadata)
+    distiller = place(distiller, device, cfg.SOLVER.CHANNELS_LAST)
+    shared.join(cfg, images, distiller)
+    return Run(cfg, device, data, task, distiller, metadata)
 
 
-@out_of_memory_fails_the_run()
 def train(cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None] | None = None) -> dict:
     """Train the run of a config and return its summary; all files are written to the run folder.
 
@@ -112,19 +121,30 @@ def train(cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None
     Interrupted to end the run there. Raises UserError for errors that the user can fix, RunError when the run fails,
     Interrupted when it is stopped.
     """
-    with errors_name_files(cfg):
-        return _train(cfg, resume, after_epoch)
+    return run_to_end(training(cfg, resume, after_epoch))
 
 
-def _train(cfg, resume, after_epoch):
+def training(
+    cfg: CfgNode, resume: bool = False, after_epoch: Callable[[dict], None] | None = None, shared: Alone = ALONE,
+    stop: StopRequest | None = None,
+) -> Iterator[Trainer]:
+    """`train` as a generator: it yields the trainer when the first step can be taken, then as `Trainer.steps`.
+
+    With `stop`, it sets no handlers of signals; runs that train in one process have one, and one `shared`.
+    """
+    with out_of_memory_fails_the_run(), errors_name_files(cfg):
+        return (yield from _training(cfg, resume, after_epoch, shared, stop))
+
+
+def _training(cfg, resume, after_epoch, shared, stop):
     local_rank, folder = distributed.start(), None
     try:
         folder = RunFolder.open(cfg, resume)
         device = prepare_device(cfg, local_rank)
         start_logging()
-        run = build_run(cfg, device)
+        run = build_run(cfg, device, shared=shared)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
-        trainer = Trainer(run, folder, cache, after_epoch)
+        trainer = Trainer(run, folder, cache, after_epoch, stop)
         metadata = run.metadata | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
         folder.check_same(**{key: metadata.get(key) for key in ("teacher_sha256", "data_sha256")})
         distributed.barrier()  # every rank must have checked the folder before the first rank creates it
@@ -136,13 +156,15 @@ def _train(cfg, resume, after_epoch):
         else:
             logging.getLogger("mdistiller").setLevel(logging.WARNING)
         if run.distiller.teacher is not None and not folder.finished:
-            _measure_teacher(run, folder)
+            _measure_teacher(run, folder, shared)
         if resume:
             trainer.state.resume()
         if trainer.state.global_step == 0 and not folder.finished:
             run.distiller.eval().prepare(run.data)
             run.distiller.train()
-        summary = trainer.fit()
+        yield trainer
+        with contextlib.nullcontext() if stop else trainer.stop.listening():
+            summary = yield from trainer.steps()
         if cache is not None:
             log.info("teacher cache: %s", cache.summary())
         if distributed.rank() == 0:
@@ -181,16 +203,20 @@ def _publish(run, folder):
         log.info("the best student, for other programs: %s", run.task.publish(run.distiller.student, folder.path))
 
 
-def _measure_teacher(run, folder):
+def _measure_teacher(run, folder, shared):
     """Write the teacher's test metrics to run.json; warn with the usual reason when they look wrong.
 
     Without DATASET.TEST.ENABLED the validation images are measured, and nothing is written.
     """
     run.distiller.eval()
     split = run.splits[-1]
-    with autocast(run.device, teacher_amp(run.cfg)):
-        batches = run.data.eval_batches(split, distributed.rank(), distributed.world_size())
-        result = run.task.evaluate(run.distiller.teacher, batches, run.device)
+
+    def measure():
+        with autocast(run.device, teacher_amp(run.cfg)):
+            batches = run.data.eval_batches(split, distributed.rank(), distributed.world_size())
+            return run.task.evaluate(run.distiller.teacher, batches, run.device)
+
+    result = shared.results(run.distiller.teacher, measure)
     if distributed.rank() == 0 and split == "test":
         measured = {f"teacher_{name}": result[name] for name in (run.task.headline, "loss") if name in result}
         folder.write_json("run.json", folder.read_json("run.json") | measured)

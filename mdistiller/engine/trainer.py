@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -34,11 +35,37 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
     return ((seed * 1_000_003 + epoch) * 1_000_003 + step) % 2**63
 
 
+class StopRequest:
+    """A signal that asks runs to stop, stored in `number` until their next step. A second one ends the process."""
+
+    number: int | None = None
+
+    def __call__(self, number, frame=None):
+        if self.number is not None:  # the process may be blocked
+            stop = Interrupted(number)
+            print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
+                  file=sys.stderr, flush=True)
+            os._exit(stop.exit_code)
+        self.number = number
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within this context the signals of STOP_SIGNALS come here."""
+        previous = {number: signal.signal(number, self) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
 class Trainer:
     """Trains the distiller of a run and writes its folder; randomness in a step depends only on (seed, epoch, step)."""
 
-    def __init__(self, run, folder: RunFolder, teacher_cache=None, after_epoch: Callable[[dict], None] | None = None):
-        """`run` is a `setup.Run`; a `teacher_cache`, if given, replaces the teacher's forward passes."""
+    def __init__(self, run, folder: RunFolder, teacher_cache=None, after_epoch: Callable[[dict], None] | None = None,
+                 stop: StopRequest | None = None):
+        """`run` is a `setup.Run`; a `teacher_cache`, if given, replaces the teacher's forward passes. Runs that train
+        in one process have one `stop`."""
         self.cfg, self.data, self.distiller, self.device, self.folder = (
             run.cfg, run.data, run.distiller, run.device, folder
         )
@@ -55,13 +82,17 @@ class Trainer:
         self.first = self.rank == 0  # only this process writes files
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
-        self.recorded = RecordedSteps(self._update, self._tensors, why_eager(self.cfg, self.device))
-        self.stop_signal: int | None = None
+        reason = "runs that train together share passes" if stop else why_eager(self.cfg, self.device)
+        self.recorded = RecordedSteps(self._update, self._tensors, reason)
+        self.stop = stop or StopRequest()
         self.warned: set[str] = set()
 
     epoch = property(lambda self: self.state.epoch, doc="Number of the current or next epoch, from 1.")
     step = property(lambda self: self.state.step, doc="Number of the next step of the epoch, from 0.")
     meters = property(lambda self: self.state.meters, doc="Measurements of the current epoch.")
+    stop_signal = property(lambda self: self.stop.number, lambda self, number: setattr(self.stop, "number", number),
+                           doc="The signal that asks this run to stop; None before there is one.")
+    place = property(lambda self: (self.state.epoch, self.state.step), doc="Epoch and step, which order in time.")
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -70,12 +101,19 @@ class Trainer:
 
         Raises RunError for a non-finite loss, and Interrupted after a signal of STOP_SIGNALS, when the state is saved.
         """
-        previous = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
+        with self.stop.listening():
+            return run_to_end(self.steps())
+
+    def steps(self) -> Iterator["Trainer"]:
+        """`fit` without handlers of signals, as a generator: it yields this trainer after each step and each epoch.
+
+        Between two steps, other runs may take theirs: nothing but the state of the process is common to them.
+        """
         self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
         try:
             with progress(self.state.epochs, "run", self.first, initial=self.epoch - 1, unit=" epoch") as bar:
                 for _ in range(self.epoch, self.state.epochs + 1):
-                    self._epoch()
+                    yield from self._epoch()
                     bar.set_postfix(self._last_and_best(), refresh=False)
                     bar.update()
             return self.state.summarize("done")
@@ -88,17 +126,6 @@ class Trainer:
             raise
         finally:
             self.scalars.close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _ask_to_stop(self, number, frame):
-        """Store a signal, which the next step checks. A second signal ends the process, which may be blocked."""
-        if self.stop_signal is not None:
-            stop = Interrupted(number)
-            print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
-                  file=sys.stderr, flush=True)
-            os._exit(stop.exit_code)
-        self.stop_signal = number
 
     def _epoch(self):
         epoch, self.state.started = self.epoch, time.perf_counter()
@@ -114,6 +141,7 @@ class Trainer:
                 if self._saves_within_the_epoch():
                     self._check_losses()
                     self.state.save(LATEST)
+                yield from self._pause()
         self._check_losses()
         self._warn()
         samples, seconds = self.meters.samples(), self.state.epoch_seconds
@@ -123,6 +151,13 @@ class Trainer:
         record |= self._evaluate()
         self.state.wall_seconds += self.state.epoch_seconds
         self._finish_epoch(record)
+        yield self
+
+    def _pause(self):
+        """Let other runs of the process take a step; their time is not counted as this run's."""
+        left = time.perf_counter()
+        yield self
+        self.state.started += time.perf_counter() - left
 
     def batches(self) -> Iterator[dict]:
         """The remaining batches of the epoch, with the teacher's stored outputs if there is a cache."""
@@ -293,3 +328,12 @@ class Trainer:
         if "weight_mean" in record:
             parts.append(f"weight {record['weight_mean']:.3f} (sd {record['weight_std']:.3f})")
         return ", ".join([*parts, f"{record[f'{unit}_per_second']:.0f} {unit}/s"])
+
+
+def run_to_end(steps: Iterator) -> Any:
+    """Take all steps of a generator; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -62,7 +62,7 @@ def stopped_after(epoch, step):
         def stopping(self, batch):
             original(self, batch)
             if (self.epoch, self.step) == (epoch, step):
-                self._ask_to_stop(15, None)
+                self.stop(15)
 
         patch.setattr(Trainer, "_step", stopping)
         yield

@@ -105,7 +105,7 @@ def from_the_second_epoch_on(action, monkeypatch):
     def changed(self):
         if self.epoch == 2:
             action()
-        epoch(self)
+        return epoch(self)
 
     return lambda: monkeypatch.setattr(Trainer, "_epoch", changed)
 

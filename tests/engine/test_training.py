@@ -66,7 +66,7 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(unbroken, tm
     def stopping(self, batch):
         original(self, batch)
         if (self.epoch, self.step) == (epoch, step or 3):
-            self._ask_to_stop(signal.SIGTERM, None)
+            self.stop(signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_step", stopping)
     with pytest.raises(Interrupted) if (epoch, step) != (3, 0) else pytest.raises(Exception):
