@@ -53,14 +53,25 @@ def _terminate(number, frame):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Call `main` and exit with 0, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
-
-    Errors of the user and of the run are one line on stderr, without a traceback; other exceptions keep theirs.
-    """
+    """Call `main` and exit with the code of `exit_code`; SIGTERM ends the command with one line."""
     _ready_streams()
     listens = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if listens:
         signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = exit_code(main)
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(code)
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Call `main`: 0 or its code, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
+
+    Errors of the user and of the run are one line on stderr, without a traceback; other exceptions are raised.
+    """
+    code = 0
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -85,10 +96,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         else:
             _give_up(sys.stdout)
             code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
-    finally:
-        if listens:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.exit(code)
+    return code
 
 
 def quiet_interrupts() -> None:
