@@ -2,12 +2,14 @@
 
     python tools/sweep.py --table 2 --methods KD EA-KD --pairs vgg13_vgg8 --seeds 3
     python tools/sweep.py --cfg a.yaml b.yaml --seeds 3 --jobs 2 SOLVER.EPOCHS 100
+    python tools/sweep.py --table 2 --pairs res32x4_res8x4 --together 4 DATASET.SEED 0
 
 Finished runs in the folder --runs are found by their config, independent of their names, and are not repeated. A
 stopped run continues; a failed run is kept, and tried again with --retry-failed.
 """
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -45,6 +47,8 @@ def parse():
     parser.add_argument("--runs", help="folder to search for finished runs (default: the folder of new runs)")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel runs (default: number of CUDA devices, or 1)")
     parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short runs")
+    parser.add_argument("--together", nargs="*", metavar="N", help="runs of one teacher and one seed of the data train "
+                        "in one process, at most N, and share batches and the teacher's passes")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
     parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, for tests
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
@@ -54,13 +58,26 @@ def parse():
     parser.add_argument("--dry-run", action="store_true", help="only print the plan and the commands")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for all runs, such as SOLVER.EPOCHS 2")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "table", "cfg", "methods", "pairs")
+    split_overrides(args, "table", "cfg", "methods", "pairs", "together")
     if args.study and (args.smoke or args.pairs):
         parser.error(f"--study cannot be combined with {'--smoke' if args.smoke else '--pairs'}; use --methods")
     for name in ("seeds", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
+    if args.together is not None:
+        if args.launcher != "local":
+            raise UserError(f"--together: cannot be combined with --launcher {args.launcher}")
+        args.together = most_together(args.together)
     return args
+
+
+def most_together(words):
+    """The largest group that the words behind --together allow; infinity without a word."""
+    if not words:
+        return math.inf
+    if len(words) > 1 or not words[0].isdecimal() or int(words[0]) < 2:
+        raise UserError(f"--together: expected a whole number of runs, at least 2, or nothing; found {' '.join(words)}")
+    return int(words[0])
 
 
 def planned(args):
@@ -120,18 +137,26 @@ def main():
     states = {run: progress.state(run) for run in runs}
     wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))
     todo = [run for run in runs if states[run] in wanted]
+    tasks = plan.grouped(todo, args.together) if args.together else todo
     print(plan.summary(runs, states, progress, todo, jobs), flush=True)
     if args.dry_run:
-        print("".join(f"python {shlex.join(run.command)}\n" for run in todo), end="")
+        print("".join(map(commands, tasks)), end="")
         return 0
     plan.write_plans(todo, jobs)
     reporter = Reporter(len(todo))
     try:
-        launch(args, todo, jobs, devices, fork, reporter)
+        launch(args, tasks, jobs, devices, fork, reporter)
     except Interrupted as stop:
         print(f"stopped by {stop}; the same command continues", file=sys.stderr)
         return 128 + stop.number
     return reporter.end(sum(states[run] == plan.FAILED for run in runs if run not in todo))
+
+
+def commands(task):
+    """The commands of a task, as lines; a comment says which of them are a group."""
+    runs = task.runs if isinstance(task, plan.Group) else (task,)
+    lines = [f"# {len(runs)} runs together:"] if len(runs) > 1 else []
+    return "".join(f"{line}\n" for line in [*lines, *(f"python {shlex.join(run.command)}" for run in runs)])
 
 
 def launch(args, todo, jobs, devices, fork, reporter):

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+from mdistiller.config.common import group_settings
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
@@ -59,6 +61,49 @@ class PlannedRun:
             return json.loads(Path(f"{self.record}.failed").read_text())["error"]
         except (OSError, ValueError, KeyError):
             return None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that train together in one process, which makes each batch and each pass of their teacher once."""
+
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.runs[0].name} and {len(self.runs) - 1} more"
+
+    @property
+    def record(self) -> Path:
+        """As of a run: for what the process says beside the output of its runs, which have their own records."""
+        return Path(f"{self.runs[0].record}.together")
+
+    @property
+    def orders(self) -> list[dict]:
+        """What the process is told of each run, see `mdistiller.engine.together`."""
+        return [{"cfg": str(run.training.path), "opts": run.opts, "command": run.command, "record": str(run.record)}
+                for run in self.runs]
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of the Python interpreter that start or resume the runs; `orders` are in the file."""
+        return ["-m", "mdistiller.engine.together", f"{self.record}.json"]
+
+
+def grouped(runs: Iterable[PlannedRun], most: float = math.inf) -> list[PlannedRun | Group]:
+    """The runs, those together that may share data, batches and teacher; a group has at most `most` runs.
+
+    Runs of a group agree in data, seed of the data, batch size, length, teacher and precision (`group_settings`);
+    method, student, EA, optimiser and the run's own seed may differ. A run without partners stays alone.
+    """
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(group_settings(run.training.settings, run.seed), []).append(run)
+    parts = []
+    for group in groups.values():
+        size = int(min(most, len(group)))
+        parts += [tuple(group[first:first + size]) for first in range(0, len(group), size)]
+    return [Group(part) if len(part) > 1 else part[0] for part in parts]
 
 
 def _short(path):

@@ -1,9 +1,10 @@
 """Start, watch, stop and continue many runs, each a process of tools/train.py. Does not import torch itself.
 
 A task is a planned run with the attributes `name`, `command` (the arguments of the interpreter) and `record` (the path
-without suffix of its lock, its log and its failure message).
+without suffix of its lock, its log and its failure message), or a group of runs in one process, with their `runs` too.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -59,24 +60,59 @@ class Lock:
         self.file.close()
 
 
-def start(task, lock: Lock, device: str | None = None) -> subprocess.Popen:
-    """Start the process of a run that writes to a log file; `device`: its CUDA_VISIBLE_DEVICES (None: inherited)."""
+def start(task, *locks: Lock, device: str | None = None) -> subprocess.Popen:
+    """Start the process of a task that writes to a log file; `device`: its CUDA_VISIBLE_DEVICES (None: inherited)."""
     environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+    if is_group(task):
+        files.write_text(f"{task.record}.json", json.dumps(task.orders, indent=1))
+        path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {**environment, "PYTHONPATH": path}
     with open(f"{task.record}.log", "w") as log:
         return subprocess.Popen(
             [sys.executable, *task.command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=environment, pass_fds=[lock.file.fileno()],
+            env=environment, pass_fds=[lock.file.fileno() for lock in locks],
         )
 
 
-def outcome(task, code: int) -> Outcome:
-    """The outcome for an exit code. A failure is also written to a file, which a successful run deletes."""
+def is_group(task) -> bool:
+    """Whether a task is a group of runs."""
+    return hasattr(task, "runs")
+
+
+def ended(task, code: int) -> list[tuple]:
+    """(run, outcome) of each run of a task whose process ended with `code`.
+
+    Each run of a group has left a code of its own, unless the process died before.
+    """
+    if not is_group(task):
+        return [(task, outcome(task, code))]
+    results = []
+    for run in task.runs:
+        try:
+            results.append((run, outcome(run, int(code_file(run).read_text()))))
+        except (OSError, ValueError):
+            results.append((run, outcome(run, code or 1, told_by=task)))
+        code_file(run).unlink(missing_ok=True)
+    return results
+
+
+def code_file(run) -> Path:
+    """Where the process of a group leaves the exit code of a run."""
+    return Path(f"{run.record}.code")
+
+
+def outcome(task, code: int, told_by=None) -> Outcome:
+    """The outcome for an exit code. A failure is also written to a file, which a successful run deletes.
+
+    `told_by` is the task whose log has the error, if it is not that of the run.
+    """
     if code in (130, 143) or -code in STOP_SIGNALS:
         return Outcome(STOPPED)
     if code == 0:
         Path(f"{task.record}.failed").unlink(missing_ok=True)
         return Outcome(DONE)
-    error = f"{last_line(task)} (exit code {code}; full output: {task.record}.log)"
+    told_by = told_by or task
+    error = f"{last_line(told_by)} (exit code {code}; full output: {told_by.record}.log)"
     if code == 2:
         return Outcome(REFUSED, error)
     Path(f"{task.record}.failed").write_text(json.dumps({"error": error, "command": task.command}) + "\n")
@@ -116,9 +152,9 @@ class Signals:
 class LocalSweep:
     """Runs tasks as processes of this machine, `jobs` at a time, distributed over `devices` (empty: not assigned).
 
-    `is_done(task)` says whether another sweep has finished a task since the plan was made; `report(task, outcome)` is
-    called when a task has ended. A task that another sweep runs is checked again until its lock is free. With `fork`
-    the processes are forked from this one, which is faster for short runs.
+    `is_done(run)` says whether another sweep has finished a run since the plan was made; `report(run, outcome)` is
+    called when a run has ended. A run that another sweep has is checked again, alone, until its lock is free. With
+    `fork` the processes are forked from this one, which is faster for short runs.
     """
 
     def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable,
@@ -153,45 +189,63 @@ class LocalSweep:
             self.waiting, self.elsewhere = self.elsewhere, deque()
         while self.waiting and self.slots:
             task = self.waiting.popleft()
-            lock = Lock.take(task.record)
-            if lock is None:
-                self.elsewhere.append(task)
-                self.look_again = time.monotonic() + ELSEWHERE_SECONDS
-            elif self.is_done(task):
-                lock.release()
-                self.report(task, Outcome(ELSEWHERE))
+            locks = self._locks(task)
+            if not locks:
+                continue
+            if is_group(task):
+                task = dataclasses.replace(task, runs=tuple(locks)) if len(locks) > 1 else next(iter(locks))
+                for run in locks:
+                    code_file(run).unlink(missing_ok=True)  # of a sweep that was killed
+            slot, held = self.slots.popleft(), list(locks.values())
+            device = self.devices[slot % len(self.devices)] if self.devices else None
+            if self.fork:
+                others = [lock for _, _, others in self.running.values() for lock in others]
+                process = ForkedRun(task, device, others)
             else:
-                slot = self.slots.popleft()
-                device = self.devices[slot % len(self.devices)] if self.devices else None
-                if self.fork:
-                    process = ForkedRun(task, lock, device, others=[other for _, _, other in self.running.values()])
-                else:
-                    process = start(task, lock, device)
-                self.running[process] = task, slot, lock
+                process = start(task, *held, device=device)
+            self.running[process] = task, slot, held
+
+    def _locks(self, task):
+        """{run: its lock} of the runs of a task that this sweep is to train now."""
+        locks = {}
+        for run in task.runs if is_group(task) else (task,):
+            lock = Lock.take(run.record)
+            if lock is None:
+                self.elsewhere.append(run)
+                self.look_again = time.monotonic() + ELSEWHERE_SECONDS
+            elif self.is_done(run):
+                lock.release()
+                self.report(run, Outcome(ELSEWHERE))
+            else:
+                locks[run] = lock
+        return locks
 
     def _reap(self):
-        ended = [process for process in self.running if process.poll() is not None]
-        for process in ended:
-            task, slot, lock = self.running.pop(process)
-            result = outcome(task, process.returncode)
-            lock.release()
+        over = [process for process in self.running if process.poll() is not None]
+        for process in over:
+            task, slot, locks = self.running.pop(process)
+            results = ended(task, process.returncode)
+            for lock in locks:
+                lock.release()
             self.slots.append(slot)
-            self.report(task, result)
-            words = last_line(task) if result.kind == REFUSED else None
-            if words is not None and words == self.refusal:
-                self.waiting.clear()
-                self.elsewhere.clear()
-            self.refusal = words
-        return bool(ended)
+            for run, result in results:
+                self.report(run, result)
+                words = last_line(run) if result.kind == REFUSED else None
+                if words is not None and words == self.refusal:
+                    self.waiting.clear()
+                    self.elsewhere.clear()
+                self.refusal = words
+        return bool(over)
 
 
 class ForkedRun:
-    """A run in a process forked from this one, which has already imported PyTorch; same interface as `Popen`.
+    """A task in a process forked from this one, which has already imported PyTorch; same interface as `Popen`.
 
     It avoids the start-up time of Python for short runs. This process must have no other thread and no CUDA context.
+    The forked process keeps the locks of the task; it gives up `others`.
     """
 
-    def __init__(self, task, lock: Lock, device: str | None = None, others: Iterable[Lock] = ()):
+    def __init__(self, task, device: str | None = None, others: Iterable[Lock] = ()):
         self.returncode = None
         sys.stdout.flush()
         sys.stderr.flush()
@@ -220,13 +274,14 @@ class ForkedRun:
 def preload() -> None:
     """Import the modules that a run needs once, before `ForkedRun`s are created; each of them has one thread."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import mdistiller.engine.setup  # noqa: F401
+    import mdistiller.engine.together  # noqa: F401
 
 
 def _run_here(task, device):
     """Execute the command of a task in this process with its output in the log file; returns the exit code."""
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train
+    from mdistiller.engine.together import Order, train_together
 
     with open(f"{task.record}.log", "w") as log:
         for stream in (1, 2):
@@ -238,7 +293,10 @@ def _run_here(task, device):
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     sys.argv = list(task.command)  # run.json stores this command, which repeats the run
     try:
-        run_command(lambda: train(load_cfg(task.training.path, task.opts), resume=True) and None)
+        if is_group(task):
+            run_command(lambda: train_together([Order(**order) for order in task.orders]))
+        else:
+            run_command(lambda: train(load_cfg(task.training.path, task.opts), resume=True) and None)
     except SystemExit as end:
         return end.code
     except Exception:  # a bug: print the traceback, as the interpreter would
