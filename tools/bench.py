@@ -2,10 +2,11 @@
 
 data: augmented batches. step: training steps with a live and a cached teacher. ea: additional time for sample weights.
 cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
-share a cache. replay: MLD, whose views never repeat, from stored logits. detection: steps of a detector on drawn
-digits, which need no --root. startup: imports, a command's help, a run of one epoch. peer: steps beside those of a
---checkout of the public mdistiller code base. graphs: steps recorded as CUDA graphs. The compared variants take turns;
-tables are printed as Markdown and saved with all times as JSON.
+share a cache. replay: MLD, whose views never repeat, from stored logits. together: runs in one process that share the
+teacher's passes, beside one by one. detection: steps of a detector on drawn digits, which need no --root. startup:
+imports, a command's help, a run of one epoch. peer: steps beside those of a --checkout of the public mdistiller code
+base. graphs: steps recorded as CUDA graphs. The compared variants take turns; tables are printed as Markdown and saved
+with all times as JSON.
 """
 
 import argparse
@@ -22,14 +23,26 @@ quiet_interrupts()
 from mdistiller.errors import writing
 from mdistiller.report import pages
 
-CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "detection", "startup")
+CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "together", "detection", "startup")
 PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
 
 
 def main():
     args = _parse()
 
-    from mdistiller.bench import cases, detection, graphs, measure, memory, ours, peer, replay, scale, startup
+    from mdistiller.bench import (
+        cases,
+        detection,
+        graphs,
+        measure,
+        memory,
+        ours,
+        peer,
+        replay,
+        scale,
+        startup,
+        together,
+    )
     from mdistiller.engine.device import choose_device
 
     changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images", "checkout")}
@@ -51,7 +64,8 @@ def main():
         pages.parts_of(Path(args.write), "bench")
     for case in chosen:
         print(f"measuring {case} ...", file=sys.stderr)
-        modules = {"memory": memory, "replay": replay, "scale": scale, "detection": detection, "startup": startup}
+        modules = {"memory": memory, "replay": replay, "scale": scale, "detection": detection, "startup": startup,
+                   "together": together}
         module = {**modules, GRAPHS: graphs, PEER: peer}.get(case, cases)
         tables += getattr(module, f"bench_{case}")(settings, source)
         measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted

@@ -1,6 +1,7 @@
 """The measured code: this project's data pipeline, trainer and teacher cache, as used in a run."""
 
 import collections
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from mdistiller.engine.cache.teacher_cache import TeacherCache, open_cache
 from mdistiller.engine.device import keep_freed_memory, place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.engine.run_folder import RunFolder
-from mdistiller.engine.setup import Run, set_seed
+from mdistiller.engine.setup import ALONE, Run, set_seed
+from mdistiller.engine.sharing import Alone
 from mdistiller.engine.trainer import Trainer
 from mdistiller.models import build_model
 
@@ -117,8 +119,9 @@ class OurStep(Steps):
 
     def __init__(
         self, data: InMemoryData, teacher: nn.Module, pair: tuple[str, str], method: str, settings: Settings, *,
-        cache: Path | None = None, warm: bool = True, epochs: int | None = 1, **opts,
+        cache: Path | None = None, warm: bool = True, epochs: int | None = 1, shared: Alone = ALONE, **opts,
     ):
+        """`shared` are the parts in common with other steps, of runs that train together."""
         if settings.device.type == "cpu":
             keep_freed_memory()
         words = {
@@ -129,10 +132,13 @@ class OurStep(Steps):
         cfg = load_cfg(None, [word for item in words.items() for word in item])
         kind, device, last = DISTILLERS[cfg.DISTILLER.TYPE], settings.device, cfg.SOLVER.CHANNELS_LAST
         teacher = fold_teacher(teacher, kind) if cfg.DISTILLER.FOLD_TEACHER else teacher
+        teacher = copy.deepcopy(teacher) if kind.teacher_mode == "train" else teacher  # its statistics will move
+        data = shared.data(cfg, lambda: data)
         teacher = place(teacher, device, last).eval() if kind.needs_teacher else None
         set_seed(1)
         student = place(build_model(pair[1], data.info.num_classes), device, last)
         distiller = place(build_distiller(cfg, student, teacher, data.info), device, last)
+        shared.join(cfg, data, distiller)
         stored = None
         if cache is not None:
             stored = open_cache(cfg, data, teacher, None, device, epochs=0, views=distiller.views)

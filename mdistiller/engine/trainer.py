@@ -154,10 +154,16 @@ class Trainer:
         yield self
 
     def _pause(self):
-        """Let other runs of the process take a step; their time is not counted as this run's."""
+        """Let other runs of the process take a step; their time is not counted as this run's.
+
+        A signal that arrived meanwhile stops this run before its next step.
+        """
         left = time.perf_counter()
         yield self
         self.state.started += time.perf_counter() - left
+        if self.stop_signal is not None and self.world_size == 1 and self._between_updates():
+            self._check_losses()
+            self._stop()
 
     def batches(self) -> Iterator[dict]:
         """The remaining batches of the epoch, with the teacher's stored outputs if there is a cache."""

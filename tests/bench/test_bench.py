@@ -12,10 +12,24 @@ import pytest
 import torch
 from PIL import Image
 
-from mdistiller.bench import cases, detection, measure, memory, ours, peer, reference, replay, scale, startup
+from mdistiller.bench import (
+    cases,
+    detection,
+    measure,
+    memory,
+    ours,
+    peer,
+    reference,
+    replay,
+    scale,
+    startup,
+    together,
+)
 from mdistiller.bench.measure import Contestant, Settings, Table
 from mdistiller.data.strong import OPERATIONS
 from mdistiller.distillers.ea import ea_weight
+from mdistiller.engine.setup import ALONE
+from mdistiller.engine.sharing import Together
 from mdistiller.errors import UserError
 from mdistiller.report.pages import marks
 
@@ -88,6 +102,19 @@ def test_the_reference_and_ours_take_steps_and_a_warm_cache_spares_the_teacher(s
     step = reference.ReferenceStep(batches, ours.build_model("resnet8", 100), teacher, TINY.device, ea=True)
     step()
     assert step.number == 8 and np.isfinite(step.loss)
+
+
+def test_steps_together_are_those_of_the_runs_one_by_one(source):
+    data = ours.make_data(ours.shortened(source, TINY.images), TINY)
+    teacher = ours.make_teacher("resnet8", data, TINY)
+    made = {}
+    for name, shared in (("alone", ALONE), ("together", Together())):
+        runs = [ours.OurStep(data, teacher, TINY.pairs[0], kind, TINY, shared=shared) for kind in ("FITNET", "EA-AT")]
+        steps = together.Steps(runs)
+        steps(), steps()
+        made[name] = [run.trainer.distiller.state_dict() for run in runs]
+    for one, other in zip(made["alone"], made["together"], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_the_reference_step_runs_in_another_process_that_ends_with_it(source):
@@ -227,7 +254,8 @@ def test_a_start_is_a_fresh_interpreter_and_every_run_a_new_one(monkeypatch, sou
 @pytest.mark.slow
 def test_every_case_runs_to_its_tables(source):
     for module, name in ((cases, "data"), (cases, "step"), (cases, "ea"), (memory, "memory"),
-                         (scale, "scale"), (replay, "replay"), (detection, "detection"), (startup, "startup")):
+                         (scale, "scale"), (replay, "replay"), (detection, "detection"), (startup, "startup"),
+                         (together, "together")):
         tables = getattr(module, f"bench_{name}")(TINY, source)
         assert tables and all(isinstance(table, Table) and table.rows for table in tables)
         assert all(len(row) == len(table.columns) for table in tables for row in table.rows)

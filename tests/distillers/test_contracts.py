@@ -25,7 +25,7 @@ def test_two_steps_train_the_student_and_its_modules_and_leave_the_teacher_alone
     before = {key: value.clone() for key, value in distiller.state_dict().items()}
     teacher = {key: value.clone() for key, value in distiller.teacher.state_dict().items()}
     optimizer = torch.optim.SGD(distiller.learnable_parameters(), lr=1e-3)
-    touched = set()
+    touched, given = set(), what_the_teacher_gives(distiller)
     for step in range(2):
         torch.manual_seed(step)
         logits, losses = distiller(**tiny_batch(seed=step))
@@ -45,6 +45,28 @@ def test_two_steps_train_the_student_and_its_modules_and_leave_the_teacher_alone
     moved = {key for key, value in distiller.teacher.state_dict().items() if not torch.equal(value, teacher[key])}
     statistics = {key for key in teacher if "running_" in key or "num_batches" in key}
     assert moved == set() if distiller.teacher_mode == "eval" else moved <= statistics
+    assert given or not distiller.needs_teacher
+    assert all(tensor._version == version for tensor, version in given), "runs that train together share these tensors"
+
+
+def what_the_teacher_gives(distiller):
+    """A list that fills with the tensors of the teacher's outputs, each with its count of changes in place."""
+    given, own = [], distiller.run_teacher
+
+    def tensors(value):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple):
+            for child in value.values() if isinstance(value, dict) else value:
+                yield from tensors(child)
+
+    def run_teacher(*inputs):
+        output = own(*inputs)
+        given.extend((tensor, tensor._version) for tensor in tensors(output))
+        return output
+
+    distiller.run_teacher = run_teacher
+    return given
 
 
 @pytest.mark.parametrize("name", NAMES)

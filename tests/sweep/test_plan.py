@@ -21,6 +21,7 @@ from mdistiller.sweep.plan import (
     Progress,
     choose_cells,
     duration,
+    grouped,
     plan_runs,
     summary,
 )
@@ -144,3 +145,22 @@ def test_every_pair_of_the_paper_has_smoke_networks():
     assert pairs <= SMOKE["pairs"].keys()
     small = [pair for name, pair in SMOKE["pairs"].items() if name not in ("r101_r18", "r50_mv2")]
     assert all(re.match(r"DISTILLER\.\w+=", text) for pair in small for text in pair)
+
+
+def test_runs_that_may_share_data_and_teacher_are_grouped(tmp_path):
+    def groups(*runs, **options):
+        tasks = grouped(runs, **options)
+        return [[runs.index(run) for run in getattr(task, "runs", (task,))] for task in tasks]
+
+    kd, ea, review = (planned(tmp_path, row) for row in ("KD", "EA-KD", "ReviewKD"))
+    assert groups(kd, ea, review) == [[0, 1, 2]]  # other methods, weights, and losses
+    assert groups(kd, ea, review, most=2) == [[0, 1], [2]]
+    seeds = [planned(tmp_path, "KD", seed) for seed in (0, 1)]
+    assert groups(*seeds) == [[0], [1]]  # a seed of its own is one of the data too
+    assert groups(*(planned(tmp_path, "KD", seed, "DATASET.SEED=0") for seed in (0, 1))) == [[0, 1]]
+    assert groups(planned(tmp_path, "KD", 0), planned(tmp_path, "EA-KD", 1, "DATASET.SEED=0")) == [[0, 1]]
+    for apart in ("SOLVER.BATCH_SIZE=32", "SOLVER.EPOCHS=2", "SOLVER.AMP=bf16", "DATASET.AUGMENTATION=crop",
+                  "DISTILLER.TEACHER_CHECKPOINT=other.pth", "DATASET.VAL_FRACTION=0.1", "TEACHER_CACHE.ENABLED=True"):
+        assert groups(kd, planned(tmp_path, "EA-KD", 0, apart)) == [[0], [1]], apart
+    for same in ("SOLVER.LR=0.1", "EA.KIND=base", "SOLVER.TYPE=AdamW", "LOG.ENTROPY_TRACE=10"):
+        assert groups(kd, planned(tmp_path, "EA-KD", 0, same)) == [[0, 1]], same

@@ -182,6 +182,37 @@ def test_a_run_that_another_sweep_has_is_waited_for_and_not_repeated(tmp_path, m
     assert len(waits) >= 4 and looks == ["run"]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Runs in one process, which `command` stands for."""
+
+    runs: tuple[Task, ...]
+    command: list[str] = field(hash=False)
+    orders = ()
+    record = property(lambda self: Path(f"{self.runs[0].record}.together"))
+
+
+def test_each_run_of_a_group_has_its_own_end_its_own_lock_and_its_own_record(tmp_path):
+    runs = [python(tmp_path, name, "raise SystemExit(9)") for name in ("good", "bad", "done", "lost")]
+    code = "from pathlib import Path\nfor name, code in (('good', 0), ('bad', 3)):\n"
+    code += f"    Path('{tmp_path}', name + '.code').write_text(str(code))\n"
+    code += f"    Path('{tmp_path}', name + '.log').write_text('loss of ' + name)\nraise SystemExit('no memory')"
+    (tmp_path / "lost.code").write_text("0")  # of a sweep that was killed
+    told = dict(sweep_of([Group(tuple(runs), ["-c", code])], is_done=lambda run: run.name == "done"))
+    assert told["good"] == sweep.Outcome(sweep.DONE) and told["done"].kind == sweep.ELSEWHERE
+    assert told["bad"].kind == sweep.FAILED and told["bad"].error.startswith("loss of bad (exit code 3; ")
+    assert told["lost"].kind == sweep.FAILED and told["lost"].error.startswith("no memory (exit code 1; ")
+    assert (tmp_path / "lost.failed").is_file() and not list(tmp_path.glob("*.code"))
+    assert all(sweep.Lock.take(run.record) for run in runs)
+
+
+@pytest.mark.slow
+def test_a_group_in_an_interpreter_of_its_own(tmp_path):
+    code, out, error = finish(start(tmp_path, 2, "--together", "DATASET.SEED=0"))
+    assert (code, error) == (0, "") and out.endswith("2 of 2 done\n")
+    assert ended(tmp_path) == {seed: ("done", 1) for seed in (0, 1)} and list(tmp_path.glob("out/.sweep/*/*.json"))
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
