@@ -107,8 +107,7 @@ class Distiller(nn.Module):
         self.train()
 
     def build(self, cfg: CfgNode) -> None:
-        """Read the method's own node `cfg` and make its modules. `self.cfg` has the general nodes and those of `reads`.
-        """
+        """Make the method's modules from its own node `cfg`. `self.cfg` has the general nodes and those of `reads`."""
 
     def prepare(self, data) -> None:
         """Look at the training data once, before the first step of a run, in eval mode.
@@ -149,14 +148,13 @@ class Distiller(nn.Module):
         views = [self._inputs(batch, view) for view in self.views]
         beside = Branch(not self.task.teacher_waits and type(self).run_teacher is Distiller.run_teacher)
         students = [self.run_student(view) for view in views]
+        teachers = []
         if logits_teacher is not None:
             stored = logits_teacher if isinstance(logits_teacher, tuple) else (logits_teacher,)
             teachers = [TaskOutput(logits) for logits in stored]
         elif self.needs_teacher:
             with beside, teachers_own_precision(self.cfg, students[0].logits.device):
                 teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]
-        else:
-            teachers = []
         logits = students[0].logits
         with torch.autocast(logits.device.type, enabled=False):
             if rows_stand_alone(self, students[0]):
@@ -202,8 +200,7 @@ class Distiller(nn.Module):
         return self.ce_weight if name == "ce" else 1.0
 
     def standardized(self, output: TaskOutput) -> TaskOutput:
-        """The output as `sample_losses` gets it: with standardized logits under DISTILLER.LS, if the method wants them.
-        """
+        """The output as `sample_losses` gets it: standardized logits under DISTILLER.LS, if the method wants them."""
         wanted = self.logit_standardization and self.standardizes and self.inputs == "logits"
         return output._replace(logits=standardize(output.logits)) if wanted else output
 

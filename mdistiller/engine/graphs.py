@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller import distributed
@@ -56,6 +56,15 @@ def observed(compute: Callable[[dict], Any], batch: dict, state: Callable[[], di
     if moved:
         return result, f"it replaces {moved[0]} by a new tensor"
     return result, "it waits for the device" if waits else None
+
+
+def tensors_of(distiller: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that a step reads and changes beside its batch, by a name for messages."""
+    networks = {"": distiller, "the teacher's ": distiller.teacher}
+    found = {f"{whose}{name}": tensor for whose, network in networks.items() if network is not None
+             for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    return found | {f"the optimiser's {name} {number}": tensor for number, state in enumerate(optimizer.state.values())
+                    for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def _places(tensors):

@@ -4,12 +4,23 @@ import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
 
 FORMAT = "%(asctime)s %(message)s"
+
+
+def epoch_line(record: Mapping, epochs: int, splits: Sequence[str], task) -> str:
+    """The measurements of an epoch (a line of metrics.jsonl) in one line of the log."""
+    parts = [f"epoch {record['epoch']}/{epochs}", f"lr {record['lr']:.4g}", f"loss {record['train_loss']:.4f}"]
+    parts += [f"{split} {record[key]:.2f}" for split in ("train", *splits)
+              if (key := f"{split}_{task.headline}") in record]
+    if "weight_mean" in record:
+        parts.append(f"weight {record['weight_mean']:.3f} (sd {record['weight_std']:.3f})")
+    return ", ".join([*parts, f"{record[f'{task.unit}_per_second']:.0f} {task.unit}/s"])
 
 
 def start_logging(file: Path | None = None) -> logging.Logger:

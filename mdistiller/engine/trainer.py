@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mdistiller import distributed
 from mdistiller.command import Interrupted
 from mdistiller.engine import checkpoints
-from mdistiller.engine.graphs import RecordedSteps, why_eager
-from mdistiller.engine.log import Scalars, progress
+from mdistiller.engine.graphs import RecordedSteps, tensors_of, why_eager
+from mdistiller.engine.log import Scalars, epoch_line, progress
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
@@ -83,7 +83,7 @@ class Trainer:
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
         reason = "runs that train together share passes" if stop else why_eager(self.cfg, self.device)
-        self.recorded = RecordedSteps(self._update, self._tensors, reason)
+        self.recorded = RecordedSteps(self._update, lambda: tensors_of(self.distiller, self.updater.optimizer), reason)
         self.stop = stop or StopRequest()
         self.warned: set[str] = set()
 
@@ -198,15 +198,6 @@ class Trainer:
         distiller, samples = self.distiller, len(logits)
         return self.meters.row(losses, samples, distiller.progress, distiller.monitor, self.task.parts), samples
 
-    def _tensors(self):
-        """All tensors that a step reads and changes beside its batch, by a name for messages."""
-        networks = {"": self.distiller, "the teacher's ": self.distiller.teacher}
-        found = {f"{whose}{name}": tensor for whose, network in networks.items() if network is not None
-                 for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-        states = enumerate(self.updater.optimizer.state.values())
-        return found | {f"the optimiser's {name} {number}": tensor for number, state in states
-                        for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-
     def _skip_nonfinite(self, losses):
         """Whether to skip the update because the loss is not finite on some rank (at most SKIP_NONFINITE times)."""
         if self.meters.rows is None and self.step == self.data.num_batches - 1:
@@ -242,14 +233,7 @@ class Trainer:
 
     def _warn(self):
         """Warn once, after an epoch, of losses that were always 0 and of parameters without gradients."""
-        idle = [f"the loss {name} was 0 in every step: is its weight 0?" for name in self.meters.zero_losses()
-                if name != "ce" or self.distiller.ce_weight]
-        state = self.updater.optimizer.state
-        if state and not self.distiller.varying_modules:
-            unused = [name for name, parameter in self.distiller.named_parameters()
-                      if parameter.requires_grad and not state.get(parameter)]
-            if unused:
-                idle.append(f"{len(unused)} learnable parameters influence no loss ({unused[0]}, ...)")
+        idle = idle_parts(self.distiller, self.meters.zero_losses(), self.updater.optimizer.state)
         for words in idle:
             if words not in self.warned:
                 log.warning("%s: %s", self.cfg.DISTILLER.TYPE, words)
@@ -313,7 +297,7 @@ class Trainer:
             self.trace.write(epoch)
             self.folder.append_metrics(record)
             self.scalars.add({k: v for k, v in record.items() if k != "epoch"}, epoch * self.data.num_batches)
-            log.info(self._line(record))
+            log.info(epoch_line(record, state.epochs, self.splits, self.task))
         state.save_epoch(epoch)
         state.summarize("running")
         if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= state.epochs:
@@ -325,15 +309,17 @@ class Trainer:
         chosen_on = f"{self.splits[0]}_{self.task.headline}"
         return {"last": f"{self.state.metrics[chosen_on]:.2f}", "best": f"{self.state.best[chosen_on]:.2f}"}
 
-    def _line(self, record):
-        headline, unit = self.task.headline, self.task.unit
-        parts = [f"epoch {record['epoch']}/{self.state.epochs}", f"lr {record['lr']:.4g}"]
-        parts += [f"loss {record['train_loss']:.4f}"]
-        parts += [f"{split} {record[key]:.2f}" for split in ("train", *self.splits)
-                  if (key := f"{split}_{headline}") in record]
-        if "weight_mean" in record:
-            parts.append(f"weight {record['weight_mean']:.3f} (sd {record['weight_std']:.3f})")
-        return ", ".join([*parts, f"{record[f'{unit}_per_second']:.0f} {unit}/s"])
+
+def idle_parts(distiller, zero_losses: Iterable[str], optimizer_state: Mapping) -> list[str]:
+    """What took no part in an epoch, in words: losses that were always 0, and parameters without gradients."""
+    idle = [f"the loss {name} was 0 in every step: is its weight 0?" for name in zero_losses
+            if name != "ce" or distiller.ce_weight]
+    if optimizer_state and not distiller.varying_modules:
+        unused = [name for name, parameter in distiller.named_parameters()
+                  if parameter.requires_grad and not optimizer_state.get(parameter)]
+        if unused:
+            idle.append(f"{len(unused)} learnable parameters influence no loss ({unused[0]}, ...)")
+    return idle
 
 
 def run_to_end(steps: Iterator) -> Any:
