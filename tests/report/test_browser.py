@@ -102,6 +102,10 @@ def test_tables_and_charts_hold_the_numbers_of_the_run_folders(desk):
     assert points["x"] == [gain.mean] and points["error_x"]["array"] == [pytest.approx(gain.high - gain.mean, rel=1e-5)]
     lines = {trace["name"]: trace["y"] for trace in drawn(desk, "curves") if trace.get("hoverinfo") != "skip"}
     assert lines == {"EA-KD": [72.5, 73.5], "KD": [69.5, 70.5]}
+    desk.locator("#curve-key").select_option("weight_mean")
+    upper, lower, line = drawn(desk, "curves")  # the band is the deviation within a batch
+    assert (line["y"], upper["y"], lower["y"]) == ([0.8, 0.8], [pytest.approx(1.1)] * 2, [pytest.approx(0.5)] * 2)
+    desk.locator("#curve-key").select_option(index=0)
     *_, costs = drawn(desk, "cost")
     assert costs["x"] == [1, 1] and costs["y"] == [73.5, 70.5]  # minutes, percent
     heat, mean = drawn(desk, "weights")

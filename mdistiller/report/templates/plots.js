@@ -22,6 +22,15 @@ charts.gainsOf = (data, entries, over) => {
   }));
 };
 
+// An axis that holds all gains and zero; of intervals much longer than the others only a part.
+charts.gainRange = points => {
+  const ends = points.flatMap(row => [row.low ?? row.mean, row.high ?? row.mean]), means = points.map(row => row.mean);
+  const halves = points.filter(row => row.low !== null).map(row => (row.high - row.low) / 2).sort((a, b) => a - b);
+  const low = Math.min(0, ...means), high = Math.max(0, ...means);
+  const room = Math.max(0.3 * (high - low), 2 * (halves[Math.floor(halves.length / 2)] ?? 0)), edge = 0.05 * room;
+  return [Math.max(low - room, Math.min(low, ...ends) - edge), Math.min(high + room, Math.max(high, ...ends) + edge)];
+};
+
 charts.gains = (data, entries) => {
   const several = charts.pairs(entries).length > 1;
   const options = entries.map(entry => [entry.number, charts.named(entry, several)]);
@@ -53,14 +62,18 @@ charts.gains = (data, entries) => {
   const metrics = [...new Set(points.map(row => row.entry.metric))].map(charts.text).join(", ");
   charts.draw("gains", "Gains with 95 % intervals", points.length ? [trace] : [], {
     height: 110 + 24 * rows.length,
-    xaxis: {title: {text: `gain in points (${metrics}, last epoch)`}, zeroline: true, zerolinewidth: 2},
+    xaxis: {title: {text: `gain in points (${metrics}, last epoch)`}, range: charts.gainRange(points), zeroline: true, zerolinewidth: 2},
     yaxis: {tickvals: rows.map((_, place) => place), range: [rows.length - 0.3, -0.7], zeroline: false,
-            ticktext: rows.map(row => row.heading ? `<b>${charts.text(charts.cut(row.heading, most))}</b>`
-              : charts.text(charts.cut(row.entry.short, most)))},
+            ticktext: rows.map(row => row.heading ? "" : charts.text(charts.cut(row.entry.short, most)))},
+    annotations: rows.map((row, place) => ({row, place})).filter(({row}) => row.heading).map(({row, place}) => ({
+      text: `<b>${charts.text(row.heading)}</b>`, x: 0, xref: "paper", xanchor: "left", y: place, showarrow: false,
+      bgcolor: charts.colour("card"), font: {color: charts.colour("text")},
+    })),
   }, found.length > 0 || options.length > 1);
 };
 
-// The points of one configuration: epoch, mean and deviation over the picked seeds that have this epoch.
+// The points of one configuration: epoch, mean and deviation over the picked seeds that have this epoch. The deviation
+// of the mean weight is that of the weights within a batch.
 charts.curveOf = (entry, key) => {
   const at = new Map();
   for (const run of filters.runs(entry)) {
@@ -69,8 +82,11 @@ charts.curveOf = (entry, key) => {
       if (curve.y[place] !== null) at.set(epoch, [...(at.get(epoch) ?? []), curve.y[place]]);
     });
   }
-  return [...at.entries()].sort((a, b) => a[0] - b[0])
+  const points = [...at.entries()].sort((a, b) => a[0] - b[0])
     .map(([x, values]) => ({x, y: numbers.mean(values), spread: numbers.deviation(values) || 0}));
+  if (key !== "weight_mean") return points;
+  const within = new Map(charts.curveOf(entry, "weight_std").map(point => [point.x, point.y]));
+  return points.map(point => ({...point, spread: within.get(point.x) ?? 0}));
 };
 
 charts.curves = (data, entries) => {
