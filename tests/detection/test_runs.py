@@ -1,11 +1,13 @@
 """Runs of detectors: losses, resuming, two processes, weights of proposals, saved files."""
 
+import ast
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,17 @@ def test_no_method_file_names_detection():
         text = path.read_text().lower()
         assert not re.findall(r"\bdetect\w*|\bproposal\w*|\bbox(?:es)?\b|\broi\w*|\brpn\w*", text), path
     assert {"KD", "DKD", "REVIEWKD"} <= {name.upper() for name in DISTILLERS}
+
+
+def test_entropy_reduction_and_training_step_exist_once():
+    defined, stepping = Counter(), set()
+    for path in (REPOSITORY / "mdistiller").rglob("*.py"):
+        text = path.read_text()
+        defined.update(node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+        if ".backward(" in text:
+            stepping.add(path.relative_to(REPOSITORY / "mdistiller").parts[0])
+    assert defined["entropy"] == defined["weighted_mean"] == 1
+    assert not stepping & {"distillers", "losses", "tasks", "models", "data"}
 
 
 def test_autocast_to_bfloat16_gives_finite_float32_losses(root):
