@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_evidence.sh"
     (["--minutes"], "error: --minutes: expected a whole number above 0; found ''\n"),
     (["--hours", "1"], "error: --hours: expected --minutes N, --root FOLDER or --smoke\n"),
 ])
-def test_a_wrong_word_ends_in_one_line(words, message):
+def test_wrong_arguments_are_refused_in_one_line(words, message):
     done = subprocess.run(["bash", SCRIPT, *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 

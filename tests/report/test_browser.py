@@ -113,7 +113,7 @@ def test_tables_and_charts_hold_the_numbers_of_the_run_folders(desk):
     assert drawn(desk, "classes")[0]["y"] == [3, 0]
 
 
-def test_filters_act_on_tables_and_charts_alike(desk):
+def test_filters_apply_to_tables_and_charts(desk):
     pick(desk, "seed", "0")
     assert [row[:4] for row in shown_rows(desk)] == [["KD", "70.00", "71.00", "1"], ["EA-KD", "72.50", "73.50", "1"]]
     (points,) = drawn(desk, "gains")

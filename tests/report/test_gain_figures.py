@@ -16,7 +16,7 @@ from tests.report.test_study import made
 SPECS = read_yaml(DATA / "gain_figures.yaml")
 
 
-def test_every_comparison_is_one_of_lines_that_the_studies_have():
+def test_comparisons_of_figures_name_existing_lines():
     studies = load_studies()
     assert tuple(SPECS) == gain_figures.GAIN_FIGURES
     for spec in SPECS.values():
@@ -38,6 +38,6 @@ def test_a_point_is_the_mean_gain_with_its_interval_and_what_has_no_runs_is_left
     assert [path.name for path in paths if path.is_file()] == ["gain_epochs.png", "gain_epochs.pdf"]
 
 
-def test_a_figure_without_runs_is_one_line():
+def test_a_figure_without_runs_is_reported_in_one_line():
     with pytest.raises(UserError, match="figure gain_epochs: none of its comparisons has runs"):
         gain_figures.draw_gains("gain_epochs", [], DATA)

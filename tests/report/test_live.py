@@ -38,7 +38,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_page_has_news_when_a_run_has_and_nothing_is_written(ask, tmp_path):
+def test_the_page_is_updated_when_a_run_changes_and_nothing_is_written(ask, tmp_path):
     before = contents(tmp_path)
     status, whole, _ = ask("/")
     assert status == 200 and "connect-src &#39;self&#39;" in whole and "1 of 1 runs are done" in whole
@@ -75,7 +75,7 @@ def test_half_written_folders_are_named_and_hide_no_other_run(ask, tmp_path, nam
     assert ('<p class="problem">' in main) == (words is not None) and (words or "") in main
 
 
-def test_what_a_sweep_has_planned_and_what_failed_is_shown(ask, tmp_path):
+def test_planned_and_failed_runs_of_a_sweep_are_shown(ask, tmp_path):
     records = tmp_path / ".sweep" / tmp_path.name
     records.mkdir(parents=True)
     (records / "plan.json").write_text(json.dumps({"runs": ["KD_s0", "KD_s1", "DKD_s0"], "jobs": 2}))
@@ -86,7 +86,7 @@ def test_what_a_sweep_has_planned_and_what_failed_is_shown(ask, tmp_path):
     assert "the loss &lt;dkd&gt; is NaN" in main
 
 
-def test_a_port_in_use_and_a_missing_folder_are_the_users_to_fix(tmp_path):
+def test_a_port_in_use_and_a_missing_folder_are_user_errors(tmp_path):
     with serve(tmp_path) as server, pytest.raises(UserError, match=r"--port: \d+ is in use by another program"):
         serve(tmp_path, server.server_address[1])
     with pytest.raises(UserError, match="--port: expected 0 to 65535; found 70000"):

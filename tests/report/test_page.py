@@ -220,6 +220,6 @@ def test_a_missing_library_is_named_in_one_line(runs, monkeypatch, missing, word
         cached.cache_clear()
 
 
-def test_a_folder_without_runs_is_the_users_to_fix(tmp_path):
+def test_a_folder_without_runs_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="contains no run folder"):
         report(tmp_path)

@@ -22,7 +22,7 @@ def states(found):
     return {one.name: one.state for one in found.unfinished}
 
 
-def test_time_left_is_that_of_running_and_waiting_runs_at_so_many_at_a_time(tmp_path):
+def test_remaining_time_counts_running_and_waiting_runs_in_parallel(tmp_path):
     write(tmp_path / "sweep" / "done", "done", 10, 100.0)
     write(tmp_path / "sweep" / "half", "running", 5, 60.0)  # 60 s left
     write(tmp_path / "sweep" / "early", "running", 1, 10.0)  # 90 s left
@@ -36,7 +36,7 @@ def test_time_left_is_that_of_running_and_waiting_runs_at_so_many_at_a_time(tmp_
     assert (found.done, found.total, found.left) == (1, 5, (60 + 90 + 100 + 100) / 2)
 
 
-def test_what_has_failed_stopped_or_fallen_silent_is_told_first_and_takes_no_time(tmp_path):
+def test_failed_stopped_and_silent_runs_are_listed_first_without_remaining_time(tmp_path):
     write(tmp_path / "p" / "a", "running", 5, 60.0)
     write(tmp_path / "p" / "b", "running", 5, 60.0, changed=NOW - 3600)
     write(tmp_path / "p" / "c", "interrupted", 5, 60.0)

@@ -29,7 +29,7 @@ def test_the_rest_of_the_probability_is_spread_evenly_over_the_other_classes():
 
 
 @pytest.mark.parametrize("dtype, num_classes", [("float16", 1 << 16), ("float32", 70000)])
-def test_every_class_number_survives_the_file_whatever_its_bits_mean(tmp_path, dtype, num_classes):
+def test_class_numbers_are_stored_exactly_even_if_their_bits_are_nan(tmp_path, dtype, num_classes):
     """31745 is a NaN as float16, 31744 infinity, 65535 another NaN."""
     tops = [0, 1, 31743, 31744, 31745, 32767, 32768, 64513, 65535]
     logits = torch.zeros(len(tops), num_classes)
