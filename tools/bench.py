@@ -24,6 +24,7 @@ from mdistiller.errors import writing
 from mdistiller.report import pages
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "together", "detection", "startup")
+IN_PROCESS = ("replay", "ea", "cache")
 PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
 
 
@@ -45,7 +46,8 @@ def main():
     )
     from mdistiller.engine.device import choose_device
 
-    changes = {key: getattr(args, key) for key in ("root", "repeats", "seconds", "batch", "images", "checkout")}
+    keys = ("root", "repeats", "seconds", "batch", "images", "clock", "checkout")
+    changes = {key: getattr(args, key) for key in keys}
     if args.quick:
         changes = {"repeats": 3, "seconds": 0.2, "images": 512} | {k: v for k, v in changes.items() if v is not None}
     changes = {key: value for key, value in changes.items() if value is not None}
@@ -86,10 +88,15 @@ def _parse():
     parser.add_argument("--batch", type=_positive, help="images per batch (default: 64)")
     parser.add_argument("--images", type=_positive, help="training images used for steps (default: 2048)")
     parser.add_argument("--pairs", nargs="+", type=_pair, metavar="TEACHER:STUDENT", help="such as resnet56:resnet20")
+    parser.add_argument("--clock", choices=("wall", "process"), help=(
+        "process: processor time, for a busy machine (replay, ea and cache, on the CPU; default: wall)"))
     parser.add_argument("--checkout", metavar="DIR", help="for peer: a checkout of the public mdistiller code base")
     parser.add_argument("--output", default="output/bench", help="folder for bench.md and bench.json")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of a document, such as docs/performance.md")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.clock == "process" and not {*args.cases} <= {*IN_PROCESS}:
+        parser.error(f"--clock process: only for {', '.join(IN_PROCESS)}, which start no other processes")
+    return args
 
 
 def _positive(text):

@@ -20,6 +20,7 @@ from mdistiller.files import write_atomically
 from mdistiller.markdown import table
 
 MOST_CALLS = 2000  # largest number of calls in one turn
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 PAIRS = (("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("resnet32x4", "resnet8x4"))
 
 
@@ -35,6 +36,7 @@ class Settings:
     images: int = 2048  # training images used for steps; the data pipeline uses all images
     pairs: tuple[tuple[str, str], ...] = PAIRS
     quick: bool = False
+    clock: str = "wall"  # a name of `CLOCKS`; "process" counts the processor time of this process alone
     checkout: str | None = None  # folder of the public mdistiller code base
 
 
@@ -80,27 +82,28 @@ def take_turns(contestants: Sequence[Contestant], settings: Settings) -> dict[st
 def _take_turns(contestants, settings):
     calls = {}
     for one in contestants:
-        _timed(one, 1, settings.device)  # first calls are slow
-        seconds = _timed(one, one.multiple, settings.device) / one.multiple
+        _timed(one, 1, settings)  # first calls are slow
+        seconds = _timed(one, one.multiple, settings) / one.multiple
         number = math.ceil(settings.seconds / max(seconds, 1e-9) / one.multiple) * one.multiple
         calls[one.name] = max(one.multiple, min(number, MOST_CALLS // one.multiple * one.multiple))
     seconds = {one.name: [] for one in contestants}
     for turn in range(settings.repeats):
         first = turn % len(contestants)
         for one in (*contestants[first:], *contestants[:first]):
-            seconds[one.name].append(_timed(one, calls[one.name], settings.device) / calls[one.name])
+            seconds[one.name].append(_timed(one, calls[one.name], settings) / calls[one.name])
     return seconds
 
 
-def _timed(one, calls, device):
+def _timed(one, calls, settings):
+    clock = CLOCKS[settings.clock]
     for _ in range(one.lead):
         one.call()
-    synchronize(device)
-    start = time.perf_counter()
+    synchronize(settings.device)
+    start = clock()
     for _ in range(calls):
         one.call()
-    synchronize(device)
-    elapsed = time.perf_counter() - start
+    synchronize(settings.device)
+    elapsed = clock() - start
     time.sleep(one.settle)
     return elapsed
 
@@ -168,6 +171,8 @@ def markdown(metadata: dict, tables: Sequence[Table]) -> str:
         f"commit {(metadata['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [smallest, largest] over "
         f"{metadata['settings']['repeats']} turns; ratios are computed for each turn."
     )
+    if metadata["settings"].get("clock") == "process":
+        head += " Times are the processor time of the measuring process, because other processes used the machine."
     return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
 
 

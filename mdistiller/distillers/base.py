@@ -136,11 +136,11 @@ class Distiller(nn.Module):
     # --- the step --------------------------------------------------------------------------------------------------
 
     def forward(self, image: Any = None, target: Tensor | None = None, epoch: int = 1,
-                logits_teacher: Tensor | tuple | None = None, **batch):
+                logits_teacher: Tensor | None = None, **batch):
         """Train mode: (logits_student (n, C), {name: scalar}) of a batch. Eval mode: `predict(image)`.
 
         Further entries of the batch are passed by name to the task and to the method. `logits_teacher` (n, C), if
-        given, or a tuple of one for each view, replaces the teacher's forward pass for methods that read logits only.
+        given, or (V, n, C) for V views, replaces the teacher's forward pass for methods that read logits only.
         """
         batch |= {"image": image, "target": target}
         if not self.training:
@@ -150,8 +150,8 @@ class Distiller(nn.Module):
         students = [self.run_student(view) for view in views]
         teachers = []
         if logits_teacher is not None:
-            stored = logits_teacher if isinstance(logits_teacher, tuple) else (logits_teacher,)
-            teachers = [TaskOutput(logits) for logits in stored]
+            stored = logits_teacher if logits_teacher.dim() == 3 else logits_teacher[None]
+            teachers = [TaskOutput(logits) for logits in stored.unbind()]
         elif self.needs_teacher:
             with beside, teachers_own_precision(self.cfg, students[0].logits.device):
                 teachers = [self.run_teacher(*pair) for pair in zip(views, students, strict=True)]

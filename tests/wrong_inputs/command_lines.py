@@ -158,6 +158,7 @@ WORDS = [
     typed("bench", "data --quick --batch none", "--batch"),
     typed("bench", "data --quick --images 0", "--images"),
     typed("bench", "data --quick --seconds x", "--seconds"),
+    typed("bench", "data --quick --clock process", "--clock process: only for replay, ea, cache"),
     typed("bench", "data --quick --seconds -1", "--seconds"),
     typed("bench", "data --quick --seconds nan", "--seconds"),
     typed("bench", "data --quick --device gpu", "DEVICE: 'gpu'"),

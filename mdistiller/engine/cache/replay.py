@@ -137,13 +137,13 @@ class ReplayCache(LogitCache):
                                      for _, index in self.data.train_index(epoch))
 
     def attach(self, batches: Iterable[dict], epoch: int, **place: int) -> Iterator[dict]:
-        """Yield the batches of an epoch with `logits_teacher` added, a tuple of (B, C) for each view.
+        """Yield the batches of an epoch with `logits_teacher` added: (V, B, C) for V views, (B, C) for one.
 
         `place` as for `train_batches`.
         """
         for batch, (own, index) in zip(batches, self.data.train_index(epoch, **place), strict=True):
-            logits = tuple(self._logits(view, own, index, batch[view]) for view in self.views)
-            yield batch | {"logits_teacher": logits}
+            logits = [self._logits(view, own, index, batch[view]) for view in self.views]
+            yield batch | {"logits_teacher": torch.stack(logits) if len(logits) > 1 else logits[0]}
         self.flush(wait=True)
 
     def _logits(self, view, epoch, index, images):
