@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 
 from mdistiller import distributed
 
+NEVER = "SOLVER.CUDA_GRAPH is never"
 OBSERVED_STEP = 3  # of the steps with batches of one kind: the one that is watched; graphs are recorded after it
 WAITS = "called a synchronizing CUDA operation"  # how PyTorch's warning begins
 log = logging.getLogger("mdistiller")
@@ -28,7 +29,7 @@ def why_eager(cfg: CfgNode, device: torch.device) -> str | None:
     """The reason why no step of a run of this config is recorded; None if steps may be (see `observed`)."""
     solver = cfg.SOLVER
     reasons = {
-        "SOLVER.CUDA_GRAPH is never": solver.CUDA_GRAPH == "never",
+        NEVER: solver.CUDA_GRAPH == "never",
         f"the device is {device.type}": device.type != "cuda",
         "several processes average their gradients": distributed.world_size() > 1,
         "SOLVER.AMP fp16 reads back whether gradients are finite": solver.AMP == "fp16",
@@ -75,7 +76,7 @@ def _places(tensors):
 def _waits(batch) -> Iterator[list]:
     """Collects in a list PyTorch's warnings of operations that wait for the GPU; on other devices there are none."""
     found: list = []
-    if not any(tensor.is_cuda for tensor in batch.values()):
+    if not any(tensor.is_cuda for tensor in (flat(batch) or {}).values()):
         yield found
         return
     before = torch.cuda.get_sync_debug_mode()
@@ -87,6 +88,20 @@ def _waits(batch) -> Iterator[list]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
             found += [warning for warning in caught if WAITS in str(warning.message)]
+
+
+def flat(batch: dict) -> dict[str, Tensor] | None:
+    """The tensors of a batch by name, those of a tuple (one for each view) numbered; None if it holds anything else."""
+    found = {}
+    for name, value in batch.items():
+        parts = {f"{name} {number}": part for number, part in enumerate(value)} if isinstance(value, tuple) else {
+            name: value}
+        found |= parts
+    return found if all(isinstance(tensor, Tensor) for tensor in found.values()) else None
+
+
+def _copy(value):
+    return tuple(part.clone() for part in value) if isinstance(value, tuple) else value.clone()
 
 
 class Recording:
@@ -116,29 +131,31 @@ class RecordedSteps:
         """
         self.compute, self.state, self.reason = compute, state, reason
         self.stream = self.recording = self.epoch = self.kind = None
+        self.said = reason == NEVER
         self.seen: collections.Counter = collections.Counter()  # kind of batch -> steps taken without a recording
 
     def __call__(self, epoch: int, batch: dict) -> Any:
         """Take the step for a batch; returns its measurements, valid until the next call."""
-        kind = self._kind(batch)
-        if kind is None:
+        tensors = None if self.reason is not None else flat(batch)
+        if tensors is None:
+            self._say(self.reason or "a batch holds more than tensors")
             return self.compute(batch)
-        with self._own_stream(batch):
+        kind = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in tensors.items())
+        with self._own_stream(next(iter(tensors.values())).device):
             if epoch != self.epoch:
                 self.recording = None
             if self.recording is None and self.seen[kind] >= OBSERVED_STEP:
                 self._record(epoch, kind, batch)
             if self.recording is not None and kind == self.kind:
-                for name, tensor in self.batch.items():
-                    tensor.copy_(batch[name])
+                for name, tensor in flat(self.batch).items():
+                    tensor.copy_(tensors[name])
                 return self.recording.replay()
             return self._as_it_is(kind, batch)
 
-    def _kind(self, batch):
-        """Names, shapes and types of a batch that can be recorded; None for one that cannot."""
-        if self.reason is not None or not all(isinstance(value, Tensor) for value in batch.values()):
-            return None
-        return tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in batch.items())
+    def _say(self, reason):
+        if not self.said:
+            log.info("the training step is not recorded as a CUDA graph: %s", reason)
+        self.said = True
 
     def _as_it_is(self, kind, batch):
         self.seen[kind] += 1
@@ -146,19 +163,18 @@ class RecordedSteps:
             return self.compute(batch)
         result, self.reason = observed(self.compute, batch, self.state)
         if self.reason is not None:
-            log.info("the training step is not recorded as a CUDA graph: %s", self.reason)
+            self._say(self.reason)
         return result
 
     def _record(self, epoch, kind, batch):
         if self.epoch is None:
             log.info("the training step is recorded as a CUDA graph once an epoch")
-        self.batch = {name: tensor.clone() for name, tensor in batch.items()}
+        self.batch = {name: _copy(value) for name, value in batch.items()}
         self.recording, self.epoch, self.kind = Recording(self.compute, self.batch), epoch, kind
 
     @contextlib.contextmanager
-    def _own_stream(self, batch):
+    def _own_stream(self, device):
         """Steps run on a stream of their own, recorded or not: backward passes remember the stream of their weights."""
-        device = next(iter(batch.values())).device
         if device.type != "cuda":
             yield
             return

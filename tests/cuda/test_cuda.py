@@ -64,7 +64,9 @@ def test_a_step_from_the_cache_never_waits_for_the_device(tmp_path):
 
 @pytest.mark.parametrize("method, opts", [
     *((method, ()) for method in METHODS), ("EA-KD", ("SOLVER.AMP", "bf16")), ("KD", ("SOLVER.TYPE", "AdamW")),
-    ("EA-KD", ("TEACHER_CACHE.ENABLED", True)), ("KD", ("SOLVER.CLIP_NORM", 1.0, "SOLVER.SCHEDULE", "cosine")),
+    ("EA-KD", ("TEACHER_CACHE.ENABLED", True)),
+    ("EA-MLD", ("TEACHER_CACHE.ENABLED", True, "TEACHER_CACHE.KIND", "replay")),
+    ("KD", ("SOLVER.CLIP_NORM", 1.0, "SOLVER.SCHEDULE", "cosine")),
 ])
 def test_recorded_steps_train_as_plain_ones(tmp_path, method, opts):
     opts = (*GPU, "TEACHER_CACHE.DIR", str(tmp_path / "cache"), *opts)
