@@ -85,6 +85,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
         code = _say("terminated", 143)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map" not in str(error):  # a library that does not fit
+            raise
+        code = _say("not enough memory for this command; see the limits of this process (ulimit -v)", 3)
     except BrokenPipeError:  # the reader of the output has ended, such as `| head`
         _give_up(sys.stdout)
         code = 0

@@ -1,5 +1,6 @@
 """Atomic writing of files, locks and hashes. Imports only the standard library."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -8,13 +9,17 @@ import logging
 import os
 import stat
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from mdistiller.errors import RunError, cannot_write, writing
 
 log = logging.getLogger("mdistiller")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+SAY_AFTER, PATIENCE, TRY_EVERY = 5.0, 120.0, 0.02  # seconds of waiting for a lock
+Held = TypeVar("Held")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -36,7 +41,8 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
             write(file)
             file.flush()
             _to_the_disk(file)
-        os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private, the result has ordinary permissions
+        with contextlib.suppress(PermissionError):  # file systems without permissions
+            os.chmod(temporary, 0o666 & ~_umask())  # temporary files are private, the result is not
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
@@ -78,7 +84,8 @@ def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")
+    with writing(path):
+        file = open(path, "a", opener=_without_waiting)
     try:
         (fcntl.flock if inherited else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -89,6 +96,28 @@ def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
             raise
         log.warning("%s: this file system has no locks; do not start two runs in one folder", path)
     return file
+
+
+def _without_waiting(path, flags):
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe in the place of the file is an error
+
+
+def wait_for(attempt: Callable[[], Held | None], path: Path) -> Held:
+    """Call `attempt`, which takes the lock at `path`, until it returns something.
+
+    Logs that it waits. Raises TimeoutError when another process, perhaps a suspended one, keeps the lock too long.
+    """
+    begin, said = time.monotonic(), False
+    while (held := attempt()) is None:
+        waited = time.monotonic() - begin
+        if waited > PATIENCE:
+            problem = f"another process has held {path} for {PATIENCE:g} seconds; continue or end it"
+            raise TimeoutError(errno.ETIMEDOUT, problem)
+        if waited > SAY_AFTER and not said:
+            log.warning("waiting for %s, which another process holds", path)
+            said = True
+        time.sleep(TRY_EVERY)
+    return held
 
 
 def _to_the_disk(file):

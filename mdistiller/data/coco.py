@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from yacs.config import CfgNode
 
+from mdistiller.config.words import shown
 from mdistiller.data.boxes import Annotation, clip_boxes
 from mdistiller.data.build import DATASETS
 from mdistiller.data.detection import BoxSource, DetectionData
@@ -19,6 +19,7 @@ from mdistiller.files import read_plain
 
 SPLITS = (("train2017", "val2017"), ("train", "val"))  # names of folders, also in those of annotation files
 NAMED = "instances_{}.json"
+MOST_ID, MOST_PIXELS = 2**53, 10**6  # ids are also stored as float64; pixels of a side
 
 
 @DATASETS.register("coco")
@@ -97,7 +98,7 @@ class CocoFolder(BoxSource):
         found = {}
         for entry in content[key]:
             number = entry.get("id")
-            if type(number) is not int or not isinstance(entry.get(name_key), str):
+            if type(number) is not int or abs(number) > MOST_ID or not isinstance(entry.get(name_key), str):
                 self._fail(f"{kind} {str(entry)[:80]}: expected an id (an integer) and a {name_key}")
             if number in found:
                 self._fail(f"{kind} id {number} occurs twice")
@@ -109,7 +110,8 @@ class CocoFolder(BoxSource):
     def _images(self, content):
         found = self._by_id(content, "images", "image", "file_name")
         for number, entry in found.items():
-            if any(type(entry.get(side)) is not int or entry[side] < 1 for side in ("height", "width")):
+            if any(type(entry.get(side)) is not int or not 1 <= entry[side] <= MOST_PIXELS
+                   for side in ("height", "width")):
                 self._fail(f"image {number}: expected height and width in pixels")
             if not (self.folder / entry["file_name"]).is_file():
                 self._fail(f"image {number}: no such file: {self.folder / entry['file_name']}")
@@ -121,6 +123,9 @@ class CocoFolder(BoxSource):
         truth, known, seen = {number: [] for number in entries}, {number for number, _ in self.categories}, set()
         for one in annotations:
             number, image, category, box = (one.get(key) for key in ("id", "image_id", "category_id", "bbox"))
+            for key, each in (("id", number), ("image_id", image), ("category_id", category)):
+                if isinstance(each, list | dict):
+                    self._fail(f"annotation {shown(number)}: {key}: expected an integer, found {shown(each)}")
             if number in seen:
                 self._fail(f"annotation id {number} occurs twice")
             seen.add(number)
@@ -134,9 +139,12 @@ class CocoFolder(BoxSource):
             if x >= entry["width"] or y >= entry["height"] or x + width <= 0 or y + height <= 0:
                 self._fail(f"annotation {number}: bbox {box} is outside image {image} "
                            f"({entry['width']}x{entry['height']} pixels)")
+            area, crowd = one.get("area", width * height), one.get("iscrowd", 0)
+            if not _is_number(area) or crowd not in (0, 1):
+                self._fail(f"annotation {number}: expected a number as area and 0 or 1 as iscrowd; found {shown(area)} "
+                           f"and {shown(crowd)}")
             truth[image].append({"id": number, "image_id": image, "category_id": category,
-                                 "bbox": [x, y, width, height], "area": float(one.get("area", width * height)),
-                                 "iscrowd": int(one.get("iscrowd", 0))})
+                                 "bbox": [x, y, width, height], "area": float(area), "iscrowd": int(crowd)})
         return truth
 
     def _annotation(self, entry):
@@ -152,8 +160,11 @@ class CocoFolder(BoxSource):
 def _is_box(box):
     if not isinstance(box, list) or len(box) != 4:
         return False
-    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in box)
-    return numbers and box[2] >= 0 and box[3] >= 0
+    return all(map(_is_number, box)) and box[2] >= 0 and box[3] >= 0
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and abs(value) <= MOST_ID  # False for NaN
 
 
 def _read(file):
@@ -161,7 +172,7 @@ def _read(file):
         content = json.loads(read_plain(file))
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error})") from None
     for key in ("images", "annotations", "categories"):
         entries = content.get(key) if isinstance(content, dict) else None

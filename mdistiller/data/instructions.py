@@ -68,7 +68,7 @@ def read_examples(path: str | Path) -> list[Example]:
     file and line, for anything else, including empty answers.
     """
     try:
-        lines = read_plain(path).splitlines()
+        lines = read_plain(path).removeprefix("\ufeff").split("\n")  # a text may hold other line separators
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     examples = [_example(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -83,7 +83,7 @@ def _example(place, line):
         whole = content.get("prompt")
         instruction = content["instruction"] if whole is None else whole
         given, output = content.get("input") or "", content["output"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{place}: expected an object with instruction, input and output ({type(error).__name__}: {error})"
         ) from None
@@ -92,6 +92,8 @@ def _example(place, line):
         raise UserError(f"{place}: expected texts as instruction, input and output")
     if not output or not all(text.strip() for text in output):
         raise UserError(f"{place}: output: expected an answer, found an empty text")
+    if any("\ud800" <= letter <= "\udfff" for text in (instruction, given, *output) for letter in text):
+        raise UserError(f"{place}: expected texts of Unicode, found half of a surrogate pair")
     prompt = prompt_of(instruction, given) if whole is None else whole
     return Example(prompt, output[0], output, given or instruction)
 

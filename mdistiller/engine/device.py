@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mdistiller.errors import RunError, UserError
+from mdistiller.libraries import first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT_BYTES = 1 << 30
@@ -29,7 +30,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # collective operations use the current device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"DEVICE: {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from None
+        raise UserError(f"DEVICE: {name!r} cannot be used here ({first_line(error)}); try auto") from None
     return device
 
 

@@ -5,6 +5,8 @@ import logging
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
+from mdistiller.libraries import first_line
+
 log = logging.getLogger("mdistiller")
 
 
@@ -22,7 +24,7 @@ def fold_teacher(teacher: nn.Module, method) -> nn.Module:
     try:
         folded = fuse(teacher.eval())
     except Exception as error:  # tracing runs the network's own code, which may raise anything
-        log.info("the teacher is not folded: it cannot be traced (%s)", str(error).splitlines()[0])
+        log.info("the teacher is not folded: it cannot be traced (%s)", first_line(error))
         return teacher
     log.info("folded %d of the teacher's %d batch norms into convolutions", before - _batch_norms(folded), before)
     return folded

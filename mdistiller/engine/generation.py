@@ -7,6 +7,7 @@ line; an answer depends only on (seed, example). answers/<checkpoint>/scores.jso
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -39,6 +40,7 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises UserError
     when the run is not one of language models or has no teacher.
     """
+    _check(sets, seeds, ngram, checkpoint, limit)
     folder = Path(run_folder)
     run = _run_of(folder, checkpoint, opts)
     place = folder / FOLDER / checkpoint
@@ -49,6 +51,18 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
             target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
             _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE)
     return summarize(place)
+
+
+def _check(sets, seeds, ngram, checkpoint, limit):
+    for name in sets:
+        if not name or Path(name).name != name:
+            raise UserError(f"--sets: expected a name without slashes, or FILE alone; found {name}")
+    if Path(checkpoint).name != checkpoint:
+        raise UserError(f"--checkpoint: expected a name such as best or epoch_40; found {checkpoint}")
+    for option, value, least in (("--ngram", ngram, 0), ("--limit", 1 if limit is None else limit, 1),
+                                 ("--seeds", min(seeds), 0)):
+        if value < least:
+            raise UserError(f"{option}: expected at least {least}; found {value}")
 
 
 def _run_of(folder, checkpoint, opts):
@@ -88,9 +102,16 @@ def _copied(examples, numbers):
 
 def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) -> None:
     """Append the missing answers to a file, batch by batch; an incomplete last line is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = _whole_lines(path)
     with writing(path):
+        lock = files.lock(path.with_suffix(".lock"), inherited=False)
+    if lock is None:
+        raise UserError(f"{path}: another process writes these answers; wait for it, then give the same command")
+    with lock, writing(path):
+        done = _whole_lines(path)
+        for number, (line, example) in enumerate(zip(done, examples, strict=False)):
+            if json.loads(line).get("prompt") != example.prompt:
+                raise UserError(f"{path}: answer {number} is to another prompt than the set now has; give the set "
+                                "another name (NAME=FILE), or delete the file")
         files.write_text(path, "".join(line + "\n" for line in done))
         for low in range(len(done), len(examples), batch_size):
             part = examples[low : low + batch_size]
@@ -102,14 +123,15 @@ def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) 
 
 
 def _whole_lines(path):
-    if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    """The lines up to the first that is incomplete or damaged."""
+    kept: list[str] = []
+    for line in files.read_plain(path, errors="replace").split("\n") if path.exists() else ():
         try:
-            if json.loads(line)["index"] != len(kept):
+            content = json.loads(line)
+            numbers = [float(content[key]) for key in ("rouge_l", "exact", "tokens")]
+            if content["index"] != len(kept) or not all(map(math.isfinite, numbers)):
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
         kept.append(line)
     return kept
@@ -137,9 +159,9 @@ def summarize(place: Path) -> dict:
     """
     found: dict = {}
     for path in sorted(place.glob("*_seed*.jsonl")):
-        name, rule, seed = path.stem.rsplit("_", 2)
+        name, rule, seed = (["", *path.stem.rsplit("_", 2)])[-3:]
         lines = list(read_answers(path))
-        if lines:
+        if lines and seed.removeprefix("seed").isdecimal():
             means = {key: fmean(line[key] for line in lines) for key in ("rouge_l", "exact", "tokens")}
             found.setdefault(name, {}).setdefault(rule, {})[int(seed.removeprefix("seed"))] = means, len(lines)
     scores = {name: {rule: _over_seeds(seeds) for rule, seeds in rules.items()} for name, rules in found.items()}

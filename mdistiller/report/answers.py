@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
-from mdistiller.runs.reading import parse_json, read_text
+from mdistiller.runs.reading import is_measurement, parse_json, read_text
 from mdistiller.runs.records import RunRecord
 
 EXAMPLES = 4  # number of examples shown of each run
@@ -43,7 +43,8 @@ def _first_lines(path):
         try:
             line = parse_json(text, f"{path}, line {number}")
             fits = all(isinstance(line[key], str) for key in ("prompt", "answer"))
-            fits = fits and isinstance(line["references"], list) and isinstance(line["rouge_l"], int | float)
+            fits = fits and isinstance(line["references"], list) and is_measurement(line["rouge_l"])
+            fits = fits and type(line.get("index", number)) is int
         except (ValueError, KeyError, TypeError):
             fits = False
         if not fits:

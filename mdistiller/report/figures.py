@@ -1,6 +1,7 @@
 """Draw the paper's figures from the files (CSV, NPZ, JSON) that tools/analyze.py has written."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistiller.errors import UserError, writing
+from mdistiller.errors import UserError
+from mdistiller.files import open_plain, read_plain, write_atomically
 from mdistiller.registry import ea_name, split_ea
 from mdistiller.report.figure_weights import token_weights
 
@@ -54,10 +56,8 @@ def save(plt, drawn, output: Path, name: str) -> list[Path]:
     """Write a matplotlib figure as PNG and PDF (without a date, so that equal figures are equal files); close it."""
     paths = [output / f"{name}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
-        with writing(path):
-            output.mkdir(parents=True, exist_ok=True)
-            dated = {"CreationDate": None} if path.suffix == ".pdf" else None
-            drawn.savefig(path, bbox_inches="tight", metadata=dated)
+        how = {"format": path.suffix[1:], "metadata": {"CreationDate": None} if path.suffix == ".pdf" else None}
+        write_atomically(path, lambda file, how=how: drawn.savefig(file, bbox_inches="tight", **how))
     plt.close(drawn)
     return paths
 
@@ -79,7 +79,7 @@ class Source:
 
     def __init__(self, folder: Path, figure: str):
         self.folder, self.figure = folder, figure
-        self.metadata = json.loads((folder / f"figure_{figure}.json").read_text())
+        self.metadata = json.loads(read_plain(folder / f"figure_{figure}.json"))
 
     def table(self, name: str) -> list[dict]:
         """The rows of figure_<n>_<name>.csv; all columns except `TEXTS` are numbers, and an empty field is NaN.
@@ -87,9 +87,9 @@ class Source:
         Raises UserError, naming line and column, for a field that is not a number.
         """
         path = self.folder / f"figure_{self.figure}_{name}.csv"
-        with open(path, newline="") as file:
-            return [{key: _value(key, text, f"{path}, line {number}") for key, text in row.items()}
-                    for number, row in enumerate(csv.DictReader(file), start=2)]
+        rows = csv.DictReader(io.StringIO(read_plain(path), newline=""))
+        return [{key: _value(key, text, f"{path}, line {number}") for key, text in row.items()}
+                for number, row in enumerate(rows, start=2)]
 
     def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
         """The arrays of figure_<n>_<name>.npz with keys "<network>|<epoch>|<what>".
@@ -97,9 +97,10 @@ class Source:
         Returned as {"<network>|<epoch>": {what: array}}.
         """
         found: dict[str, dict[str, np.ndarray]] = {}
-        for key, array in np.load(self.folder / f"figure_{self.figure}_{name}.npz").items():
-            network, epoch, *what = key.split("|")
-            found.setdefault(f"{network}|{epoch}", {})[what[0] if what else "grid"] = array
+        with open_plain(self.folder / f"figure_{self.figure}_{name}.npz") as file:
+            for key, array in np.load(file).items():
+                network, epoch, *what = key.split("|")
+                found.setdefault(f"{network}|{epoch}", {})[what[0] if what else "grid"] = array
         return found
 
 

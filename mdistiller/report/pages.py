@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mdistiller.errors import UserError
-from mdistiller.files import write_text
+from mdistiller.files import read_plain, write_text
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -15,7 +15,7 @@ def parts_of(page: Path, name: str) -> tuple[str, str]:
     """The text of a page before the first mark and from the second mark on. Raises UserError without marks."""
     begin, end = marks(name)
     try:
-        old = page.read_text() if page.is_file() else ""
+        old = read_plain(page) if page.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{page}: cannot be read as text ({type(error).__name__})") from None
     if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):

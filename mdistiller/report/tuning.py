@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mdistiller import markdown
+from mdistiller.files import write_atomically
 from mdistiller.report.compare import percent
 from mdistiller.report.figures import pyplot
 from mdistiller.report.significance import interval_text, p_text
@@ -68,7 +69,7 @@ def plot_sensitivity(path: Path, space: Mapping[str, bool], trials: Sequence[Tri
     axes[0][0].set_ylabel("validation, percent")
     axes[0][0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
     plt.close(figure)
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from statistics import fmean
 
 from mdistiller.config.files import read_yaml
+from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
+from mdistiller.runs.reading import is_measurement, parse_json
 from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
 
@@ -50,13 +53,19 @@ class Row:
 
 
 def _scores_of(folder):
+    path = folder / SCORES
     try:
-        content = json.loads((folder / SCORES).read_text())
-    except (OSError, ValueError):
+        content = parse_json(read_plain(path), path)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return {}
-    rule = SPEC["rule"]
-    return {name: (rules[rule]["rouge_l"], rules[rule]["rouge_l_std"]) for name, rules in content.items()
-            if rule in rules}
+    found = {}
+    for name, rules in content.items() if isinstance(content, dict) else ():
+        one = rules.get(SPEC["rule"]) if isinstance(rules, dict) else None
+        values = (one.get("rouge_l"), one.get("rouge_l_std")) if isinstance(one, dict) else ()
+        if values and not (is_measurement(values[0]) and (values[1] is None or is_measurement(values[1]))):
+            raise UserError(f"{path}: {name[:80]}: expected numbers as rouge_l and rouge_l_std")
+        found |= {name: values} if values else {}
+    return found
 
 
 def _score(values):

@@ -13,7 +13,7 @@ from statistics import fmean
 from mdistiller.config.common import group_settings
 from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
-from mdistiller.files import write_text
+from mdistiller.files import read_plain, write_text
 from mdistiller.places import CHECKOUT
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
@@ -58,8 +58,8 @@ class PlannedRun:
     def failure(self) -> str | None:
         """The error of the last attempt of a sweep, None if it did not fail."""
         try:
-            return json.loads(Path(f"{self.record}.failed").read_text())["error"]
-        except (OSError, ValueError, KeyError):
+            return str(json.loads(read_plain(f"{self.record}.failed"))["error"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

@@ -115,7 +115,7 @@ def outcome(task, code: int, told_by=None) -> Outcome:
     error = f"{last_line(told_by)} (exit code {code}; full output: {told_by.record}.log)"
     if code == 2:
         return Outcome(REFUSED, error)
-    Path(f"{task.record}.failed").write_text(json.dumps({"error": error, "command": task.command}) + "\n")
+    files.write_text(f"{task.record}.failed", json.dumps({"error": error, "command": task.command}) + "\n")
     return Outcome(FAILED, error)
 
 

@@ -9,8 +9,8 @@ processes may work on it, and each of them may be stopped and started again.
 import contextlib
 import json
 import math
+import os
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +23,14 @@ from mdistiller.config import active_cfg, dump_cfg, load_cfg
 from mdistiller.config.loading import method_keys
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.setup import train
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import RunError, UserError, writing
 from mdistiller.libraries import import_extra
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
 PROJECT = "tune"  # folder of all studies, below LOG.PREFIX
+JOURNAL = "journal.log"  # in the folder of a study
+DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 KINDS = ("ea", "normalized")  # values of EA.KIND that are tried for a weighted method
 VAL_FRACTION = 0.1  # used if the configuration has no validation images
 TRIAL_SEED = 1000  # seed of every trial, so that only settings differ; the final runs have seeds 0, 1, ...
@@ -108,14 +110,18 @@ class Tuning:
     @cached_property
     def study(self):
         """The study in the journal file, created if there is none. Raises UserError if it has other settings."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        journal = self.optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log"))
         with self.alone():
-            study = self.optuna.create_study(
-                storage=self.optuna.storages.JournalStorage(journal), study_name=self.name, direction="maximize",
-                load_if_exists=True, sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
-                pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=self.cfg.SOLVER.EPOCHS // 3),
-            )
+            journal = self._journal()
+            try:
+                study = self.optuna.create_study(
+                    storage=self.optuna.storages.JournalStorage(journal), study_name=self.name,
+                    direction="maximize", load_if_exists=True,
+                    sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
+                    pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=self.cfg.SOLVER.EPOCHS // 3),
+                )
+            except DAMAGE as error:  # a damaged journal may cause any of them
+                raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
+                                "restore it, or choose another --name") from None
             said = json.dumps([dump_cfg(active_cfg(self.cfg)), {key: one.words for key, one in self.space.items()}])
             if study.user_attrs.setdefault("settings", said) != said:
                 raise UserError(f"{self.folder}: the study there has other settings; choose another --name")
@@ -124,12 +130,28 @@ class Tuning:
                 study.enqueue_trial({key: setting.own for key, setting in self.space.items()})
         return study
 
+    def _journal(self):
+        """The journal file. What a process that died or a full disk left of a last line is taken off."""
+        path, journal = self.folder / JOURNAL, self.optuna.storages.journal
+        lock = journal.JournalFileSymlinkLock(str(path))
+        if path.exists():
+            lock.acquire()
+            try:
+                with files.open_plain(path) as file:
+                    content = file.read()
+                if not content.endswith(b"\n"):
+                    os.truncate(path, content.rfind(b"\n") + 1)
+            finally:
+                lock.release()
+        return journal.JournalFileBackend(str(path), lock)
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """A context in which no other process starts or resumes a trial."""
-        while (lock := files.lock(self.folder / ".study.lock", inherited=False)) is None:
-            time.sleep(0.05)
-        with lock:
+        path = self.folder / ".study.lock"
+        with writing(path):
+            lock = files.wait_for(lambda: files.lock(path, inherited=False), path)
+        with lock, writing(self.folder / JOURNAL):
             yield
 
     def run_trials(self) -> None:
@@ -163,7 +185,8 @@ class Tuning:
         state = self.optuna.trial.TrialState
 
         def after_epoch(record):
-            trial.report(self._judged(record), record["epoch"])
+            with writing(self.folder / JOURNAL):
+                trial.report(self._judged(record), record["epoch"])
             if trial.should_prune():
                 raise Pruned(signal.SIGTERM)
 

@@ -125,6 +125,14 @@ BROKEN = {
     "no images": (lambda c: c.update(images=[], annotations=[]), "no images"),
     "no boxes": (lambda c: c.update(annotations=[]), "none of the training images has a box"),
     "no list": (lambda c: c.update(images=3), "images: expected a list of objects"),
+    "huge": (set_box([10**400, 5.0, 10.0, 10.0]), "expected four finite numbers"),
+    "an image of lists": (lambda c: c["annotations"][0].update(image_id=[]), "image_id: expected an integer"),
+    "an id of lists": (lambda c: c["annotations"][0].update(id=[[1]]), "annotation [[1]]: id: expected an integer"),
+    "a category of objects": (lambda c: c["annotations"][0].update(category_id={}), "category_id: expected an integer"),
+    "crowd of text": (lambda c: c["annotations"][0].update(iscrowd="no"), "0 or 1 as iscrowd; found 720.0 and 'no'"),
+    "area of nothing": (lambda c: c["annotations"][0].update(area=None), "expected a number as area"),
+    "endless id": (lambda c: c["images"][0].update(id=2**70), "expected an id (an integer)"),
+    "endless size": (lambda c: c["images"][0].update(height=2**70), "image 100: expected height and width"),
     "no size": (lambda c: c["images"][0].update(height=0), "image 100: expected height and width"),
 }
 
@@ -142,9 +150,10 @@ def test_a_missing_folder_and_a_file_that_is_not_json_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected annotations/instances_train2017.json"):
         build_data(config(tmp_path), "cpu")
     write_coco(tmp_path)
-    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        build_data(config(tmp_path), "cpu")
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "annotations" / "instances_train2017.json").write_text(text)
+        with pytest.raises(UserError, match="not valid JSON"):
+            build_data(config(tmp_path), "cpu")
 
 
 def test_grey_and_cmyk_images_are_read_as_rgb_and_a_wrong_size_is_reported(tmp_path):

@@ -10,9 +10,11 @@ import torch
 from mdistiller.data import build_data
 from mdistiller.data.instructions import WITH_INPUT, WITHOUT_INPUT, prompt_of, read_examples
 from mdistiller.engine import checkpoints, generation
+from mdistiller.errors import UserError
 from mdistiller.models.decoding import Decoding, Repeats, filtered, generate
 from mdistiller.models.language import build_language_model
 from mdistiller.tasks.rouge import exact, rouge_l
+from tests import forked
 from tests.language.support import config
 
 GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
@@ -156,6 +158,60 @@ def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(t
     assert scores["rouge_l"] == pytest.approx(50) and scores["rouge_l_std"] == pytest.approx(5000**0.5)
     assert scores["seeds"] == [10, 20] and scores["examples"] == 2 and scores["exact"] == pytest.approx(50)
     assert json.loads((tmp_path / "scores.json").read_text())["dolly"]["ngram6"]["examples"] == 2
+
+
+@pytest.mark.parametrize("damage", [
+    b"\xff", b"[" * 100_000, b"[]", b'{"index": 2}', b'{"index": 2, "rouge_l": "x", "exact": 0, "tokens": 1}',
+    b'{"index": 2, "rouge_l": 1' + 400 * b"0" + b', "exact": 0, "tokens": 1}',
+    b'{"index": 2, "rouge_l": NaN, "exact": 0, "tokens": 1}'], ids=lambda line: line[:30].decode(errors="replace"))
+def test_a_damaged_line_of_answers_and_those_after_it_are_made_anew(damage, tmp_path):
+    write_set(tmp_path / "set.jsonl", 4)
+    file, asked = tmp_path / "set_free_seed1.jsonl", []
+
+    def answer(part, numbers):
+        asked.extend(numbers)
+        return [("star", 1) for _ in numbers]
+
+    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4)
+    whole = file.read_bytes()
+    lines = whole.split(b"\n")
+    file.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
+    assert generation.summarize(tmp_path)["set"]["free"]["examples"] == 2
+    asked.clear()
+    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4)
+    assert file.read_bytes() == whole and asked == [2, 3]
+
+
+def test_answers_are_written_by_one_process_and_never_mixed_with_those_of_another_set(tmp_path):
+    write_set(tmp_path / "set.jsonl", 2)
+    file, examples = tmp_path / "set_free_seed1.jsonl", read_examples(tmp_path / "set.jsonl")
+    (tmp_path / "mine_seedx.jsonl").write_text("of somebody else\n")
+
+    def answer(part, numbers):
+        done = forked.run_together([lambda: generation._complete(file, examples, answer, 2)])
+        assert "another process writes these answers" in done[0].stderr
+        return [("star", 1) for _ in numbers]
+
+    generation._complete(file, examples, answer, 2)
+    assert list(generation.summarize(tmp_path)) == ["set"]
+    (tmp_path / "set.jsonl").write_text('{"instruction": "moon", "output": "sun"}\n')
+    with pytest.raises(UserError, match="answer 0 is to another prompt than the set now has"):
+        generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 2)
+
+
+def test_texts_keep_their_line_separators_and_a_byte_order_mark_is_none_of_them(tmp_path):
+    line = json.dumps({"instruction": "one\u2028two\x85", "output": "a"}, ensure_ascii=False)
+    (tmp_path / "set.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert [example.prompt for example in read_examples(tmp_path / "set.jsonl")] == [prompt_of("one\u2028two\x85")]
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("[" * 100_000, "RecursionError"), ('{"instruction": "\\ud800", "output": "a"}', "half of a surrogate pair"),
+    ('{"instruction": 3, "output": "a"}', "expected texts"), ('{"instruction": "a", "output": " "}', "an empty text")])
+def test_a_line_that_is_no_example_is_named(line, words, tmp_path):
+    (tmp_path / "set.jsonl").write_text(line)
+    with pytest.raises(UserError, match=f"set.jsonl:1: .*{words}"):
+        read_examples(tmp_path / "set.jsonl")
 
 
 @pytest.mark.skipif(not GIVEN, reason="MDISTILLER_TEST_DATA does not name a folder with real instruction sets")

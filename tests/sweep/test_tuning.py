@@ -1,13 +1,16 @@
 """Tuning on validation images: search spaces computed by hand, and short trials, shared and stopped."""
 
 import dataclasses
+import json
 import math
 import multiprocessing
+import os
 import signal
 
 import pytest
 import yaml
 
+from mdistiller import files
 from mdistiller.command import Interrupted
 from mdistiller.config import load_cfg
 from mdistiller.config.loading import method_keys
@@ -18,6 +21,7 @@ from mdistiller.report.tuning import TrialRow, tuning_page
 from mdistiller.runs.records import read_run
 from mdistiller.sweep import tuning
 from mdistiller.sweep.tuning import Setting, Tuning, search_space
+from tests import forked
 from tests.engine.support import REPOSITORY, SMALL
 from tools import tune
 
@@ -121,6 +125,63 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
 
 
+def test_a_line_that_a_process_left_half_written_costs_that_line_alone(tmp_path):
+    mine = tiny(tmp_path, 3)
+    trial, lock = mine._claim()
+    with lock:
+        mine.study.tell(trial, 5.0)
+    journal = mine.folder / tuning.JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+    again = tiny(tmp_path, 3)
+    assert [trial.value for trial in again.study.trials] == [5.0]
+    assert all(json.loads(line) for line in journal.read_bytes().removeprefix(whole).splitlines())
+    again._claim()[1].close()
+    assert len(tiny(tmp_path, 3).study.trials) == 2
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"\xff", b'{"op_code": 99}', b'{"op_code": 0}', b"[" * 100_000],
+                         ids=lambda line: line[:20].decode(errors="replace"))
+def test_a_damaged_journal_is_one_line_and_stays_as_it_is(damage, tmp_path):
+    mine = tiny(tmp_path, 3)
+    journal = mine.folder / tuning.JOURNAL
+    assert mine.study.trials
+    journal.write_bytes(journal.read_bytes() + damage + b"\n" + damage + b"\n")
+    before = journal.read_bytes()
+    with pytest.raises(UserError, match="journal.log: not the journal of a study .*choose another --name"):
+        assert tiny(tmp_path, 3).study
+    assert journal.read_bytes() == before
+
+
+def test_what_is_no_folder_or_file_of_a_study_is_refused_without_waiting_for_it(tmp_path):
+    mine = tiny(tmp_path, 3)
+    mine.folder.parent.mkdir(parents=True)
+    mine.folder.write_text("a file")
+    with pytest.raises(UserError, match="mine: cannot be written: File exists"):
+        assert mine.study
+    mine.folder.unlink()
+    mine.folder.mkdir()
+    for name in (tuning.JOURNAL, ".study.lock"):  # pipes, of which a reader or a writer would wait for the other
+        (mine.folder / name).unlink(missing_ok=True)
+        os.mkfifo(mine.folder / name)
+        with pytest.raises(UserError, match=f"{name}: cannot be written: "):
+            assert tiny(tmp_path, 3).study
+        (mine.folder / name).unlink()
+
+
+def test_a_study_that_another_process_holds_is_waited_for_with_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    mine = tiny(tmp_path, 3)
+
+    def other():
+        with pytest.raises(UserError, match="another process has held .*study.lock for 0.1 seconds; continue or end"):
+            assert tiny(tmp_path, 3).study
+
+    with mine.alone():
+        (done,) = forked.run_together([other])
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     trials = [TrialRow(0, {"KD.T": 4.0}, 50.0, "complete"), TrialRow(1, {"KD.T": 2.0}, 60.0, "complete"),
               TrialRow(2, {"KD.T": 9.0}, 70.0, "pruned"), TrialRow(3, {"KD.T": 1.0}, None, "fail")]
@@ -135,6 +196,7 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--cfg", CONFIG, "--trials", "0"], "--trials: expected at least 1; found 0"),
+    (["--cfg", CONFIG, "--name", "../other"], "--name: expected the name of a folder; found ../other"),
     (["--cfg", CONFIG, "--methods", "KD"], "--methods: of --study"),
     (["--study", "small", "--name", "x"], "--name: of --cfg"),
     (["--study", "small", "--methods", "KD"], "KD: no line of small that is tuned"),

@@ -16,16 +16,15 @@ a full disk or a truncated file causes an ordinary error instead of a SIGBUS.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import reprlib
-import time
 from pathlib import Path
 
 import numpy as np
 
+from mdistiller import files
 from mdistiller.data.hashing import random_bits
 from mdistiller.errors import RunError, UserError
 from mdistiller.files import open_plain, write_atomically
@@ -44,9 +43,6 @@ VERIFY_RECORDS = 1 << 16  # records verified at a time
 MAX_METADATA = 1 << 20  # bytes of metadata.json
 MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
 MAX_CHUNK = 10**6
-PATIENCE = 120  # seconds that a process waits for the lock, which is normally held for milliseconds
-SAY_AFTER = 5  # seconds of waiting after which a warning is logged
-TRY_EVERY = 0.02  # seconds
 log = logging.getLogger("mdistiller")
 
 
@@ -154,27 +150,18 @@ class LogitStore:
 
     @contextlib.contextmanager
     def _locked(self):
-        self._take_lock()
+        files.wait_for(self._take_lock, self.folder / "lock")
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _take_lock(self):
-        """Wait for the lock. Raises TimeoutError when another process, perhaps a suspended one, keeps it too long."""
-        begin, said = time.monotonic(), False
-        while True:
-            try:
-                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waited = time.monotonic() - begin
-            if waited > PATIENCE:
-                problem = f"another process has held {self.folder}/lock for {PATIENCE} seconds; continue or end it"
-                raise TimeoutError(errno.ETIMEDOUT, problem)
-            if waited > SAY_AFTER and not said:
-                log.warning("teacher cache: waiting for %s/lock, which another process holds", self.folder)
-                said = True
-            time.sleep(TRY_EVERY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return self._lock
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

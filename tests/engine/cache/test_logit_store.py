@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from mdistiller import files
 from mdistiller.engine.cache import admin, logit_store
 from mdistiller.engine.cache.logit_store import LogitStore
 from mdistiller.errors import UserError
@@ -218,8 +219,8 @@ def test_a_file_truncated_during_a_run_costs_only_rows(tmp_path):
 
 def test_waiting_for_a_lock_is_reported_and_limited(tmp_path, monkeypatch, caplog):
     store, holder = open_store(tmp_path), open_store(tmp_path)
-    monkeypatch.setattr(logit_store, "PATIENCE", 0.2)
-    monkeypatch.setattr(logit_store, "SAY_AFTER", 0.05)
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(files, "SAY_AFTER", 0.05)
     with holder._locked():
         store.write(np.arange(3), rows_of(range(3)))
         assert not store.writable and "waiting for" in caplog.text and "another process has held" in caplog.text
