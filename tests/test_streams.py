@@ -36,6 +36,12 @@ def test_characters_outside_the_encoding_are_escaped():
         assert done.returncode == 0 and b"\\u2013" in done.stdout and not done.stderr
 
 
+def test_too_little_memory_is_one_line():
+    done = start("lambda: bytearray(1 << 62)")
+    assert done.returncode == 3 and done.stderr.startswith(b"error: not enough memory")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_an_error_keeps_its_exit_code_when_stderr_is_closed():
     reader, writer = os.pipe()
     os.close(reader)

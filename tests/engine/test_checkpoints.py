@@ -1,6 +1,7 @@
 """Checkpoint files: accepted and refused content, and failed writes."""
 
 import argparse
+import errno
 import os
 import pickle
 import zipfile
@@ -88,6 +89,15 @@ def test_files_have_ordinary_permissions(tmp_path):
     checkpoints.save({"epoch": 1}, tmp_path / "a.pth")
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a.pth").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_file_system_without_permissions_will_do(tmp_path, monkeypatch):
+    def refused(*args):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", refused)
+    checkpoints.save({"epoch": 1}, tmp_path / "a.pth")
+    assert checkpoints.load(tmp_path / "a.pth") == {"epoch": 1}
 
 
 def scaled(state, factor=2.0):

@@ -1,5 +1,9 @@
 """Tables are written only between the marks of a page."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mdistiller.errors import UserError
@@ -13,6 +17,16 @@ def test_only_text_between_the_marks_is_replaced(tmp_path):
     write_into(page, "numbers", "new")
     assert page.read_text() == f"above\n{begin}\n\nnew\n{end}\nbelow\n"
     assert [file.name for file in tmp_path.iterdir()] == ["page.md"]
+
+
+def test_a_page_is_utf8_in_every_locale(tmp_path):
+    page, (begin, end) = tmp_path / "page.md", marks("numbers")
+    page.write_text(f"5 ± 2\n{begin}\n{end}\n", encoding="utf-8")
+    code = "import sys; from pathlib import Path; from mdistiller.report.pages import write_into; " \
+        "write_into(Path(sys.argv[1]), 'numbers', '1 \\xb1 1')"
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-c", code, page], cwd=REPOSITORY, env=environment, check=True)
+    assert page.read_text(encoding="utf-8") == f"5 ± 2\n{begin}\n\n1 ± 1\n{end}\n"
 
 
 @pytest.mark.parametrize("text", ["no marks", "{end}\n{begin}", "{begin}\n{begin}\n{end}", "{begin}"])

@@ -1,6 +1,6 @@
 """Wrong words for each tool: options, names, places to write to, plugins, networks."""
 
-from tests.wrong_inputs.case import BASE, RUN, SAVED, STUDENT, config, folder, train, typed
+from tests.wrong_inputs.case import BASE, RUN, SAVED, STUDENT, config, folder, pipe, train, typed
 
 RUNS = f"{SAVED}/runs"
 TAKEN = {"taken": "a file where a folder is wanted\n"}
@@ -182,6 +182,8 @@ PLACES = [
           files={"out/distill/a/thesis.txt": "precious\n"}),
     train("the same, to resume", "EXPERIMENT.NAME", "a", says="not empty and not a run folder", resume=True,
           files={"out/distill/a/thesis.txt": "precious\n"}),
+    train("a pipe where the lock goes", "EXPERIMENT.NAME", "a", says="out/distill/a/.lock: cannot be written",
+          files={"out/distill/a/.lock": pipe}),
     train("a file where the cache goes", "TEACHER_CACHE.ENABLED", 1, "TEACHER_CACHE.DIR", "taken",
           says="TEACHER_CACHE.DIR", files=TAKEN),
 ]

@@ -119,6 +119,24 @@ METRICS = [
                        ("an accuracy over epochs that is a word", '{"epoch": 1, "test_top1": "high"}\n'))
 ]
 
+
+
+def answers_of(*lines):
+    def change(run):
+        place = run / "answers" / "best"
+        place.mkdir(parents=True)
+        (place / "set_free_seed1.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return change
+
+
+LINE = '{"prompt": "p", "answer": "a", "references": [], "rouge_l": %s, "index": %s}'
+ANSWERS = [
+    typed("report", "--runs any --output a.html", f"any/ea/answers/best/set_free_seed1.jsonl, line {number}: expected",
+          records_of_a_run(answers_of(*lines)), f"report: answers with {what}")
+    for what, number, lines in (("a list as index", 1, (LINE % (1, "[]"),)), ("a huge score", 2, (
+        LINE % (1, 0), LINE % ("1" + "0" * 400, 1))), ("deep lists", 1, ("[" * 100_000,)))
+]
+
 OPENED = {  # what is wrong with the run that is opened -> (how, what the error says)
     "no config": (gone("config.yaml"), "not a run folder"),
     "a config of bytes": (text_of("config.yaml", b"\xff\xfe"), "config.yaml: cannot be read"),
@@ -325,4 +343,4 @@ DRAWN = {
 FIGURES = [typed("figures", f"--figure {figure} --analysis m --output out", "figure_" + figure,
                  measured(figure, **files), f"figures: {what}") for what, (figure, files) in DRAWN.items()]
 
-CASES = [*RUNS_LISTED, *METRICS, *RUNS_OPENED, *ANALYZED, *RESUMED, *CACHES, *FIGURES]
+CASES = [*RUNS_LISTED, *METRICS, *ANSWERS, *RUNS_OPENED, *ANALYZED, *RESUMED, *CACHES, *FIGURES]
