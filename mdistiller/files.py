@@ -23,8 +23,8 @@ Held = TypeVar("Held")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text as UTF-8 with `write_atomically`."""
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
+    """Write a text as UTF-8 with `write_atomically`. Halves of surrogate pairs, which have no UTF-8, are escaped."""
+    write_atomically(Path(path), lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_atomically(path: Path, write, keep: Path | None = None) -> None:

@@ -198,6 +198,8 @@ def _misbehaviour(run, code, watch, moment):
     if code in (0, -moment.signal) and not (term and code and watch.phase != "starting"):
         return []
     if code == 143 and term:
+        if not run.path.exists() and (run.folder / "stderr").read_text() == "error: terminated\n":
+            return []  # before the run had a folder
         status = json.loads((run.path / "summary.json").read_text())["status"]
         return [] if status == "interrupted" else [f"stopped by SIGTERM, summary.json says {status}"]
     return [f"a session ended with {code}: {(run.folder / 'stderr').read_text()[-300:]}"]

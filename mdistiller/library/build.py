@@ -14,6 +14,7 @@ from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
 from mdistiller.errors import UserError
+from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_taps
 from mdistiller.library.loop import Configured, Distillation
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings, settled_epoch
@@ -65,6 +66,10 @@ def distill(
     student's library, or None for no conversion. Methods that remember every training image need the training set's
     labels, `targets` (N,). Raises UserError, in one line, for invalid arguments.
     """
+    check_numbers(image_size=image_size, num_classes=num_classes, num_train=num_train)
+    if example is not None:
+        check_example(example)
+    targets, taps = labels_of(targets), pair_of_taps(taps)
     given = (("student", student, student_checkpoint), ("teacher", teacher, teacher_checkpoint))
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
@@ -75,7 +80,7 @@ def distill(
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
     metadata = {
         "name": "own",
-        "targets": None if targets is None else torch.as_tensor(targets),
+        "targets": targets,
         "image_size": image_size,
         "num_train": num_train or (None if targets is None else len(targets)),
     }
@@ -97,7 +102,7 @@ def _check_needs(method, teacher, targets, num_train):
 
 def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None:
     """The given module, or the network of that name with its weights."""
-    if network is None or isinstance(network, nn.Module):
+    if isinstance(network, nn.Module) or (network is None and role == "teacher"):
         if checkpoint is not None:
             raise UserError(f"distill: {role}_checkpoint: goes with a name; found a module, which holds its weights")
         return network
@@ -134,10 +139,9 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
     own = [Metadata(network) if network is not None else None for network in networks]
     size = metadata["image_size"] or next((one.size for one in own if one is not None and one.size), SMALL)
     blank = _Blank(None if example is None else _kept(example), size, student)
-    paths = _two(taps)
     adapted = [
         None if network is None else adapt(network, path, features, blank)
-        for network, path in zip(networks, paths, strict=True)
+        for network, path in zip(networks, taps, strict=True)
     ]
     if teacher is not None and not isinstance(example, Mapping):
         data = own[0].normalisation if normalization == "student" else normalization
@@ -165,23 +169,6 @@ def _sized(size):
     return "" if size is None else f", {size} pixels a side"
 
 
-def _two(taps) -> tuple[Sequence[str] | None, Sequence[str] | None]:
-    """The taps of student and teacher."""
-    if taps is None:
-        return None, None
-    if all(isinstance(path, str) for path in taps):
-        taps = (taps, taps)
-    if len(taps) != 2 or not all(isinstance(path, str) for paths in taps for path in paths):
-        raise UserError(
-            f"taps: expected a pair of lists of module paths, the student's and the teacher's; found {taps!r}"[:300]
-        )
-    if len(taps[0]) != len(taps[1]) or not taps[0]:
-        raise UserError(
-            f"taps: expected as many of the student as of the teacher; found {len(taps[0])} and {len(taps[1])}"
-        )
-    return taps[0], taps[1]
-
-
 class _Blank:
     """Callable: network, or a tensor like its weights -> an input of one example."""
 
@@ -191,7 +178,7 @@ class _Blank:
         self.channels = convolution.in_channels if convolution is not None else 3
 
     def __call__(self, like: nn.Module | Tensor) -> Any:
-        like = like if isinstance(like, Tensor) else next(like.parameters())
+        like = like if isinstance(like, Tensor) else next(like.parameters(), torch.zeros(()))
         if self.example is None:
             return torch.zeros(1, self.channels, self.size, self.size, device=like.device, dtype=like.dtype)
         return _first(self.example, like)

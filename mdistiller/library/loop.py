@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
+from mdistiller.library.arguments import check_stored
 from mdistiller.library.doctor.first_step import FirstStep
 from mdistiller.library.tasks import Samples, Texts
 from mdistiller.models.transparent import Transparent
@@ -107,6 +108,8 @@ class Distillation(Transparent):
         if not self.training:
             return self._evaluated(ready)
         self._check(target, teacher_logits, extra)
+        if teacher_logits is not None and isinstance(task, Samples):
+            check_stored(teacher_logits, inputs, self.distiller.data_info.num_classes)
         number = next((one for one in (epoch, self.epoch) if one is not None), self._settled)
         watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if watched:

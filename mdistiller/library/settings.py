@@ -79,7 +79,7 @@ def _flat(keywords, prefix=""):
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}_")
         else:
-            yield prefix + name, value
+            yield f"{prefix}{name}", value
 
 
 def settled_epoch(cfg: CfgNode, method: str) -> int:

@@ -91,6 +91,11 @@ def test_files_have_ordinary_permissions(tmp_path):
     assert (tmp_path / "a.pth").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+def test_a_text_without_utf8_is_written_with_escapes(tmp_path):
+    files.write_text(tmp_path / "a.csv", "run,\ud800,\xb1\n")  # as a key of damaged metrics or a name of other bytes
+    assert (tmp_path / "a.csv").read_bytes() == b"run,\\ud800,\xc2\xb1\n"
+
+
 def test_a_file_system_without_permissions_will_do(tmp_path, monkeypatch):
     def refused(*args):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -175,10 +175,28 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(Own(), "resnet8", "KD", num_classes=10), "distill: teacher 'resnet8' is a name: say its weights"),
     (lambda: distill(Own(), None, "KD"), "distill: KD needs a teacher; found None"),
     (lambda: distill(*own_pair(), "CRD"), "distill: CRD remembers every training image"),
+    (lambda: distill(None, Own(), "KD"), "distill: student: expected a module or a name; found NoneType"),
+    (lambda: distill(*own_pair(), "KD", LOSS={3: 1}), "distill: LOSS_3 is no setting of KD"),
+    *((lambda key=key, value=value: distill("resnet8", Own(), **{"num_classes": 10, key: value}),
+       f"distill: {key}: expected an integer from 1 to {most}; found {found}") for key, most, value, found in (
+        ("num_classes", 10**6, "10", "'10'"), ("num_classes", 10**6, -1, "-1"), ("num_train", 2**31 - 1, 2**31, 2**31),
+        ("image_size", 2**14, (32, 32), "(32, 32)"), ("image_size", 2**14, 32.5, "32.5"))),
+    *((lambda taps=taps: distill(*own_pair(), "FITNET", taps=taps), "taps: expected a pair of lists of module paths")
+      for taps in (3, [0, 1], (None, ["layer1"]), (name for name in "ab"), (["a"], ["b"], ["c"]), [])),
+    *((lambda example=example: distill(*own_pair(), "SP", example=example),
+       f"distill: example: expected a batch of inputs, a tensor or a mapping of them; found {found}")
+      for example, found in (("x", "str"), ([torch.zeros(1, 3, 8, 8)], "list"), ({"x": None}, "NoneType"),
+                             (torch.zeros(0, 3, 8, 8), "a tensor (0, 3, 8, 8)"))),
+    *((lambda targets=targets: distill(*own_pair(), "CRD", targets=targets), "distill: targets: expected integers")
+      for targets in ("abc", [None], [0.5], [[1]], [-1])),
+    *((lambda stored=stored: distill(*own_pair(), "KD")(IMAGES, teacher_logits=stored),
+       f"teacher_logits: expected a tensor ({len(IMAGES)}, 10); found {found}") for stored, found in (
+        ([[0.0] * 10], "list"), (torch.zeros(1, 10), "a tensor (1, 10)"), (torch.zeros(10), "a tensor (10,)"),
+        (torch.zeros(len(IMAGES), 1), f"a tensor ({len(IMAGES)}, 1)"))),
     (lambda: distill(*own_pair(wrap=str), "SP"), "Own returns str; expected logits"),
     (lambda: distill(*own_pair(), "SP", example=torch.zeros(1, 4, 8, 8)), "Own cannot be probed"),
     (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
-], ids=range(10))
+], ids=range(36))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
