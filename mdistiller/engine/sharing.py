@@ -17,6 +17,7 @@ from mdistiller.config.common import data_settings, teacher_settings
 from mdistiller.data.base import VIEWS, Data
 from mdistiller.distillers import Distiller
 from mdistiller.engine.checkpoints import state_sha256
+from mdistiller.engine.networks import RANDOM_TEACHER
 
 
 class Alone:
@@ -59,8 +60,9 @@ class Together(Alone):
         return self._once(key, lambda: SharedBatches(data)) if isinstance(data, Data) else data
 
     def teacher(self, cfg, method, make):
-        """The same network for equal settings; a method whose teacher is in train mode changes it, and has its own."""
-        if method.teacher_mode != "eval":
+        """The same network for equal settings. A method whose teacher is in train mode changes it, and has its own; so
+        has each run whose teacher has random weights, which come from the seed of the run."""
+        if method.teacher_mode != "eval" or cfg.DISTILLER.TEACHER_CHECKPOINT == RANDOM_TEACHER:
             return make()
         folded = cfg.DISTILLER.FOLD_TEACHER and method.inputs == "logits"  # see `fold_teacher`
         key = ("teacher", folded, data_settings(cfg), teacher_settings(cfg))

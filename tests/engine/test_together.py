@@ -16,6 +16,7 @@ from mdistiller.distillers.ea import entropy
 from mdistiller.engine.setup import train
 from mdistiller.engine.together import Order, train_together
 from mdistiller.engine.trainer import Trainer
+from mdistiller.models import build_model
 from tests import forked
 from tests.engine.support import SMALL, command, few_test_images
 
@@ -23,27 +24,34 @@ OPTS = [*SMALL, "DATASET.TRAIN_FRACTION", 0.1, "SOLVER.BATCH_SIZE", 12, "SOLVER.
         "SOLVER.LR_DECAY_STAGES", [1]]
 SIZES = (12, 12, 6)  # the batches of an epoch
 STEPS = 2 * len(SIZES)
-EVAL_MODE, TRAIN_MODE = ("KD", "EA-KD", "REVIEWKD", "MLD", "CRD", "DRAWS"), ("FCFD", "EA-FCFD")
+METHODS = ("KD", "EA-KD", "REVIEWKD", "MLD", "CRD", "FCFD", "EA-FCFD", "DRAWS")
+TEACHER = []  # the file of its weights
 TIMES = ("seconds", "images_per_second", "wall_seconds", "epoch_seconds")
 
 
 class Draws(Distiller):
-    """A method with random numbers of Python and NumPy, which no step seeds."""
+    """A method with random numbers of Python and NumPy, which no step seeds. Its runs have a seed, and so a random
+    teacher, of their own, and the data of the others."""
 
     def sample_losses(self, student, teacher, **batch):
         return {"drawn": (random.random() + np.random.random()) * entropy(student.logits)}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def draws():
+def teacher(tmp_path_factory):
     register("DRAWS")(Draws)
+    torch.manual_seed(7)
+    TEACHER.append(tmp_path_factory.mktemp("teacher") / "resnet8.pth")
+    torch.save({"model": build_model("resnet8", 10).state_dict()}, TEACHER[0])
     yield
+    TEACHER.clear()
     for name in ("DRAWS", "EA-DRAWS"):
         del DISTILLERS[name]
 
 
 def options(folder, method, *more):
-    return [str(word) for word in (*OPTS, "DISTILLER.TYPE", method, "LOG.PREFIX", folder, *more)]
+    own = ("EXPERIMENT.SEED", 1, "DATASET.SEED", 0) if method == "DRAWS" else ("DISTILLER.TEACHER_CHECKPOINT", *TEACHER)
+    return [str(word) for word in (*OPTS, "DISTILLER.TYPE", method, "LOG.PREFIX", folder, *own, *more)]
 
 
 def order(folder, method, *more):
@@ -65,7 +73,7 @@ def alone(folder, method, *more, resume=False):
 def unbroken(tmp_path_factory):
     """Each method trained alone; the folder of all runs."""
     folder = tmp_path_factory.mktemp("alone")
-    for method in (*EVAL_MODE, *TRAIN_MODE):
+    for method in METHODS:
         alone(folder, method)
     return folder
 
@@ -121,13 +129,13 @@ class FirstConvolutions:
 
 def test_runs_together_equal_the_same_runs_alone_and_the_teacher_runs_once_a_batch(unbroken, tmp_path):
     with FirstConvolutions() as passes:
-        assert together(tmp_path, *EVAL_MODE, *TRAIN_MODE) == 0
-    for method in (*EVAL_MODE, *TRAIN_MODE):
+        assert together(tmp_path, *METHODS) == 0
+    for method in METHODS:
         assert_same_run(tmp_path, unbroken, method)
-    # one for the methods in eval mode, one for MLD's strong view, one for FCFD, whose teacher is in train mode
-    assert passes.number == 3 * STEPS
+    # of the methods in eval mode, of MLD's strong view, of FCFD, whose teacher is in train mode, of another teacher
+    assert passes.number == 4 * STEPS
     ran = json.loads((run_of(tmp_path, "CRD") / "run.json").read_text())
-    assert ran["command"] == "train.py CRD" and ran["teacher_checkpoint"] == "random"
+    assert ran["command"] == "train.py CRD" and ran["teacher_checkpoint"] == str(TEACHER[0])
     assert "epoch 2/2" in (tmp_path / "records" / "CRD.log").read_text()
     log = (run_of(tmp_path, "CRD") / "train.log").read_text()
     assert "CRD: resnet8 -> resnet8" in log and "KD: resnet8" not in log and log.count("epoch 2/2") == 1
