@@ -25,8 +25,11 @@ WAITS = "called a synchronizing CUDA operation"  # how PyTorch's warning begins
 log = logging.getLogger("mdistiller")
 
 
-def why_eager(cfg: CfgNode, device: torch.device) -> str | None:
-    """The reason why no step of a run of this config is recorded; None if steps may be (see `observed`)."""
+def why_eager(cfg: CfgNode, device: torch.device, varying: bool = False) -> str | None:
+    """The reason why no step of a run of this config is recorded; None if steps may be (see `observed`).
+
+    `varying` is `Distiller.varying_modules`.
+    """
     solver = cfg.SOLVER
     reasons = {
         NEVER: solver.CUDA_GRAPH == "never",
@@ -38,6 +41,7 @@ def why_eager(cfg: CfgNode, device: torch.device) -> str | None:
         "SOLVER.EMA reads a counter back": solver.EMA > 0,
         f"SOLVER.TRAINER {solver.TRAINER} has an optimiser of its own": solver.TRAINER in ("dot", "crd_dot"),
         "COMPILE has graphs of its own": cfg.COMPILE,
+        "some modules of the method are unused in some steps": varying,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -60,9 +60,10 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     solver = cfg.SOLVER
     if solver.SKIP_NONFINITE and solver.ACCUMULATE > 1:
         raise UserError(f"SOLVER.SKIP_NONFINITE: needs SOLVER.ACCUMULATE 1; found {solver.ACCUMULATE}")
-    recorded = why_eager(cfg, device) is None
+    recorded = why_eager(cfg, device, distiller.varying_modules) is None
     rate = torch.tensor(solver.LR, device=device) if recorded else solver.LR  # a recorded step reads a tensor
-    fused = {"fused": True} if device.type == "cuda" else {}
+    # the fused SGD needs the momenta of all parameters or of none: no step may leave some without a gradient
+    fused = {"fused": True} if recorded and device.type == "cuda" else {}
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
         return DOTUpdater(_dot(solver, distiller.learnable_parameters()), scaler)

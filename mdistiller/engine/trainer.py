@@ -82,7 +82,8 @@ class Trainer:
         self.first = self.rank == 0  # only this process writes files
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
-        reason = why_eager(self.cfg, self.device) or ("runs that train together share passes" if stop else None)
+        reason = why_eager(self.cfg, self.device, self.distiller.varying_modules)
+        reason = reason or ("runs that train together share passes" if stop else None)
         self.recorded = RecordedSteps(self._update, lambda: tensors_of(self.distiller, self.updater.optimizer), reason)
         self.stop = stop or StopRequest()
         self.warned: set[str] = set()

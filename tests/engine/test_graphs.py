@@ -25,7 +25,9 @@ def test_what_keeps_a_run_from_being_recorded(opts, reason):
     assert found is None if reason is None else found.startswith(reason)
     assert graphs.why_eager(small_cfg("unused", "KD", "SOLVER.CUDA_GRAPH", "auto"), torch.device("cpu")) == (
         "the device is cpu")
-    assert graphs.why_eager(small_cfg("unused"), CUDA) == "SOLVER.CUDA_GRAPH is never"  # the default
+    assert graphs.why_eager(small_cfg("unused"), CUDA) == graphs.NEVER  # the default
+    varying = graphs.why_eager(small_cfg("unused", "KD", "SOLVER.CUDA_GRAPH", "auto"), CUDA, varying=True)
+    assert varying == "some modules of the method are unused in some steps"
 
 
 def taken_steps(name):
@@ -94,7 +96,7 @@ def test_replayed_steps_train_as_plain_ones(tmp_path, monkeypatch):
     opts = (*SHORT, "SOLVER.EPOCHS", 2, "SOLVER.SCHEDULE", "cosine")
     plain = run(tmp_path / "plain", "EA-KD", *opts)
     for module in (trainer, optim):  # as on a GPU
-        monkeypatch.setattr(module, "why_eager", lambda cfg, device: None)
+        monkeypatch.setattr(module, "why_eager", lambda *args: None)
     monkeypatch.setattr(graphs, "Recording", Replayed)
     monkeypatch.setattr(Replayed, "number", 0)
     monkeypatch.setattr(Replayed, "replays", 0)
@@ -105,7 +107,7 @@ def test_replayed_steps_train_as_plain_ones(tmp_path, monkeypatch):
 
 def test_a_method_that_cannot_be_recorded_trains_as_ever_and_the_log_says_why(tmp_path, monkeypatch):
     for module in (trainer, optim):
-        monkeypatch.setattr(module, "why_eager", lambda cfg, device: None)
+        monkeypatch.setattr(module, "why_eager", lambda *args: None)
     monkeypatch.setattr(graphs, "Recording", None)
     folder = run(tmp_path, "FCFD", "SOLVER.EPOCHS", 1, *SHORT)
     assert "not recorded as a CUDA graph: it draws random numbers on the CPU" in (folder / "train.log").read_text()
@@ -121,7 +123,7 @@ def test_a_checkpoint_of_a_recorded_run_goes_on_without_recording(monkeypatch):
     """The way of computing is the device's own; rate, momenta and weights are the run's."""
     distiller = tiny_distiller("KD")
     cfg = small_cfg("unused", "KD")
-    monkeypatch.setattr(optim, "why_eager", lambda cfg, device: None)
+    monkeypatch.setattr(optim, "why_eager", lambda *args: None)
     recorded = optim.build_updater(cfg, distiller, torch.device("cpu"))
     recorded.set_learning_rate(0.02)
     tensor = recorded.optimizer.param_groups[0]["lr"]
