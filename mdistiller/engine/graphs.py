@@ -80,7 +80,7 @@ def _places(tensors):
 def _waits(batch) -> Iterator[list]:
     """Collects in a list PyTorch's warnings of operations that wait for the GPU; on other devices there are none."""
     found: list = []
-    if not any(tensor.is_cuda for tensor in (flat(batch) or {}).values()):
+    if not any(tensor.is_cuda for tensor in batch.values()):
         yield found
         return
     before = torch.cuda.get_sync_debug_mode()
@@ -92,20 +92,6 @@ def _waits(batch) -> Iterator[list]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
             found += [warning for warning in caught if WAITS in str(warning.message)]
-
-
-def flat(batch: dict) -> dict[str, Tensor] | None:
-    """The tensors of a batch by name, those of a tuple (one for each view) numbered; None if it holds anything else."""
-    found = {}
-    for name, value in batch.items():
-        parts = {f"{name} {number}": part for number, part in enumerate(value)} if isinstance(value, tuple) else {
-            name: value}
-        found |= parts
-    return found if all(isinstance(tensor, Tensor) for tensor in found.values()) else None
-
-
-def _copy(value):
-    return tuple(part.clone() for part in value) if isinstance(value, tuple) else value.clone()
 
 
 class Recording:
@@ -140,19 +126,19 @@ class RecordedSteps:
 
     def __call__(self, epoch: int, batch: dict) -> Any:
         """Take the step for a batch; returns its measurements, valid until the next call."""
-        tensors = None if self.reason is not None else flat(batch)
-        if tensors is None:
+        only_tensors = all(isinstance(value, Tensor) for value in batch.values())
+        if self.reason is not None or not only_tensors:
             self._say(self.reason or "a batch holds more than tensors")
             return self.compute(batch)
-        kind = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in tensors.items())
-        with self._own_stream(next(iter(tensors.values())).device):
+        kind = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in batch.items())
+        with self._own_stream(next(iter(batch.values())).device):
             if epoch != self.epoch:
                 self.recording = None
             if self.recording is None and self.seen[kind] >= OBSERVED_STEP:
                 self._record(epoch, kind, batch)
             if self.recording is not None and kind == self.kind:
-                for name, tensor in flat(self.batch).items():
-                    tensor.copy_(tensors[name])
+                for name, tensor in self.batch.items():
+                    tensor.copy_(batch[name])
                 return self.recording.replay()
             return self._as_it_is(kind, batch)
 
@@ -173,7 +159,7 @@ class RecordedSteps:
     def _record(self, epoch, kind, batch):
         if self.epoch is None:
             log.info("the training step is recorded as a CUDA graph once an epoch")
-        self.batch = {name: _copy(value) for name, value in batch.items()}
+        self.batch = {name: tensor.clone() for name, tensor in batch.items()}
         self.recording, self.epoch, self.kind = Recording(self.compute, self.batch), epoch, kind
 
     @contextlib.contextmanager

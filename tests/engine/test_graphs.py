@@ -67,11 +67,10 @@ def test_a_step_that_rebinds_its_state_is_found():
     assert graphs.observed(compute, {"image": torch.zeros(1)}, lambda: state)[1] == "it replaces count by a new tensor"
 
 
-def test_a_batch_is_tensors_and_tuples_of_them():
-    image, logits = torch.zeros(2), torch.zeros(2, 3)
-    assert list(graphs.flat({"image": image, "logits_teacher": (logits, logits)})) == [
-        "image", "logits_teacher 0", "logits_teacher 1"]
-    assert graphs.flat({"image": [image]}) is None and graphs.flat({"image": image, "share": 0.5}) is None
+def test_a_batch_of_other_things_than_tensors_is_never_recorded():
+    steps = graphs.RecordedSteps(lambda batch: len(batch), dict)
+    assert [steps(1, {"image": [torch.zeros(2)], "target": torch.zeros(2)}) for _ in range(5)] == 5 * [2]
+    assert steps.recording is None and steps.said
 
 
 class Replayed:
