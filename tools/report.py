@@ -24,9 +24,9 @@ def main():
     parser.add_argument("--figures", default="figures", help="a folder with PNG figures; it may be missing")
     parser.add_argument("--output", default="report.html")
     args = parser.parse_args()
-    page, output = report(args.runs, args.figures), Path(args.output)
-    write_text(output, page)
-    print(f"{output}: {len(page.encode()) / 1e6:.1f} MB")
+    output = Path(args.output)
+    write_text(output, report(args.runs, args.figures))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 def cli():

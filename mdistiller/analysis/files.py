@@ -32,4 +32,4 @@ def _csv(rows):
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return lambda file: file.write(text.getvalue().encode())
+    return lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace"))

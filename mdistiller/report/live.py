@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(HTTPStatus.NOT_FOUND, "no such page\n", "text/plain")
 
     def _send(self, status, text, kind="text/html", tag=None):
-        content = text.encode()
+        content = text.encode("utf-8", "backslashreplace")
         self.send_response(status)
         headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": len(content),
                    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **({"ETag": tag} if tag else {})}
