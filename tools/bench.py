@@ -24,7 +24,7 @@ from mdistiller.errors import writing
 from mdistiller.report import pages
 
 CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "together", "detection", "startup")
-IN_PROCESS = ("replay", "ea", "cache")
+IN_PROCESS = ("replay", "ea", "cache", "together")
 PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
 
 
@@ -89,7 +89,7 @@ def _parse():
     parser.add_argument("--images", type=_positive, help="training images used for steps (default: 2048)")
     parser.add_argument("--pairs", nargs="+", type=_pair, metavar="TEACHER:STUDENT", help="such as resnet56:resnet20")
     parser.add_argument("--clock", choices=("wall", "process"), help=(
-        "process: processor time, for a busy machine (replay, ea and cache, on the CPU; default: wall)"))
+        "process: processor time, for a busy machine (replay, ea, cache and together, on the CPU; default: wall)"))
     parser.add_argument("--checkout", metavar="DIR", help="for peer: a checkout of the public mdistiller code base")
     parser.add_argument("--output", default="output/bench", help="folder for bench.md and bench.json")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of a document, such as docs/performance.md")

@@ -141,6 +141,21 @@ def test_runs_together_equal_the_same_runs_alone_and_the_teacher_runs_once_a_bat
     assert "CRD: resnet8 -> resnet8" in log and "KD: resnet8" not in log and log.count("epoch 2/2") == 1
 
 
+def test_stored_logits_are_computed_by_one_run_for_all(tmp_path):
+    def stored(folder):
+        return ("TEACHER_CACHE.ENABLED", True, "TEACHER_CACHE.KIND", "replay", "TEACHER_CACHE.DIR", folder / "cache")
+
+    with FirstConvolutions() as passes:
+        for method in ("KD", "MLD"):
+            alone(tmp_path / "alone", method, *stored(tmp_path / "alone"))
+    before = passes.number
+    with FirstConvolutions() as passes:
+        assert together(tmp_path, "KD", "MLD", more=stored(tmp_path)) == 0
+    assert passes.number == before > 0  # the runs alone share a store, too
+    for method in ("KD", "MLD"):
+        assert_same_run(tmp_path, tmp_path / "alone", method)
+
+
 def at_step(monkeypatch, place, action, method=None):
     """Call `action` after the step that leads to `place`, of one method or of all."""
     own = Trainer._step
