@@ -78,12 +78,8 @@ def distill(
     _check_needs(method, networks[1], targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
-    metadata = {
-        "name": "own",
-        "targets": targets,
-        "image_size": image_size,
-        "num_train": num_train or (None if targets is None else len(targets)),
-    }
+    number = num_train or (None if targets is None else len(targets))
+    metadata = {"name": "own", "targets": targets, "image_size": image_size, "num_train": number}
     if task == "language":
         return _of_texts(cfg, method, networks, metadata)
     return _of_samples(cfg, method, networks, metadata | {"num_classes": num_classes}, taps, example, normalization)
