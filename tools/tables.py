@@ -5,7 +5,6 @@ the best epoch, the paper's number, and the gain over the baseline method with a
 shown as missing, with the command that fills it. KEY VALUE: the overrides used for the runs, as for tools/sweep.py.
 """
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -33,6 +32,7 @@ from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import SMOKE
 
 DEFAULT_RUNS = "output"
+LEAST_POINTS, MOST_POINTS = 0.001, 100  # of --power and --deviation
 DIFFERENCES, DEVIATIONS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0), (0.1, 0.2, 0.3, 0.5, 1.0, 1.5)  # points, of --power
 
 
@@ -92,8 +92,9 @@ def main():
 def _power(args):
     """How many seeds are needed, as a table."""
     for name, values in (("--power", args.power), ("--deviation", args.deviation or [])):
-        if not all(0 < value < math.inf for value in values):
-            raise UserError(f"{name}: expected numbers above 0, in points; found {' '.join(map(str, values))}")
+        if not all(LEAST_POINTS <= value <= MOST_POINTS for value in values):
+            raise UserError(f"{name}: expected numbers from {LEAST_POINTS} to {MOST_POINTS}, in points; found "
+                            f"{' '.join(map(str, values))}")
     head, rows, words = power_lines(args.power or DIFFERENCES, args.deviation or DEVIATIONS)
     return formats.markdown([Paragraph(words), Grid(head, tuple(rows), "Seeds needed")])
 

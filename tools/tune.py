@@ -39,7 +39,7 @@ def parse():
             raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
     if args.study and args.name:
         raise UserError("--name: of --cfg; the lines of --study are named by the study")
-    if args.name and Path(args.name).name != args.name:
+    if args.name and (Path(args.name).name != args.name or args.name == ".."):
         raise UserError(f"--name: expected the name of a folder; found {args.name}")
     if args.cfg and args.methods:
         raise UserError("--methods: of --study; --cfg is one configuration")

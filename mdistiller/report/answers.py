@@ -18,8 +18,10 @@ def answers_of(runs: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, str, list
     An example is a list of (who, text). Raises UserError for a damaged file of answers.
     """
     for run in runs:
+        if run.kept is not None:  # an archived run has no folder
+            continue
         names = {path.name for who in WHO for path in (run.path / "answers" / who).glob("*_seed*.jsonl")}
-        if run.kept is None and names:  # an archived run has no folder
+        if names:
             name = min(names)  # one decoding seed of one set is sufficient
             answers = {who: _first_lines(run.path / "answers" / who / name) for who in WHO}
             found = {who: lines for who, lines in answers.items() if lines}

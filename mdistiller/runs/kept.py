@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mdistiller.runs.reading import parse_json
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
 OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not archived
 PARTS = ("config", "summary", "run")
+LONGEST_NAME = 255  # bytes, of file systems
 
 
 def read_kept(path: Path) -> dict[str, dict[str, Any]]:
@@ -31,7 +33,7 @@ def read_kept(path: Path) -> dict[str, dict[str, Any]]:
         try:
             row = parse_json(line, f"{path}, line {number}")
             name = row["name"]
-            named = isinstance(name, str) and Path(name).name == name and name not in runs
+            named = _is_name(name) and name not in runs
             whole = named and all(isinstance(row[part], dict) for part in PARTS)
         except (json.JSONDecodeError, KeyError, TypeError):
             whole = False
@@ -39,6 +41,14 @@ def read_kept(path: Path) -> dict[str, dict[str, Any]]:
             raise UserError(f"{path}, line {number}: expected a run's name, config, summary and run, each name once")
         runs[name] = row
     return runs
+
+
+def _is_name(name):
+    """Whether a value can be the name of a folder."""
+    try:
+        return Path(name).name == name != ".." and "\0" not in name and len(os.fsencode(name)) <= LONGEST_NAME
+    except (TypeError, UnicodeEncodeError):
+        return False
 
 
 def read_kept_metrics(path: Path) -> dict[str, list[dict]]:

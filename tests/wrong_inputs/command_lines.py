@@ -88,6 +88,8 @@ WORDS = [
     typed("sweep", f"--cfg {BASE} --launcher slurm --cluster local --option no_such_thing=1", "no_such_thing"),
     typed("tables", "", "--table"),
     typed("tables", "--table 99", "unknown table '99'"),
+    typed("tables", "--power 1e300", "--power: expected numbers from 0.001 to 100, in points; found 1e+300"),
+    typed("tables", "--power 1 --deviation nan", "--deviation: expected numbers from 0.001 to 100"),
     typed("tables", "--table 2 --runs none", "--runs: no such folder: none"),
     typed("tables", f"--table 2 --runs {BASE}", "--runs: no such folder"),
     typed("tables", "--table 2 --format pdf", "--format"),

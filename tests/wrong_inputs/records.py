@@ -121,6 +121,20 @@ METRICS = [
 
 
 
+def kept_as(name):
+    def make(path, saved):
+        path.mkdir()
+        row = {"name": name, "config": {}, "summary": {}, "run": {}}
+        (path / "runs.jsonl").write_text(f"{json.dumps(row)}\n")
+    return make
+
+
+KEPT = [typed("report", "--runs kept --output a.html", "kept/runs.jsonl, line 1: expected a run's name", {
+    "kept": kept_as(name)}, f"report: an archived run named {what}") for what, name in (
+        ("too long", "x" * 300), ("for a place", "../a"), ("for a folder above", ".."), ("half a letter", "\ud800"),
+        ("with a NUL", "a\0b"))]
+
+
 def answers_of(*lines):
     def change(run):
         place = run / "answers" / "best"
@@ -343,4 +357,4 @@ DRAWN = {
 FIGURES = [typed("figures", f"--figure {figure} --analysis m --output out", "figure_" + figure,
                  measured(figure, **files), f"figures: {what}") for what, (figure, files) in DRAWN.items()]
 
-CASES = [*RUNS_LISTED, *METRICS, *ANSWERS, *RUNS_OPENED, *ANALYZED, *RESUMED, *CACHES, *FIGURES]
+CASES = [*RUNS_LISTED, *METRICS, *ANSWERS, *KEPT, *RUNS_OPENED, *ANALYZED, *RESUMED, *CACHES, *FIGURES]
