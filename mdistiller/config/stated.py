@@ -13,6 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.places import find_config
 from mdistiller.registry import ea_name
 
+MOST_BITS = 1000  # of an integer, so that it has a float
 COMMAND_LINE = "command line"
 BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
@@ -134,16 +135,16 @@ def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
                 raise UserError(f"{source}: {key}: {error}") from None
         elif key in KEYS:
             raise UserError(f"{source}: {key}: expected keys below it, found {shown(value)}")
-        elif not _printable(value):
-            raise UserError(f"{source}: {key}: expected a value that can be printed, found {shown(value)}")
+        elif not _is_usual(value):
+            raise UserError(f"{source}: {key}: expected numbers of a usual size, found {shown(value)}")
     return flat
 
 
-def _printable(value):
-    try:
-        return bool(repr(value))
-    except (ValueError, RecursionError):  # an integer of more than 4,300 digits
-        return False
+def _is_usual(value):
+    """Whether all integers in a value can be printed and compared with other numbers."""
+    if isinstance(value, list | Mapping):
+        return all(map(_is_usual, value.values() if isinstance(value, Mapping) else value))
+    return not isinstance(value, int) or value.bit_length() <= MOST_BITS
 
 
 def as_overrides(opts: Sequence[str]) -> tuple[str, ...]:
