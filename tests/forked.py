@@ -24,6 +24,7 @@ def start(action: Callable[[], int | None], out: Path, err: Path) -> int:
         code = 1
         try:
             signal.alarm(SECONDS)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest ignore it
             with open(out, "w") as to, open(err, "w") as to_err:
                 os.dup2(to.fileno(), 1)
                 os.dup2(to_err.fileno(), 2)

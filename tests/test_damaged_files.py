@@ -89,7 +89,7 @@ def test_the_checkpoint_of_a_student(damage, saved, tmp_path):
 
 
 class Begun(Exception):
-    """Contains a trainer that is ready for `fit`."""
+    """Contains a trainer that is ready for its first step."""
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,11 @@ def trainer(tmp_path_factory):
     """The trainer of a run that has been interrupted within an epoch, and the content of its latest.pth."""
     folder = tmp_path_factory.mktemp("resumed")
 
-    def fit(self):
+    def steps(self):
         raise Begun(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "fit", fit)
+        patch.setattr(Trainer, "steps", steps)
         with pytest.raises(Begun) as begun:
             setup.train(small_cfg(folder))
     (ready,) = begun.value.args

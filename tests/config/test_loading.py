@@ -197,7 +197,7 @@ def test_a_value_is_converted_to_the_type_of_its_default(write, key, given, expe
     ("SOLVER.LR_DECAY_STAGES", 150, "expected list, found 150"),
     ("SOLVER.LR_DECAY_STAGES", ["a"], "expected int, found 'a'"),
     ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in ascending order; found [180, 150]"),
-    ("SOLVER.AMP", "float16", "expected one of none, bf16, fp16; found 'float16'"),
+    ("SOLVER.AMP", "float16", "expected one of none, bf16, fp16, auto; found 'float16'"),
     ("EA.KIND", "bass", "nearest: base"),
     ("EA.TEMPERATURE", -1, "expected a number greater than 0 and at most 10000; found -1.0"),
     ("DISTILLER.t", 0, "expected a number greater than 0 and at most 10000; found 0.0"),
