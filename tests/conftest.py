@@ -4,6 +4,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_earlier_tests():
+    """A run within a test logs to the stdout of that test, which is closed when later tests log."""
+    yield
+    logger = logging.getLogger("mdistiller")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
