@@ -25,11 +25,6 @@ class Meters:
         self.progress: dict[str, float] = {}  # progress metric -> factor: 100 for a fraction shown in percent, else 1
         self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, in CPU memory
 
-    def add(self, step: int, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
-            parts: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Add the row of step number `step` (from 0), which has `samples` samples; see `row`."""
-        self.write(step, self.row(losses, samples, progress, monitor, parts), samples)
-
     def row(self, losses: dict[str, Tensor], samples: int, progress: dict, monitor: dict,
             parts: Mapping[str, str] = MappingProxyType({})) -> Tensor:
         """The numbers (columns,) of a step with `samples` samples, on the device.

@@ -237,14 +237,15 @@ def test_meters_separate_foreground_and_background():
     parts, front = {"foreground": "background"}, torch.tensor([True, False, False, False])
     monitor = {"weight": torch.tensor([4.0, 1.0, 1.0, 2.0]), "loss": torch.tensor([3.0, 0.5, 0.5, 0.0])}
     monitor |= {f"entropy_{role}": torch.ones(4) for role in ("student", "teacher")}
-    meters.add(0, {"kd": torch.tensor(1.0)}, 4, {"foreground": front}, monitor, parts)
-    meters.add(1, {"kd": torch.tensor(1.0)}, 4, {"foreground": ~front}, monitor, parts)
+    meters.write(0, meters.row({"kd": torch.tensor(1.0)}, 4, {"foreground": front}, monitor, parts), 4)
+    meters.write(1, meters.row({"kd": torch.tensor(1.0)}, 4, {"foreground": ~front}, monitor, parts), 4)
     found = meters.epoch_values()
     assert found["train_loss"] == 1 and found["train_foreground"] == 50 and found["weight_mean"] == 2
     assert found["weight_foreground"] == (4 + 4) / 4 and found["weight_background"] == (4 + 4) / 4
     assert found["loss_share_foreground"] == 50 and found["loss_share_background"] == 50
     one = Meters(1, torch.device("cpu"))
-    one.add(0, {"kd": torch.tensor(1.0)}, 4, {"foreground": front}, {"loss": monitor["loss"]}, parts)  # no weights
+    row = one.row({"kd": torch.tensor(1.0)}, 4, {"foreground": front}, {"loss": monitor["loss"]}, parts)  # no weights
+    one.write(0, row, 4)
     found = one.epoch_values()
     assert found["weight_foreground"] == found["weight_background"] == 1 and found["loss_share_foreground"] == 75
 
