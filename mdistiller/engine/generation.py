@@ -1,10 +1,12 @@
 """The final evaluation of language models: sampled answers to instruction sets, stored as JSON Lines, and their scores.
 
 In a run folder, answers/<checkpoint>/<name of the set>_<n-gram rule>_seed<seed>.jsonl holds one line per example:
-index, prompt, answer, references, rouge_l, exact, tokens. An interrupted evaluation continues after its last complete
-line; an answer depends only on (seed, example). answers/<checkpoint>/scores.json holds the mean scores.
+index, prompt, answer, references, rouge_l, exact, tokens, source. An interrupted evaluation continues after its last
+complete line; an answer depends only on (source, seed, example), where the source is a hash of the weights and of the
+settings of generation. answers/<checkpoint>/scores.json holds the mean scores.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -17,6 +19,7 @@ import torch
 from mdistiller import files
 from mdistiller.data.collate import cut
 from mdistiller.data.instructions import Example, read_examples
+from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
 from mdistiller.engine.setup import build_run
@@ -44,12 +47,13 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     folder = Path(run_folder)
     run = _run_of(folder, checkpoint, opts)
     place = folder / FOLDER / checkpoint
+    source = COPY if checkpoint == COPY else _source(run, _network(run, checkpoint))
     for name, path in sets.items():
         examples = read_examples(path)[:limit]
         for seed in seeds if checkpoint != COPY else seeds[:1]:
             answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint)
             target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
-            _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE)
+            _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE, source)
     return summarize(place)
 
 
@@ -78,10 +82,22 @@ def _run_of(folder, checkpoint, opts):
     return run
 
 
+def _network(run, checkpoint):
+    return (run.distiller.teacher if checkpoint == TEACHER else run.distiller.deployed()).eval()
+
+
+def _source(run, network):
+    """A hash of what the answers depend on apart from seed, example and n-gram rule: weights and settings."""
+    cfg = run.cfg
+    settings = decoding_of(cfg)._replace(no_repeat_ngram=0), cfg.LM.MAX_PROMPT, cfg.LM.MAX_LENGTH, cfg.SOLVER.AMP
+    content = json.dumps([state_sha256(network.state_dict()), settings])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
 def _answering(run, seed, ngram, checkpoint):
     """A function (examples, their numbers) -> list of (answer, its length in tokens)."""
     task, cfg, tokenizer = run.task, run.cfg, run.task.info.tokenizer
-    network = (run.distiller.teacher if checkpoint == TEACHER else run.distiller.deployed()).eval()
+    network = _network(run, checkpoint)
     decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
 
     def answer(examples, numbers):
@@ -100,8 +116,11 @@ def _copied(examples, numbers):
     return [(example.copied.strip(), len(example.copied.split())) for example in examples]
 
 
-def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) -> None:
-    """Append the missing answers to a file, batch by batch; an incomplete last line is replaced."""
+def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int, source: str) -> None:
+    """Append the missing answers to a file, batch by batch; an incomplete last line is replaced.
+
+    Raises UserError if the file has answers from another source or to other prompts.
+    """
     with writing(path):
         lock = files.lock(path.with_suffix(".lock"), inherited=False)
     if lock is None:
@@ -109,14 +128,19 @@ def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int) 
     with lock, writing(path):
         done = _whole_lines(path)
         for number, (line, example) in enumerate(zip(done, examples, strict=False)):
-            if json.loads(line).get("prompt") != example.prompt:
+            found = json.loads(line)
+            if found.get("source", source) != source:
+                raise UserError(f"{path}: these answers were generated with other weights or other settings "
+                                "(GENERATION, LM.MAX_PROMPT, LM.MAX_LENGTH, SOLVER.AMP); move the file away, or delete "
+                                "it")
+            if found.get("prompt") != example.prompt:
                 raise UserError(f"{path}: answer {number} is to another prompt than the set now has; give the set "
                                 "another name (NAME=FILE), or delete the file")
         files.write_text(path, "".join(line + "\n" for line in done))
         for low in range(len(done), len(examples), batch_size):
             part = examples[low : low + batch_size]
             numbers = list(range(low, low + len(part)))
-            lines = [_line(*item) for item in zip(numbers, part, answer(part, numbers), strict=True)]
+            lines = [_line(*item, source) for item in zip(numbers, part, answer(part, numbers), strict=True)]
             with path.open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
                 file.flush()
@@ -137,11 +161,12 @@ def _whole_lines(path):
     return kept
 
 
-def _line(index, example, answered):
+def _line(index, example, answered, source):
     text, tokens = answered
     content = {
         "index": index, "prompt": example.prompt, "answer": text, "references": list(example.references),
         "rouge_l": rouge_l(text, example.references), "exact": exact(text, example.references), "tokens": tokens,
+        "source": source,
     }
     return json.dumps(content, ensure_ascii=False) + "\n"
 

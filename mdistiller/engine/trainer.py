@@ -97,18 +97,12 @@ class Trainer:
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict:
-        """Train from the current state to the last epoch; returns the summary.
-
-        Raises RunError for a non-finite loss, and Interrupted after a signal of STOP_SIGNALS, when the state is saved.
-        """
-        with self.stop.listening():
-            return run_to_end(self.steps())
-
     def steps(self) -> Iterator["Trainer"]:
-        """`fit` without handlers of signals, as a generator: it yields this trainer after each step and each epoch.
+        """Train from the current state to the last epoch, as a generator; returns the summary.
 
-        Between two steps, other runs may take theirs: nothing but the state of the process is common to them.
+        It yields this trainer after each step and each epoch. Between two steps, other runs may take theirs: nothing
+        but the state of the process is common to them. Raises RunError for a non-finite loss, and Interrupted after a
+        request to stop, when the state is saved.
         """
         self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
         try:

@@ -20,7 +20,7 @@ from mdistiller.engine.export import export_run
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.pictures import draw_run
 from mdistiller.engine.setup import build_run, train
-from mdistiller.engine.trainer import Trainer
+from mdistiller.engine.trainer import Trainer, run_to_end
 from mdistiller.errors import UserError
 from mdistiller.report.page import report
 from tests.detection.support import config, images, write_coco
@@ -107,7 +107,7 @@ def test_the_teacher_stays_as_it_is_and_is_in_no_state(root, tmp_path):
     run = build_run(cfg, torch.device("cpu"))
     teacher = run.distiller.teacher
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    Trainer(run, _folder(cfg, tmp_path)).fit()
+    run_to_end(Trainer(run, _folder(cfg, tmp_path)).steps())
     run.distiller.train()
     assert not teacher.training and not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
@@ -254,7 +254,7 @@ def test_meters_separate_foreground_and_background():
 def test_a_run_records_what_foreground_and_background_weigh(root, tmp_path, method):
     cfg = config(root, "DISTILLER.TYPE", method, "SOLVER.MAX_ITER", 2, "SOLVER.EVAL_PERIOD", 2)
     folder = _folder(cfg, tmp_path)
-    Trainer(build_run(cfg, torch.device("cpu")), folder).fit()
+    run_to_end(Trainer(build_run(cfg, torch.device("cpu")), folder).steps())
     (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     part = row["train_foreground"] / 100
     mean = part * row["weight_foreground"] + (1 - part) * row["weight_background"]
@@ -279,7 +279,7 @@ def test_a_student_exported_as_torchscript_gives_the_same_detections(root, tmp_p
                  "DETECTION.SCORE_THRESHOLD", 0.0)
     folder = _folder(cfg, tmp_path)
     run = build_run(cfg, torch.device("cpu"))
-    Trainer(run, folder).fit()
+    run_to_end(Trainer(run, folder).steps())
     with pytest.raises(UserError, match="onnx cannot hold a network for coco; expected one of pth, safetensors, torch"):
         export_run(folder.path, formats=["onnx"])
     *_, script, metadata = export_run(folder.path, formats=["torchscript"])

@@ -4,6 +4,7 @@ import builtins
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -124,6 +125,21 @@ def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished,
     assert command(*words).stdout == first.stdout and kept.read_bytes() == before
     copied = command(*words, "--checkpoint", "copy")
     assert "exact 0.00" in copied.stdout
+
+
+def test_answers_with_other_settings_or_weights_are_not_mixed_with_those_that_are_there(finished, tmp_path):
+    (tmp_path / "other.jsonl").write_text(json.dumps({"instruction": "last sea apple :", "output": "apple"}) + "\n")
+    words = finished, {"other": tmp_path / "other.jsonl"}, [10], 0, "latest", None
+    evaluate_answers(*words)
+    kept = finished / "answers" / "latest" / "other_free_seed10.jsonl"
+    before = kept.read_bytes()
+    with pytest.raises(UserError, match="other_free_seed10.jsonl: these answers were generated with other weights or"):
+        evaluate_answers(*words, ["GENERATION.TEMPERATURE", 0.5])
+    (finished / "answers" / "latest").rename(finished / "answers" / "start")  # as if training had gone on
+    with pytest.raises(UserError, match="other weights or other settings"):
+        evaluate_answers(*words[:4], "start")
+    assert (finished / "answers" / "start" / kept.name).read_bytes() == before
+    shutil.rmtree(finished / "answers" / "start")
 
 
 def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished, tmp_path):
