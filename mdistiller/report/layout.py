@@ -101,12 +101,20 @@ def missing(filled: FilledTable, command: str) -> list[Block]:
         total = len(filled.cells)
         whole = f"; all of them: `{command}`" if len(empty) > 1 else ""
         blocks.append(Heading(f"Missing: {len(empty)} of {total} cells", 3))
-        blocks.append(Paragraph(f"The command that fills each{whole}"))
-        blocks.append(Commands(tuple(fill_command(cell, command) for cell in empty)))
+        blocks.append(Paragraph(f"The commands that fill them{whole}"))
+        blocks.append(Commands(_commands(empty, command)))
     if fewer and not filled.smoke:
         blocks += [Heading(f"Fewer seeds than the paper's {wanted}: {len(fewer)} cells", 3)]
-        blocks.append(Commands(tuple(fill_command(cell, command) for cell in fewer)))
+        blocks.append(Commands(_commands(fewer, command)))
     return blocks
+
+
+def _commands(cells, command):
+    """One command for each training; several metrics of one run are several cells."""
+    first: dict[tuple, Filled] = {}
+    for cell in cells:
+        first.setdefault((cell.training.config, cell.training.overrides), cell)
+    return tuple(fill_command(cell, command) for cell in first.values())
 
 
 def fill_command(filled: Filled, command: str) -> str:
