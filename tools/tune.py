@@ -63,13 +63,15 @@ def main():
     for name, line in lines.items():
         if name in (args.methods or lines):
             training, folder = line.training, f"{args.study}/{line.training.name}"
-            best = tune(training.config, training.overrides, folder, args.trials, 0, extra)
-            if best is not None:
-                write_text(line.tuned, yaml.safe_dump(best))
+            tuned = tune(training.config, training.overrides, folder, args.trials, 0, extra)
+            if tuned is not None:
+                best, page = tuned
+                comments = "".join(f"# {row}".rstrip() + "\n" for row in page.splitlines())
+                write_text(line.tuned, comments + yaml.safe_dump(best))
 
 
 def tune(config, overrides, name, trials, seeds, extra=()):
-    """The best settings once the budget is spent, else None. Without `seeds` the test images are left alone."""
+    """The best settings and the report once all is done, else None. Without `seeds` the test images are left alone."""
     from mdistiller.sweep.tuning import Tuning
 
     tuning = Tuning(config, (*overrides, *extra), name, trials, seeds)
@@ -80,19 +82,17 @@ def tune(config, overrides, name, trials, seeds, extra=()):
         return None
     best = tuning.best()
     print(f"best settings: {', '.join(f'{key} {value}' for key, value in best.items())}", flush=True)
-    if seeds:
-        report(tuning)
-    return best
-
-
-def report(tuning):
-    """Train the final runs and write the report, unless another process still trains some of them."""
-    from mdistiller.report.tuning import PLOT, TrialRow, plot_sensitivity, tuning_page
-
     runs = tuning.run_final()
     if min(map(len, runs.values())) < tuning.seeds:
         print("final runs are still trained by other processes; the same command ends the study")
-        return
+        return None
+    return best, report(tuning, runs)
+
+
+def report(tuning, runs):
+    """Write the report and its plot; returns its text."""
+    from mdistiller.report.tuning import PLOT, TrialRow, plot_sensitivity, tuning_page
+
     trials = [TrialRow(trial.number, trial.params, value_of(trial), trial.state.name.lower())
               for trial in tuning.study.get_trials()]
     cfg = tuning.cfg
@@ -105,6 +105,7 @@ def report(tuning):
     plot_sensitivity(tuning.folder / PLOT, {key: not one.choices for key, one in tuning.space.items()}, trials)
     write_text(tuning.folder / "report.md", text)
     print(text.partition("## Sensitivity")[0] + f"report: {tuning.folder / 'report.md'}")
+    return text
 
 
 def value_of(trial):

@@ -39,12 +39,14 @@ def tuning_page(
              "" if trial.value is None else f"{trial.value:.2f}", trial.state) for trial in trials]
     blocks += ["## Sensitivity", f"![Accuracy on the validation images over each setting]({PLOT})"]
     blocks += [markdown.table(("trial", *space, "validation", "state"), rows)]
-    blocks += ["A pruned trial was below the median of the earlier ones at the same epoch; its number is that of its "
-               "last epoch."]
+    blocks += ["A pruned trial was below the median, at the same epoch, of the trials that came to their end; its "
+               "number is that of its last epoch."]
     return "\n\n".join(blocks) + "\n"
 
 
 def _tested(final):
+    if not any(final.values()):
+        return "Not looked at: `tools/sweep.py --study` trains the best settings over fresh seeds."
     seeds = {label: f"{percent(values.values())} ({len(values)} seeds)" for label, values in final.items() if values}
     gain = paired_gain(final["best"], final["own"])
     words = (f"Looked at once, after the last trial, with fresh seeds and all training images. Best settings: "

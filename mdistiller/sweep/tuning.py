@@ -1,9 +1,9 @@
 """Search for the best settings of a method for a pair of networks, on validation images.
 
-A trial is a run with settings proposed by Optuna's TPE sampler (Bergstra et al., NeurIPS 2011). It trains
-on the training part of the images and is judged by the validation part (DATASET.VAL_FRACTION) after its last epoch; a
-trial below the median of the earlier ones at the same epoch is ended early. The study is a journal file: any number of
-processes may work on it, and each of them may be stopped and started again.
+A trial is a run with settings proposed by Optuna's TPE sampler (Bergstra et al., NeurIPS 2011). It trains on the
+training part of the images and is judged by the validation part (DATASET.VAL_FRACTION) after its last epoch; one below
+the median, at the same epoch, of the trials that came to their end is ended early. The study is a journal file: any
+number of processes may work on it, and each of them may be stopped and started again.
 """
 
 import contextlib

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 from mdistiller.report.tuning import TrialRow, tuning_page
 from mdistiller.runs.records import read_run
+from mdistiller.runs.training import Training
 from mdistiller.sweep import tuning
 from mdistiller.sweep.tuning import Setting, Tuning, search_space
 from tests import forked
@@ -123,6 +125,17 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
     assert final["EXPERIMENT"]["SEED"] == 0 and final["KD"]["TEMPERATURE"] == mine.best()["KD.TEMPERATURE"]
     with pytest.raises(UserError, match="other settings"):
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
+
+
+def test_the_best_settings_of_a_line_of_a_study_are_kept_with_their_report(tmp_path, monkeypatch):
+    line = SimpleNamespace(training=Training(CONFIG, tuple(TINY)), tuned=tmp_path / "results" / "ea_kd.yaml")
+    studies = {"fair": SimpleNamespace(lines={"EA-KD": line})}
+    monkeypatch.setattr("mdistiller.report.study.load_studies", lambda *_, **__: studies)
+    monkeypatch.setattr("sys.argv", ["tune.py", "--study", "fair", "--trials", "1", f"LOG.PREFIX={tmp_path}"])
+    tune.main()
+    text = line.tuned.read_text()
+    assert yaml.safe_load(text) == {"KD.LOSS.KD_WEIGHT": 0.9, "KD.TEMPERATURE": 4.0, "EA.KIND": "ea"}
+    assert "# Best trial: 0" in text and "Not looked at" in text and "1 trials of 2 epochs" in text
 
 
 def test_a_line_that_a_process_left_half_written_costs_that_line_alone(tmp_path):
