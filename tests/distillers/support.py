@@ -35,18 +35,18 @@ def fixed_step(name, logits_student, logits_teacher, target, *opts, epoch=1):
     return losses, gradient
 
 
-def tiny_distiller(name, *opts, num_classes=10, student="resnet8", teacher="resnet14"):
+def tiny_distiller(name, *opts, num_classes=10, student="resnet8", teacher="resnet14", image_size=32):
     """A real pair of small networks under the method `name`; seeds fixed; the data is a set of 40 images."""
     torch.manual_seed(0)
     networks = build_model(student, num_classes), build_model(teacher, num_classes)
-    info = {"name": "digits", "num_classes": num_classes, "num_train": 40, "image_size": 32,
+    info = {"name": "digits", "num_classes": num_classes, "num_train": 40, "image_size": image_size,
             "targets": torch.arange(40) % num_classes}
     return distiller_of(name, *networks, *opts, data_info=info)
 
 
-def tiny_batch(num_classes=10, size=4, seed=1):
+def tiny_batch(num_classes=10, size=4, seed=1, image_size=32):
     """A batch as the loader yields it, with both views."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, size, 3, 32, 32, generator=generator)
+    images = torch.randn(2, size, 3, image_size, image_size, generator=generator)
     target = torch.randint(num_classes, (size,), generator=generator)
     return {"image": images[0], "image_strong": images[1], "target": target, "index": torch.arange(size), "epoch": 2}
