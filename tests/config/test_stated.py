@@ -28,9 +28,9 @@ def test_a_file_states_what_is_loaded_from_it(file):
     ("EXPERIMENT.TAG", "007", "DISTILLER.TEACHER_CHECKPOINT", "None", "KD.LOSS.KD_WEIGHT", "2"),
 ])
 def test_overrides_mean_what_they_mean_to_a_run(opts):
-    complete, said = flatten(load_cfg(None, opts)), stated(None, opts)
+    complete, default, said = flatten(load_cfg(None, opts)), flatten(load_cfg()), stated(None, opts)
     assert all(equal(complete[key], value) for key, value in said.items())
-    changed = {key for key, value in complete.items() if not equal(value, flatten(load_cfg())[key])}
+    changed = {key for key, value in complete.items() if not equal(value, default[key])}
     assert changed <= said.keys() | {"DISTILLER.EA"}
     assert stated(None, as_overrides(opts)) == said
 
