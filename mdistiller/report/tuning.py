@@ -48,9 +48,11 @@ def _tested(final):
     if not any(final.values()):
         return "Not looked at: `tools/sweep.py --study` trains the best settings over fresh seeds."
     seeds = {label: f"{percent(values.values())} ({len(values)} seeds)" for label, values in final.items() if values}
+    words = "Looked at once, after the last trial, with fresh seeds and all training images."
+    if final["best"] == final["own"]:
+        return f"{words} The best settings are the configuration's own: {seeds['own']}."
     gain = paired_gain(final["best"], final["own"])
-    words = (f"Looked at once, after the last trial, with fresh seeds and all training images. Best settings: "
-             f"{seeds['best']}; the configuration's own: {seeds['own']}. Gain: {gain.mean:+.2f}")
+    words += f" Best settings: {seeds['best']}; the configuration's own: {seeds['own']}. Gain: {gain.mean:+.2f}"
     if math.isnan(gain.p):
         return f"{words}."
     return (f"{words} (95 % interval {interval_text(gain.low, gain.high)}, p {p_text(gain.p)}, exact sign-flip p "

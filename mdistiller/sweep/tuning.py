@@ -234,16 +234,21 @@ class Tuning:
     def run_final(self) -> dict[str, list[RunRecord]]:
         """Train the best settings, and those of the configuration, over fresh seeds on all training images.
 
-        Returns the finished runs of both, by BEST and OWN. A run that another process trains is left to it.
+        Returns the finished runs of both, by BEST and OWN; the same runs if the best settings are those of the
+        configuration. A run that another process trains is left to it.
         """
-        runs: dict[str, list[RunRecord]] = {BEST: [], OWN: []}
         own = {key: setting.own for key, setting in self.space.items()}
         number = self.study.best_trial.number  # in the name: a larger budget may have another best trial
+        final = {BEST: (f"best_{number:03}", self.best())}
+        if self.best() != own:
+            final[OWN] = "own", own
+        runs: dict[str, list[RunRecord]] = {label: [] for label in final}
         for seed in range(self.seeds):
-            for label, name, chosen in ((BEST, f"best_{number:03}_s{seed}", self.best()), (OWN, f"own_s{seed}", own)):
+            for label, (prefix, chosen) in final.items():
+                name = f"{prefix}_s{seed}"
                 if (lock := files.lock(self.folder / f".{name}.lock", inherited=False)) is None:
                     continue
                 with lock:
                     self._train(name, chosen, {"EXPERIMENT.SEED": seed})
                 runs[label].append(read_run(self.folder / name))
-        return runs
+        return {BEST: runs[BEST], OWN: runs.get(OWN, runs[BEST])}

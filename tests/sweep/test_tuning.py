@@ -138,6 +138,17 @@ def test_the_best_settings_of_a_line_of_a_study_are_kept_with_their_report(tmp_p
     assert "# Best trial: 0" in text and "Not looked at" in text and "1 trials of 2 epochs" in text
 
 
+def test_where_the_best_settings_are_the_configurations_own_they_are_trained_once(tmp_path):
+    mine = tiny(tmp_path, 1)
+    mine.run_trials()
+    runs = mine.run_final()
+    assert runs["own"] == runs["best"] and len(runs["best"]) == 1
+    assert {path.name for path in mine.folder.glob("*_*") if path.is_dir()} == {"trial_000", "best_000_s0"}
+    final = {label: {run.seed: 21.0 for run in found} for label, found in runs.items()}
+    page = tuning_page("KD", "1 trial", {}, [TrialRow(0, {}, 50.0, "complete")], final)
+    assert "The best settings are the configuration's own: 21.00 (1 seeds)." in page
+
+
 def test_a_line_that_a_process_left_half_written_costs_that_line_alone(tmp_path):
     mine = tiny(tmp_path, 3)
     trial, lock = mine._claim()
