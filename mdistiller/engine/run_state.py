@@ -184,6 +184,7 @@ class RunState:
 
 
 def summary_line(summary: dict) -> str:
-    """The result of a run in one line."""
+    """The result of a run in one line, to two decimals; summary.json has all digits."""
     names = [f"last_{summary['headline']}", f"best_{summary['headline']}", "best_epoch", "wall_seconds"]
-    return json.dumps({name: summary[name] for name in names})
+    values = {name: summary[name] for name in names}
+    return json.dumps({name: round(value, 2) if isinstance(value, float) else value for name, value in values.items()})

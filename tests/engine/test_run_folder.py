@@ -9,6 +9,7 @@ from mdistiller.config import load_cfg
 from mdistiller.config.stated import stated
 from mdistiller.engine import run_folder
 from mdistiller.engine.run_folder import RunFolder, commit, overridden
+from mdistiller.engine.run_state import summary_line
 from mdistiller.errors import UserError
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import load_runs
@@ -82,3 +83,8 @@ def test_damaged_lines_of_metrics_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"epoch": 2}\n')
     assert RunFolder(tmp_path).keep_metrics_before(2) == [{"epoch": 1}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_the_last_line_of_a_run_has_two_decimals():
+    summary = {"headline": "ap", "last_ap": 45.21738465, "best_ap": 46.0, "best_epoch": 3, "wall_seconds": 91.0251}
+    assert summary_line(summary) == '{"last_ap": 45.22, "best_ap": 46.0, "best_epoch": 3, "wall_seconds": 91.03}'
