@@ -18,6 +18,7 @@ from tests import forked
 from tests.language.support import config
 
 GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
+SOURCE = "0123456789ab"  # the hash that names weights and settings
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +139,13 @@ def test_a_stopped_evaluation_continues_to_the_same_file(tmp_path):
         return [(f"star {number}", 2) for number in numbers]
 
     whole = tmp_path / "free_seed1.jsonl"
-    generation._complete(whole, examples, answer, 4)
+    generation._complete(whole, examples, answer, 4, SOURCE)
     expected = whole.read_bytes()
     cut_off = tmp_path / "x_free_seed2.jsonl"
     cut_off.write_bytes(expected[: expected.index(b"\n", 900) + 20])  # within a line
     before = sum(line.endswith("\n") for line in cut_off.read_text().splitlines(keepends=True))
     asked.clear()
-    generation._complete(cut_off, examples, answer, 4)
+    generation._complete(cut_off, examples, answer, 4, SOURCE)
     assert cut_off.read_bytes() == expected and asked == list(range(before, 10)) and 0 < before < 10
 
 
@@ -153,7 +154,7 @@ def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(t
     examples = read_examples(tmp_path / "set.jsonl")
     for seed, text in ((10, "star"), (20, "nothing here")):
         generation._complete(tmp_path / f"dolly_ngram6_seed{seed}.jsonl", examples,
-                             lambda part, numbers, text=text: [(text, 1)] * len(part), 32)
+                             lambda part, numbers, text=text: [(text, 1)] * len(part), 32, SOURCE)
     scores = generation.summarize(tmp_path)["dolly"]["ngram6"]
     assert scores["rouge_l"] == pytest.approx(50) and scores["rouge_l_std"] == pytest.approx(5000**0.5)
     assert scores["seeds"] == [10, 20] and scores["examples"] == 2 and scores["exact"] == pytest.approx(50)
@@ -172,13 +173,13 @@ def test_a_damaged_line_of_answers_and_those_after_it_are_made_anew(damage, tmp_
         asked.extend(numbers)
         return [("star", 1) for _ in numbers]
 
-    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4)
+    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4, SOURCE)
     whole = file.read_bytes()
     lines = whole.split(b"\n")
     file.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
     assert generation.summarize(tmp_path)["set"]["free"]["examples"] == 2
     asked.clear()
-    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4)
+    generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4, SOURCE)
     assert file.read_bytes() == whole and asked == [2, 3]
 
 
@@ -188,15 +189,17 @@ def test_answers_are_written_by_one_process_and_never_mixed_with_those_of_anothe
     (tmp_path / "mine_seedx.jsonl").write_text("of somebody else\n")
 
     def answer(part, numbers):
-        done = forked.run_together([lambda: generation._complete(file, examples, answer, 2)])
+        done = forked.run_together([lambda: generation._complete(file, examples, answer, 2, SOURCE)])
         assert "another process writes these answers" in done[0].stderr
         return [("star", 1) for _ in numbers]
 
-    generation._complete(file, examples, answer, 2)
+    generation._complete(file, examples, answer, 2, SOURCE)
     assert list(generation.summarize(tmp_path)) == ["set"]
+    with pytest.raises(UserError, match="set_free_seed1.jsonl: these answers were generated with other weights"):
+        generation._complete(file, examples, answer, 2, "another")
     (tmp_path / "set.jsonl").write_text('{"instruction": "moon", "output": "sun"}\n')
     with pytest.raises(UserError, match="answer 0 is to another prompt than the set now has"):
-        generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 2)
+        generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 2, SOURCE)
 
 
 def test_texts_keep_their_line_separators_and_a_byte_order_mark_is_none_of_them(tmp_path):
