@@ -66,7 +66,8 @@ def main():
             tuned = tune(training.config, training.overrides, folder, args.trials, 0, extra)
             if tuned is not None:
                 best, page = tuned
-                comments = "".join(f"# {row}".rstrip() + "\n" for row in page.splitlines())
+                rows = [row for row in page.splitlines() if not row.startswith("![")]  # its plot lies elsewhere
+                comments = "".join(f"# {row}".rstrip() + "\n" for row in rows)
                 write_text(line.tuned, comments + yaml.safe_dump(best))
 
 

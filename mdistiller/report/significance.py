@@ -71,8 +71,8 @@ def count_words(p_values: Sequence[float]) -> str:
     if not tests:
         return "No comparison has enough seeds for a test yet."
     raw, kept = (sum(p <= LEVEL for p in values) for values in (tests, holm(tests)))
-    return (f"Of the {len(tests)} tests of all tables together, {raw} have p at most {LEVEL}; Holm's correction over "
-            f"all of them keeps {kept}.")
+    return (f"Tests of all tables together: {len(tests)}; with p at most {LEVEL}: {raw}; kept by Holm's correction "
+            f"over all of them: {kept}.")
 
 
 def power_lines(differences: Sequence[float], deviations: Sequence[float]) -> tuple[tuple[str, ...], list, str]:

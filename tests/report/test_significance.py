@@ -31,7 +31,7 @@ def test_fewer_than_five_seeds_are_not_resampled():
 
 def test_the_count_of_tests_says_what_a_correction_keeps():
     assert count_words([0.001, 0.04, 0.5, float("nan")]) == (
-        "Of the 3 tests of all tables together, 2 have p at most 0.05; Holm's correction over all of them keeps 1.")
+        "Tests of all tables together: 3; with p at most 0.05: 2; kept by Holm's correction over all of them: 1.")
     assert "enough seeds" in count_words([])
 
 
