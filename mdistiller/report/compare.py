@@ -68,7 +68,7 @@ def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
         f"{method} ({words})" if words else method,
         teacher,
         config["DISTILLER.STUDENT"],
-        str(config["SOLVER.EPOCHS"]),
+        str(group[0].epochs),
         str(len(group)),
         percent(run.result("last") for run in group),
         percent(run.result("best") for run in group),

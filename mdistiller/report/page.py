@@ -114,7 +114,7 @@ def _metadata(run: RunRecord) -> dict[str, str]:
     rows = {
         "folder": str(run.path),
         "status": f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
-                  f"{run.config.get('SOLVER.EPOCHS')}",
+                  f"{run.epochs}",
         words: f"last {percent(run.result('last'))}, best {percent(run.result('best'))} "
                f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})",
         "command": str(metadata.get("command", "unknown")),

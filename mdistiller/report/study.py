@@ -69,16 +69,18 @@ class Line:
 class Study:
     """A study: lines by section title and name; `words` describe the protocol.
 
-    `comparisons`: title -> pairs of names of lines, of which the second is the baseline. `measures`: column header ->
-    key of metrics.jsonl, for a table of further measurements of the last epoch. `ranks`: title -> kinds of method
-    (`of`) that are ranked within each of the `blocks`, which name a line for each kind.
+    `comparisons`: title -> pairs of names of lines, of which the second is the baseline; or a mapping with
+    such `pairs`, the `measure` that is compared instead of the headline metric, and the `factor` that it is shown by.
+    `measures`: column header -> key of metrics.jsonl or of answers (`_measure`), for a table of further measurements of
+    the last epoch. `ranks`: title -> kinds of method (`of`) that are ranked within each of the `blocks`, which name a
+    line for each kind.
     """
 
     name: str
     title: str
     words: str
     sections: Mapping[str, Mapping[str, Line]]
-    comparisons: Mapping[str, Iterable[tuple[str, str]]]
+    comparisons: Mapping[str, list | Mapping[str, Any]]
     measures: Mapping[str, str]
     ranks: Mapping[str, Mapping]
 
@@ -133,17 +135,19 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
     blocks, compared = [f"## {study.title}", study.words.strip(), WORDS], []
     for title, lines in study.sections.items():
-        gains = [_gain(groups, line.name, line.baseline) for line in lines.values()]
-        compared += [(line.name, line.baseline, gain) for line, gain in zip(lines.values(), gains, strict=True)]
+        pairs = [(line.name, line.baseline) for line in lines.values()]
+        gains = [_gain(groups, *pair) for pair in pairs]
+        compared += [(*pair, gain, None) for pair, gain in zip(pairs, gains, strict=True)]
         rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
         blocks += [f"### {title}", markdown.table((*HEAD, *GAIN_HEAD), rows)]
     if study.measures:
         rows = [_measured(name, found, study.measures) for name, found in groups.items() if found]
         head = ("method", *study.measures)
         blocks += ["### What else the last epoch measured (means over the seeds)", markdown.table(head, rows)]
-    for title, pairs in study.comparisons.items():
-        gains = [_gain(groups, *pair) for pair in pairs]
-        compared += [(*pair, gain) for pair, gain in zip(pairs, gains, strict=True)]
+    for title, spec in study.comparisons.items():
+        pairs, of = (spec, None) if isinstance(spec, list) else (spec["pairs"], (spec["measure"], spec["factor"]))
+        gains = [_gain(groups, *pair, of) for pair in pairs]
+        compared += [(*pair, gain, of) for pair, gain in zip(pairs, gains, strict=True)]
         seeds = (str(gain.seeds) if gain else "missing" for gain in gains)
         rows = [(*pair, seen, *cells) for pair, seen, cells in zip(pairs, seeds, gain_cells(gains), strict=True)]
         blocks += [f"### {title}", markdown.table((*COMPARISON, *GAIN_HEAD), rows)]
@@ -154,11 +158,11 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
 
 def _tested(compared, groups):
     """Tests besides the t-tests, and how many t-tests remain significant after a correction over all tables."""
-    compared = [(name, baseline, gain) for name, baseline, gain in compared if gain]
-    rows = [resampled_row((name, baseline), gain, probability_of_improvement(
-        _last(groups[name]).values(), _last(groups[baseline]).values())) for name, baseline, gain in compared]
+    compared = [(pair, gain, of) for *pair, gain, of in compared if gain]
+    rows = [resampled_row(pair, gain, probability_of_improvement(*(_last(groups[name], of).values() for name in pair)))
+            for pair, gain, of in compared]
     rows = [row for row in rows if row]
-    blocks = ["### All tests together", count_words([gain.p for _, _, gain in compared])]
+    blocks = ["### All tests together", count_words([gain.p for _, gain, _ in compared])]
     return [*blocks, RESAMPLED_WORDS, markdown.table(RESAMPLED_HEAD, rows)] if rows else blocks
 
 
@@ -188,18 +192,30 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     return (line.name, f"{len(runs)} of {line.seeds}", *shown, line.baseline if groups.get(line.baseline) else "")
 
 
-def _gain(groups, name: str, baseline: str | None) -> Gain | None:
-    """The gain of a line over another one; None where either has no runs."""
+def _gain(groups, name: str, baseline: str | None, of: tuple[str, float] | None = None) -> Gain | None:
+    """The gain of a line over another one; None where either has no runs. `of`: see `_last`."""
     if not (groups[name] and groups.get(baseline)):
         return None
-    return paired_gain(_last(groups[name]), _last(groups[baseline]))
+    return paired_gain(_last(groups[name], of), _last(groups[baseline], of))
 
 
 def _measured(name, runs, measures) -> tuple[str, ...]:
-    last = [run.metrics()[-1] for run in runs.values()]
-    found = ([row[key] for row in last if key in row] for key in measures.values())
-    return (name, *(f"{fmean(values):.2f}" if values else "" for values in found))
+    found = ([_measure(run, key) for run in runs.values()] for key in measures.values())
+    known = ([value for value in values if value is not None] for values in found)
+    return (name, *(f"{fmean(values):.2f}" if values else "" for values in known))
 
 
-def _last(runs: Mapping[int, RunRecord]) -> dict[int, Any]:
-    return {seed: run.result("last") for seed, run in runs.items()}
+def _measure(run: RunRecord, key: str) -> float | None:
+    """A measurement of the last epoch, or Rouge-L of answers: "answers/<checkpoint>/<set>/<n-gram rule>"."""
+    if not key.startswith("answers/"):
+        return run.metrics()[-1].get(key)
+    checkpoint, name, rule = key.split("/")[1:]
+    scores = run.answers.get(checkpoint, {}).get(name, {}).get(rule)
+    return scores and scores["rouge_l"]
+
+
+def _last(runs: Mapping[int, RunRecord], of: tuple[str, float] | None = None) -> dict[int, Any]:
+    """Results of the last epoch by seed. `of`: the key of another measure (`_measure`), and a factor for its values."""
+    if of is None:
+        return {seed: run.result("last") for seed, run in runs.items()}
+    return {seed: of[1] * _measure(run, of[0]) for seed, run in runs.items()}

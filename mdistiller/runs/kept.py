@@ -97,6 +97,7 @@ def keep_records(runs: Iterable, folder: Path) -> int:
         metadata = {key: value for key, value in run.metadata.items() if key not in OF_THE_MACHINE}
         config = read_yaml(run.path / "config.yaml") if run.kept is None else run.kept["config"]
         rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": metadata}
+        rows[name] |= {"answers": run.answers} if run.answers else {}
         metrics[name] = run.metrics()
     write_text(folder / METRICS, _csv(metrics))
     write_text(folder / RUNS, "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))

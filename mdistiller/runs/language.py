@@ -1,23 +1,17 @@
 """The paper's tables of language models: their rows, how these are trained, and the scores of their answers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 
 from mdistiller.config.files import read_yaml
-from mdistiller.errors import UserError
-from mdistiller.files import read_plain
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
-from mdistiller.runs.reading import is_measurement, parse_json
 from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
 
 SPEC = read_yaml(DATA / "language.yaml")
-SCORES = Path("answers", "best", "scores.json")
 SMOKE_MARK = f"LOG.PREFIX={SPEC['smoke']['prefix']}"  # the first override of a smoke run
 
 
@@ -47,25 +41,15 @@ class Row:
         if self.training.extra and self.training.extra[0] == SMOKE_MARK:
             found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
         else:
-            each = [_scores_of(run.path) for run in self.runs]
+            each = [_scores_of(run) for run in self.runs]
             found = {column: [one[name] for one in each if name in one] for column, name in SPEC["sets"].items()}
         return {column: _score(values) for column, values in found.items() if values}
 
 
-def _scores_of(folder):
-    path = folder / SCORES
-    try:
-        content = parse_json(read_plain(path), path)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return {}
-    found = {}
-    for name, rules in content.items() if isinstance(content, dict) else ():
-        one = rules.get(SPEC["rule"]) if isinstance(rules, dict) else None
-        values = (one.get("rouge_l"), one.get("rouge_l_std")) if isinstance(one, dict) else ()
-        if values and not (is_measurement(values[0]) and (values[1] is None or is_measurement(values[1]))):
-            raise UserError(f"{path}: {name[:80]}: expected numbers as rouge_l and rouge_l_std")
-        found |= {name: values} if values else {}
-    return found
+def _scores_of(run):
+    """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint."""
+    scores = {name: rules.get(SPEC["rule"]) for name, rules in run.answers.get("best", {}).items()}
+    return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in scores.items() if found}
 
 
 def _score(values):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mdistiller.errors import UserError
-from mdistiller.runs.reading import is_measurement, parse_json, read_text
+from mdistiller.runs.reading import parse_json, read_text
 from mdistiller.runs.records import RunRecord
 
 PLAN, SWEEP = "plan.json", ".sweep"  # a sweep's list of its runs is <folder>/.sweep/<project>/plan.json
@@ -75,8 +75,7 @@ def _time_left(found, runs, jobs):
 
 
 def _unfinished(run: RunRecord, error: str, now: float) -> Unfinished:
-    epochs, epoch = run.summary.get("epochs", run.config["SOLVER.EPOCHS"]), run.summary.get("epoch") or 0
-    epochs = epochs if is_measurement(epochs) else None
+    epochs, epoch = run.epochs, run.summary.get("epoch") or 0
     seconds = run.summary.get("wall_seconds")
     each = seconds / epoch if epoch and seconds else None
     left = each * max(epochs - epoch, 0) if each and epochs else None

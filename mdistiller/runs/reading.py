@@ -16,6 +16,7 @@ KINDS = {  # expected types of values in summary.json and run.json
     "headline": (str, "the name of a metric"),
 }
 NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys whose values are numbers
+ANSWERS, SCORES = "answers", "scores.json"  # in a run folder: answers/<checkpoint>/scores.json
 LARGEST = 1e30  # upper limit of a measurement, whose square can still be summed
 DEEPEST = 20  # levels of nested objects and lists; files of this project have three
 
@@ -126,3 +127,33 @@ def finite_points(rows: list[dict[str, float]], *keys: str) -> list[tuple[int, t
             values = (row.get(key) for key in keys)
             points.append((epoch, tuple(value if is_measurement(value) else math.nan for value in values)))
     return points
+
+
+def read_answers(folder: Path) -> dict[str, dict]:
+    """The scores of generated answers of a run, by checkpoint ("best", "teacher", ...), set and n-gram rule.
+
+    A score is a dict with `rouge_l`, in percent, `rouge_l_std` over the decoding seeds (None for one seed), and more;
+    see `mdistiller.engine.generation`. An incomplete file counts as missing. Raises UserError, naming the file and the
+    set, where these two are no numbers.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"{ANSWERS}/*/{SCORES}")):
+        try:
+            content = parse_json(read_plain(path), path)
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+            continue
+        sets = {name: checked_scores(rules, f"{path}: {name[:80]}") for name, rules in content.items()} \
+            if isinstance(content, dict) else {}
+        found |= {path.parent.name: sets} if sets else {}
+    return found
+
+
+def checked_scores(rules: Any, source: str) -> dict[str, dict]:
+    """{n-gram rule: scores} of a set, without what is no score; raises UserError for scores that are no numbers."""
+    scores = {rule: one for rule, one in rules.items() if isinstance(one, dict) and "rouge_l" in one} \
+        if isinstance(rules, dict) else {}
+    for one in scores.values():
+        spread = one.get("rouge_l_std")
+        if not (is_measurement(one.get("rouge_l")) and (spread is None or is_measurement(spread))):
+            raise UserError(f"{source}: expected numbers as rouge_l and rouge_l_std")
+    return scores

@@ -17,7 +17,15 @@ from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
-from mdistiller.runs.reading import checked_record, is_measurement, read_metrics, read_record, read_text
+from mdistiller.runs.reading import (
+    checked_record,
+    checked_scores,
+    is_measurement,
+    read_answers,
+    read_metrics,
+    read_record,
+    read_text,
+)
 
 # Keys that may differ between runs of one configuration: names, folders, the seed, settings that only change rounding,
 # and other spellings of a key. The teacher is identified by its weights instead of its path.
@@ -67,11 +75,27 @@ class RunRecord:
     def seed(self) -> int:
         return self.config.get("EXPERIMENT.SEED", 0)
 
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs of the whole run; of one whose length is counted in updates, that of its evaluations."""
+        found = self.summary.get("epochs", self.config["SOLVER.EPOCHS"])
+        return found if is_measurement(found) else None
+
     def metrics(self) -> list[dict]:
         """The metrics by name, one dict per epoch. Raises UserError for an invalid line."""
         if self.kept is None:
             return read_metrics(self.path / "metrics.jsonl")
         return _kept_metrics(self.path.parent).get(self.path.name, [])
+
+    @cached_property
+    def answers(self) -> dict[str, dict]:
+        """Scores of generated answers by checkpoint, set and n-gram rule, see `read_answers`."""
+        if self.kept is None:
+            return read_answers(self.path)
+        source = f"{self.path.parent / RUNS}: {self.path.name}: answers"
+        scored = checked_record(self.kept.get("answers", {}), source)
+        return {checkpoint: {name: checked_scores(rules, f"{source}: {name[:80]}") for name, rules in sets.items()}
+                for checkpoint, sets in scored.items() if isinstance(sets, dict)}
 
     def config_text(self) -> str:
         """The config as YAML."""

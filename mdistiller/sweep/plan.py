@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 
 from mdistiller.config.common import group_settings
-from mdistiller.config.stated import BASE
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain, write_text
 from mdistiller.places import CHECKOUT
@@ -182,9 +181,9 @@ class Progress:
                  if other.summary.get("wall_seconds") is not None]
         if not times:
             return None
-        epochs = run.training.settings.get("SOLVER.EPOCHS", BASE["SOLVER.EPOCHS"])
-        gone = read_run(run.folder).summary.get("epoch", 0) if self.state(run) == STARTED else 0
-        return fmean(times) * (1 - gone / epochs)
+        begun = read_run(run.folder) if self.state(run) == STARTED else None
+        gone = begun.summary.get("epoch", 0) / begun.epochs if begun and begun.epochs else 0
+        return fmean(times) * (1 - gone)
 
 
 def current_state(run: PlannedRun) -> str:

@@ -10,7 +10,8 @@ import pytest
 from mdistiller.config import dump_cfg, load_cfg
 from mdistiller.engine.setup import train
 from mdistiller.errors import UserError
-from mdistiller.runs.language import SCORES, _scores_of, trainings
+from mdistiller.runs.language import trainings
+from mdistiller.runs.reading import read_answers
 from tests.engine.support import REPOSITORY, command
 from tests.language.test_runs import fast_cfg
 
@@ -56,18 +57,21 @@ def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp
 
 
 @pytest.mark.parametrize("content", ["[]", '{"dolly": 3}', '{"dolly": {"ngram6": 3}}', '{"dolly": {"free": {}}}', "{"])
-def test_scores_without_the_rule_of_the_table_are_none(content, tmp_path):
-    (tmp_path / "answers" / "best").mkdir(parents=True)
-    (tmp_path / SCORES).write_text(content)
-    assert _scores_of(tmp_path) == {}
+def test_scores_of_another_form_are_left_out(content, tmp_path):
+    write_scores(tmp_path, content)
+    assert not any(read_answers(tmp_path).get("best", {}).values())
 
 
 @pytest.mark.parametrize("score", ['"x"', "null", "NaN", "1" + "0" * 400])
 def test_scores_that_are_no_numbers_are_named(score, tmp_path):
-    (tmp_path / "answers" / "best").mkdir(parents=True)
-    (tmp_path / SCORES).write_text(f'{{"dolly": {{"ngram6": {{"rouge_l": {score}, "rouge_l_std": null}}}}}}')
+    write_scores(tmp_path, f'{{"dolly": {{"ngram6": {{"rouge_l": {score}, "rouge_l_std": null}}}}}}')
     with pytest.raises(UserError, match="scores.json: dolly: expected numbers as rouge_l and rouge_l_std"):
-        _scores_of(tmp_path)
+        read_answers(tmp_path)
+
+
+def write_scores(folder, content):
+    (folder / "answers" / "best").mkdir(parents=True)
+    (folder / "answers" / "best" / "scores.json").write_text(content)
 
 
 def test_a_smoke_sweep_trains_a_row_and_the_table_finds_it(tmp_path):

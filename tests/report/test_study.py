@@ -121,8 +121,23 @@ def test_further_comparisons_are_paired_by_the_seeds_of_both(tmp_path):
                          "| EA-DKD | DKD | missing |  |  |  |  |  |"]
 
 
-def test_comparisons_name_existing_lines():
-    assert {name for pairs in STUDY.comparisons.values() for pair in pairs for name in pair} <= STUDY.lines.keys()
+def test_lines_are_compared_by_another_measure_of_the_last_epoch(tmp_path):
+    for name, losses in (("KD", [1.0, 1.1]), ("EA-KD", [0.99, 1.07])):
+        for seed, loss in enumerate(losses):
+            made(tmp_path, STUDY.lines[name], seed, 20.0)
+            path = tmp_path / f"{STUDY.lines[name].training.name}_s{seed}" / "metrics.jsonl"
+            path.write_text(json.dumps({"epoch": 1, "test_loss": loss}) + "\n")
+    spec = {"By loss": {"measure": "test_loss", "factor": 1000, "pairs": [["EA-KD", "KD"]]}}
+    text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
+    # differences -10, -30, in thousandths: mean -20, error 10, p as above
+    assert "| EA-KD | KD | 2 | -20.00 | -147.06 to +107.06 |  | 0.295 | 0.295 |" in text
+
+
+@pytest.mark.parametrize("name", load_studies())
+def test_comparisons_name_existing_lines(name):
+    one = load_studies()[name]
+    specs = [spec if isinstance(spec, list) else spec["pairs"] for spec in one.comparisons.values()]
+    assert {line for pairs in specs for pair in pairs for line in pair} <= one.lines.keys()
 
 
 def test_the_page_of_results_is_the_table_of_the_records():

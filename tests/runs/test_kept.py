@@ -1,6 +1,7 @@
 """Kept studies: the records of run folders in two files, to which runs are added atomically."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_a_kept_run_reads_as_its_folder_did(folder, tmp_path):
         assert after.metrics() == before.metrics() and len(after.metrics()) == 2
         assert after.config_text() == before.config_text()
         assert after.metadata["versions"] == before.metadata["versions"] and "host" not in after.metadata
+
+
+def test_scores_of_answers_are_kept_and_checked(folder, tmp_path):
+    scores = {"latest": {"dolly": {"ngram6": {"rouge_l": 9.5, "rouge_l_std": None, "examples": 100}}}}
+    first, second = find_runs(folder)
+    scored = replace(first, path=tmp_path / "run")
+    (scored.path / "answers" / "latest").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl"):
+        (scored.path / name).write_bytes((first.path / name).read_bytes())
+    (scored.path / "answers" / "latest" / "scores.json").write_text(json.dumps(scores["latest"]))
+    keep_records([scored, second], tmp_path / "study")
+    assert [one.answers for one in find_runs(tmp_path / "study")] == [{}, scores]
+    lines = (tmp_path / "study" / RUNS).read_text().replace("9.5", '"much"')
+    (tmp_path / "study" / RUNS).write_text(lines)
+    with pytest.raises(UserError, match="runs.jsonl: run: answers: dolly: expected numbers as rouge_l"):
+        assert find_runs(tmp_path / "study")[1].answers
 
 
 def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
