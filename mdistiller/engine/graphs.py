@@ -3,7 +3,7 @@
 Small networks at small batches are bound by these launches. What is recorded is the trainer's own step, with the same
 code; only what the host decides is baked in. Therefore a graph is recorded anew in every epoch, the learning rate is a
 tensor, and random numbers are set before each replay, as before each step without a graph. A step that cannot be
-recorded runs as without this module, and the log says why. None of this has been tested on a GPU yet.
+recorded runs as without this module, and the log says why.
 """
 
 import collections
