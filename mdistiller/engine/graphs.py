@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller import distributed
+from mdistiller.libraries import first_line
 
 NEVER = "SOLVER.CUDA_GRAPH is never"
 OBSERVED_STEP = 3  # of the steps with batches of one kind: the one that is watched; graphs are recorded after it
@@ -157,10 +158,16 @@ class RecordedSteps:
         return result
 
     def _record(self, epoch, kind, batch):
+        self.batch = {name: tensor.clone() for name, tensor in batch.items()}
+        try:
+            self.recording = Recording(self.compute, self.batch)
+        except RuntimeError as error:  # nothing was computed yet, so the step can still be taken as it is
+            self.reason, self.said = f"recording it failed ({first_line(error)})", False
+            self._say(self.reason)
+            return
         if self.epoch is None:
             log.info("the training step is recorded as a CUDA graph once an epoch")
-        self.batch = {name: tensor.clone() for name, tensor in batch.items()}
-        self.recording, self.epoch, self.kind = Recording(self.compute, self.batch), epoch, kind
+        self.epoch, self.kind = epoch, kind
 
     @contextlib.contextmanager
     def _own_stream(self, device):

@@ -220,7 +220,8 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
         estimate = duration(sum(known) / jobs)
         lines.append(f"time: about {estimate}{each} at --jobs {jobs}, by finished runs of the same configurations")
     if len(known) < len(todo):
-        lines.append(f"time: unknown for {len(todo) - len(known)}: no run of their configurations is finished yet")
+        others = f" of the other {len(todo) - len(known)}" if known else ""
+        lines.append(f"time{others}: known once a run of each configuration is finished")
     if count[FAILED]:
         retried = any(states[run] == FAILED for run in todo)
         lines.append("failed before, tried again now:" if retried else "failed before (again with --retry-failed):")

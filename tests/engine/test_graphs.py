@@ -112,6 +112,21 @@ def test_a_method_that_cannot_be_recorded_trains_as_ever_and_the_log_says_why(tm
     assert "not recorded as a CUDA graph: it draws random numbers on the CPU" in (folder / "train.log").read_text()
 
 
+def test_a_step_whose_recording_fails_is_taken_as_it_is(tmp_path, monkeypatch):
+    class Failing(Replayed):
+        def __init__(self, compute, batch):
+            compute(batch)  # as far as the operation that cannot be recorded
+            raise RuntimeError("operation not permitted when stream is capturing\nand a trace")
+
+    monkeypatch.setattr(graphs, "Recording", Failing)
+    taken, tensor = [], torch.zeros(1)
+    steps = graphs.RecordedSteps(lambda batch: taken.append(float(batch["image"])), dict)
+    for number in range(5):
+        steps(1, {"image": tensor + number})
+    assert [number for number in taken if taken.count(number) == 1] == [0, 1, 2, 4]  # 3 was begun, then taken
+    assert steps.reason == "recording it failed (RuntimeError: operation not permitted when stream is capturing)"
+
+
 def test_a_branch_is_nothing_without_a_recording():
     with Branch() as nothing:
         assert nothing is None

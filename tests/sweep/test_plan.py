@@ -121,7 +121,7 @@ def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
     assert summary(runs, states, progress, todo, 1).split("\n") == [
         "5 runs of 2 configurations: 1 done, 1 to continue, 3 to start",
         "time: about 3 min for 3 of the 4 left at --jobs 1, by finished runs of the same configurations",
-        "time: unknown for 1: no run of their configurations is finished yet",
+        "time of the other 1: known once a run of each configuration is finished",
     ]
 
 
