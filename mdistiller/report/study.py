@@ -196,7 +196,8 @@ def _gain(groups, name: str, baseline: str | None, of: tuple[str, float] | None 
     """The gain of a line over another one; None where either has no runs. `of`: see `_last`."""
     if not (groups[name] and groups.get(baseline)):
         return None
-    return paired_gain(_last(groups[name], of), _last(groups[baseline], of))
+    results = _last(groups[name], of), _last(groups[baseline], of)
+    return paired_gain(*results) if all(results) else None
 
 
 def _measured(name, runs, measures) -> tuple[str, ...]:
@@ -215,7 +216,8 @@ def _measure(run: RunRecord, key: str) -> float | None:
 
 
 def _last(runs: Mapping[int, RunRecord], of: tuple[str, float] | None = None) -> dict[int, Any]:
-    """Results of the last epoch by seed. `of`: the key of another measure (`_measure`), and a factor for its values."""
+    """Results of the last epoch by seed. `of`: the key of another measure, which a run may lack, and its factor."""
     if of is None:
         return {seed: run.result("last") for seed, run in runs.items()}
-    return {seed: of[1] * _measure(run, of[0]) for seed, run in runs.items()}
+    found = {seed: _measure(run, of[0]) for seed, run in runs.items()}
+    return {seed: of[1] * value for seed, value in found.items() if value is not None}
