@@ -21,18 +21,18 @@ done
 case $minutes in ''|*[!0-9]*|0) echo "error: --minutes: expected a whole number above 0; found '$minutes'" >&2; exit 2 ;; esac
 use_environment
 total=$((60 * minutes)) keeping=30  # seconds; the last ones are for archiving
-settings=(SOLVER.CUDA_GRAPH auto DATASET.ROOT "$root")
+settings=(SOLVER.CUDA_GRAPH auto DATASET.ROOT "$root" DATASET.TEST.BATCH_SIZE 2500)
 if [ -n "$smoke" ]; then
     out=output/gpu_smoke/results runs=output/gpu_smoke/full device=cpu jobs=(--fork --jobs 1)
     bench=(data --quick --repeats 1 --seconds 0 --images 16 --batch 8)
     settings+=(LOG.PREFIX output/gpu_smoke DATASET.TYPE digits DATASET.TRAIN_FRACTION 0.1 SOLVER.EPOCHS 1
-        SOLVER.LR_DECAY_STAGES "[]" SOLVER.AMP none TEACHER_CACHE.DIR output/gpu_smoke/cache
+        SOLVER.LR_DECAY_STAGES "[]" SOLVER.AMP none
         DISTILLER.TEACHER_CHECKPOINT "$runs/wrn_16_2_s0/student_latest.pth")
 else
     if ! python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
         echo "error: no CUDA device is available; --smoke tries this script without one" >&2; exit 2
     fi
-    out=results/gpu runs=output/full device=cuda jobs=(--jobs 2)  # one small network leaves a GPU idle
+    out=results/gpu runs=output/full device=cuda jobs=(--jobs 4)  # one small network leaves a GPU idle
     bench=(graphs data step ea cache --root "$root" --repeats 3 --seconds 0.5)
 fi
 mkdir -p "$out"
