@@ -44,6 +44,7 @@ from mdistiller.report.compare import comparison
 from mdistiller.report.page import report
 from mdistiller.runs.fill import fill
 from mdistiller.runs.kept import keep_records
+from mdistiller.runs.language import scores_of
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import Training
@@ -177,19 +178,24 @@ class Records:
             run = make_run(self.root, row, seed, 70.0 + seed)
             lines = [{"epoch": epoch, "test_top1": 50.0, "weight_mean": 1.0, "weight_std": 0.5} for epoch in (1, 2)]
             (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+            (run / "answers" / "best").mkdir(parents=True)
+            scores = {"dolly": {"ngram6": {"rouge_l": 20.0, "rouge_l_std": 0.5, "examples": 9}}}
+            (run / "answers" / "best" / "scores.json").write_text(json.dumps(scores))
         keep_records(find_runs(self.root), self.kept)
-        self.files = [*sorted(self.root.glob("any/0/*")), *sorted(self.kept.iterdir())]
+        in_runs = (path for pattern in ("any/0/*", "any/0/answers/*/*") for path in sorted(self.root.glob(pattern)))
+        self.files = [path for path in (*in_runs, *sorted(self.kept.iterdir())) if path.is_file()]
         self.whole = {path: path.read_bytes() for path in self.files}
         self.run = self.root / "any" / "0"
         self.training = Training("configs/digits/kd/res20_res8.yaml", (), (f"LOG.PREFIX={folder}",))
         self.table = covered_tables(["2"])[0]
-        self.readers = (self.compare, self.report, self.tables, self.sweep, self.resume, self.keep)
+        self.readers = (self.compare, self.report, self.tables, self.sweep, self.resume, self.keep,
+                        self.answers)
 
     def attempt(self, chance: random.Random) -> Callable[[], object]:
         path = chance.choice(self.files)
         content = self.changed(path, chance)
         root = self.kept if path.parent == self.kept else self.root
-        reader = chance.choices(self.readers, (4, 1, 2, 2, 2, 1))[0]
+        reader = chance.choices(self.readers, (4, 1, 2, 2, 2, 1, 1))[0]
 
         def action():
             try:
@@ -266,6 +272,10 @@ class Records:
         folder = RunFolder.open(cfg, resume=True)
         folder.keep_metrics_before(2)
         folder.read_json("run.json"), folder.read_json("summary.json")
+
+    def answers(self, root):
+        for run in find_runs(root):
+            scores_of(run)
 
     def keep(self, root):
         with tempfile.TemporaryDirectory() as place:

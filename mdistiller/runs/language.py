@@ -41,12 +41,12 @@ class Row:
         if self.training.extra and self.training.extra[0] == SMOKE_MARK:
             found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
         else:
-            each = [_scores_of(run) for run in self.runs]
+            each = [scores_of(run) for run in self.runs]
             found = {column: [one[name] for one in each if name in one] for column, name in SPEC["sets"].items()}
         return {column: _score(values) for column, values in found.items() if values}
 
 
-def _scores_of(run):
+def scores_of(run: RunRecord) -> dict[str, tuple[float, float | None]]:
     """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint."""
     scores = {name: rules.get(SPEC["rule"]) for name, rules in run.answers.get("best", {}).items()}
     return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in scores.items() if found}
