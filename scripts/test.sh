@@ -3,4 +3,4 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 environment test
-python -m pytest -n auto "$@"
+python -m pytest -n auto --dist worksteal "$@"  # neighbours share fixtures, so a worker takes a whole half
