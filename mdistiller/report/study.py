@@ -209,7 +209,7 @@ def _measured(name, runs, measures) -> tuple[str, ...]:
 def _measure(run: RunRecord, key: str) -> float | None:
     """A measurement of the last epoch, or Rouge-L of answers: "answers/<checkpoint>/<set>/<n-gram rule>"."""
     if not key.startswith("answers/"):
-        return run.metrics()[-1].get(key)
+        return next((row.get(key) for row in reversed(run.metrics())), None)
     checkpoint, name, rule = key.split("/")[1:]
     scores = run.answers.get(checkpoint, {}).get(name, {}).get(rule)
     return scores and scores["rouge_l"]

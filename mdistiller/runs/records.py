@@ -78,7 +78,7 @@ class RunRecord:
     @property
     def epochs(self) -> int | None:
         """The number of epochs of the whole run; of one whose length is counted in updates, that of its evaluations."""
-        found = self.summary.get("epochs", self.config["SOLVER.EPOCHS"])
+        found = self.summary.get("epochs", self.config.get("SOLVER.EPOCHS"))
         return found if is_measurement(found) else None
 
     def metrics(self) -> list[dict]:

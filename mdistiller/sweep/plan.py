@@ -182,7 +182,7 @@ class Progress:
         if not times:
             return None
         begun = read_run(run.folder) if self.state(run) == STARTED else None
-        gone = begun.summary.get("epoch", 0) / begun.epochs if begun and begun.epochs else 0
+        gone = (begun.summary.get("epoch") or 0) / begun.epochs if begun and begun.epochs else 0
         return fmean(times) * (1 - gone)
 
 

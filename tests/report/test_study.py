@@ -131,6 +131,9 @@ def test_lines_are_compared_by_another_measure_of_the_last_epoch(tmp_path):
     text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
     # differences -10, -30, in thousandths: mean -20, error 10, p as above
     assert "| EA-KD | KD | 2 | -20.00 | -147.06 to +107.06 |  | 0.295 | 0.295 |" in text
+    (path.parent / "metrics.jsonl").unlink()
+    text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
+    assert "| EA-KD | KD | 1 | -10.00 |" in text
     spec["By loss"]["measure"] = "test_teacher_kl"  # which these runs have not measured
     text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
     assert "| EA-KD | KD | missing |  |  |  |  |  |" in text
