@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
-from mdistiller.runs.reading import is_measurement, parse_json, read_text
+from mdistiller.runs.reading import ANSWERS, is_measurement, parse_json, read_text
 from mdistiller.runs.records import RunRecord
 
 EXAMPLES = 4  # number of examples shown of each run
@@ -20,10 +20,10 @@ def answers_of(runs: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, str, list
     for run in runs:
         if run.kept is not None:  # an archived run has no folder
             continue
-        names = {path.name for who in WHO for path in (run.path / "answers" / who).glob("*_seed*.jsonl")}
+        names = {path.name for who in WHO for path in (run.path / ANSWERS / who).glob("*_seed*.jsonl")}
         if names:
             name = min(names)  # one decoding seed of one set is sufficient
-            answers = {who: _first_lines(run.path / "answers" / who / name) for who in WHO}
+            answers = {who: _first_lines(run.path / ANSWERS / who / name) for who in WHO}
             found = {who: lines for who, lines in answers.items() if lines}
             yield run, name.removesuffix(".jsonl"), list(_examples(found))
 

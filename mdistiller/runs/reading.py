@@ -142,16 +142,16 @@ def read_answers(folder: Path) -> dict[str, dict]:
             content = parse_json(read_plain(path), path)
         except (OSError, UnicodeDecodeError, json.JSONDecodeError):
             continue
-        sets = {name: checked_scores(rules, f"{path}: {name[:80]}") for name, rules in content.items()} \
-            if isinstance(content, dict) else {}
-        found |= {path.parent.name: sets} if sets else {}
+        sets = content.items() if isinstance(content, dict) else ()
+        if scores := {name: checked_scores(rules, f"{path}: {name[:80]}") for name, rules in sets}:
+            found[path.parent.name] = scores
     return found
 
 
 def checked_scores(rules: Any, source: str) -> dict[str, dict]:
     """{n-gram rule: scores} of a set, without what is no score; raises UserError for scores that are no numbers."""
-    scores = {rule: one for rule, one in rules.items() if isinstance(one, dict) and "rouge_l" in one} \
-        if isinstance(rules, dict) else {}
+    each = rules.items() if isinstance(rules, dict) else ()
+    scores = {rule: one for rule, one in each if isinstance(one, dict) and "rouge_l" in one}
     for one in scores.values():
         spread = one.get("rouge_l_std")
         if not (is_measurement(one.get("rouge_l")) and (spread is None or is_measurement(spread))):
