@@ -23,10 +23,13 @@ def epoch_line(record: Mapping, epochs: int, splits: Sequence[str], task) -> str
     return ", ".join([*parts, f"{record[f'{task.unit}_per_second']:.0f} {task.unit}/s"])
 
 
-def start_logging(file: Path | None = None) -> logging.Logger:
-    """The package's logger; it writes to stdout and, if `file` is given, appends to that file."""
+def start_logging(file: Path | None = None, enabled: bool = True) -> logging.Logger:
+    """The package's logger; it writes to stdout and, if `file` is given, appends to that file.
+
+    It is not `enabled` on ranks other than the first, which would repeat its lines.
+    """
     logger = logging.getLogger("mdistiller")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if enabled else logging.ERROR)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

@@ -76,7 +76,7 @@ def prepare_device(cfg: CfgNode, local_rank: int = 0) -> torch.device:
 def settle_precision(cfg: CfgNode, device: torch.device) -> None:
     """Replace SOLVER.AMP auto by the precision that it means on the device; the log names it."""
     asked, cfg.SOLVER.AMP = cfg.SOLVER.AMP, resolved(cfg.SOLVER.AMP, device)
-    if asked != cfg.SOLVER.AMP and distributed.rank() == 0:
+    if asked != cfg.SOLVER.AMP:
         log.info("SOLVER.AMP auto: %s on %s", cfg.SOLVER.AMP, device_name(device))
 
 
@@ -141,7 +141,7 @@ def _training(cfg, resume, after_epoch, shared, stop):
     try:
         folder = RunFolder.open(cfg, resume)
         device = prepare_device(cfg, local_rank)
-        start_logging()
+        start_logging(enabled=distributed.rank() == 0)
         run = build_run(cfg, device, shared=shared)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache, after_epoch, stop)
@@ -153,8 +153,6 @@ def _training(cfg, resume, after_epoch, shared, stop):
             folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **metadata)
             start_logging(folder / "train.log")
             _announce(run, folder)
-        else:
-            logging.getLogger("mdistiller").setLevel(logging.WARNING)
         if run.distiller.teacher is not None and not folder.finished:
             _measure_teacher(run, folder, shared)
         if resume:
@@ -186,8 +184,7 @@ def _teacher_cache(run):
         return None
     reason = why_live(run.distiller, run.data, run.cfg.TEACHER_CACHE.KIND)
     if reason is not None:
-        if distributed.rank() == 0:
-            log.info("teacher cache: not used, the teacher runs in every step: %s", reason)
+        log.info("teacher cache: not used, the teacher runs in every step: %s", reason)
         return None
     cache = open_cache(run.cfg, run.data, run.distiller.teacher, run.metadata["teacher_sha256"], run.device,
                        views=run.distiller.views)

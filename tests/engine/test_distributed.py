@@ -67,6 +67,8 @@ def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
     done = typed(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 5, resume=True))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at epoch" in done.stdout
+    said = [line.partition(" ")[2] for line in done.stdout.splitlines()]
+    assert "the teacher's accuracy" in done.stdout and len(set(said)) == len(said), "only the first rank logs"
     assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 6 >= before
 
 

@@ -148,7 +148,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
     if cfg.TEACHER_CACHE.KIND == replay.KIND:
         wanted = replay.parts_of_run(folder, data, epochs, views)
         announce(folder, metadata, sum(map(replay.count_records, wanted)), len(wanted) * data.info.num_train)
-        if cfg.DATASET.SEED is None and distributed.rank() == 0:
+        if cfg.DATASET.SEED is None:
             log.info("teacher cache: runs with another EXPERIMENT.SEED share it only if DATASET.SEED is set")
         cache = ReplayCache(ReplayStore(folder, metadata), data, logits_of, rows, views)
     else:
@@ -159,7 +159,7 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         cache = HiddenCache(store, data, hidden_of) if hidden else TeacherCache(store, data, logits_of, rows)
     rounding = ROUNDING[teacher_amp(cfg)]
     checked = cache.check(cfg.TEACHER_CACHE.CHECK, max(rounding, ROUNDING_CUDA) if device.type == "cuda" else rounding)
-    if checked and distributed.rank() == 0:
+    if checked:
         log.info("teacher cache: %d stored rows, chosen at random, agree with the teacher", checked)
     return cache
 
@@ -181,11 +181,8 @@ def announce(folder: Path, metadata: dict, held: int, total: int, lookups: int |
     growth = min(total if lookups is None else lookups, total - held) * (size + ENTRY.itemsize)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(parent).free
-    if distributed.rank() == 0:
-        log.info(
-            "teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
-            folder, held, total, in_bytes(held * size), in_bytes(total * size), in_bytes(growth), in_bytes(free),
-        )
+    log.info("teacher cache: %s holds %d of %d rows in %s (%s when full); this run may add %s, %s are free",
+             folder, held, total, in_bytes(held * size), in_bytes(total * size), in_bytes(growth), in_bytes(free))
     if growth > free and os.access(parent, os.W_OK):
         smaller = "; TEACHER_CACHE.DTYPE float16 takes half" if metadata["dtype"] == "float32" else ""
         smaller += "" if metadata["key"].get("topk") else "; TEACHER_CACHE.TOPK stores the largest logits only"
