@@ -1,6 +1,8 @@
 """Expected structure of every network (tests/golden/models/*.json), and recipes for known weights."""
 
 import json
+from copy import deepcopy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,11 +23,16 @@ every_network = pytest.mark.parametrize("name", EXPECTED)
 every_small_network = pytest.mark.parametrize("name", SMALL)
 
 
-def network(name, seed=0):
-    """The network of an entry of EXPECTED, with the entry's number of classes."""
+@cache
+def _built(name, seed):
     torch.manual_seed(seed)
     entry = EXPECTED[name]
     return build_model(entry["registry_name"], entry["num_classes"], family=entry["dataset"])
+
+
+def network(name, seed=0):
+    """The network of an entry of EXPECTED, with its number of classes: a copy, which is cheaper than building it."""
+    return deepcopy(_built(name, seed))
 
 
 def images(size, batch=2, seed=0):
