@@ -2,10 +2,10 @@
 # Train the runs for every figure of the paper, measure them, draw the figures, and write an HTML page with all of them.
 #   scripts/reproduce_figures.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 3 --jobs 4] [-- KEY VALUE ...]
 # ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, and 10 more with other values of DKD's beta
-# for figure 8, one seed each unless --seeds is given. It first prints its cost. It can be stopped at any time; the same
-# command continues. Measurements are not repeated: delete output/figures/analysis after further runs. --dry-run: only
-# prints the cost. --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes). --install: create an
-# environment first.
+# for figure 8, one seed each unless --seeds is given. It first prints the number of runs and, once one run of each
+# configuration is finished, the time left. It can be stopped at any time; the same command continues. Measurements are not
+# repeated: delete output/figures/analysis after further runs. --dry-run: only prints the runs and their commands.
+# --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes). --install: create an environment first.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment

@@ -10,8 +10,9 @@ from mdistiller.losses.mld import confidence_masks as confidence_masks
 
 @register("MLD", "MLKD", "KD_ours")
 class MLD(Distiller):
-    """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023,
-    openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html).
+    """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023).
+
+    openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html
 
     Compares student and teacher on two views of each image (weak and strong augmentation), at the level of instances,
     of classes and of the batch; see `mld_losses`. As in the public code, the temperature and the weights are keys of
