@@ -191,21 +191,23 @@ class Reporter:
 
     def report(self, run, outcome):
         self.ended += 1
-        if outcome.error:
+        stopped = "the same command continues it" if outcome.kind == processes.STOPPED else ""
+        if outcome.error or stopped:
             self.bad.append(outcome.kind)
-        result = outcome.error or result_line(run)
+        result = outcome.error or stopped or result_line(run)
         print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)
 
     def end(self, failed_before):
         """Print the summary; returns the exit code.
 
-        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier.
+        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier, or were
+        stopped by somebody else.
         """
         bad, left = len(self.bad), self.total - self.ended
         words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
         words += [f"{left} not tried, since they would end with the same error" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
-        if processes.FAILED in self.bad or failed_before or self.ended > bad > 0:
+        if {processes.FAILED, processes.STOPPED} & set(self.bad) or failed_before or self.ended > bad > 0:
             return 3
         return 2 if bad or left else 0
 

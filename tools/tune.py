@@ -97,7 +97,8 @@ def report(tuning, runs):
     trials = [TrialRow(trial.number, trial.params, value_of(trial), trial.state.name.lower())
               for trial in tuning.study.get_trials()]
     cfg = tuning.cfg
-    budget = (f"{tuning.trials} trials of {cfg.SOLVER.EPOCHS} epochs with one seed, proposed by TPE; "
+    length = f"{cfg.SOLVER.MAX_ITER} updates" if cfg.SOLVER.MAX_ITER else f"{cfg.SOLVER.EPOCHS} epochs"
+    budget = (f"{tuning.trials} trials of {length} with one seed, proposed by TPE; "
               f"{tuning.val_fraction:g} of the training images are set aside to judge them; no choice reads the test "
               "images.")
     space = {key: (str(setting.own), setting.words) for key, setting in tuning.space.items()}

@@ -217,7 +217,7 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
     known = [time for time in times if time is not None]
     if known:
         each = "" if len(known) == len(todo) else f" for {len(known)} of the {len(todo)} left"
-        estimate = duration(sum(known) / jobs)
+        estimate = duration(sum(known) / min(jobs, len(known)))
         lines.append(f"time: about {estimate}{each} at --jobs {jobs}, by finished runs of the same configurations")
     if len(known) < len(todo):
         others = f" of the other {len(todo) - len(known)}" if known else ""

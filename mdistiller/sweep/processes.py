@@ -217,6 +217,7 @@ class LocalSweep:
                 lock.release()
                 self.report(run, Outcome(ELSEWHERE))
             else:
+                Path(f"{run.record}.failed").unlink(missing_ok=True)  # it is tried again now
                 locks[run] = lock
         return locks
 

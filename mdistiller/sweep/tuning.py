@@ -22,6 +22,7 @@ from mdistiller.command import Interrupted
 from mdistiller.config import active_cfg, dump_cfg, load_cfg
 from mdistiller.config.loading import method_keys
 from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.optim import num_epochs
 from mdistiller.engine.setup import train
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.libraries import import_extra
@@ -117,7 +118,7 @@ class Tuning:
                     storage=self.optuna.storages.JournalStorage(journal), study_name=self.name,
                     direction="maximize", load_if_exists=True,
                     sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
-                    pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=self.cfg.SOLVER.EPOCHS // 3),
+                    pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=num_epochs(self.cfg.SOLVER) // 3),
                 )
             except DAMAGE as error:  # a damaged journal may cause any of them
                 raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
@@ -163,16 +164,16 @@ class Tuning:
 
     def _claim(self):
         """A trial that no other process runs and its lock, or None."""
-        states = self.optuna.trial.TrialState
+        states, study = self.optuna.trial.TrialState, self.study  # made before the lock, which it takes for itself
         with self.alone():
-            begun = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != states.WAITING]
+            begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != states.WAITING]
             for frozen in begun:
                 if frozen.state == states.RUNNING and (lock := self._lock(frozen.number)) is not None:
-                    return self.optuna.trial.Trial(self.study, frozen._trial_id), lock
+                    return self.optuna.trial.Trial(study, frozen._trial_id), lock
             if len(begun) >= self.trials:
                 return None
-            self.study.sampler.reseed_rng()  # two processes must not start the same trial
-            trial = self.study.ask()
+            study.sampler.reseed_rng()  # two processes must not start the same trial
+            trial = study.ask()
             return trial, self._lock(trial.number)
 
     def _lock(self, number):

@@ -123,6 +123,7 @@ def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
         "time: about 3 min for 3 of the 4 left at --jobs 1, by finished runs of the same configurations",
         "time of the other 1: known once a run of each configuration is finished",
     ]
+    assert "time: about 55 s for 3 of the 4 left at --jobs 8" in summary(runs, states, progress, todo, 8)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

@@ -8,12 +8,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mdistiller.errors import UserError
 from mdistiller.sweep import cluster
 from mdistiller.sweep import processes as sweep
+from tools.sweep import Reporter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = """\
@@ -93,8 +95,17 @@ def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_and_continues(tmp_path)
     code, out, error = finish(process)
     assert (code, error) == (143, "stopped by SIGTERM; the same command continues\n") and "stopped: " in out
     assert ended(tmp_path) == {0: ("interrupted", 1)}
-    assert finish(start(tmp_path, 1, "--fork", epochs=8))[0] == 0
-    assert ended(tmp_path) == {0: ("done", 2)}
+    process = start(tmp_path, 1, "--fork", epochs=8)
+    wait_until(lambda: ended(tmp_path) == {0: ("running", 2)})
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C on a terminal, which the sweep and its runs all get
+    assert finish(process)[0] == 130 and ended(tmp_path) == {0: ("interrupted", 2)}
+
+
+def test_a_run_that_somebody_else_stopped_is_not_done(tmp_path, capsys):
+    reporter = Reporter(1)
+    reporter.report(SimpleNamespace(name="a", folder=tmp_path / "not made yet"), sweep.Outcome(sweep.STOPPED))
+    assert reporter.end(0) == 3
+    assert capsys.readouterr().out == "[1/1] stopped: a: the same command continues it\n0 of 1 done; 1 not\n"
 
 
 @dataclass(frozen=True)

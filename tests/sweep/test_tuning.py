@@ -96,6 +96,23 @@ def test_two_processes_share_a_study_and_its_budget(tmp_path):
         assert epochs(tmp_path, trial.number) == [1, 2][: 2 if trial.state.name == "COMPLETE" else 1]
 
 
+def test_a_trial_is_claimed_under_the_lock_of_the_study(tmp_path, monkeypatch):
+    mine, tried = tiny(tmp_path, 1), []
+
+    def look(number):
+        process = multiprocessing.get_context("fork").Process(target=lock_it)
+        process.start()
+        process.join()
+        tried.append(process.exitcode)
+
+    def lock_it():
+        raise SystemExit(files.lock(mine.folder / ".study.lock", inherited=False) is None)
+
+    monkeypatch.setattr(mine, "_lock", look)
+    mine._claim()
+    assert tried == [1]  # nobody else can have it, also where the claim has made the study first
+
+
 def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(tmp_path, monkeypatch, capsys):
     def stopped(cfg, resume, after_epoch):
         def stop(record):
