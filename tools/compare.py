@@ -1,7 +1,8 @@
 """Compare the runs in a folder: python tools/compare.py output/quickstart.
 
-One line per configuration: mean and standard deviation over its seeds, of the last and the best epoch, on the test set.
-The best epoch is chosen on the test set unless the run has a validation split.
+One line per configuration: mean and standard deviation over its seeds, of the last and the best epoch, on the test set
+(on validation images, where the run measures nothing else; the line then says so). The best epoch is chosen on the test
+set unless the run has a validation split.
 """
 
 import sys

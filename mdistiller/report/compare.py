@@ -63,6 +63,7 @@ def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
     config = group[0].config
     method = "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
+    words = ", ".join(filter(None, (words, "on validation images" if group[0].on_validation else "")))
     return (
         config["DATASET.TYPE"],
         f"{method} ({words})" if words else method,

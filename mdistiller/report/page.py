@@ -110,12 +110,13 @@ def _paper(book):
 def _metadata(run: RunRecord) -> dict[str, str]:
     """The rows of the table about one run."""
     summary, metadata, words = run.summary, run.metadata, metric_words(run.headline)
+    measured = f"{words} on validation images" if run.on_validation else words
     versions = ", ".join(f"{name} {version}" for name, version in (metadata.get("versions") or {}).items())
     rows = {
         "folder": str(run.path),
         "status": f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
                   f"{run.epochs}",
-        words: f"last {percent(run.result('last'))}, best {percent(run.result('best'))} "
+        measured: f"last {percent(run.result('last'))}, best {percent(run.result('best'))} "
                f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})",
         "command": str(metadata.get("command", "unknown")),
         "commit": str(metadata.get("commit", "unknown")),

@@ -81,6 +81,11 @@ class RunRecord:
         found = self.summary.get("epochs", self.config.get("SOLVER.EPOCHS"))
         return found if is_measurement(found) else None
 
+    @property
+    def on_validation(self) -> bool:
+        """Whether the results are those of validation images, because the run does not measure the test set."""
+        return self.config.get("DATASET.TEST.ENABLED") is False
+
     def metrics(self) -> list[dict]:
         """The metrics by name, one dict per epoch. Raises UserError for an invalid line."""
         if self.kept is None:

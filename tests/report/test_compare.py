@@ -22,6 +22,11 @@ def test_configurations_of_one_method_are_labelled_with_every_setting_that_diffe
     assert sorted(entry.label for entry in Book(tmp_path, find_runs(tmp_path)).entries) == sorted(methods)
 
 
+def test_results_on_validation_images_are_told_as_such(tmp_path):
+    make_run(tmp_path, "KD", 0, 72.0, DATASET__TEST__ENABLED=False)
+    assert "| KD (on validation images) |" in comparison(tmp_path)
+
+
 def test_the_epochs_of_a_run_counted_in_updates_are_its_evaluations(tmp_path):
     make_run(tmp_path, "KD", 0, 72.0, SOLVER__MAX_ITER=820)
     path = next(tmp_path.rglob("summary.json"))
