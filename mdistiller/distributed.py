@@ -8,13 +8,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def start() -> int:
-    """Join the process group of torchrun (NCCL on GPUs, else gloo), and return the local rank.
+def start(device: str = "auto") -> int:
+    """Join the process group of torchrun (NCCL on GPUs, gloo with `device` "cpu"), and return the local rank.
 
     Without torchrun there is no process group, and the rank is 0.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if device != "cpu" and torch.cuda.is_available() else "gloo")
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -47,7 +47,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
 
 
-def gather(value) -> list:
+def gather(value: Any) -> list[Any]:
     """The value of every rank, in order of rank, of any type that can be pickled; waits for all ranks."""
     if world_size() == 1:
         return [value]
@@ -57,10 +57,14 @@ def gather(value) -> list:
 
 
 def share_buffers(*modules: nn.Module) -> None:
-    """Copy the buffers of rank 0, such as running statistics of batch norms, to all ranks."""
+    """Copy the buffers of rank 0, such as running statistics of batch norms, to all ranks.
+
+    NCCL copies nothing on the CPU; what is there beside a network on a GPU are counters, equal on all ranks.
+    """
     if world_size() > 1:
-        for module in modules:
-            for buffer in module.buffers():
+        on_gpu = dist.get_backend() == "nccl"
+        for buffer in (buffer for module in modules for buffer in module.buffers()):
+            if not (on_gpu and buffer.is_cpu):
                 dist.broadcast(buffer, 0)
 
 
@@ -69,23 +73,21 @@ def barrier() -> None:
         dist.barrier()
 
 
-def wrap(distiller: nn.Module, device: torch.device) -> nn.Module:
-    """The distiller in DistributedDataParallel if there are several processes; the teacher is not part of it."""
+def wrap(distiller: nn.Module, device: torch.device, averages: bool = True) -> nn.Module:
+    """The distiller in DistributedDataParallel if there are several processes; the teacher is not part of it.
+
+    Without `averages` the distiller itself, because the updater averages gradients over the processes. SOLVER.SYNC_BN
+    applies to both.
+    """
     if world_size() == 1:
         return distiller
     if distiller.cfg.SOLVER.SYNC_BN and device.type == "cuda":
         distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+    if not averages:
+        return distiller
     own = [name for name, _ in distiller.named_buffers() if name.startswith(distiller.own_buffers)]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distiller, own)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
         distiller, device_ids=ids, find_unused_parameters=distiller.varying_modules
     )
-
-
-def gather_objects(own: Any) -> list[Any]:
-    """The value of every rank, in order of rank, of plain Python types; waits for all ranks."""
-    parts = [own] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(parts, own)
-    return parts

@@ -39,7 +39,7 @@ def why_eager(cfg: CfgNode, device: torch.device, varying: bool = False) -> str 
         "SOLVER.AMP fp16 reads back whether gradients are finite": solver.AMP == "fp16",
         "SOLVER.ACCUMULATE is above 1": solver.ACCUMULATE > 1,
         "SOLVER.SKIP_NONFINITE reads every loss back": solver.SKIP_NONFINITE > 0,
-        "SOLVER.EMA reads a counter back": solver.EMA > 0,
+        "SOLVER.EMA counts its updates on the host": solver.EMA > 0,
         f"SOLVER.TRAINER {solver.TRAINER} has an optimiser of its own": solver.TRAINER in ("dot", "crd_dot"),
         "COMPILE has graphs of its own": cfg.COMPILE,
         "some modules of the method are unused in some steps": varying,

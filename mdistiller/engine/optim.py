@@ -196,8 +196,9 @@ class DOT(torch.optim.Optimizer):
                     if not velocity and (name == "task" or name in self.state[parameter]):
                         gradient = gradient.add(parameter, alpha=group["weight_decay"])
                     momentum = group["momentum"] + (delta if len(terms) == 2 else 0.0)
-                    buffer = self.state[parameter].setdefault(name, torch.zeros_like(parameter))
-                    velocity.append(buffer.mul_(momentum).add_(gradient))
+                    if name not in self.state[parameter]:
+                        self.state[parameter][name] = torch.zeros_like(parameter)
+                    velocity.append(self.state[parameter][name].mul_(momentum).add_(gradient))
                 if velocity:
                     parameter.sub_(sum(velocity), alpha=group["lr"])
 

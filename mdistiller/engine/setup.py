@@ -137,7 +137,7 @@ def training(
 
 
 def _training(cfg, resume, after_epoch, shared, stop):
-    local_rank, folder = distributed.start(), None
+    local_rank, folder = distributed.start(cfg.DEVICE), None
     try:
         folder = RunFolder.open(cfg, resume)
         device = prepare_device(cfg, local_rank)

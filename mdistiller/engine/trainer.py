@@ -27,6 +27,7 @@ from mdistiller.precision import autocast
 
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between two readings of measurements from the device
+REPEAT_SECONDS = 1.0  # within them a signal is the same request: a terminal and a launcher both send it
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # USR1, USR2: sent by clusters
 
 
@@ -36,12 +37,14 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 class StopRequest:
-    """A signal that asks runs to stop, stored in `number` until their next step. A second one ends the process."""
+    """A signal that asks runs to stop, stored in `number` until their next step. A later one ends the process."""
 
     number: int | None = None
+    arrived = -math.inf
 
     def __call__(self, number, frame=None):
-        if self.number is not None:  # the process may be blocked
+        first, self.arrived = self.arrived, time.monotonic()
+        if self.number is not None and self.arrived - first > REPEAT_SECONDS:  # the process may be blocked
             stop = Interrupted(number)
             print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
                   file=sys.stderr, flush=True)
@@ -72,14 +75,14 @@ class Trainer:
         self.task, self.splits = run.task, run.splits
         self.teacher_cache, self.after_epoch = teacher_cache, after_epoch
         self.updater = build_updater(self.cfg, self.distiller, self.device)
-        own_reduction = self.updater.own_reduction
-        self.model = self.distiller if own_reduction else distributed.wrap(self.distiller, self.device)
+        self.model = distributed.wrap(self.distiller, self.device, not self.updater.own_reduction)
         self.average = None
         if self.cfg.SOLVER.EMA:
             update = get_ema_multi_avg_fn(self.cfg.SOLVER.EMA)
             self.average = AveragedModel(self.distiller.deployed(), multi_avg_fn=update, use_buffers=True)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.first = self.rank == 0  # only this process writes files
+        self.poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # a CPU never waits
         self.trace = EntropyTrace(self.cfg, self.data, self.distiller, folder.path)
         self.state = RunState(run, self.updater, self.average, folder)
         reason = why_eager(self.cfg, self.device, self.distiller.varying_modules)
@@ -105,7 +108,10 @@ class Trainer:
         request to stop, when the state is saved.
         """
         self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
+        self.shown = self.state.global_step // self.cfg.LOG.TENSORBOARD_FREQ
         try:
+            if self.state.global_step and self.epoch <= self.state.epochs:  # resumed: no longer "interrupted"
+                self.state.summarize("running")
             with progress(self.state.epochs, "run", self.first, initial=self.epoch - 1, unit=" epoch") as bar:
                 for _ in range(self.epoch, self.state.epochs + 1):
                     yield from self._epoch()
@@ -125,19 +131,21 @@ class Trainer:
     def _epoch(self):
         epoch, self.state.started = self.epoch, time.perf_counter()
         self.distiller.train()
-        poll_steps = 1 if self.device.type == "cpu" and self.world_size == 1 else POLL_STEPS  # a CPU never waits
         with progress(self.data.num_batches, f"epoch {epoch}/{self.state.epochs}", self.first) as bar:
             bar.update(self.step)
             for batch in self.batches():
                 self._step(batch)
                 bar.update()
-                if self.step % poll_steps == 0:
+                if self.step % self.poll_steps == 0:
                     self._poll(bar)
-                if self._saves_within_the_epoch():
+                if self._due(self.poll_steps) and distributed.any_rank(self.stop_signal is not None, self.device):
+                    self._stop()
+                if self._due(self.cfg.LOG.SAVE_CHECKPOINT_STEPS):
                     self._check_losses()
                     self.state.save(LATEST)
                 yield from self._pause()
         self._check_losses()
+        self._show_steps()
         self._warn()
         samples, seconds = self.meters.samples(), self.state.epoch_seconds
         record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch, 0, self.data.num_batches)}
@@ -157,7 +165,6 @@ class Trainer:
         yield self
         self.state.started += time.perf_counter() - left
         if self.stop_signal is not None and self.world_size == 1 and self._between_updates():
-            self._check_losses()
             self._stop()
 
     def batches(self) -> Iterator[dict]:
@@ -188,7 +195,7 @@ class Trainer:
         scaled = losses if share == 1.0 else {name: share * loss for name, loss in losses.items()}
         last = step % solver.ACCUMULATE == solver.ACCUMULATE - 1 or step == total - 1
         self.updater.step(scaled, first=step % solver.ACCUMULATE == 0, last=last)
-        if self.average is not None:
+        if self.average is not None and last:
             self.average.update_parameters(self.distiller.deployed())
         distiller, samples = self.distiller, len(logits)
         return self.meters.row(losses, samples, distiller.progress, distiller.monitor, self.task.parts), samples
@@ -235,28 +242,33 @@ class Trainer:
         self.warned.update(idle)
 
     def _poll(self, bar):
-        """Read the measurements so far: check the losses, update progress bar and TensorBoard, handle stop signals."""
-        done, global_step = self.step - 1, self.state.global_step
+        """Read the measurements so far: check the losses, update progress bar and TensorBoard."""
         self._check_losses()
         if not bar.disable and self.meters.rows is not None:
             rate = self.meters.counts.sum().item() / self.state.epoch_seconds
             bar.set_postfix({f"{self.task.unit}/s": f"{rate:.0f}"},
-                            loss=f"{sum(self.meters.losses(done).values()):.3f}")
-        if global_step % self.cfg.LOG.TENSORBOARD_FREQ == 0 and self.first and self.meters.rows is not None:
-            losses = self.meters.losses(done)
+                            loss=f"{sum(self.meters.losses(self.step - 1).values()):.3f}")
+        self._show_steps()
+
+    def _show_steps(self):
+        """Write the last step's losses to TensorBoard, once in each LOG.TENSORBOARD_FREQ steps."""
+        global_step = self.state.global_step
+        shown = global_step // self.cfg.LOG.TENSORBOARD_FREQ
+        if shown > self.shown and self.first and self.meters.rows is not None:
+            losses = self.meters.losses(self.step - 1)
             self.scalars.add({f"step/{name}": value for name, value in losses.items()}, global_step)
-        if distributed.any_rank(self.stop_signal is not None, self.device) and self._between_updates():
-            self._stop()
+            self.shown = shown
 
     def _between_updates(self):
         """Whether a run can resume from the current state within the epoch: no gradients are accumulated."""
         return self.step % self.cfg.SOLVER.ACCUMULATE == 0 and self.step < self.data.num_batches
 
-    def _saves_within_the_epoch(self):
-        steps = self.cfg.LOG.SAVE_CHECKPOINT_STEPS
-        return bool(steps) and self.step % steps == 0 and self._between_updates()
+    def _due(self, steps):
+        """Whether a multiple of `steps` steps was reached since the last point between two updates, and this is one."""
+        return bool(steps) and self._between_updates() and self.step % steps < self.cfg.SOLVER.ACCUMULATE
 
     def _stop(self):
+        self._check_losses()
         self.state.save(LATEST)
         raise Interrupted(self.stop_signal or signal.SIGTERM)
 

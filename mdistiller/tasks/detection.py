@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mdistiller.distributed import gather_objects
+from mdistiller.distributed import gather
 from mdistiller.errors import UserError
 from mdistiller.models import detection as detectors  # whose names import torchvision when they are used
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
@@ -119,7 +119,7 @@ class Detection(Task):
     def collect(self, network: nn.Module, batches: Iterable[dict]) -> tuple[list[dict], list[dict], list[int]]:
         """(annotations, detections in COCO's standard form, image ids) from all ranks, with each image once."""
         own = list(self._detections(network, batches))
-        by_image = {image_id: rest for part in gather_objects(own) for image_id, *rest in part}
+        by_image = {image_id: rest for part in gather(own) for image_id, *rest in part}
         image_ids = sorted(by_image)
         truth = [one for image_id in image_ids for one in by_image[image_id][0]]
         results = [one for image_id in image_ids for one in by_image[image_id][1]]

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from mdistiller import distributed
 from tests.engine import frozen_training, stopped_training
 from tests.engine.support import REPOSITORY, train_command, typed, weights
 from tests.forked import run_ranks
@@ -86,3 +87,15 @@ def test_two_processes_stopped_within_an_epoch_end_with_the_metrics_of_an_unbrok
     assert "test_loss_ema" in one[0]
     expected, found = weights(whole), weights(stopped)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.parametrize(("device", "cuda", "backend"), [
+    ("cpu", True, "gloo"), ("auto", True, "nccl"), ("cuda", True, "nccl"), ("auto", False, "gloo"),
+])
+def test_processes_communicate_where_the_run_computes(monkeypatch, device, cuda, backend):
+    joined = []
+    monkeypatch.setattr(distributed.dist, "init_process_group", joined.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert distributed.start(device) == 1 and joined == [backend]

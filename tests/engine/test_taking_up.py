@@ -8,14 +8,17 @@ import sys
 import time
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mdistiller.data.memory import InMemoryData
 from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.run_state import RunState
+from mdistiller.engine.trainer import REPEAT_SECONDS, Trainer
 from mdistiller.errors import UserError
 from tests import forked
 from tests.data.support import write_folders
-from tests.engine.support import run, train_command
+from tests.engine.support import run, stopped_after, train_command
 
 
 def contents(folder):
@@ -93,9 +96,11 @@ def test_a_second_signal_ends_a_waiting_run(tmp_path):
     while "waiting\n" not in (out.read_text() if out.exists() else ""):
         assert os.waitpid(process, os.WNOHANG) == (0, 0), err.read_text()
         time.sleep(0.01)
-    os.kill(process, signal.SIGINT)
-    time.sleep(0.5)
-    assert os.waitpid(process, os.WNOHANG) == (0, 0)  # the first one is looked at between two steps
+    for _ in range(2):  # at once, as from a terminal and a launcher: one request, looked at between two steps
+        os.kill(process, signal.SIGINT)
+        time.sleep(0.1)
+    time.sleep(REPEAT_SECONDS)
+    assert os.waitpid(process, os.WNOHANG) == (0, 0)
     os.kill(process, signal.SIGTERM)
     assert forked.end(process) == 143
     assert err.read_text().splitlines()[-1].startswith("error: interrupted by SIGTERM again")
@@ -110,9 +115,50 @@ def test_tensorboard_shows_every_epoch_once_after_a_resume(tmp_path):
     assert [event.step for event in shown.Scalars("step/kd")] == list(range(1, 10))
 
 
+def test_tensorboard_shows_a_step_of_each_period_where_the_device_is_read_rarely(tmp_path, monkeypatch):
+    steps = Trainer.steps
+
+    def rarely(self):
+        self.poll_steps = 2
+        return (yield from steps(self))
+
+    monkeypatch.setattr(Trainer, "steps", rarely)
+    shown = EventAccumulator(str(run(tmp_path, "KD", "LOG.TENSORBOARD_FREQ", 2) / "tb"))
+    shown.Reload()
+    assert [event.step for event in shown.Scalars("step/kd")] == [2, 5, 6, 8]  # read at 2, 3, 5, 6, 8 and 9
+
+
+def test_a_run_that_is_continued_is_said_to_be_running(tmp_path, monkeypatch):
+    with stopped_after(2, 1):
+        run(tmp_path, "KD")
+    path, told, step = next(tmp_path.glob("*/*/summary.json")), [], Trainer._step
+    assert json.loads(path.read_text())["status"] == "interrupted"
+
+    def look(self, batch):
+        told.append(json.loads(path.read_text())["status"])
+        step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", look)
+    run(tmp_path, "KD", resume=True)
+    assert told == 5 * ["running"]
+
+
+def test_accumulated_steps_are_saved_and_averaged_between_updates(tmp_path, monkeypatch):
+    saved, save = [], RunState.save
+
+    def note(self, name):
+        saved.append(self.step)
+        save(self, name)
+
+    monkeypatch.setattr(RunState, "save", note)
+    folder = run(tmp_path, "KD", "SOLVER.BATCH_SIZE", 16, "SOLVER.ACCUMULATE", 4, "SOLVER.EPOCHS", 1,
+                 "SOLVER.LR_DECAY_STAGES", [], "SOLVER.EMA", 0.5, "LOG.SAVE_CHECKPOINT_STEPS", 3)
+    assert [step for step in saved if step] == [4, 8]  # of 10 steps; an update is after 4, 8 and 10
+    assert torch.load(folder / "latest.pth", weights_only=True)["average"]["n_averaged"] == 3
+
+
 def test_the_time_of_an_interrupted_epoch_is_counted(tmp_path, monkeypatch):
     from mdistiller.command import Interrupted
-    from mdistiller.engine.trainer import Trainer
 
     original = Trainer._step
 

@@ -11,6 +11,7 @@ without a cache, float16 differs by at most 2**-11 of each logit, float32 by the
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -152,7 +153,8 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
             log.info("teacher cache: runs with another EXPERIMENT.SEED share it only if DATASET.SEED is set")
         cache = ReplayCache(ReplayStore(folder, metadata), data, logits_of, rows, views)
     else:
-        lookups = int(data.tokens.sum()) if hidden else data.info.num_train * epochs
+        passes = epochs * data.num_batches / math.ceil(data.info.num_train / cfg.SOLVER.BATCH_SIZE)  # over the images
+        lookups = int(data.tokens.sum()) if hidden else math.ceil(passes * data.info.num_train)
         held = replay.count_records(folder) if read_metadata(folder) else 0
         announce(folder, metadata, held, metadata["num_records"], lookups)
         store = LogitStore(folder, metadata)
