@@ -16,6 +16,7 @@ a full disk or a truncated file causes an ordinary error instead of a SIGBUS.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -28,11 +29,6 @@ from mdistiller import files
 from mdistiller.data.hashing import random_bits
 from mdistiller.errors import RunError, UserError
 from mdistiller.files import open_plain, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 FORMAT = 1
 WORDS = {"float16": np.dtype("<u2"), "float32": np.dtype("<u4")}  # values as unsigned integers, for the checksum
@@ -102,8 +98,6 @@ class LogitStore:
         `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
         and `key`. Raises UserError when an existing store is damaged or has another `key`.
         """
-        if fcntl is None:
-            raise UserError("TEACHER_CACHE.ENABLED: this system has no file locks; expected False")
         self.folder = Path(folder)
         check_metadata(self.folder, metadata)
         self.word, self.value = WORDS[metadata["dtype"]], np.dtype(metadata["dtype"]).newbyteorder("<")
