@@ -73,6 +73,7 @@ class Trainer:
             run.cfg, run.data, run.distiller, run.device, folder
         )
         self.task, self.splits = run.task, run.splits
+        self.chosen_on = f"{self.splits[0]}_{self.task.headline}"  # with a "val" split the test set is not used
         self.teacher_cache, self.after_epoch = teacher_cache, after_epoch
         self.updater = build_updater(self.cfg, self.distiller, self.device)
         self.model = distributed.wrap(self.distiller, self.device, not self.updater.own_reduction)
@@ -115,7 +116,8 @@ class Trainer:
             with progress(self.state.epochs, "run", self.first, initial=self.epoch - 1, unit=" epoch") as bar:
                 for _ in range(self.epoch, self.state.epochs + 1):
                     yield from self._epoch()
-                    bar.set_postfix(self._last_and_best(), refresh=False)
+                    results = {"last": self.state.metrics, "best": self.state.best}
+                    bar.set_postfix({when: f"{of[self.chosen_on]:.2f}" for when, of in results.items()}, refresh=False)
                     bar.update()
             return self.state.summarize("done")
         except Interrupted:
@@ -138,7 +140,7 @@ class Trainer:
                 bar.update()
                 if self.step % self.poll_steps == 0:
                     self._poll(bar)
-                if self._due(self.poll_steps) and distributed.any_rank(self.stop_signal is not None, self.device):
+                if self._due(self.poll_steps) and self._asked_to_stop():
                     self._stop()
                 if self._due(self.cfg.LOG.SAVE_CHECKPOINT_STEPS):
                     self._check_losses()
@@ -267,6 +269,10 @@ class Trainer:
         """Whether a multiple of `steps` steps was reached since the last point between two updates, and this is one."""
         return bool(steps) and self._between_updates() and self.step % steps < self.cfg.SOLVER.ACCUMULATE
 
+    def _asked_to_stop(self):
+        """Whether any process was asked to stop; all processes must call this."""
+        return distributed.any_rank(self.stop_signal is not None, self.device)
+
     def _stop(self):
         self._check_losses()
         self.state.save(LATEST)
@@ -295,8 +301,7 @@ class Trainer:
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch
-        chosen_on = f"{self.splits[0]}_{self.task.headline}"  # with a "val" split the test set is not used
-        if not state.best or record[chosen_on] >= state.best[chosen_on]:
+        if not state.best or record[self.chosen_on] >= state.best[self.chosen_on]:
             state.best = record  # the later of two equal epochs is the best, as in mdistiller
         state.metrics = record
         state.begin(epoch + 1)
@@ -307,14 +312,10 @@ class Trainer:
             log.info(epoch_line(record, state.epochs, self.splits, self.task))
         state.save_epoch(epoch)
         state.summarize("running")
-        if distributed.any_rank(self.stop_signal is not None, self.device) and self.epoch <= state.epochs:
+        if self._asked_to_stop() and self.epoch <= state.epochs:
             raise Interrupted(self.stop_signal or signal.SIGTERM)
         if self.after_epoch is not None and epoch < state.epochs:
             self.after_epoch(record)
-
-    def _last_and_best(self):
-        chosen_on = f"{self.splits[0]}_{self.task.headline}"
-        return {"last": f"{self.state.metrics[chosen_on]:.2f}", "best": f"{self.state.best[chosen_on]:.2f}"}
 
 
 def idle_parts(distiller, zero_losses: Iterable[str], optimizer_state: Mapping) -> list[str]:

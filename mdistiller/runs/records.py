@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import yaml
+
 from mdistiller.config.files import read_yaml
 from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
@@ -22,6 +24,7 @@ from mdistiller.runs.reading import (
     read_answers,
     read_metrics,
     read_record,
+    read_text,
 )
 
 # Keys that may differ between runs of one configuration: names, folders, the seed, settings that only change rounding,
@@ -98,6 +101,12 @@ class RunRecord:
         scored = checked_record(self.kept.get("answers", {}), source)
         return {checkpoint: {name: checked_scores(rules, f"{source}: {name[:80]}") for name, rules in sets.items()}
                 for checkpoint, sets in scored.items() if isinstance(sets, dict)}
+
+    def config_text(self) -> str:
+        """The config as YAML."""
+        if self.kept is not None:
+            return yaml.safe_dump(self.kept["config"], sort_keys=True)
+        return read_text(self.path / "config.yaml")
 
     @property
     def headline(self) -> str:

@@ -26,6 +26,7 @@ def test_a_kept_run_reads_as_its_folder_did(folder, tmp_path):
         assert after.path == tmp_path / "study" / before.path.name
         assert (after.config, after.summary, after.identity) == (before.config, before.summary, before.identity)
         assert after.metrics() == before.metrics() and len(after.metrics()) == 2
+        assert after.config_text() == before.config_text()
         assert after.metadata["versions"] == before.metadata["versions"] and "host" not in after.metadata
 
 
