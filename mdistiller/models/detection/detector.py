@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.models.detection import LEVELS
@@ -15,8 +15,10 @@ from mdistiller.models.detection.backbones import build_backbone
 from mdistiller.models.detection.parts import (
     OUTPUT_SIZE,
     PRESETS,
+    BoxPredictor,
     ExactRPN,
     LevelPooler,
+    ProposalHead,
     SeededSampler,
     anchors_of,
     box_losses,
@@ -66,11 +68,13 @@ class Detector(nn.Module):
         self.order, mean, std = PIXELS[pixels or default_pixels(name, preset)]
         backbone = build_backbone(name, norm, width, channels, choices.stride_in_1x1, freeze)
         rcnn = {"rpn_post_nms_top_n_train": choices.proposals, **rcnn}
+        anchors = anchors_of(choices, anchor_sizes)
         self.model = FasterRCNN(
-            backbone, rpn_anchor_generator=anchors_of(choices, anchor_sizes), box_roi_pool=LevelPooler(choices, LEVELS),
+            backbone, rpn_anchor_generator=anchors, box_roi_pool=LevelPooler(choices, LEVELS),
             box_head=TwoMLPHead(channels * OUTPUT_SIZE**2, head_channels),
-            box_predictor=FastRCNNPredictor(head_channels, num_classes + 1), image_mean=list(mean),
-            image_std=list(std), _skip_resize=True, **rcnn,
+            box_predictor=BoxPredictor(head_channels, num_classes + 1),
+            rpn_head=ProposalHead(channels, anchors.num_anchors_per_location()[0]),  # last: the order of random weights
+            image_mean=list(mean), image_std=list(std), _skip_resize=True, **rcnn,
         )
         if not choices.rounded_anchors:
             self.model.rpn = ExactRPN.like(self.model.rpn)
@@ -114,7 +118,7 @@ class Detector(nn.Module):
         proposals, _, labels, offsets = heads.select_training_samples(proposals, targets)
         logits, deltas = self._heads(maps, proposals, images.image_sizes)
         target = torch.cat(labels)
-        losses = box_losses(logits.float(), deltas.float(), target, torch.cat(offsets), self.preset.beta)
+        losses = box_losses(logits, deltas, target, torch.cat(offsets), self.preset.beta)
         losses |= {"rpn_cls": rpn_losses["loss_objectness"], "rpn_box": rpn_losses["loss_rpn_box_reg"]}
         image_index = torch.cat([torch.full_like(one, number) for number, one in enumerate(labels)])
         sampled = Sampled(proposals, images.image_sizes, target, image_index, deltas)
