@@ -188,6 +188,8 @@ def errors(tmp_path):
         "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty text"),
         "no JSON": (using("broken.jsonl"), "broken.jsonl:1: expected an object with instruction, input and output"),
         "only long prompts": (using("long.jsonl"), "LM.MAX_PROMPT: all prompts of train have more than 16 tokens"),
+        "no room for an answer": ([*using("long.jsonl"), "LM.MAX_LENGTH", 3],
+                                  "LM.MAX_LENGTH: all prompts of train have more than 2 tokens"),
         "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
         "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
         "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
@@ -239,15 +241,22 @@ def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, monk
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     word_tokenizer(["sun", "moon"]).save_pretrained(tmp_path / "tokenizer")
     opts = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(tmp_path / "tokenizer"),
-            "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "SOLVER.BATCH_SIZE", 1,
-            "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
+            "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "LM.MAX_LENGTH", 100,
+            "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
     said = []
     monkeypatch.setattr(instructions.log, "info", lambda text, *words: said.append(text % words))
     data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
     assert data.info.num_train == data.num_eval("test") == 1
     assert said[0].startswith("train: 1 of 2 prompts have more than 60 tokens and are left out")
-    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut", "LM.MAX_LENGTH", 100), "cpu")
+    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut"), "cpu")
     assert data.info.num_train == 2 and len(data.samples["train"][1].prompt) == 60
+    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.MAX_LENGTH", 60), "cpu")  # of these, one is for the answer
+    assert data.info.num_train == 1
+    assert said[-1] == "test: 1 of 2 prompts have more than 59 tokens and are left out (LM.MAX_LENGTH, LM.LONG_PROMPTS)"
+    opts += ["LM.MAX_LENGTH", 60, "LM.LONG_PROMPTS", "cut", "LM.PADDING", "fixed"]
+    data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
+    assert [len(sample.answer) for sample in data.samples["train"]] == [2, 1]  # with the end-of-text token, and cut
+    assert data.batch("train", np.arange(2))["ids"].shape == (2, 60)
 
 
 @pytest.mark.parametrize("name", ["KD", "RKLD", "SKLD", "SRKLD", "EA-KD"])
