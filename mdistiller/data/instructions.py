@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.config.words import shown
 from mdistiller.data.base import order_seed
 from mdistiller.data.build import DATASETS
 from mdistiller.data.collate import collate, cut, prompt_limit
@@ -51,6 +52,7 @@ class Example:
     answer: str
     references: tuple[str, ...]
     copied: str = ""  # the answer of copying: the input, or the instruction if there is no input
+    place: str = ""  # file and line, for messages
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,16 +97,19 @@ def _example(place, line):
     if any("\ud800" <= letter <= "\udfff" for text in (instruction, given, *output) for letter in text):
         raise UserError(f"{place}: expected texts of Unicode, found half of a surrogate pair")
     prompt = prompt_of(instruction, given) if whole is None else whole
-    return Example(prompt, output[0], output, given or instruction)
+    return Example(prompt, output[0], output, given or instruction, place)
 
 
 def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str) -> list[tuple[Example, list]]:
     """The examples, each with the tokens of its prompt, for `settings`, the node LM; `name` is for messages.
 
     Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH) are left out or cut (LM.LONG_PROMPTS), and
-    their number is logged. Raises UserError if no prompt is left.
+    their number is logged. Raises UserError if no prompt is left, and for one of which the tokenizer makes no token.
     """
     prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
+    if not all(prompts):
+        empty = examples[prompts.index([])]
+        raise UserError(f"{empty.place}: prompt: expected at least one token, found {shown(empty.prompt)}")
     limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH)
     key = "LM.MAX_PROMPT" if limit == settings.MAX_PROMPT else "LM.MAX_LENGTH"
     long, drop = sum(len(prompt) > limit for prompt in prompts), settings.LONG_PROMPTS == "drop"

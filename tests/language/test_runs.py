@@ -171,6 +171,9 @@ def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
 
 def errors(tmp_path):
     empty, broken, long = tmp_path / "empty.jsonl", tmp_path / "broken.jsonl", tmp_path / "long.jsonl"
+    (tmp_path / "no_prompt.jsonl").write_text(
+        '{"instruction": "sun", "output": "moon"}\n\n{"prompt": "", "output": "moon"}\n')
+    (tmp_path / "blank.jsonl").write_text('{"prompt": " \\n", "output": "moon"}\n')
     empty.write_text('{"instruction": "sun", "output": "moon"}\n{"instruction": "sun", "output": " "}\n')
     broken.write_text('{"instruction": "sun"\n')
     long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
@@ -186,6 +189,9 @@ def errors(tmp_path):
         "no file": (using("none.jsonl"), "none.jsonl: cannot be read: No such file"),
         "no name": (files, "LM.TRAIN_FILE: expected a JSON Lines file"),
         "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty text"),
+        "no prompt": ([*using("no_prompt.jsonl"), "LM.MAX_LENGTH", 100, "LM.MAX_PROMPT", 60],
+                      "no_prompt.jsonl:3: prompt: expected at least one token, found ''"),
+        "a prompt of no words": (using("blank.jsonl"), "blank.jsonl:1: prompt: expected at least one token, found ' "),
         "no JSON": (using("broken.jsonl"), "broken.jsonl:1: expected an object with instruction, input and output"),
         "only long prompts": (using("long.jsonl"), "LM.MAX_PROMPT: all prompts of train have more than 16 tokens"),
         "no room for an answer": ([*using("long.jsonl"), "LM.MAX_LENGTH", 3],
