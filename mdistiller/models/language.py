@@ -59,6 +59,11 @@ class LanguageModel(Transparent):
         """The size D of the hidden states that the head reads."""
         return self.head.weight.shape[1]
 
+    @property
+    def positions(self) -> int | None:
+        """The largest number of tokens of a sequence; None if the model has no limit."""
+        return getattr(self.inner.config, "max_position_embeddings", None)
+
     def forward(self, tokens: Tokens) -> Tensor:
         """Last hidden states (n, D) at `tokens.positions`."""
         output = self.inner.base_model(
