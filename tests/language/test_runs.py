@@ -177,7 +177,10 @@ def errors(tmp_path):
     empty.write_text('{"instruction": "sun", "output": "moon"}\n{"instruction": "sun", "output": " "}\n')
     broken.write_text('{"instruction": "sun"\n')
     long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
-    small = tmp_path / "tokenizer"
+    small, short = tmp_path / "tokenizer", tmp_path / "short"
+    transformers = pytest.importorskip("transformers")
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=60, n_positions=32, n_embd=16, n_layer=1, n_head=1)).save_pretrained(short)
     word_tokenizer(["sun", "moon"]).save_pretrained(small)
     files = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(small),
              "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
@@ -199,6 +202,11 @@ def errors(tmp_path):
         "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
         "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
         "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
+        "a student of few positions": (["LM.MAX_LENGTH", 65], "65 tokens are more than the 64 positions of "
+                                       "DISTILLER.STUDENT tiny_1x32; expected at most 64"),
+        "a teacher of few positions": (
+            ["LM.MAX_LENGTH", 33, "DISTILLER.TEACHER", str(short), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"],
+            f"LM.MAX_LENGTH: 33 tokens are more than the 32 positions of DISTILLER.TEACHER {short}"),
         "an image method": (["DISTILLER.TYPE", "MLD"], "text does not have"),
         "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
         "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
