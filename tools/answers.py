@@ -30,7 +30,9 @@ def main():
         sets[name or Path(file).stem] = Path(file)
 
     from mdistiller.engine.generation import evaluate_answers
+    from mdistiller.engine.log import start_logging
 
+    start_logging()
     scores = evaluate_answers(args.run, sets, args.seeds, args.ngram, args.checkpoint, args.limit, args.opts)
     for name, rules in scores.items():
         for rule, found in rules.items():

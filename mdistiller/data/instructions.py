@@ -100,17 +100,19 @@ def _example(place, line):
     return Example(prompt, output[0], output, given or instruction, place)
 
 
-def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str) -> list[tuple[Example, list]]:
+def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str,
+                 answered: bool = True) -> list[tuple[Example, list]]:
     """The examples, each with the tokens of its prompt, for `settings`, the node LM; `name` is for messages.
 
-    Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH) are left out or cut (LM.LONG_PROMPTS), and
-    their number is logged. Raises UserError if no prompt is left, and for one of which the tokenizer makes no token.
+    Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH where they are `answered`, that is, followed
+    by an answer of the set) are left out or cut (LM.LONG_PROMPTS), and their number is logged. Raises UserError if no
+    prompt is left, and for one of which the tokenizer makes no token.
     """
     prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
     if not all(prompts):
         empty = examples[prompts.index([])]
         raise UserError(f"{empty.place}: prompt: expected at least one token, found {shown(empty.prompt)}")
-    limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH)
+    limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH) if answered else settings.MAX_PROMPT
     key = "LM.MAX_PROMPT" if limit == settings.MAX_PROMPT else "LM.MAX_LENGTH"
     long, drop = sum(len(prompt) > limit for prompt in prompts), settings.LONG_PROMPTS == "drop"
     if drop and long == len(prompts):

@@ -8,7 +8,6 @@ settings of generation. answers/<checkpoint>/scores.json holds the mean scores.
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,7 @@ from statistics import fmean, stdev
 import torch
 
 from mdistiller import files
-from mdistiller.data.collate import cut
-from mdistiller.data.instructions import Example, read_examples
+from mdistiller.data.instructions import Example, read_examples, within_limit
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
@@ -28,7 +26,6 @@ from mdistiller.precision import autocast
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
 
-log = logging.getLogger("mdistiller")
 FOLDER, SCORES = "answers", "scores.json"
 COPY = "copy"  # the answer is a copy of the input, or of the instruction when there is no input
 TEACHER, START = "teacher", "start"
@@ -38,10 +35,11 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
                      checkpoint: str = "best", limit: int | None = None, opts: Sequence = ()) -> dict:
     """Sample and score a student's answers to sets of instructions; returns the content of scores.json (percent).
 
-    `sets` maps names to JSON Lines files. `ngram` is the length of n-grams that an answer may not repeat (0: no rule),
-    `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the student
-    before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises UserError
-    when the run is not one of language models or has no teacher.
+    `sets` maps names to JSON Lines files; prompts of more than LM.MAX_PROMPT tokens are left out or cut, as in training
+    (LM.LONG_PROMPTS), and their number is logged. `ngram` is the length of n-grams that an answer may not repeat (0: no
+    rule), `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the
+    student before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises
+    UserError when the run is not one of language models or has no teacher.
     """
     _check(sets, seeds, ngram, checkpoint, limit)
     folder = Path(run_folder)
@@ -49,9 +47,10 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     place = folder / FOLDER / checkpoint
     source = COPY if checkpoint == COPY else _source(run, _network(run, checkpoint))
     for name, path in sets.items():
-        examples = read_examples(path)[:limit]
+        chosen = within_limit(read_examples(path)[:limit], run.task.info.tokenizer, run.cfg.LM, name, answered=False)
+        examples, prompts = zip(*chosen, strict=True)
         for seed in seeds if checkpoint != COPY else seeds[:1]:
-            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint)
+            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint, prompts)
             target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
             _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE, source)
     return summarize(place)
@@ -94,19 +93,15 @@ def _source(run, network):
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _answering(run, seed, ngram, checkpoint):
-    """A function (examples, their numbers) -> list of (answer, its length in tokens)."""
+def _answering(run, seed, ngram, checkpoint, prompts):
+    """A function (examples, their numbers) -> list of (answer, its length in tokens); `prompts` are those of all."""
     task, cfg, tokenizer = run.task, run.cfg, run.task.info.tokenizer
     network = _network(run, checkpoint)
     decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
 
     def answer(examples, numbers):
-        prompts = [
-            cut(tokenizer(example.prompt, add_special_tokens=False)["input_ids"], [], 0, cfg.LM.MAX_PROMPT,
-                cfg.LM.MAX_LENGTH).prompt for example in examples
-        ]
         with torch.inference_mode(), autocast(run.device, cfg.SOLVER.AMP):
-            texts = task.answer(network, prompts, numbers, seed, run.device, decoding)
+            texts = task.answer(network, [prompts[one] for one in numbers], numbers, seed, run.device, decoding)
         return [(text, len(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts]
 
     return answer

@@ -113,7 +113,7 @@ def test_the_best_student_loads_in_transformers_with_identical_logits(finished):
 
 
 def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished, tmp_path):
-    lines = [{"instruction": "reverse apple sea door :", "output": "door sea apple"}] * 3
+    lines = [{"prompt": "reverse apple sea door :", "output": "door sea apple"}] * 3
     (tmp_path / "made.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ["tools/answers.py", "--run", finished, "--seeds", 10, 20, "--ngram", 0, "--sets", tmp_path / "made.jsonl"]
     first = command(*words)
@@ -127,8 +127,24 @@ def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished,
     assert "exact 0.00" in copied.stdout
 
 
+@pytest.mark.parametrize(("words", "kept", "verb"), [((), [0, 2], "left out"),
+                                                     (("LM.LONG_PROMPTS", "cut"), [0, 1, 2], "cut")])
+def test_long_prompts_are_left_out_of_answers_or_cut_as_in_training(words, kept, verb, finished, tmp_path, monkeypatch):
+    lines = [{"prompt": f"{task} {'sun ' * number}moon :", "output": "moon"}
+             for task, number in (("last", 2), ("repeat", 20), ("last", 3))]
+    name = f"long_{len(kept)}"
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = []
+    monkeypatch.setattr(instructions.log, "info", lambda text, *values: said.append(text % values))
+    evaluate_answers(finished, {name: tmp_path / "long.jsonl"}, [10], 0, "latest", None, words)
+    (file,) = (finished / "answers" / "latest").glob(f"{name}_*.jsonl")
+    answered = [json.loads(line)["prompt"] for line in file.read_text().splitlines()]
+    assert answered == [lines[number]["prompt"] for number in kept]
+    assert said == [f"{name}: 1 of 3 prompts have more than 16 tokens and are {verb} (LM.MAX_PROMPT, LM.LONG_PROMPTS)"]
+
+
 def test_answers_with_other_settings_or_weights_are_not_mixed_with_those_that_are_there(finished, tmp_path):
-    (tmp_path / "other.jsonl").write_text(json.dumps({"instruction": "last sea apple :", "output": "apple"}) + "\n")
+    (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "last sea apple :", "output": "apple"}) + "\n")
     words = finished, {"other": tmp_path / "other.jsonl"}, [10], 0, "latest", None
     evaluate_answers(*words)
     kept = finished / "answers" / "latest" / "other_free_seed10.jsonl"

@@ -93,7 +93,7 @@ def test_the_commands_of_the_page_are_there_and_its_first_ones_do_what_it_says(t
     train(cfg)
     folder = tmp_path / Path(answer_words[answer_words.index("--run") + 1]).relative_to("output")
     assert folder.is_dir() and (folder / "pretrained" / "config.json").is_file()
-    (tmp_path / "my_set.jsonl").write_text('{"instruction": "first sun moon :", "output": "sun"}\n')
+    (tmp_path / "my_set.jsonl").write_text('{"prompt": "first sun moon :", "output": "sun"}\n')
     answer_words[answer_words.index("--run") + 1] = folder
     answer_words[-1] = tmp_path / "my_set.jsonl"
     done = command(*answer_words)
