@@ -238,9 +238,6 @@ class TextData:
             samples = [self.samples[split][position] for position in index]
             yield self.batch(split, index) | {"samples": samples, "split": split}
 
-    def plain_batches(self, index: np.ndarray):
-        raise UserError("LOG.ENTROPY_TRACE: available for images only; expected 0 for text")
-
     def train_views(self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[tuple]:
         """(index, zeros) of each batch of `train_batches` with the same arguments, as arrays."""
         order = permutation(self.seed, epoch, self.info.num_train)
