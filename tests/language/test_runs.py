@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mdistiller.analysis import files, measure
+from mdistiller.analysis.samples import write_samples
 from mdistiller.analysis.token_weights import token_weights
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data, instructions
@@ -314,3 +315,5 @@ def test_the_figure_of_weights_is_measured_and_drawn(finished, tmp_path):
     np.testing.assert_allclose(arrays["EA-FKL, uniform|1|sequence"], arrays["EA-FKL, uniform|1|mean_weight"], rtol=1e-5)
     files.write(tmp_path, "weights", content, {})
     assert [path.suffix for path in draw("weights", tmp_path, tmp_path)] == [".png", ".pdf"]
+    with pytest.raises(UserError, match="trained for language; expected a run for classification"):
+        write_samples(finished, 4)
