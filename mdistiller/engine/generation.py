@@ -16,6 +16,8 @@ from statistics import fmean, stdev
 import torch
 
 from mdistiller import files
+from mdistiller.config.key import Key
+from mdistiller.config.language import GENERATION
 from mdistiller.data.instructions import Example, read_examples, within_limit
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
@@ -62,10 +64,14 @@ def _check(sets, seeds, ngram, checkpoint, limit):
             raise UserError(f"--sets: expected a name without slashes, or FILE alone; found {name}")
     if Path(checkpoint).name != checkpoint:
         raise UserError(f"--checkpoint: expected a name such as best or epoch_40; found {checkpoint}")
-    for option, value, least in (("--ngram", ngram, 0), ("--limit", 1 if limit is None else limit, 1),
-                                 ("--seeds", min(seeds), 0)):
-        if value < least:
-            raise UserError(f"{option}: expected at least {least}; found {value}")
+    given = [("--ngram", ngram, GENERATION["NO_REPEAT_NGRAM"])]
+    given += [("--seeds", seed, GENERATION["SEED"]) for seed in seeds]
+    given += [] if limit is None else [("--limit", limit, Key(1, least=1))]
+    for option, value, key in given:
+        try:
+            key.read(value)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
 
 
 def _run_of(folder, checkpoint, opts):
