@@ -16,12 +16,14 @@ from mdistiller.analysis import files, measure
 from mdistiller.analysis.samples import write_samples
 from mdistiller.analysis.token_weights import token_weights
 from mdistiller.config import load_cfg
+from mdistiller.config.stated import flatten
 from mdistiller.data import build_data, instructions
 from mdistiller.data.tokenizers import word_tokenizer
 from mdistiller.engine.generation import evaluate_answers
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
+from mdistiller.models import language
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.page import report
 from mdistiller.runs.records import find_runs
@@ -176,14 +178,26 @@ def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished
     assert '<th scope="row">reference</th><td>door sea apple</td>' in page and "reverse apple sea door :" in page
 
 
-def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
+def test_a_student_cut_from_its_teacher_keeps_every_second_layer(monkeypatch):
+    said = []
+    monkeypatch.setattr(language.log, "info", lambda text, *words: said.append(text % words))
     teacher = build_language_model("tiny_4x32", 60)
     student = keep_layers(teacher.inner, 2)
+    assert said == ["LM.EVERY_LAYER 2: the student keeps 2 of 4 layers of its network"]
     assert student.config.num_hidden_layers == 2
     for number, kept in enumerate((0, 2)):
         mine, theirs = student.transformer.h[number].state_dict(), teacher.inner.transformer.h[kept].state_dict()
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
     assert torch.equal(student.transformer.wte.weight, teacher.inner.transformer.wte.weight)
+
+
+@pytest.mark.parametrize("method", ["sft", "fkl", "ea_fkl"])
+def test_the_configs_for_ones_own_models_use_whole_models_and_all_examples(method):
+    found, default = (flatten(load_cfg(*path)) for path in ([f"configs/instructions/{method}/own.yaml"], []))
+    changed = {key for key, value in found.items() if value != default[key] and key.startswith(("LM.", "GENERATION."))}
+    assert changed == {"LM.TRAIN_FILE", "LM.VAL_FILE", "LM.TEST_FILE", "LM.LOSS_CHUNK",
+                       "LM.DROP_LAST"}
+    assert found["SOLVER.MAX_ITER"] == found["SOLVER.EVAL_PERIOD"] == 0 and found["SOLVER.EPOCHS"] == 3
 
 
 def errors(tmp_path):
