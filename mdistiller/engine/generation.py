@@ -8,6 +8,7 @@ settings of generation. answers/<checkpoint>/scores.json holds the mean scores.
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from mdistiller.precision import autocast
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
 
+log = logging.getLogger("mdistiller")
 FOLDER, SCORES = "answers", "scores.json"
 COPY = "copy"  # the answer is a copy of the input, or of the instruction when there is no input
 TEACHER, START = "teacher", "start"
@@ -181,7 +183,8 @@ def summarize(place: Path) -> dict:
     """Average the answer files of a folder and write scores.json; returns its content.
 
     The content is {set: {rule: {"rouge_l", "rouge_l_std" (over decoding seeds), "exact", "tokens", "seeds",
-    "examples"}}}; scores are in percent.
+    "examples"}}}; scores are in percent. They are those of the seeds with the most answers: seeds of which answers are
+    missing are left out, and logged.
     """
     found: dict = {}
     for path in sorted(place.glob("*_seed*.jsonl")):
@@ -190,15 +193,20 @@ def summarize(place: Path) -> dict:
         if lines and seed.removeprefix("seed").isdecimal():
             means = {key: fmean(line[key] for line in lines) for key in ("rouge_l", "exact", "tokens")}
             found.setdefault(name, {}).setdefault(rule, {})[int(seed.removeprefix("seed"))] = means, len(lines)
-    scores = {name: {rule: _over_seeds(seeds) for rule, seeds in rules.items()} for name, rules in found.items()}
+    scores = {name: {rule: _over_seeds(seeds, f"{place}: {name}, {rule}") for rule, seeds in rules.items()}
+              for name, rules in found.items()}
     files.write_text(place / SCORES, json.dumps(scores, indent=1) + "\n")
     return scores
 
 
-def _over_seeds(seeds):
-    means = {key: fmean(one[key] for one, _ in seeds.values()) for key in ("rouge_l", "exact", "tokens")}
-    each = [one["rouge_l"] for one, _ in seeds.values()]
+def _over_seeds(seeds, place):
+    most = max(number for _, number in seeds.values())
+    if fewer := {seed: number for seed, (_, number) in seeds.items() if number < most}:
+        words = ", ".join(f"seed {seed} with {number}" for seed, number in fewer.items())
+        log.warning("%s: left out, as others have %d answers: %s", place, most, words)
+    whole = {seed: means for seed, (means, number) in seeds.items() if number == most}
+    means = {key: fmean(one[key] for one in whole.values()) for key in ("rouge_l", "exact", "tokens")}
+    each = [one["rouge_l"] for one in whole.values()]
     return means | {
-        "rouge_l_std": stdev(each) if len(each) > 1 else None,
-        "seeds": sorted(seeds), "examples": min(number for _, number in seeds.values()),
+        "rouge_l_std": stdev(each) if len(each) > 1 else None, "seeds": sorted(whole), "examples": most,
     }

@@ -174,6 +174,20 @@ def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(t
     assert json.loads((tmp_path / "scores.json").read_text())["dolly"]["ngram6"]["examples"] == 2
 
 
+def test_seeds_with_fewer_answers_are_not_averaged_with_whole_ones(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(generation.log, "warning", lambda text, *words: said.append(text % words))
+    write_set(tmp_path / "set.jsonl", 3)
+    examples = read_examples(tmp_path / "set.jsonl")
+    for seed, text, number in ((10, "star", 3), (20, "nothing here", 1), (30, "star", 3)):
+        generation._complete(tmp_path / f"dolly_free_seed{seed}.jsonl", examples[:number],
+                             lambda part, numbers, text=text: [(text, 1)] * len(part), 32, SOURCE)
+    scores = generation.summarize(tmp_path)["dolly"]["free"]
+    assert scores["rouge_l"] == pytest.approx(100) and scores["rouge_l_std"] == pytest.approx(0)
+    assert scores["seeds"] == [10, 30] and scores["examples"] == 3
+    assert said == [f"{tmp_path}: dolly, free: left out, as others have 3 answers: seed 20 with 1"]
+
+
 @pytest.mark.parametrize("damage", [
     b"\xff", b"[" * 100_000, b"[]", b'{"index": 2}', b'{"index": 2, "rouge_l": "x", "exact": 0, "tokens": 1}',
     b'{"index": 2, "rouge_l": 1' + 400 * b"0" + b', "exact": 0, "tokens": 1}',
