@@ -49,6 +49,19 @@ def test_boxes_of_autocast_are_those_that_float32_offsets_give(preset):
     assert torch.equal(found["boxes"], expected["boxes"])
 
 
+def test_detections_of_an_image_do_not_depend_on_the_others_of_its_batch():
+    net = detector().eval()
+    pictures, sizes = images((40, 96), (64, 64), (33, 90), (96, 40)), [(80, 192), (64, 64), (33, 90), (192, 80)]
+    together = net.detect(pictures, sizes)
+    for found, picture, size in zip(together, pictures, sizes, strict=True):
+        (alone,) = net.detect([picture], [size])
+        assert len(alone["boxes"]) > 2
+        torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+    padded = net.detect(net.batch(pictures), sizes)  # all to the largest sides
+    assert not all(len(one["scores"]) == len(two["scores"]) and torch.allclose(one["scores"], two["scores"])
+                   for one, two in zip(padded, together, strict=True))
+
+
 @pytest.mark.parametrize("preset", ["torchvision", "detectron2"])
 def test_targets_of_autocast_are_those_of_the_boxes_as_they_were_given(preset):
     net, boxes = detector(preset=preset).train(), targets([[300.3, 210.7, 400.1, 410.9]])

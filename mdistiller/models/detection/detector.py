@@ -132,13 +132,20 @@ class Detector(nn.Module):
     def detect(self, images, sizes: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
         """Detections of each image, in eval mode: boxes (n, 4), scores (n,) and labels (n,), best first.
 
-        Boxes are in pixels of the images, or of images with the given `sizes` (height, width).
+        Boxes are in pixels of the images, or of images with the given `sizes` (height, width). Of a list of images,
+        only those are computed together that have the same padded size, because features depend on the padding.
         """
-        images = self._batched(images)
-        maps = self._maps(images)
-        proposals, _ = self.model.rpn(images, maps)
-        found, _ = self.model.roi_heads(maps, proposals, images.image_sizes)
-        return self.model.transform.postprocess(found, images.image_sizes, list(sizes or images.image_sizes))
+        if isinstance(images, ImageList):
+            return self._detect(images, sizes or images.image_sizes)
+        together: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            together.setdefault(tuple(-(-length // DIVISOR) for length in image.shape[-2:]), []).append(place)
+        found: dict[int, dict[str, Tensor]] = {}
+        for places in together.values():
+            batch = self.batch([images[place] for place in places])
+            chosen = [sizes[place] for place in places] if sizes else batch.image_sizes
+            found |= zip(places, self._detect(batch, chosen), strict=True)
+        return [found[place] for place in range(len(images))]
 
     def forward(self, images, targets: list[dict] | None = None, seeds: Sequence[int] | None = None):
         """`train_pass` in train mode, `detect` in eval mode."""
@@ -148,6 +155,12 @@ class Detector(nn.Module):
 
     def _batched(self, images):
         return images if isinstance(images, ImageList) else self.batch(images)
+
+    def _detect(self, batch, sizes):
+        maps = self._maps(batch)
+        proposals, _ = self.model.rpn(batch, maps)
+        found, _ = self.model.roi_heads(maps, proposals, batch.image_sizes)
+        return self.model.transform.postprocess(found, batch.image_sizes, list(sizes))
 
     def _maps(self, images):
         return self.model.backbone(images.tensors)
