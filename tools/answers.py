@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
 from mdistiller.command import Parser, run_command, split_overrides
+from mdistiller.errors import UserError
 
 
 def main():
@@ -27,10 +28,15 @@ def main():
     sets = {}
     for entry in args.sets:
         name, _, file = entry.rpartition("=")
-        sets[name or Path(file).stem] = Path(file)
+        name = name or Path(file).stem
+        if name in sets:
+            raise UserError(f"--sets: {sets[name]} and {file} are both named {name}; give NAME=FILE")
+        sets[name] = Path(file)
 
     from mdistiller.engine.generation import evaluate_answers
+    from mdistiller.engine.log import start_logging
 
+    start_logging()
     scores = evaluate_answers(args.run, sets, args.seeds, args.ngram, args.checkpoint, args.limit, args.opts)
     for name, rules in scores.items():
         for rule, found in rules.items():

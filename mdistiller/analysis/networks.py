@@ -14,13 +14,16 @@ from mdistiller.errors import UserError
 from mdistiller.traces import by_epoch
 
 
-def open_with_teacher(folder: Path, checkpoint: str = "best", opts=()):
+def open_with_teacher(folder: Path, checkpoint: str = "best", opts=(), task: str = "classification"):
     """(cfg, data, distiller in eval mode) of a run, with the weights of its teacher.
 
-    Raises UserError when the teacher's file is not the one used by the run, or when the run had no teacher.
+    Raises UserError when the teacher's file is not the one used by the run, or when the run had no teacher or another
+    task.
     """
     run = open_run(folder, checkpoint, opts)
     cfg, data, distiller = run.cfg, run.data, run.distiller
+    if data.info.task != task:
+        raise UserError(f"{folder}: trained for {data.info.task}; expected a run for {task}")
     if not distiller.needs_teacher:
         raise UserError(f"{folder}: trained without a teacher; this figure compares student and teacher")
     if cfg.DISTILLER.TEACHER_CHECKPOINT == RANDOM_TEACHER:

@@ -8,7 +8,6 @@ import torch
 
 from mdistiller.analysis import networks
 from mdistiller.distillers.ea import entropy, weigh_entropies
-from mdistiller.errors import UserError
 
 TEMPERATURES = (1.0, 2.0, 3.0)
 LEVELS = ("token", "sequence", "mean_weight")
@@ -25,9 +24,7 @@ def token_weights(methods: Mapping[str, Sequence], options) -> dict[str, list[di
     """
     rows, arrays = [], {}
     for name, (run, *_) in methods.items():
-        if run.config["TASK.TYPE"] != "language":
-            raise UserError(f"{run.path}: expected a run of language models for this figure")
-        _, data, distiller = networks.open_with_teacher(run.path, "latest", options.opts)
+        _, data, distiller = networks.open_with_teacher(run.path, "latest", options.opts, task="language")
         entropies, group = _entropies(distiller, data.eval_batches("test"))
         bound = math.log(distiller.task.vocabulary["TEACHER"])
         for temperature, (own, teacher) in entropies.items():

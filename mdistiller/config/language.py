@@ -11,11 +11,12 @@ LM = {
     "VAL_FILE": Key("", path=True, help="File on which the best epoch is chosen; empty means the test file."),
     "TEST_FILE": Key("", path=True, help="JSON Lines of the test set, below DATASET.ROOT."),
     "EVAL_EXAMPLES": Key(0, least=0, most=10**9, help="First examples of VAL_FILE and TEST_FILE to use; 0: all."),
-    "MAX_PROMPT": Key(256, least=1, most=MOST_TOKENS, help="Maximum number of tokens of a prompt."),
+    "MAX_PROMPT": Key(256, least=1, most=MOST_TOKENS, help=(
+        "Maximum number of tokens of a prompt; MAX_LENGTH - 1 if that is less.")),
     "MAX_LENGTH": Key(512, least=2, most=MOST_TOKENS, help=(
         "Maximum number of tokens of prompt and answer together; a longer answer is cut.")),
     "LONG_PROMPTS": Key("drop", choices=("drop", "cut"), help=(
-        "Longer prompts are left out, and their number is logged, or they are cut to MAX_PROMPT tokens.")),
+        "Longer prompts are left out, or cut to the maximum; their number is logged.")),
     "PADDING": Key("dynamic", choices=("dynamic", "fixed"), help="Pad to the longest of a batch, or to MAX_LENGTH."),
     "DROP_LAST": Key(False, help="Leave out the incomplete last batch of an epoch."),
     "EVERY_LAYER": Key(1, least=1, most=10**4, help=(

@@ -98,7 +98,7 @@ class CocoFolder(BoxSource):
         found = {}
         for entry in content[key]:
             number = entry.get("id")
-            if type(number) is not int or abs(number) > MOST_ID or not isinstance(entry.get(name_key), str):
+            if not _is_integer(number) or not isinstance(entry.get(name_key), str):
                 self._fail(f"{kind} {str(entry)[:80]}: expected an id (an integer) and a {name_key}")
             if number in found:
                 self._fail(f"{kind} id {number} occurs twice")
@@ -124,7 +124,7 @@ class CocoFolder(BoxSource):
         for one in annotations:
             number, image, category, box = (one.get(key) for key in ("id", "image_id", "category_id", "bbox"))
             for key, each in (("id", number), ("image_id", image), ("category_id", category)):
-                if isinstance(each, list | dict):
+                if not _is_integer(each):
                     self._fail(f"annotation {shown(number)}: {key}: expected an integer, found {shown(each)}")
             if number in seen:
                 self._fail(f"annotation id {number} occurs twice")
@@ -155,6 +155,10 @@ class CocoFolder(BoxSource):
         rank = {number: place for place, (number, _) in enumerate(self.categories, start=1)}
         labels = np.array([rank[one["category_id"]] for one in single], np.int64)
         return Annotation(entry["id"], boxes[kept].astype(np.float32), labels[kept])
+
+
+def _is_integer(value):
+    return type(value) is int and abs(value) <= MOST_ID  # type: True is no number
 
 
 def _is_box(box):

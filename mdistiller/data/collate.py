@@ -17,11 +17,16 @@ class Sample(NamedTuple):
     references: tuple[str, ...] = ()
 
 
+def prompt_limit(max_prompt: int, max_length: int) -> int:
+    """The largest number of tokens of a prompt: at least one of the `max_length` is left to the answer."""
+    return min(max_prompt, max_length - 1)
+
+
 def cut(prompt: Sequence[int], answer: Sequence[int], end: int, max_prompt: int, max_length: int) -> Sample:
-    """Prompt and answer within the limits: the first `max_prompt` tokens of the prompt, the answer and the end-of-text
-    token, and of all these the first `max_length` (which may cut off the end-of-text token)."""
-    prompt = list(prompt[:max_prompt])
-    return Sample(prompt, [*answer, end][: max(max_length - len(prompt), 0)])
+    """Prompt and answer within the limits: the first tokens of the prompt (see `prompt_limit`), the answer and the
+    end-of-text token, and of all these the first `max_length` (which may cut off the end-of-text token)."""
+    prompt = list(prompt[: prompt_limit(max_prompt, max_length)])
+    return Sample(prompt, [*answer, end][: max_length - len(prompt)])
 
 
 def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> dict[str, np.ndarray]:

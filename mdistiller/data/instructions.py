@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.config.words import shown
 from mdistiller.data.base import order_seed
 from mdistiller.data.build import DATASETS
-from mdistiller.data.collate import collate, cut
+from mdistiller.data.collate import collate, cut, prompt_limit
 from mdistiller.data.hashing import permutation
 from mdistiller.data.images import upload
 from mdistiller.data.info import DataInfo
@@ -51,6 +52,7 @@ class Example:
     answer: str
     references: tuple[str, ...]
     copied: str = ""  # the answer of copying: the input, or the instruction if there is no input
+    place: str = ""  # file and line, for messages
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,31 @@ def _example(place, line):
     if any("\ud800" <= letter <= "\udfff" for text in (instruction, given, *output) for letter in text):
         raise UserError(f"{place}: expected texts of Unicode, found half of a surrogate pair")
     prompt = prompt_of(instruction, given) if whole is None else whole
-    return Example(prompt, output[0], output, given or instruction)
+    return Example(prompt, output[0], output, given or instruction, place)
+
+
+def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str,
+                 answered: bool = True) -> list[tuple[Example, list]]:
+    """The examples, each with the tokens of its prompt, for `settings`, the node LM; `name` is for messages.
+
+    Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH where they are `answered`, that is, followed
+    by an answer of the set) are left out or cut (LM.LONG_PROMPTS), and their number is logged. Raises UserError if no
+    prompt is left, and for one of which the tokenizer makes no token.
+    """
+    prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
+    if not all(prompts):
+        empty = examples[prompts.index([])]
+        raise UserError(f"{empty.place}: prompt: expected at least one token, found {shown(empty.prompt)}")
+    limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH) if answered else settings.MAX_PROMPT
+    key = "LM.MAX_PROMPT" if limit == settings.MAX_PROMPT else "LM.MAX_LENGTH"
+    long, drop = sum(len(prompt) > limit for prompt in prompts), settings.LONG_PROMPTS == "drop"
+    if drop and long == len(prompts):
+        raise UserError(f"{key}: all prompts of {name} have more than {limit} tokens")
+    if long:
+        log.info("%s: %d of %d prompts have more than %d tokens and are %s (%s, LM.LONG_PROMPTS)", name, long,
+                 len(prompts), limit, "left out" if drop else "cut", key)
+    return [(example, prompt[:limit]) for example, prompt in zip(examples, prompts, strict=True)
+            if not drop or len(prompt) <= limit]
 
 
 class TextData:
@@ -134,28 +160,12 @@ class TextData:
         )
 
     def _tokenize(self, split):
-        """The samples of a split; prompts above the limit are left out and logged, or cut (LM.LONG_PROMPTS)."""
-        examples, limit = self.examples[split], self.settings.MAX_PROMPT
-        texts = [example.prompt for example in examples], [example.answer for example in examples]
-        prompts, answers = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in texts)
-        short = [len(prompt) <= limit for prompt in prompts]
-        if self.settings.LONG_PROMPTS == "drop":
-            kept = np.flatnonzero(short)
-        else:
-            kept = np.arange(len(examples))
-        if not all(short):
-            verb = "left out" if self.settings.LONG_PROMPTS == "drop" else "cut"
-            log.info("%s: %d of %d prompts have more than %d tokens and are %s (LM.MAX_PROMPT, LM.LONG_PROMPTS)",
-                     split, len(short) - sum(short), len(short), limit, verb)
-        if not len(kept):
-            raise UserError(f"LM.MAX_PROMPT: all prompts of {split} have more than {limit} tokens")
-        self.examples[split] = [examples[number] for number in kept]
-        return [
-            cut(prompts[number], answers[number], self.end, limit, self.settings.MAX_LENGTH)._replace(
-                references=examples[number].references
-            )
-            for number in kept
-        ]
+        chosen = within_limit(self.examples[split], self.tokenizer, self.settings, split)
+        self.examples[split] = [example for example, _ in chosen]
+        answers = self.tokenizer([example.answer for example, _ in chosen], add_special_tokens=False)["input_ids"]
+        limits = self.settings.MAX_PROMPT, self.settings.MAX_LENGTH
+        return [cut(prompt, answer, self.end, *limits)._replace(references=example.references)
+                for (example, prompt), answer in zip(chosen, answers, strict=True)]
 
     @property
     def num_batches(self) -> int:
@@ -227,9 +237,6 @@ class TextData:
             index = np.arange(low, min(low + size, number))
             samples = [self.samples[split][position] for position in index]
             yield self.batch(split, index) | {"samples": samples, "split": split}
-
-    def plain_batches(self, index: np.ndarray):
-        raise UserError("LOG.ENTROPY_TRACE: available for images only; expected 0 for text")
 
     def train_views(self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[tuple]:
         """(index, zeros) of each batch of `train_batches` with the same arguments, as arrays."""

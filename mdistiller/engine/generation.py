@@ -17,8 +17,9 @@ from statistics import fmean, stdev
 import torch
 
 from mdistiller import files
-from mdistiller.data.collate import cut
-from mdistiller.data.instructions import Example, read_examples
+from mdistiller.config.key import Key
+from mdistiller.config.language import GENERATION
+from mdistiller.data.instructions import Example, read_examples, within_limit
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
@@ -38,10 +39,11 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
                      checkpoint: str = "best", limit: int | None = None, opts: Sequence = ()) -> dict:
     """Sample and score a student's answers to sets of instructions; returns the content of scores.json (percent).
 
-    `sets` maps names to JSON Lines files. `ngram` is the length of n-grams that an answer may not repeat (0: no rule),
-    `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the student
-    before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises UserError
-    when the run is not one of language models or has no teacher.
+    `sets` maps names to JSON Lines files; prompts of more than LM.MAX_PROMPT tokens are left out or cut, as in training
+    (LM.LONG_PROMPTS), and their number is logged. `ngram` is the length of n-grams that an answer may not repeat (0: no
+    rule), `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the
+    student before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises
+    UserError when the run is not one of language models or has no teacher.
     """
     _check(sets, seeds, ngram, checkpoint, limit)
     folder = Path(run_folder)
@@ -49,9 +51,10 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     place = folder / FOLDER / checkpoint
     source = COPY if checkpoint == COPY else _source(run, _network(run, checkpoint))
     for name, path in sets.items():
-        examples = read_examples(path)[:limit]
+        chosen = within_limit(read_examples(path)[:limit], run.task.info.tokenizer, run.cfg.LM, name, answered=False)
+        examples, prompts = zip(*chosen, strict=True)
         for seed in seeds if checkpoint != COPY else seeds[:1]:
-            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint)
+            answer = _copied if checkpoint == COPY else _answering(run, seed, ngram, checkpoint, prompts)
             target = place / f"{name}_{'ngram' + str(ngram) if ngram else 'free'}_seed{seed}.jsonl"
             _complete(target, examples, answer, run.cfg.GENERATION.BATCH_SIZE, source)
     return summarize(place)
@@ -63,10 +66,14 @@ def _check(sets, seeds, ngram, checkpoint, limit):
             raise UserError(f"--sets: expected a name without slashes, or FILE alone; found {name}")
     if Path(checkpoint).name != checkpoint:
         raise UserError(f"--checkpoint: expected a name such as best or epoch_40; found {checkpoint}")
-    for option, value, least in (("--ngram", ngram, 0), ("--limit", 1 if limit is None else limit, 1),
-                                 ("--seeds", min(seeds), 0)):
-        if value < least:
-            raise UserError(f"{option}: expected at least {least}; found {value}")
+    given = [("--ngram", ngram, GENERATION["NO_REPEAT_NGRAM"])]
+    given += [("--seeds", seed, GENERATION["SEED"]) for seed in seeds]
+    given += [] if limit is None else [("--limit", limit, Key(1, least=1))]
+    for option, value, key in given:
+        try:
+            key.read(value)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
 
 
 def _run_of(folder, checkpoint, opts):
@@ -94,19 +101,15 @@ def _source(run, network):
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _answering(run, seed, ngram, checkpoint):
-    """A function (examples, their numbers) -> list of (answer, its length in tokens)."""
+def _answering(run, seed, ngram, checkpoint, prompts):
+    """A function (examples, their numbers) -> list of (answer, its length in tokens); `prompts` are those of all."""
     task, cfg, tokenizer = run.task, run.cfg, run.task.info.tokenizer
     network = _network(run, checkpoint)
     decoding = decoding_of(cfg)._replace(no_repeat_ngram=ngram)
 
     def answer(examples, numbers):
-        prompts = [
-            cut(tokenizer(example.prompt, add_special_tokens=False)["input_ids"], [], 0, cfg.LM.MAX_PROMPT,
-                cfg.LM.MAX_LENGTH).prompt for example in examples
-        ]
         with torch.inference_mode(), autocast(run.device, cfg.SOLVER.AMP):
-            texts = task.answer(network, prompts, numbers, seed, run.device, decoding)
+            texts = task.answer(network, [prompts[one] for one in numbers], numbers, seed, run.device, decoding)
         return [(text, len(tokenizer(text, add_special_tokens=False)["input_ids"])) for text in texts]
 
     return answer
@@ -180,7 +183,8 @@ def summarize(place: Path) -> dict:
     """Average the answer files of a folder and write scores.json; returns its content.
 
     The content is {set: {rule: {"rouge_l", "rouge_l_std" (over decoding seeds), "exact", "tokens", "seeds",
-    "examples"}}}; scores are in percent.
+    "examples"}}}; scores are in percent. They are those of the seeds with the most answers: seeds of which answers are
+    missing are left out, and logged.
     """
     found: dict = {}
     for path in sorted(place.glob("*_seed*.jsonl")):
@@ -189,15 +193,20 @@ def summarize(place: Path) -> dict:
         if lines and seed.removeprefix("seed").isdecimal():
             means = {key: fmean(line[key] for line in lines) for key in ("rouge_l", "exact", "tokens")}
             found.setdefault(name, {}).setdefault(rule, {})[int(seed.removeprefix("seed"))] = means, len(lines)
-    scores = {name: {rule: _over_seeds(seeds) for rule, seeds in rules.items()} for name, rules in found.items()}
+    scores = {name: {rule: _over_seeds(seeds, f"{place}: {name}, {rule}") for rule, seeds in rules.items()}
+              for name, rules in found.items()}
     files.write_text(place / SCORES, json.dumps(scores, indent=1) + "\n")
     return scores
 
 
-def _over_seeds(seeds):
-    means = {key: fmean(one[key] for one, _ in seeds.values()) for key in ("rouge_l", "exact", "tokens")}
-    each = [one["rouge_l"] for one, _ in seeds.values()]
+def _over_seeds(seeds, place):
+    most = max(number for _, number in seeds.values())
+    if fewer := {seed: number for seed, (_, number) in seeds.items() if number < most}:
+        words = ", ".join(f"seed {seed} with {number}" for seed, number in fewer.items())
+        log.warning("%s: left out, as others have %d answers: %s", place, most, words)
+    whole = {seed: means for seed, (means, number) in seeds.items() if number == most}
+    means = {key: fmean(one[key] for one in whole.values()) for key in ("rouge_l", "exact", "tokens")}
+    each = [one["rouge_l"] for one in whole.values()]
     return means | {
-        "rouge_l_std": stdev(each) if len(each) > 1 else None,
-        "seeds": sorted(seeds), "examples": min(number for _, number in seeds.values()),
+        "rouge_l_std": stdev(each) if len(each) > 1 else None, "seeds": sorted(whole), "examples": most,
     }

@@ -15,7 +15,6 @@ from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import read_config
 from mdistiller.engine.setup import Run, build_run
 from mdistiller.errors import UserError
-from mdistiller.models.detection import stack
 
 COLOURS = {"ground truth": (0, 160, 60), "teacher": (230, 110, 0), "student": (0, 90, 220)}
 GAP, MARGIN = 6, 84  # pixels between images, and to the left of a row for its name
@@ -63,7 +62,7 @@ def picture(run: Run, number: int, score: float) -> Image.Image:
     networks = {"teacher": run.distiller.teacher, "student": run.distiller.deployed()}
     for name, network in networks.items():
         if network is not None:
-            found = chain.from_iterable(network.eval().detect(network.normalise(stack(b["image"]))) for b in batches)
+            found = chain.from_iterable(network.eval().detect(batch["image"]) for batch in batches)
             rows[name] = [_above(one, score) for one in found]
     drawn = {name: [_boxes(*pair, COLOURS[name], run.data.info.classes) for pair in zip(pixels, row, strict=False)]
              for name, row in rows.items()}

@@ -10,6 +10,7 @@ from mdistiller import files
 from mdistiller.data.splits import ranks_in_class
 from mdistiller.distillers import plain_kd_loss
 from mdistiller.distillers.ea import entropy
+from mdistiller.errors import UserError
 from mdistiller.precision import autocast, teacher_amp
 from mdistiller.traces import FOLDER
 
@@ -26,12 +27,15 @@ class EntropyTrace:
     Arrays (N,), float32, of LOG.ENTROPY_TRACE training images without augmentation, networks in eval mode:
     `entropy_student`, `entropy_teacher` (nats, at EA.TEMPERATURE), `kd_loss` (nats, see `plain_kd_loss`) and
     `weight` (the method's sample weight; ones without EA); also `index` and `target`. Without a teacher, or with
-    LOG.ENTROPY_TRACE 0, nothing is written.
+    LOG.ENTROPY_TRACE 0, nothing is written. Raises UserError for a task whose samples are not images.
     """
 
     def __init__(self, cfg: CfgNode, data, distiller, folder: Path):
         self.cfg, self.data, self.distiller, self.folder = cfg, data, distiller, folder
         number = cfg.LOG.ENTROPY_TRACE if distiller.needs_teacher else 0
+        if number and distiller.task.unit != "images":
+            raise UserError(f"LOG.ENTROPY_TRACE: images are traced, {distiller.task.unit} are not; expected 0, found "
+                            f"{number}")
         self.index = balanced_subset(data.labels, number) if number else None
 
     def write(self, epoch: int) -> None:

@@ -53,7 +53,7 @@ class Samples(Classification):
 class Texts(Language):
     """Causal language models of transformers: a sample is a token that has a label, and its logits come before it.
 
-    Without labels all tokens but the first of each row are samples.
+    Without labels all tokens but the first of each row are samples. The first token of a row never is one.
     """
 
     def prepare(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
@@ -67,10 +67,8 @@ class Texts(Language):
         mask = torch.ones_like(ids) if mask is None else mask
         known = mask.bool() if target is None else target != IGNORED
         wanted = torch.zeros_like(known)
-        wanted[:, :-1] = known[:, 1:]
-        positions = wanted.flatten().nonzero()[
-            :, 0
-        ]  # waits for the device: the number of samples depends on the labels
+        wanted[:, :-1] = known[:, 1:] & mask[:, :-1].bool()  # with padding on the left, nothing precedes a first token
+        (positions,) = wanted.flatten().nonzero(as_tuple=True)  # waits for the device, whose labels give the number
         following = positions + 1
         return {
             "ids": ids,

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.errors import UserError
+
 MULTIPLIER = 1_000_003  # of seeds, so that different (seed, example) pairs give different numbers
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -31,29 +33,40 @@ def generate(network, prompts: Sequence[Sequence[int]], keys: Sequence[int], end
     token of each prompt. With sampling "per_example", Gumbel noise from a generator with the seed (seed, key of the
     example) is added to the logits, and the token with the largest sum is taken. This samples from the softmax of the
     logits and does not depend on the batch. With "global", one generator makes the noise of all rows; with "greedy"
-    there is no noise. An answer also ends when the network has no more positions.
+    there is no noise. An answer also ends when prompt and answer fill the positions of the network. Raises UserError
+    for a prompt that leaves none.
     """
+    most, last = _most_new(prompts, network.positions, decoding.max_new_tokens)
     ids, mask = _left_padded(prompts, end, device)
-    limit = getattr(network.inner.config, "max_position_embeddings", None)
-    steps = min(decoding.max_new_tokens, (limit or ids.shape[1] + decoding.max_new_tokens) - ids.shape[1])
     noise = _noise(decoding.sampling, keys, seed, network.vocabulary, device)
     repeated = [Repeats(prompt, decoding.no_repeat_ngram) for prompt in prompts]
     answers, running = [[] for _ in prompts], [True] * len(prompts)
     places, past = (mask.cumsum(1) - 1).clamp_min(0), None
-    for _ in range(steps):
+    for _ in range(max(most)):
         logits, past = network.next_logits(ids, mask, places, past)
         logits = filtered(logits.float(), repeated, decoding)
         chosen = (logits if noise is None else logits + noise()).argmax(dim=1)
         for row, token in enumerate(chosen.tolist()):
-            running[row] &= token != end
+            running[row] &= token != end and len(answers[row]) < most[row]
             if running[row]:
                 answers[row].append(token)
                 repeated[row].add(token)
         if not any(running):
             break
-        ids, places = chosen[:, None], places[:, -1:] + 1
+        ids, places = chosen[:, None], (places[:, -1:] + 1).clamp_max(last)  # only rows that are done go beyond it
         mask = F.pad(mask, (0, 1), value=1)
     return answers
+
+
+def _most_new(prompts, positions, most):
+    """(the largest number of new tokens for each prompt, the last place that the network knows)."""
+    if positions is None:
+        return [most] * len(prompts), max(map(len, prompts)) + most
+    longest = max(map(len, prompts))
+    if longest >= positions:
+        raise UserError(f"LM.MAX_PROMPT: a prompt of {longest} tokens leaves no room for an answer; expected less than "
+                        f"the {positions} positions of the network")
+    return [min(most, positions - len(prompt)) for prompt in prompts], positions - 1
 
 
 def _left_padded(prompts, pad, device):

@@ -1,6 +1,7 @@
 """Causal language models of transformers, with hidden states and logits at chosen positions of tokens (B, L)."""
 
 import inspect
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from mdistiller.libraries import import_transformers, source_of
 from mdistiller.models.base import reason_of
 from mdistiller.models.transparent import Transparent
 
+log = logging.getLogger("mdistiller")
 TINY = re.compile(r"tiny_(\d{1,2})x(\d{1,4})")  # layers x width: small models for small vocabularies
 TINY_POSITIONS = 64
 HEAD_WIDTH = 16  # width of an attention head of a tiny model
@@ -58,6 +60,11 @@ class LanguageModel(Transparent):
     def width(self) -> int:
         """The size D of the hidden states that the head reads."""
         return self.head.weight.shape[1]
+
+    @property
+    def positions(self) -> int | None:
+        """The largest number of tokens of a sequence; None if the model has no limit."""
+        return getattr(self.inner.config, "max_position_embeddings", None)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Last hidden states (n, D) at `tokens.positions`."""
@@ -142,10 +149,11 @@ def _layers_of(network):
 def keep_layers(network: nn.Module, every: int) -> nn.Module:
     """A copy of a causal model of transformers with only the layers 0, every, 2 * every, ....
 
-    Raises UserError for a model whose layers are not found.
+    The log gives their number. Raises UserError for a model whose layers are not found.
     """
     prefix, layers = _layers_of(network)
     kept = list(range(0, len(layers), every))
+    log.info("LM.EVERY_LAYER %d: the student keeps %d of %d layers of its network", every, len(kept), len(layers))
     config = type(network.config).from_dict(network.config.to_dict())
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None) is not None:

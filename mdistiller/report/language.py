@@ -9,9 +9,10 @@ from mdistiller.runs.paper import Table
 
 WORDS = (
     "Rouge-L in percent (F-measure, Porter stemmer, best over references), answers sampled at temperature 1 with no "
-    "6-gram twice, of the epoch that is best on the dev set. Here: mean over training seeds of means over decoding "
-    "seeds, ± the deviation over training seeds / over decoding seeds; the paper's deviations would be of decoding "
-    "alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for no work."
+    "6-gram twice, of the epoch that is best on the dev set. Here: mean over training seeds of means over five "
+    "decoding seeds and all examples, ± the deviation over training seeds / over decoding seeds; the paper's would be "
+    "of decoding alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for "
+    "no work."
 )
 SMOKE_WORDS = "**A smoke run**: made-up words, tiny models. The numbers have no meaning."
 
@@ -31,6 +32,8 @@ def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool
     blocks.append(Grid(header, tuple(line for row in controls for line in _lines(row, columns)), "Controls"))
     gains = [text for row in rows for text in _gains(row, {one.label: one for one in rows}, columns)]
     blocks += [Heading("Gain over the baseline, of the means", 3), Items(tuple(gains))] if gains else []
+    if left_out := [line for row in rows for line in row.left_out]:
+        blocks += [Heading("Answers of another protocol, which are in no cell", 3), Items(tuple(left_out))]
     return blocks + _missing(rows, columns, command, smoke)
 
 

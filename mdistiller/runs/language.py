@@ -8,6 +8,7 @@ from statistics import fmean
 from mdistiller.config.files import read_yaml
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
+from mdistiller.runs.reading import shown
 from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
 
@@ -37,7 +38,7 @@ class Row:
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """Scores by column, for the sets whose answers were scored."""
+        """Scores by column, for the sets that were answered as the table states."""
         if self.training.extra and self.training.extra[0] == SMOKE_MARK:
             found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
         else:
@@ -45,11 +46,36 @@ class Row:
             found = {column: [one[name] for one in each if name in one] for column, name in SPEC["sets"].items()}
         return {column: _score(values) for column, values in found.items() if values}
 
+    @property
+    def left_out(self) -> list[str]:
+        """One line for each set that a run did not answer as the table states, whose score is in no cell."""
+        return [f"{self.label}, {run.path}, {name}: {words}" for run in self.runs
+                for name, found in _scored(run).items() if (words := _departure(name, found))]
+
 
 def scores_of(run: RunRecord) -> dict[str, tuple[float, float | None]]:
-    """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint."""
+    """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint.
+
+    Sets of which another number of examples was answered than the table states, or with another number of decoding
+    seeds, are left out.
+    """
+    return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in _scored(run).items()
+            if not _departure(name, found)}
+
+
+def _scored(run):
+    """{set: scores} of the best checkpoint for the sets of the tables."""
     scores = {name: rules.get(SPEC["rule"]) for name, rules in run.answers.get("best", {}).items()}
-    return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in scores.items() if found}
+    return {name: found for name, found in scores.items() if found and name in SPEC["examples"]}
+
+
+def _departure(name, found):
+    """What differs from the table's evaluation, as words; empty if nothing does."""
+    examples, seeds, wanted = found.get("examples"), found.get("seeds"), SPEC["examples"][name]
+    number = len(seeds) if isinstance(seeds, list) else None
+    if (examples, number) == (wanted, SPEC["decodings"]):
+        return ""
+    return f"{shown(examples)} examples and {number} decoding seeds, expected {wanted} and {SPEC['decodings']}"
 
 
 def _score(values):

@@ -15,16 +15,17 @@ ABSENT = -1.0  # COCO's value without ground truth of this kind
 def average_precision(truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]):
     """COCO's twelve metrics by name (`METRICS`), in percent; `ABSENT` if there is no ground truth of this kind.
 
-    `truth` are annotations (id, image_id, category_id, bbox, area, iscrowd), and `results` are detections in COCO's
+    `truth` are annotations (image_id, category_id, bbox, area, iscrowd), and `results` are detections in COCO's
     standard form (image_id, category_id, bbox, score), with boxes as x, y, width, height. "ap" is the mean over IoU .50
-    to .95 and over the categories in `truth`, with at most 100 detections per image. Raises UserError if the library is
-    not installed.
+    to .95 and over the categories in `truth`, with at most 100 detections per image. Annotations are numbered anew:
+    COCO's rules take those with an id below 1 for unmatched ones. Raises UserError if the library is not installed.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise UserError(f"detection needs faster-coco-eval ({error}): pip install -e '.[detection]'") from None
-    content = {"images": [{"id": number} for number in image_ids], "annotations": truth, "info": {},
+    content = {"images": [{"id": number} for number in image_ids], "info": {},
+               "annotations": [one | {"id": number} for number, one in enumerate(truth, start=1)],
                "categories": [{"id": number, "name": str(number)} for number in categories]}
     reference = COCO()
     reference.dataset = content

@@ -128,8 +128,7 @@ class Detection(Task):
     def _detections(self, network, batches) -> Iterator[tuple[int, list[dict], list[dict]]]:
         for batch in batches:
             sizes = [target["size"] for target in batch["target"]]
-            images = network.normalise(detectors.stack(batch["image"]))
-            found = network.detect(images, sizes)
+            found = network.detect(batch["image"], sizes)
             for target, truth, one in zip(batch["target"], batch["truth"], found, strict=True):
                 image_id = target["image_id"]
                 yield image_id, truth, standard_results([one], [image_id], self.info.categories)

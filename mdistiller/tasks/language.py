@@ -58,6 +58,9 @@ class Language(Task):
         if len(set(self.vocabulary.values())) > 1:
             sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
             raise UserError(f"DISTILLER.{role}: teacher and student must have the same vocabulary; found {sizes}")
+        if network.positions is not None and settings.MAX_LENGTH > network.positions:
+            raise UserError(f"LM.MAX_LENGTH: {settings.MAX_LENGTH} tokens are more than the {network.positions} "
+                            f"positions of DISTILLER.{role} {name}; expected at most {network.positions}")
         if settings.CHECKPOINTING and not teacher:
             network.inner.gradient_checkpointing_enable()
         return network

@@ -128,6 +128,9 @@ BROKEN = {
     "huge": (set_box([10**400, 5.0, 10.0, 10.0]), "expected four finite numbers"),
     "an image of lists": (lambda c: c["annotations"][0].update(image_id=[]), "image_id: expected an integer"),
     "an id of lists": (lambda c: c["annotations"][0].update(id=[[1]]), "annotation [[1]]: id: expected an integer"),
+    **{f"an id of {value!r}": (lambda c, value=value: c["annotations"][0].update(id=value), "id: expected an integer")
+       for value in ("x", 1.5, True, None, 2**70)},
+    "no id": (lambda c: c["annotations"][0].pop("id"), "annotation None: id: expected an integer, found None"),
     "a category of objects": (lambda c: c["annotations"][0].update(category_id={}), "category_id: expected an integer"),
     "crowd of text": (lambda c: c["annotations"][0].update(iscrowd="no"), "0 or 1 as iscrowd; found 720.0 and 'no'"),
     "area of nothing": (lambda c: c["annotations"][0].update(area=None), "expected a number as area"),

@@ -29,6 +29,49 @@ def test_losses_equal_those_of_torchvisions_own_forward_to_the_last_bit(preset):
     assert preset == "torchvision" or not torch.equal(ours["box"], theirs["loss_box_reg"])
 
 
+@pytest.mark.parametrize("preset", ["torchvision", "detectron2"])
+@torch.no_grad()
+def test_boxes_of_autocast_are_those_that_float32_offsets_give(preset):
+    """In bfloat16, a coordinate of this image would be a multiple of 2."""
+    net, pictures = detector(preset=preset).eval(), images((448, 448))
+    rpn, heads, batch = net.model.rpn, net.model.roi_heads, net.batch(pictures)
+    given = []
+    for part in (rpn.head, heads.box_predictor):
+        part.register_forward_hook(lambda module, inputs, output: given.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = net.detect(batch)
+    maps = [torch.zeros(one.shape) for one in net.features(batch)]
+    rpn.head, heads.box_predictor = (torch.nn.Sequential() for _ in range(2))
+    rpn.head.forward, heads.box_predictor.forward = (lambda *_, output=output: output for output in given)
+    proposals, _ = rpn(batch, dict(enumerate(maps)))
+    (expected,) = heads(dict(zip(("p2", "p3", "p4", "p5"), maps, strict=False)), proposals, batch.image_sizes)[0]
+    assert len(found["boxes"]) and {one.dtype for one in found.values()} == {torch.float32, torch.int64}
+    assert torch.equal(found["boxes"], expected["boxes"])
+
+
+def test_detections_of_an_image_do_not_depend_on_the_others_of_its_batch():
+    net = detector().eval()
+    pictures, sizes = images((40, 96), (64, 64), (33, 90), (96, 40)), [(80, 192), (64, 64), (33, 90), (192, 80)]
+    together = net.detect(pictures, sizes)
+    for found, picture, size in zip(together, pictures, sizes, strict=True):
+        (alone,) = net.detect([picture], [size])
+        assert len(alone["boxes"]) > 2
+        torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+    padded = net.detect(net.batch(pictures), sizes)  # all to the largest sides
+    assert not all(len(one["scores"]) == len(two["scores"]) and torch.allclose(one["scores"], two["scores"])
+                   for one, two in zip(padded, together, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["torchvision", "detectron2"])
+def test_targets_of_autocast_are_those_of_the_boxes_as_they_were_given(preset):
+    net, boxes = detector(preset=preset).train(), targets([[300.3, 210.7, 400.1, 410.9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        step = net.train_pass(images((448, 448)), boxes, [1])
+    (proposals,) = step.sampled.proposals
+    assert proposals.dtype == step.logits.dtype == step.sampled.deltas.dtype == torch.float32
+    assert (proposals == boxes[0]["boxes"]).all(dim=1).any()  # a box is one of the proposals that it is matched with
+
+
 def test_sampled_proposals_are_a_function_of_the_seeds_alone():
     net = detector().train()
     pictures = images((64, 64), (64, 64))

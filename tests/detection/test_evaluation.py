@@ -61,6 +61,17 @@ def test_ground_truth_scores_one_hundred_and_no_detections_score_zero(tmp_path):
     assert nothing["ap"] == 0 and nothing["ap_large"] == -1  # there is no large box
 
 
+@pytest.mark.parametrize("first", [0, -1000])
+def test_the_numbers_of_the_annotations_do_not_change_the_score(tmp_path, first):
+    def change(content):
+        for place, one in enumerate(content["annotations"]):
+            one["id"] = first + place
+
+    truth, image_ids, data = small(tmp_path, change)
+    assert min(one["id"] for one in truth) == first
+    assert average_precision(truth, as_detections(truth), image_ids, data.info.categories)["ap"] == pytest.approx(100)
+
+
 def test_crowd_boxes_do_not_change_the_score(tmp_path):
     truth, image_ids, data = small(tmp_path)
     crowded = [dict(one, iscrowd=int(place == 0)) for place, one in enumerate(truth)]

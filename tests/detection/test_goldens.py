@@ -243,7 +243,7 @@ def test_a_detectron2_network_gives_detectron2s_outputs():
     logits, deltas = net.box_logits(feats, boxes, batch.image_sizes)
     same(logits, torch.cat([arrays["roi.scores"][:, -1:], arrays["roi.scores"][:, :-1]], dim=1), 1e-4, 1e-4)
     same(deltas[:, 4:], arrays["roi.deltas"], 1e-4, 1e-4)
-    for image, found in enumerate(net.detect(pictures, [(96, 128), (160, 200)])):
+    for image, found in enumerate(net.detect(batch, [(96, 128), (160, 200)])):
         same(found["boxes"], arrays[f"det{image}.boxes"], 0, 1e-3)
         same(found["scores"], arrays[f"det{image}.scores"], 1e-4, 1e-4)
         assert torch.equal(found["labels"] - 1, arrays[f"det{image}.classes"])

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from mdistiller.config import load_cfg
 from mdistiller.distillers.ea import entropy
 from mdistiller.engine.reopen import open_run
+from mdistiller.engine.run_folder import RunFolder
+from mdistiller.engine.setup import build_run
 from mdistiller.engine.trace import balanced_subset
+from mdistiller.engine.trainer import Trainer
+from mdistiller.errors import UserError
 from tests.engine.support import run
 
 EPOCHS = ["SOLVER.EPOCHS", 2, "SOLVER.LR_DECAY_STAGES", [1], "LOG.ENTROPY_TRACE", 25]
@@ -60,3 +65,12 @@ def test_plain_images_are_the_central_view_of_the_augmentation(traced):
 
 def test_no_trace_is_written_by_default(tmp_path):
     assert not (run(tmp_path, "EA-KD", "SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", [1]) / "entropy_trace").exists()
+
+
+@pytest.mark.parametrize(("config", "unit"), [("digits_detection/ea_kd/r18_mv2", "proposals"),
+                                              ("words/ea_fkl/tiny", "tokens")])
+def test_samples_that_are_no_images_are_refused_before_the_first_step(config, unit, tmp_path):
+    cfg = load_cfg(f"configs/{config}.yaml", ["LOG.ENTROPY_TRACE", 10, "DEVICE", "cpu"])
+    built = build_run(cfg, torch.device("cpu"), weights=False)
+    with pytest.raises(UserError, match=f"LOG.ENTROPY_TRACE: images are traced, {unit} are not; expected 0, found 10"):
+        Trainer(built, RunFolder(tmp_path))

@@ -1,5 +1,6 @@
 """Sampled answers, Rouge-L, and their files."""
 
+import copy
 import hashlib
 import json
 import os
@@ -54,15 +55,27 @@ def test_an_example_gets_the_same_answer_whatever_the_batch_is(words, temperatur
         assert together != generate(network, prompts, range(7), data.end, decoding, seed=4)
 
 
+def test_the_length_of_an_answer_depends_on_its_own_prompt_alone(words):
+    network, data = words  # which knows 64 positions
+    network = copy.deepcopy(network)
+    network.inner.lm_head.register_forward_hook(  # the end-of-text token is never the most probable one
+        lambda module, inputs, output: output.index_fill(-1, torch.tensor([data.end]), -torch.inf))
+    prompts = [[3, 4, 5], [*range(5, 55), *range(5, 15)], [*range(5, 55), *range(5, 18)]]
+    decoding = Decoding("greedy", max_new_tokens=30)
+    together = generate(network, prompts, range(3), data.end, decoding)
+    assert [len(answer) for answer in together] == [30, 4, 1]
+    assert together == [generate(network, [prompt], [0], data.end, decoding)[0] for prompt in prompts]
+    with pytest.raises(UserError, match="a prompt of 64 tokens leaves no room for an answer; expected less than"):
+        generate(network, [[3, 4], [5] * 64], range(2), data.end, decoding)
+
+
 def test_gumbel_noise_draws_from_the_distribution_of_the_logits():
     class Constant(torch.nn.Module):
-        vocabulary = 3
-        inner = torch.nn.Module()
+        vocabulary, positions = 3, None
 
         def next_logits(self, ids, mask, places, cache=None):
             return torch.tensor([[0.5, 0.3, 0.2]]).log().expand(len(ids), 3), None
 
-    Constant.inner.config = None
     number = 4000
     drawn = generate(Constant(), [[1]] * number, range(number), 9, Decoding(max_new_tokens=1))
     counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=3) / number
@@ -159,6 +172,20 @@ def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(t
     assert scores["rouge_l"] == pytest.approx(50) and scores["rouge_l_std"] == pytest.approx(5000**0.5)
     assert scores["seeds"] == [10, 20] and scores["examples"] == 2 and scores["exact"] == pytest.approx(50)
     assert json.loads((tmp_path / "scores.json").read_text())["dolly"]["ngram6"]["examples"] == 2
+
+
+def test_seeds_with_fewer_answers_are_not_averaged_with_whole_ones(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(generation.log, "warning", lambda text, *words: said.append(text % words))
+    write_set(tmp_path / "set.jsonl", 3)
+    examples = read_examples(tmp_path / "set.jsonl")
+    for seed, text, number in ((10, "star", 3), (20, "nothing here", 1), (30, "star", 3)):
+        generation._complete(tmp_path / f"dolly_free_seed{seed}.jsonl", examples[:number],
+                             lambda part, numbers, text=text: [(text, 1)] * len(part), 32, SOURCE)
+    scores = generation.summarize(tmp_path)["dolly"]["free"]
+    assert scores["rouge_l"] == pytest.approx(100) and scores["rouge_l_std"] == pytest.approx(0)
+    assert scores["seeds"] == [10, 30] and scores["examples"] == 3
+    assert said == [f"{tmp_path}: dolly, free: left out, as others have 3 answers: seed 20 with 1"]
 
 
 @pytest.mark.parametrize("damage", [

@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from mdistiller.analysis import files, measure
+from mdistiller.analysis.samples import write_samples
 from mdistiller.analysis.token_weights import token_weights
 from mdistiller.config import load_cfg
+from mdistiller.config.stated import flatten
 from mdistiller.data import build_data, instructions
 from mdistiller.data.tokenizers import word_tokenizer
 from mdistiller.engine.generation import evaluate_answers
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import UserError
+from mdistiller.models import language
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.page import report
 from mdistiller.runs.records import find_runs
@@ -113,7 +116,7 @@ def test_the_best_student_loads_in_transformers_with_identical_logits(finished):
 
 
 def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished, tmp_path):
-    lines = [{"instruction": "reverse apple sea door :", "output": "door sea apple"}] * 3
+    lines = [{"prompt": "reverse apple sea door :", "output": "door sea apple"}] * 3
     (tmp_path / "made.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ["tools/answers.py", "--run", finished, "--seeds", 10, 20, "--ngram", 0, "--sets", tmp_path / "made.jsonl"]
     first = command(*words)
@@ -127,8 +130,24 @@ def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished,
     assert "exact 0.00" in copied.stdout
 
 
+@pytest.mark.parametrize(("words", "kept", "verb"), [((), [0, 2], "left out"),
+                                                     (("LM.LONG_PROMPTS", "cut"), [0, 1, 2], "cut")])
+def test_long_prompts_are_left_out_of_answers_or_cut_as_in_training(words, kept, verb, finished, tmp_path, monkeypatch):
+    lines = [{"prompt": f"{task} {'sun ' * number}moon :", "output": "moon"}
+             for task, number in (("last", 2), ("repeat", 20), ("last", 3))]
+    name = f"long_{len(kept)}"
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = []
+    monkeypatch.setattr(instructions.log, "info", lambda text, *values: said.append(text % values))
+    evaluate_answers(finished, {name: tmp_path / "long.jsonl"}, [10], 0, "latest", None, words)
+    (file,) = (finished / "answers" / "latest").glob(f"{name}_*.jsonl")
+    answered = [json.loads(line)["prompt"] for line in file.read_text().splitlines()]
+    assert answered == [lines[number]["prompt"] for number in kept]
+    assert said == [f"{name}: 1 of 3 prompts have more than 16 tokens and are {verb} (LM.MAX_PROMPT, LM.LONG_PROMPTS)"]
+
+
 def test_answers_with_other_settings_or_weights_are_not_mixed_with_those_that_are_there(finished, tmp_path):
-    (tmp_path / "other.jsonl").write_text(json.dumps({"instruction": "last sea apple :", "output": "apple"}) + "\n")
+    (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "last sea apple :", "output": "apple"}) + "\n")
     words = finished, {"other": tmp_path / "other.jsonl"}, [10], 0, "latest", None
     evaluate_answers(*words)
     kept = finished / "answers" / "latest" / "other_free_seed10.jsonl"
@@ -159,9 +178,12 @@ def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished
     assert '<th scope="row">reference</th><td>door sea apple</td>' in page and "reverse apple sea door :" in page
 
 
-def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
+def test_a_student_cut_from_its_teacher_keeps_every_second_layer(monkeypatch):
+    said = []
+    monkeypatch.setattr(language.log, "info", lambda text, *words: said.append(text % words))
     teacher = build_language_model("tiny_4x32", 60)
     student = keep_layers(teacher.inner, 2)
+    assert said == ["LM.EVERY_LAYER 2: the student keeps 2 of 4 layers of its network"]
     assert student.config.num_hidden_layers == 2
     for number, kept in enumerate((0, 2)):
         mine, theirs = student.transformer.h[number].state_dict(), teacher.inner.transformer.h[kept].state_dict()
@@ -169,12 +191,27 @@ def test_a_student_cut_from_its_teacher_keeps_every_second_layer():
     assert torch.equal(student.transformer.wte.weight, teacher.inner.transformer.wte.weight)
 
 
+@pytest.mark.parametrize("method", ["sft", "fkl", "ea_fkl"])
+def test_the_configs_for_ones_own_models_use_whole_models_and_all_examples(method):
+    found, default = (flatten(load_cfg(*path)) for path in ([f"configs/instructions/{method}/own.yaml"], []))
+    changed = {key for key, value in found.items() if value != default[key] and key.startswith(("LM.", "GENERATION."))}
+    assert changed == {"LM.TRAIN_FILE", "LM.VAL_FILE", "LM.TEST_FILE", "LM.LOSS_CHUNK",
+                       "LM.DROP_LAST"}
+    assert found["SOLVER.MAX_ITER"] == found["SOLVER.EVAL_PERIOD"] == 0 and found["SOLVER.EPOCHS"] == 3
+
+
 def errors(tmp_path):
     empty, broken, long = tmp_path / "empty.jsonl", tmp_path / "broken.jsonl", tmp_path / "long.jsonl"
+    (tmp_path / "no_prompt.jsonl").write_text(
+        '{"instruction": "sun", "output": "moon"}\n\n{"prompt": "", "output": "moon"}\n')
+    (tmp_path / "blank.jsonl").write_text('{"prompt": " \\n", "output": "moon"}\n')
     empty.write_text('{"instruction": "sun", "output": "moon"}\n{"instruction": "sun", "output": " "}\n')
     broken.write_text('{"instruction": "sun"\n')
     long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
-    small = tmp_path / "tokenizer"
+    small, short = tmp_path / "tokenizer", tmp_path / "short"
+    transformers = pytest.importorskip("transformers")
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=60, n_positions=32, n_embd=16, n_layer=1, n_head=1)).save_pretrained(short)
     word_tokenizer(["sun", "moon"]).save_pretrained(small)
     files = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(small),
              "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
@@ -186,11 +223,21 @@ def errors(tmp_path):
         "no file": (using("none.jsonl"), "none.jsonl: cannot be read: No such file"),
         "no name": (files, "LM.TRAIN_FILE: expected a JSON Lines file"),
         "empty answer": (using("empty.jsonl"), "empty.jsonl:2: output: expected an answer, found an empty text"),
+        "no prompt": ([*using("no_prompt.jsonl"), "LM.MAX_LENGTH", 100, "LM.MAX_PROMPT", 60],
+                      "no_prompt.jsonl:3: prompt: expected at least one token, found ''"),
+        "a prompt of no words": (using("blank.jsonl"), "blank.jsonl:1: prompt: expected at least one token, found ' "),
         "no JSON": (using("broken.jsonl"), "broken.jsonl:1: expected an object with instruction, input and output"),
         "only long prompts": (using("long.jsonl"), "LM.MAX_PROMPT: all prompts of train have more than 16 tokens"),
+        "no room for an answer": ([*using("long.jsonl"), "LM.MAX_LENGTH", 3],
+                                  "LM.MAX_LENGTH: all prompts of train have more than 2 tokens"),
         "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
         "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
         "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
+        "a student of few positions": (["LM.MAX_LENGTH", 65], "65 tokens are more than the 64 positions of "
+                                       "DISTILLER.STUDENT tiny_1x32; expected at most 64"),
+        "a teacher of few positions": (
+            ["LM.MAX_LENGTH", 33, "DISTILLER.TEACHER", str(short), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"],
+            f"LM.MAX_LENGTH: 33 tokens are more than the 32 positions of DISTILLER.TEACHER {short}"),
         "an image method": (["DISTILLER.TYPE", "MLD"], "text does not have"),
         "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
         "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
@@ -239,15 +286,22 @@ def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, monk
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     word_tokenizer(["sun", "moon"]).save_pretrained(tmp_path / "tokenizer")
     opts = ["DATASET.TYPE", "instructions", "DATASET.ROOT", str(tmp_path), "LM.TOKENIZER", str(tmp_path / "tokenizer"),
-            "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "SOLVER.BATCH_SIZE", 1,
-            "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
+            "LM.TRAIN_FILE", "set.jsonl", "LM.TEST_FILE", "set.jsonl", "LM.MAX_PROMPT", 60, "LM.MAX_LENGTH", 100,
+            "SOLVER.BATCH_SIZE", 1, "DATASET.VAL_FRACTION", 0.0, "DATASET.TRAIN_FRACTION", 1.0]
     said = []
     monkeypatch.setattr(instructions.log, "info", lambda text, *words: said.append(text % words))
     data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
     assert data.info.num_train == data.num_eval("test") == 1
     assert said[0].startswith("train: 1 of 2 prompts have more than 60 tokens and are left out")
-    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut", "LM.MAX_LENGTH", 100), "cpu")
+    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut"), "cpu")
     assert data.info.num_train == 2 and len(data.samples["train"][1].prompt) == 60
+    data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.MAX_LENGTH", 60), "cpu")  # of these, one is for the answer
+    assert data.info.num_train == 1
+    assert said[-1] == "test: 1 of 2 prompts have more than 59 tokens and are left out (LM.MAX_LENGTH, LM.LONG_PROMPTS)"
+    opts += ["LM.MAX_LENGTH", 60, "LM.LONG_PROMPTS", "cut", "LM.PADDING", "fixed"]
+    data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
+    assert [len(sample.answer) for sample in data.samples["train"]] == [2, 1]  # with the end-of-text token, and cut
+    assert data.batch("train", np.arange(2))["ids"].shape == (2, 60)
 
 
 @pytest.mark.parametrize("name", ["KD", "RKLD", "SKLD", "SRKLD", "EA-KD"])
@@ -275,3 +329,5 @@ def test_the_figure_of_weights_is_measured_and_drawn(finished, tmp_path):
     np.testing.assert_allclose(arrays["EA-FKL, uniform|1|sequence"], arrays["EA-FKL, uniform|1|mean_weight"], rtol=1e-5)
     files.write(tmp_path, "weights", content, {})
     assert [path.suffix for path in draw("weights", tmp_path, tmp_path)] == [".png", ".pdf"]
+    with pytest.raises(UserError, match="trained for language; expected a run for classification"):
+        write_samples(finished, 4)

@@ -10,8 +10,11 @@ import pytest
 from mdistiller.config import dump_cfg, load_cfg
 from mdistiller.engine.setup import train
 from mdistiller.errors import UserError
-from mdistiller.runs.language import trainings
+from mdistiller.report.language import language_blocks
+from mdistiller.runs.language import rows, trainings
+from mdistiller.runs.paper import load_tables
 from mdistiller.runs.reading import read_answers
+from mdistiller.runs.records import find_runs
 from tests.engine.support import REPOSITORY, command
 from tests.language.test_runs import fast_cfg
 
@@ -31,7 +34,7 @@ def test_every_row_names_a_configuration_that_there_is_and_differs_from_the_othe
     assert len({(training.config, training.overrides) for training in found.values()}) == len(found) == 12
 
 
-def scored_run(folder, seed, method, score):
+def scored_run(folder, seed, method, score, **changed):
     """A run folder with the configuration of a row of Table 7, without training."""
     run = folder / f"{method}_{seed}"
     place = run / "answers" / "best"
@@ -41,7 +44,8 @@ def scored_run(folder, seed, method, score):
     (run / "run.json").write_text(json.dumps({"overridden": {}}))
     (run / "summary.json").write_text(json.dumps(
         {"status": "done", "headline": "rouge_l", "last_rouge_l": score, "best_rouge_l": score, "seed": seed}))
-    scores = {"dolly": {"ngram6": {"rouge_l": score, "rouge_l_std": 0.2}}}
+    whole = {"rouge_l": score, "rouge_l_std": 0.2, "examples": 500, "seeds": [10, 20, 30, 40, 50]}
+    scores = {"dolly": {"ngram6": whole | changed}}
     (place / "scores.json").write_text(json.dumps(scores))
 
 
@@ -54,6 +58,19 @@ def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp
     assert re.search(r"\| EA-KD, here +\| 2 +\| 26.00 ± 0.00 / 0.20 ", text)
     assert "EA-KD over KD: Dolly +1.50" in text
     assert re.search(r"\| SFT \(GPT2-S\), here +\| missing", text)
+
+
+def test_a_partial_evaluation_is_in_no_cell_and_said_to_be_left_out(tmp_path):
+    scored_run(tmp_path, 0, "fkl", 24.0)
+    scored_run(tmp_path, 1, "fkl", 99.0, examples=10)
+    scored_run(tmp_path, 2, "fkl", 99.0, seeds=[10])
+    (row,) = [row for row in rows("7", find_runs(tmp_path)) if row.label == "KD"]
+    assert len(row.runs) == 3 and row.scores["Dolly"].mean == 24.0 and row.scores["Dolly"].seeds == 1
+    first, second = sorted(row.left_out)
+    assert first.endswith("fkl_1, dolly: 10 examples and 5 decoding seeds, expected 500 and 5")
+    assert second.endswith("fkl_2, dolly: 500 examples and 1 decoding seeds, expected 500 and 5")
+    (heading,) = [block for block in language_blocks(load_tables()["7"], [row], "x") if "Answers of an" in str(block)]
+    assert "in no cell" in heading.text
 
 
 @pytest.mark.parametrize("content", ["[]", '{"dolly": 3}', '{"dolly": {"ngram6": 3}}', '{"dolly": {"free": {}}}', "{"])
@@ -83,7 +100,7 @@ def test_a_smoke_sweep_trains_a_row_and_the_table_finds_it(tmp_path):
 
 
 def test_the_commands_of_the_page_are_there_and_its_first_ones_do_what_it_says(tmp_path):
-    page = (REPOSITORY / "docs" / "language.md").read_text()
+    page = (REPOSITORY / "docs" / "language.md").read_text().replace("\\\n", " ")
     named = set(re.findall(r"(?:configs|scripts|tools)/[\w./]+\.(?:yaml|sh|py)", page))
     assert len(named) >= 6 and all((REPOSITORY / name).is_file() for name in named)
     lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("    python")]
@@ -93,7 +110,7 @@ def test_the_commands_of_the_page_are_there_and_its_first_ones_do_what_it_says(t
     train(cfg)
     folder = tmp_path / Path(answer_words[answer_words.index("--run") + 1]).relative_to("output")
     assert folder.is_dir() and (folder / "pretrained" / "config.json").is_file()
-    (tmp_path / "my_set.jsonl").write_text('{"instruction": "first sun moon :", "output": "sun"}\n')
+    (tmp_path / "my_set.jsonl").write_text('{"prompt": "first sun moon :", "output": "sun"}\n')
     answer_words[answer_words.index("--run") + 1] = folder
     answer_words[-1] = tmp_path / "my_set.jsonl"
     done = command(*answer_words)

@@ -15,6 +15,7 @@ import mdistiller
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 from mdistiller.library import distill, from_config
+from mdistiller.library.tasks import Texts
 from mdistiller.losses import dkd_loss, ea_weight, kd_loss
 from mdistiller.models import build_model
 from tests.distillers.support import tiny_batch, tiny_distiller
@@ -108,6 +109,16 @@ def test_without_labels_and_with_stored_logits():
         distill(*own_pair(), "MLD")(IMAGES, LABELS)
     with pytest.raises(UserError, match="^CRD remembers every sample"):
         distill(*own_pair(), "CRD", targets=LABELS)(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_first_token_of_a_text_is_no_sample_wherever_the_padding_is(labelled):
+    ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5], [8, 9, 0, 0, 0]])
+    mask = (ids > 0).long()
+    labels = torch.where(mask > 0, ids, -100) if labelled else None
+    batch = Texts.prepare(None, {"input_ids": ids, "attention_mask": mask}, labels)
+    assert batch["positions"].tolist() == [2, 3, 5, 6, 7, 8, 10]
+    assert batch["target"].tolist() == [6, 7, 2, 3, 4, 5, 9] and batch["group"].tolist() == [0, 0, 1, 1, 1, 1, 2]
 
 
 def test_taps_are_the_outputs_of_the_named_modules():

@@ -54,6 +54,9 @@ WORDS = [
     typed("answers", "--run none --sets a.jsonl", "none: not a run folder"),
     typed("answers", f"--run {RUN} --sets a.jsonl", "expected a run of language models", {"a.jsonl": "{}\n"}),
     typed("answers", f"--run {RUN} --sets a.jsonl --seeds one", "--seeds"),
+    *(typed("answers", f"--run {RUN} --sets a.jsonl --{words}", f"--{words.split()[0]}: expected a number at least")
+      for words in ("seeds 10 99999999999999", "seeds 10 -1", "ngram 99999999", "ngram -1", "limit 0")),
+    typed("answers", f"--run {RUN} --sets a/b.jsonl c/b.jsonl", "a/b.jsonl and c/b.jsonl are both named b; give NAME="),
     typed("tune", "", "--cfg"),
     typed("tune", "--cfg none.yaml", "none.yaml: no such config file"),
     typed("tune", f"--cfg {BASE} --trials 0", "--trials: expected at least 1; found 0"),

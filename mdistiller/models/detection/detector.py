@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
 from mdistiller.models.detection import LEVELS
@@ -15,8 +15,10 @@ from mdistiller.models.detection.backbones import build_backbone
 from mdistiller.models.detection.parts import (
     OUTPUT_SIZE,
     PRESETS,
+    BoxPredictor,
     ExactRPN,
     LevelPooler,
+    ProposalHead,
     SeededSampler,
     anchors_of,
     box_losses,
@@ -66,11 +68,13 @@ class Detector(nn.Module):
         self.order, mean, std = PIXELS[pixels or default_pixels(name, preset)]
         backbone = build_backbone(name, norm, width, channels, choices.stride_in_1x1, freeze)
         rcnn = {"rpn_post_nms_top_n_train": choices.proposals, **rcnn}
+        anchors = anchors_of(choices, anchor_sizes)
         self.model = FasterRCNN(
-            backbone, rpn_anchor_generator=anchors_of(choices, anchor_sizes), box_roi_pool=LevelPooler(choices, LEVELS),
+            backbone, rpn_anchor_generator=anchors, box_roi_pool=LevelPooler(choices, LEVELS),
             box_head=TwoMLPHead(channels * OUTPUT_SIZE**2, head_channels),
-            box_predictor=FastRCNNPredictor(head_channels, num_classes + 1), image_mean=list(mean),
-            image_std=list(std), _skip_resize=True, **rcnn,
+            box_predictor=BoxPredictor(head_channels, num_classes + 1),
+            rpn_head=ProposalHead(channels, anchors.num_anchors_per_location()[0]),  # last: the order of random weights
+            image_mean=list(mean), image_std=list(std), _skip_resize=True, **rcnn,
         )
         if not choices.rounded_anchors:
             self.model.rpn = ExactRPN.like(self.model.rpn)
@@ -114,7 +118,7 @@ class Detector(nn.Module):
         proposals, _, labels, offsets = heads.select_training_samples(proposals, targets)
         logits, deltas = self._heads(maps, proposals, images.image_sizes)
         target = torch.cat(labels)
-        losses = box_losses(logits.float(), deltas.float(), target, torch.cat(offsets), self.preset.beta)
+        losses = box_losses(logits, deltas, target, torch.cat(offsets), self.preset.beta)
         losses |= {"rpn_cls": rpn_losses["loss_objectness"], "rpn_box": rpn_losses["loss_rpn_box_reg"]}
         image_index = torch.cat([torch.full_like(one, number) for number, one in enumerate(labels)])
         sampled = Sampled(proposals, images.image_sizes, target, image_index, deltas)
@@ -128,13 +132,20 @@ class Detector(nn.Module):
     def detect(self, images, sizes: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Tensor]]:
         """Detections of each image, in eval mode: boxes (n, 4), scores (n,) and labels (n,), best first.
 
-        Boxes are in pixels of the images, or of images with the given `sizes` (height, width).
+        Boxes are in pixels of the images, or of images with the given `sizes` (height, width). Of a list of images,
+        only those are computed together that have the same padded size, because features depend on the padding.
         """
-        images = self._batched(images)
-        maps = self._maps(images)
-        proposals, _ = self.model.rpn(images, maps)
-        found, _ = self.model.roi_heads(maps, proposals, images.image_sizes)
-        return self.model.transform.postprocess(found, images.image_sizes, list(sizes or images.image_sizes))
+        if isinstance(images, ImageList):
+            return self._detect(images, sizes or images.image_sizes)
+        together: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            together.setdefault(tuple(-(-length // DIVISOR) for length in image.shape[-2:]), []).append(place)
+        found: dict[int, dict[str, Tensor]] = {}
+        for places in together.values():
+            batch = self.batch([images[place] for place in places])
+            chosen = [sizes[place] for place in places] if sizes else batch.image_sizes
+            found |= zip(places, self._detect(batch, chosen), strict=True)
+        return [found[place] for place in range(len(images))]
 
     def forward(self, images, targets: list[dict] | None = None, seeds: Sequence[int] | None = None):
         """`train_pass` in train mode, `detect` in eval mode."""
@@ -144,6 +155,12 @@ class Detector(nn.Module):
 
     def _batched(self, images):
         return images if isinstance(images, ImageList) else self.batch(images)
+
+    def _detect(self, batch, sizes):
+        maps = self._maps(batch)
+        proposals, _ = self.model.rpn(batch, maps)
+        found, _ = self.model.roi_heads(maps, proposals, batch.image_sizes)
+        return self.model.transform.postprocess(found, batch.image_sizes, list(sizes))
 
     def _maps(self, images):
         return self.model.backbone(images.tensors)

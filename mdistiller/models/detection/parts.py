@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_area
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # a box of 224 pixels is pooled from p4 (Lin et al., arXiv:1612.03144, Eq. 1)
@@ -80,7 +81,39 @@ class LevelPooler(MultiScaleRoIAlign):
         return pooled
 
 
-class ExactAnchors(AnchorGenerator):
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor of a lower precision as float32; others stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class ProposalHead(RPNHead):
+    """torchvision's head of a region proposal network; its results are float32 under autocast too.
+
+    torchvision computes boxes in the precision of their offsets, and in bfloat16 a coordinate of 800 pixels is rounded
+    to a multiple of 4.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [at_least_float32(one) for one in logits], [at_least_float32(one) for one in deltas]
+
+
+class BoxPredictor(FastRCNNPredictor):
+    """torchvision's last layers of a detector; their results are float32 under autocast too, as for `ProposalHead`."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = super().forward(x)
+        return at_least_float32(logits), at_least_float32(deltas)
+
+
+class Float32Anchors(AnchorGenerator):
+    """torchvision's anchors, which are float32 also for feature maps of a lower precision."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.float32, device)
+
+
+class ExactAnchors(Float32Anchors):
     """Anchors as in detectron2: their sides are not rounded to integers, and the strides are those of the levels.
 
     torchvision divides the padded size of the images by that of the map, which for p6 is not 64 in most cases.
@@ -103,7 +136,7 @@ class ExactAnchors(AnchorGenerator):
 
 def anchors_of(preset: Preset, sizes: Sequence[float]) -> AnchorGenerator:
     """Anchors with one size for each level p2 to p6, and three ratios."""
-    kind = AnchorGenerator if preset.rounded_anchors else ExactAnchors
+    kind = Float32Anchors if preset.rounded_anchors else ExactAnchors
     return kind(tuple((size,) for size in sizes), (RATIOS,) * len(sizes))
 
 
@@ -184,8 +217,6 @@ class ExactRPN(RegionProposalNetwork):
         positive, negative = (torch.cat(masks).bool() for masks in self.fg_bg_sampler(labels))
         expected = len(labels) * self.fg_bg_sampler.batch_size_per_image
         rows, labels, targets = torch.where(positive)[0], torch.cat(labels), torch.cat(regression_targets)
-        box = offsets_loss(pred_bbox_deltas[rows].float(), targets[rows], beta=0.0)
-        each = F.binary_cross_entropy_with_logits(
-            objectness.flatten().float(), labels.clamp_min(0), reduction="none"
-        )
+        box = offsets_loss(pred_bbox_deltas[rows], targets[rows], beta=0.0)
+        each = F.binary_cross_entropy_with_logits(objectness.flatten(), labels.clamp_min(0), reduction="none")
         return (each * (positive | negative)).sum() / expected, box / expected
