@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -89,19 +89,29 @@ class Scalars:
     If they cannot be written (for example on a full disk), it logs a warning and writes no more; the run continues.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None, enabled: bool = True):
-        self.writer = None
+    def __init__(self, folder: Path, step: int = 0, every: int = 1, enabled: bool = True):
+        """A run that is at `step` continues the scalars in `folder`; those of later steps are taken out.
+
+        `every`: the number of steps of which one is shown, see `add_step`.
+        """
+        self.writer, self.every, self.shown = None, every, step // every
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # here, since other commands and ranks write none
 
             quiet_writers()
             with self._ending():
-                self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+                self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, values: dict[str, float], step: int) -> None:
         with self._ending():
             for name, value in values.items() if self.writer else ():
                 self.writer.add_scalar(name, value, step)
+
+    def add_step(self, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
+        """Add the losses of a step, unless one was added since the last multiple of `every`; reads them only then."""
+        if self.writer and step // self.every > self.shown:
+            self.add({f"step/{name}": value for name, value in losses().items()}, step)
+            self.shown = step // self.every
 
     def close(self) -> None:
         with self._ending():

@@ -108,8 +108,7 @@ class Trainer:
         but the state of the process is common to them. Raises RunError for a non-finite loss, and Interrupted after a
         request to stop, when the state is saved.
         """
-        self.scalars = Scalars(self.folder / "tb", purge_step=self.state.global_step + 1, enabled=self.first)
-        self.shown = self.state.global_step // self.cfg.LOG.TENSORBOARD_FREQ
+        self.scalars = Scalars(self.folder / "tb", self.state.global_step, self.cfg.LOG.TENSORBOARD_FREQ, self.first)
         try:
             if self.state.global_step and self.epoch <= self.state.epochs:  # resumed: no longer "interrupted"
                 self.state.summarize("running")
@@ -147,7 +146,7 @@ class Trainer:
                     self.state.save(LATEST)
                 yield from self._pause()
         self._check_losses()
-        self._show_steps()
+        self._show_step()
         self._warn()
         samples, seconds = self.meters.samples(), self.state.epoch_seconds
         record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch, 0, self.data.num_batches)}
@@ -250,16 +249,11 @@ class Trainer:
             rate = self.meters.counts.sum().item() / self.state.epoch_seconds
             bar.set_postfix({f"{self.task.unit}/s": f"{rate:.0f}"},
                             loss=f"{sum(self.meters.losses(self.step - 1).values()):.3f}")
-        self._show_steps()
+        self._show_step()
 
-    def _show_steps(self):
-        """Write the last step's losses to TensorBoard, once in each LOG.TENSORBOARD_FREQ steps."""
-        global_step = self.state.global_step
-        shown = global_step // self.cfg.LOG.TENSORBOARD_FREQ
-        if shown > self.shown and self.first and self.meters.rows is not None:
-            losses = self.meters.losses(self.step - 1)
-            self.scalars.add({f"step/{name}": value for name, value in losses.items()}, global_step)
-            self.shown = shown
+    def _show_step(self):
+        if self.meters.rows is not None:
+            self.scalars.add_step(self.state.global_step, lambda: self.meters.losses(self.step - 1))
 
     def _between_updates(self):
         """Whether a run can resume from the current state within the epoch: no gradients are accumulated."""
