@@ -60,6 +60,7 @@ class TextInfo(DataInfo):
     """Metadata of a text data set; `num_classes` is the size of the tokenizer's vocabulary."""
 
     tokenizer: Any = field(default=None, repr=False)
+    longest: int = 0  # tokens of the longest input of a network
     task: str = "language"
 
 
@@ -157,7 +158,14 @@ class TextData:
         self.info = TextInfo(
             name=name, num_classes=len(tokenizer), num_train=number, image_size=0, mean=(), std=(), family="language",
             targets=torch.zeros(number, dtype=torch.int64), classes=None, hasher=self._fingerprint, tokenizer=tokenizer,
+            longest=self._longest(),
         )
+
+    def _longest(self):
+        if self.settings.PADDING == "fixed":
+            return self.settings.MAX_LENGTH
+        whole = (len(sample.prompt) + len(sample.answer) for split in self.samples.values() for sample in split)
+        return max(whole) - 1  # nothing follows the last token, so it is no input
 
     def _tokenize(self, split):
         chosen = within_limit(self.examples[split], self.tokenizer, self.settings, split)

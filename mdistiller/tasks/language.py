@@ -51,6 +51,10 @@ class Language(Task):
             network = build_language_model(name, self.info.num_classes, pretrained, every, dtype)
         except UserError as error:
             raise UserError(f"DISTILLER.{role}: {error}") from None
+        longest, most = self.info.longest, network.positions
+        if most is not None and longest > most:
+            raise UserError(f"LM.MAX_LENGTH: a text of {longest} tokens is longer than the {most} positions of "
+                            f"DISTILLER.{role} {name}; expected at most {most}")
         self.vocabulary[role] = network.vocabulary
         if network.vocabulary < self.info.num_classes:
             raise UserError(f"DISTILLER.{role}: {name} has a vocabulary of {network.vocabulary}; expected that of the "
@@ -58,9 +62,6 @@ class Language(Task):
         if len(set(self.vocabulary.values())) > 1:
             sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
             raise UserError(f"DISTILLER.{role}: teacher and student must have the same vocabulary; found {sizes}")
-        if network.positions is not None and settings.MAX_LENGTH > network.positions:
-            raise UserError(f"LM.MAX_LENGTH: {settings.MAX_LENGTH} tokens are more than the {network.positions} "
-                            f"positions of DISTILLER.{role} {name}; expected at most {network.positions}")
         if settings.CHECKPOINTING and not teacher:
             network.inner.gradient_checkpointing_enable()
         return network

@@ -208,6 +208,7 @@ def errors(tmp_path):
     empty.write_text('{"instruction": "sun", "output": "moon"}\n{"instruction": "sun", "output": " "}\n')
     broken.write_text('{"instruction": "sun"\n')
     long.write_text(json.dumps({"instruction": "sun " * 90, "output": "moon"}) + "\n")
+    (tmp_path / "whole.jsonl").write_text(json.dumps({"prompt": "sun " * 90, "output": "moon"}) + "\n")
     small, short = tmp_path / "tokenizer", tmp_path / "short"
     transformers = pytest.importorskip("transformers")
     transformers.GPT2LMHeadModel(transformers.GPT2Config(
@@ -233,11 +234,14 @@ def errors(tmp_path):
         "no tokenizer": ([*using("x"), "LM.TOKENIZER", str(tmp_path / "nothing")], "LM.TOKENIZER: no tokenizer"),
         "no model": (["DISTILLER.STUDENT", str(tmp_path / "nothing")], "DISTILLER.STUDENT: no language model"),
         "no GGUF": (["DISTILLER.STUDENT", "nothing.gguf"], "no such GGUF file: nothing.gguf"),
-        "a student of few positions": (["LM.MAX_LENGTH", 65], "65 tokens are more than the 64 positions of "
-                                       "DISTILLER.STUDENT tiny_1x32; expected at most 64"),
+        "a student of few positions": (
+            [*using("whole.jsonl"), "LM.MAX_PROMPT", 80, "LM.MAX_LENGTH", 100, "LM.LONG_PROMPTS", "cut"],
+            "LM.MAX_LENGTH: a text of 81 tokens is longer than the 64 positions of DISTILLER.STUDENT tiny_1x32; "
+            "expected at most 64"),
         "a teacher of few positions": (
-            ["LM.MAX_LENGTH", 33, "DISTILLER.TEACHER", str(short), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"],
-            f"LM.MAX_LENGTH: 33 tokens are more than the 32 positions of DISTILLER.TEACHER {short}"),
+            [*using("whole.jsonl"), "LM.MAX_PROMPT", 40, "LM.MAX_LENGTH", 100, "LM.LONG_PROMPTS", "cut",
+             "DISTILLER.TEACHER", str(short), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"],
+            f"LM.MAX_LENGTH: a text of 41 tokens is longer than the 32 positions of DISTILLER.TEACHER {short}"),
         "an image method": (["DISTILLER.TYPE", "MLD"], "text does not have"),
         "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
         "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
