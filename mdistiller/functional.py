@@ -1,5 +1,7 @@
 """Mathematical functions of tensors that several packages share. Imports only PyTorch."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +28,35 @@ def standardize(logits: Tensor) -> Tensor:
 
 
 def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...)."""
-    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=-1)
+    """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...).
+
+    A class to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, also if the student's is
+    0 too. The divergence is infinite if only the student's is 0.
+    """
+    return kl_by_class(log_p_student, log_p_teacher).sum(dim=-1)
+
+
+def kl_by_class(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """The terms of `kl_divergence` before their sum over the classes: (..., C), (..., C) -> (..., C)."""
+    absent = log_p_teacher.isneginf()  # masked before and after: 0 times an infinite number would be NaN
+    terms = F.kl_div(log_p_student, log_p_teacher.masked_fill(absent, 0.0), reduction="none", log_target=True)
+    return terms.masked_fill(absent, 0.0)
+
+
+def cross_entropy(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """-p_teacher log p_student of each class, in nats, from log-probabilities; 0 for classes of probability 0."""
+    return -log_p_teacher.exp() * log_p_student.masked_fill(log_p_teacher.isneginf(), 0.0)
+
+
+def log_softened(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """log softmax(logits / temperature): (..., C) -> (..., C). Logits of -inf have the probability 0.
+
+    `temperature` is a number, or a tensor that broadcasts with the logits and gets a gradient if it requires one.
+    """
+    if not isinstance(temperature, Tensor):
+        return F.log_softmax(logits / temperature, dim=-1)
+    absent = logits.isneginf()  # whose gradient for the temperature would be 0 times infinity
+    return (logits.masked_fill(absent, 0.0) / temperature).masked_fill(absent, -math.inf).log_softmax(dim=-1)
 
 
 def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
@@ -35,9 +64,7 @@ def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
 
     There is no factor temperature**2. `temperature` is a number, or a tensor that broadcasts with (n, 1).
     """
-    return kl_divergence(
-        F.log_softmax(logits_student / temperature, dim=1), F.log_softmax(logits_teacher / temperature, dim=1)
-    )
+    return kl_divergence(log_softened(logits_student, temperature), log_softened(logits_teacher, temperature))
 
 
 def warm_up(epoch: int, epochs: float) -> float:

@@ -4,22 +4,22 @@ All functions take logits (n, C) of student and teacher and return (n,), in nats
 of the temperature, unlike `kd_loss`, which is temperature**2 times `forward_kl`. In the formulas p is the teacher and q
 the student, both at the temperature. Logits are converted to at least float32 before the division by the temperature,
 because a division in bfloat16 rounds. Mixtures of probabilities are computed from log-probabilities, so that logits
-that differ by hundreds of nats give finite values.
+that differ by hundreds of nats give finite values. A logit of -inf is a probability of 0, and 0 log 0 is 0; only
+`reverse_kl` and `adaptive_kl` are infinite where p is 0 and q is not.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import kl_divergence, log_softened
 
 
 def _log_probabilities(logits_student, logits_teacher, temperature):
     """(log q, log p), (n, C) each, in at least float32."""
     return (
-        F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
+        log_softened(logits.to(torch.promote_types(logits.dtype, torch.float32)), temperature)
         for logits in (logits_student, logits_teacher)
     )
 
@@ -28,7 +28,9 @@ def _log_mixture(log_a, log_b, share):
     """log(share a + (1 - share) b) from log a and log b; exactly log a for a share of 1, and log b for a share of 0."""
     if share in (0, 1):
         return log_a if share else log_b
-    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+    absent = log_a.isneginf() & log_b.isneginf()  # the gradient of logaddexp would be NaN
+    mixture = torch.logaddexp(log_a.masked_fill(absent, 0.0) + math.log(share), log_b + math.log1p(-share))
+    return mixture.masked_fill(absent, -math.inf)
 
 
 def _kl(log_from, log_to):

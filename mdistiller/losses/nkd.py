@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from mdistiller.functional import cross_entropy
 from mdistiller.losses.dkd import split_target
 
 
@@ -10,7 +11,7 @@ def target_loss(logits_student: Tensor, logits_teacher: Tensor, target: Tensor) 
     log_p_student, log_p_teacher = (
         logits.log_softmax(dim=1).gather(1, target[:, None]).squeeze(1) for logits in (logits_student, logits_teacher)
     )
-    return -log_p_teacher.exp() * log_p_student
+    return cross_entropy(log_p_student, log_p_teacher)
 
 
 def nkd_loss(
@@ -24,5 +25,5 @@ def nkd_loss(
     """
     _, others_student = split_target(logits_student, target, temperature)
     _, others_teacher = split_target(logits_teacher, target, temperature)
-    non_target = -(others_teacher.exp() * others_student).sum(dim=1)
+    non_target = cross_entropy(others_student, others_teacher).sum(dim=1)
     return target_loss(logits_student, logits_teacher, target) + gamma * temperature**2 * non_target

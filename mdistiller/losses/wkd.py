@@ -71,10 +71,11 @@ def wkd_loss(
 
     `cost` (C, C) is the cost of moving probability from one class to another. The target's probability is left out for
     both networks, and the others are renormalised. There is no factor temperature**2. `reg` and `iterations` are those
-    of `sinkhorn_distance`.
+    of `sinkhorn_distance`. The distance is 0 if one of the networks gives the probability 1 to the target.
     """
-    log_p, log_q = (
-        (logits / temperature).scatter(1, target[:, None], -math.inf).log_softmax(dim=1)
-        for logits in (logits_student, logits_teacher)
-    )
-    return sinkhorn_distance(log_p, log_q, cost, reg, iterations)
+    others = [
+        (logits / temperature).scatter(1, target[:, None], -math.inf) for logits in (logits_student, logits_teacher)
+    ]
+    empty = others[0].isneginf().all(dim=1) | others[1].isneginf().all(dim=1)
+    log_p, log_q = (logits.masked_fill(empty[:, None], 0.0).log_softmax(dim=1) for logits in others)
+    return sinkhorn_distance(log_p, log_q, cost, reg, iterations).masked_fill(empty, 0.0)

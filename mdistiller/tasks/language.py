@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError, writing
+from mdistiller.functional import kl_by_class
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
@@ -149,7 +150,7 @@ class Language(Task):
     def _teacher_kl(self, logits, batch):
         """Sum over the supervised tokens of KL(teacher || network), of the network's logits (n, V)."""
         taught = self.logits(self.reference, batch).float()
-        return F.kl_div(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1), log_target=True, reduction="sum")
+        return kl_by_class(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1)).sum()
 
     def _score_answers(self, network, batch, device):
         """[sum of Rouge-L, sum of exact matches, number of answers] for a batch."""
