@@ -18,7 +18,7 @@ from mdistiller.distillers.declared import check_declarations
 from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
-from mdistiller.functional import mean_by_group, standardize
+from mdistiller.functional import mean_by_group, standardize, wide
 from mdistiller.precision import teachers_own_precision
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
@@ -300,9 +300,9 @@ class Distiller(nn.Module):
     def full_precision(self, output) -> TaskOutput:
         """The output with everything that the losses read in float32; float64 stays float64."""
         output = as_task_output(output)
-        features = _map(_wide, output.features) if self.inputs == "features" else output.features
-        return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses),
-                               regression=_map(_wide, output.regression))
+        features = wide(output.features) if self.inputs == "features" else output.features
+        return output._replace(logits=wide(output.logits), features=features, losses=wide(output.losses),
+                               regression=wide(output.regression))
 
 
 class Vanilla(Distiller):
@@ -347,16 +347,4 @@ def as_data_info(info) -> SimpleNamespace:
 
 
 _FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
-
-
-def _map(fn, value):
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, dict):
-        return type(value)((key, _map(fn, child)) for key, child in value.items())  # the class explains missing keys
-    return [_map(fn, child) for child in value] if isinstance(value, list | tuple) else value
-
-
-def _wide(tensor):
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 

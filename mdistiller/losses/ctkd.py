@@ -5,12 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence, log_softened
+from mdistiller.functional import in_full_precision, kl_divergence, log_softened
 from mdistiller.losses.kd import kd_loss
 
 INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
 
 
+@in_full_precision
 def ctkd_loss(
     logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor, smoothing: float | None = None
 ) -> Tensor:

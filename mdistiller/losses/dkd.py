@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence
 
 
+@in_full_precision
 def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log of (p_target, 1 - p_target), (B, 2), and the log-softmax over the other classes, (B, C - 1).
 
@@ -23,6 +24,7 @@ def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Te
     return binary.log_softmax(dim=1), others.log_softmax(dim=1).masked_fill(absent, -math.inf)
 
 
+@in_full_precision
 def dkd_loss(
     logits_student: Tensor, logits_teacher: Tensor, target: Tensor, alpha: float, beta: float, temperature: float
 ) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdistiller.functional import entropy, group_mean, standardize
+from mdistiller.functional import entropy, group_mean, in_full_precision, standardize
 
 
 def _ea(student, teacher, bound):
@@ -46,6 +46,7 @@ def _normalized(weight):
     return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
+@in_full_precision
 def difficulty(logits: Tensor, temperature: float = 3.0, kind: str = "ea") -> Tensor:
     """How difficult samples are to a network with these logits: (n, C) -> (n,), in nats.
 
@@ -56,7 +57,6 @@ def difficulty(logits: Tensor, temperature: float = 3.0, kind: str = "ea") -> Te
     """
     if kind != "max_logit":
         return entropy(logits, temperature)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     limit, classes = torch.finfo(logits.dtype), logits.shape[-1]
     greatest = (logits / temperature).clamp(limit.min / 4, limit.max / 4).softmax(dim=-1).amax(dim=-1)
     return (1 - greatest).clamp_min(0.0) * (math.log(classes) * classes / max(classes - 1, 1))
@@ -74,6 +74,7 @@ class SampleWeights(NamedTuple):
 
 
 @torch.no_grad()
+@in_full_precision
 def weigh_entropies(
     student: Tensor, teacher: Tensor, kind: str, bound: float, group: Tensor | None = None, level: str = "group"
 ) -> Tensor:

@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
-from mdistiller.functional import cross_entropy
+from mdistiller.functional import cross_entropy, in_full_precision
 from mdistiller.losses.dkd import split_target
 
 
+@in_full_precision
 def target_loss(logits_student: Tensor, logits_teacher: Tensor, target: Tensor) -> Tensor:
     """-p_teacher log p_student of the target class, at temperature 1: (B, C), (B, C), (B,) -> (B,), in nats."""
     log_p_student, log_p_teacher = (
@@ -14,6 +15,7 @@ def target_loss(logits_student: Tensor, logits_teacher: Tensor, target: Tensor) 
     return cross_entropy(log_p_student, log_p_teacher)
 
 
+@in_full_precision
 def nkd_loss(
     logits_student: Tensor, logits_teacher: Tensor, target: Tensor, temperature: float, gamma: float
 ) -> Tensor:

@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence
 from mdistiller.losses.dkd import split_target
 
 MASKED = -1e9  # as released; finite, so that a row with all classes masked is uniform for both networks
 
 
+@in_full_precision
 def rld_loss(
     logits_student: Tensor,
     logits_teacher: Tensor,

@@ -5,9 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 CLASSES_AT_ONCE = 32  # whose products with one class exist together
 
 
+@in_full_precision
 def cka(features: Tensor) -> Tensor:
     """Linear centred kernel alignment of every pair of classes: (C, n, D), n samples of each class -> (C, C) in [0, 1].
 
@@ -25,12 +28,14 @@ def cka(features: Tensor) -> Tensor:
     return upper + upper.triu(1).mT
 
 
+@in_full_precision
 def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
     """1 - exp(-sharpness (1 - similarity)) (Lv et al., arXiv:2412.08139), at least 0 and 0 on the diagonal: (C, C)."""
     distance = (1 - similarity).fill_diagonal_(0)
     return (1 - torch.exp(-sharpness * distance)).clamp_min(0)
 
 
+@in_full_precision
 def sinkhorn_distance(log_p: Tensor, log_q: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
     """Cost of the regularised optimal transport from p to q after a number of Sinkhorn iterations.
 
@@ -58,6 +63,7 @@ def _log_product(log_x, kernel):
     return torch.log(x @ kernel) + top
 
 
+@in_full_precision
 def wkd_loss(
     logits_student: Tensor,
     logits_teacher: Tensor,
