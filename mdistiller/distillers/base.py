@@ -5,6 +5,7 @@ A method is one file: a pure function, and a class that declares what it needs a
 
 import math
 from collections.abc import Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,7 @@ class Distiller(nn.Module):
     teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
     own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them
     varying_modules = False  # whether some parameters are unused in some steps (DDP must then search for them)
+    warmup: float = 0  # epochs after which no warm-up or ramp of the method changes its losses; `build` may set it
     release_weighting: Mapping = {}  # settings of the published code, which EA.COMPAT release uses
 
     def __init__(
@@ -145,7 +147,7 @@ class Distiller(nn.Module):
         batch |= {"image": image, "target": target}
         if not self.training:
             return self.predict(self.task.inputs(batch, "image"))
-        views = [self._inputs(batch, view) for view in self.views]
+        views = [_inputs_of(self, batch, view) for view in self.views]
         beside = Branch(not self.task.teacher_waits and type(self).run_teacher is Distiller.run_teacher)
         students = [self.run_student(view) for view in views]
         teachers = []
@@ -203,12 +205,6 @@ class Distiller(nn.Module):
         """The output as `sample_losses` gets it: standardized logits under DISTILLER.LS, if the method wants them."""
         wanted = self.logit_standardization and self.standardizes and self.inputs == "logits"
         return output._replace(logits=standardize(output.logits)) if wanted else output
-
-    def _inputs(self, batch, view):
-        try:
-            return self.task.inputs(batch, view)
-        except ValueError as error:
-            raise ValueError(f"{self.method} {error}") from None
 
     def run_student(self, inputs: Any) -> TaskOutput:
         """The student's output for one view."""
@@ -268,6 +264,11 @@ class Distiller(nn.Module):
             self.teacher._apply(fn, recurse)
         return self
 
+    @property
+    def settled_epoch(self) -> int:
+        """The first epoch (from 1) after all warm-ups of the method."""
+        return 1 + int(self.warmup)
+
     def learnable_parameters(self) -> list[nn.Parameter]:
         """The parameters for the optimiser: those of the student, then those of the method's own modules."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -286,11 +287,8 @@ class Distiller(nn.Module):
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
             inputs = self.task.blank_inputs(input_size, next(network.parameters()))
-            modes = [(module, module.training) for module in network.modules()]
-            network.eval()
-            outputs.append(run(inputs, *outputs))
-            for module, mode in modes:
-                module.training = mode
+            with _in_eval_mode(network):
+                outputs.append(run(inputs, *outputs))
         return tuple(outputs)
 
     def feature_shapes(self, input_size=None, key: str = "feats") -> tuple[list, list]:
@@ -303,6 +301,22 @@ class Distiller(nn.Module):
         features = wide(output.features) if self.inputs == "features" else output.features
         return output._replace(logits=wide(output.logits), features=features, losses=wide(output.losses),
                                regression=wide(output.regression))
+
+
+def _inputs_of(distiller, batch, view):
+    try:
+        return distiller.task.inputs(batch, view)
+    except ValueError as error:
+        raise ValueError(f"{distiller.method} {error}") from None
+
+
+@contextmanager
+def _in_eval_mode(network):
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    yield
+    for module, mode in modes:
+        module.training = mode
 
 
 class Vanilla(Distiller):

@@ -45,10 +45,10 @@ class Distillation(Transparent):
 
     accepts_loss_kwargs = False  # transformers' Trainer divides the loss by the number of accumulated batches itself
 
-    def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None, settled: int = 1):
+    def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None):
         super().__init__(distiller)
         self.epoch: int | None = None
-        self._settled, self._watch = settled, FirstStep()
+        self._watch = FirstStep()
         object.__setattr__(self, "_networks", (student, teacher))  # the user's networks, without our wrappers
 
     @property
@@ -110,7 +110,7 @@ class Distillation(Transparent):
         self._check(target, teacher_logits, extra)
         if teacher_logits is not None and isinstance(task, Samples):
             check_stored(teacher_logits, inputs, self.distiller.data_info.num_classes)
-        number = next((one for one in (epoch, self.epoch) if one is not None), self._settled)
+        number = next((one for one in (epoch, self.epoch) if one is not None), self.distiller.settled_epoch)
         watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if watched:
             self._watch.before(self)

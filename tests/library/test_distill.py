@@ -92,6 +92,16 @@ def test_losses_equal_those_of_the_pure_functions():
     assert mdistiller.losses.dkd_loss is dkd_loss and mdistiller.ea_weight is ea_weight
 
 
+def test_without_an_epoch_every_ramp_counts_as_finished():
+    kd = distill(*own_pair(), "SDD", LOSS="nkd")  # its warm-up is a setting of another method, 20 epochs
+    losses = [kd(IMAGES, LABELS, epoch=epoch).losses["sdd"].item() for epoch in (None, 2, 1000)]
+    assert losses[0] == losses[2] == pytest.approx(10 * losses[1])
+    kd = distill(*own_pair(), "CTKD")  # whose ramp is the factor of a reversed gradient
+    theta = kd.distiller.temperature.theta
+    gradients = [torch.autograd.grad(kd(IMAGES, LABELS, epoch=epoch).loss, theta)[0] for epoch in (None, 1000, 1)]
+    assert gradients[0] == gradients[1] and gradients[0].abs() > 40 * gradients[2].abs() > 0
+
+
 def test_without_labels_and_with_stored_logits():
     student, teacher = own_pair()
     kd = distill(student, teacher, "KD", TEMPERATURE=2.0, KD_WEIGHT=1.0)
