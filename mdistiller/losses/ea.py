@@ -14,14 +14,18 @@ from torch import Tensor
 from mdistiller.functional import entropy, group_mean, in_full_precision, standardize
 
 
+def _over(value, bound):
+    return value / bound if bound else value  # of a single class the bound is 0, and so is every entropy
+
+
 def _ea(student, teacher, bound):
-    return teacher * (1 + student / bound) / 2
+    return teacher * (1 + _over(student, bound)) / 2
 
 
 KINDS = {  # functions of the entropies of student and teacher, (n,), and of their upper bound
     "none": lambda student, teacher, bound: torch.ones_like(teacher),
     "base": lambda student, teacher, bound: teacher,
-    "interact": lambda student, teacher, bound: teacher * student / bound,
+    "interact": lambda student, teacher, bound: _over(teacher * student, bound),
     "ea": _ea,  # Eq. 11: the mean of the two above
     "student": lambda student, teacher, bound: student,
     "inverted_teacher": lambda student, teacher, bound: bound - teacher,
@@ -163,7 +167,7 @@ def ea_weight(
     that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the batch to its
     samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With several processes,
     the batch is that of the process, as in every method that relates the samples of a batch.
-    Raises ValueError for an unknown `kind`.
+    A single class has the weight 0. Raises ValueError for an unknown `kind`.
     """
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
