@@ -331,17 +331,19 @@ register("NONE")(Vanilla)
 def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | None) -> Weighting:
     """The settings of the node EA, or with EA.COMPAT release those of the method's published code.
 
-    Raises UserError if no code was published for the method.
+    A stated EA.UPPER_BOUND wins over that of the published code. Raises UserError if no code was published for the
+    method.
     """
     release = {}
     if method.weighted and cfg.EA.COMPAT == "release":
         release = method.release_weighting
         if not release:
             raise UserError(f"EA.COMPAT: no released code weighs {method.method}; expected paper")
-    bound = cfg.EA.UPPER_BOUND if cfg.EA.UPPER_BOUND != "log_c" else None
-    if "upper_bound" in release:
+    bound = cfg.EA.UPPER_BOUND
+    if bound is None:
         key = "upper_bound_imagenet" if data_name == "imagenet" else "upper_bound"
-        bound = release.get(key, release["upper_bound"])
+        bound = release.get(key, release.get("upper_bound"))
+    bound = None if bound == "log_c" else bound
     standardized = cfg.EA.LOGITS == "standardized"
     if release:  # the published code takes the entropies of the logits that it distils
         standardized = bool(cfg.DISTILLER.LS) and release.get("logits") == "standardized"
