@@ -80,6 +80,7 @@ class Distiller(nn.Module):
     needs_teacher = True
     teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
     own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them
+    rare_terms: tuple = ()  # names of losses that are exactly 0 in some steps by design
     varying_modules = False  # whether some parameters are unused in some steps (DDP must then search for them)
     warmup: float = 0  # epochs after which no warm-up or ramp of the method changes its losses; `build` may set it
     release_weighting: Mapping = {}  # settings of the published code, which EA.COMPAT release uses

@@ -100,6 +100,7 @@ class FCFD(Distiller):
     inputs = "features"
     teacher_mode = "train"
     varying_modules = True  # a bridge into the student is used only if its path is drawn
+    rare_terms = ("functional", "mixed")  # without a path into the teacher, or without any
 
     @classmethod
     def check(cls, cfg):
