@@ -107,6 +107,8 @@ class Distiller(nn.Module):
         self.as_released = cfg.EA.COMPAT == "release"  # some methods have further settings of the published code
         self.weighting = choose_weighting(cfg, type(self), self.data_info.name)
         self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
+        if _in_double(student):
+            super()._apply(_double)  # the method's own modules and buffers, not the teacher
         self.train()
 
     def build(self, cfg: CfgNode) -> None:
@@ -302,6 +304,14 @@ class Distiller(nn.Module):
         features = wide(output.features) if self.inputs == "features" else output.features
         return output._replace(logits=wide(output.logits), features=features, losses=wide(output.losses),
                                regression=wide(output.regression))
+
+
+def _in_double(network):
+    return {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+
+
+def _double(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _inputs_of(distiller, batch, view):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
+from mdistiller.functional import wide
 from mdistiller.library.arguments import check_stored
 from mdistiller.library.doctor.first_step import FirstStep
 from mdistiller.library.tasks import Samples, Texts
@@ -116,7 +117,7 @@ class Distillation(Transparent):
             self._watch.before(self)
         logits, losses = self.distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
         weight = self.distiller.monitor.get("weight")
-        weight = torch.ones(len(logits), device=logits.device) if weight is None else weight
+        weight = wide(logits.new_ones(len(logits))) if weight is None else weight
         step = Step(sum(losses.values()), losses, logits, weight)
         if watched:
             self._watch = self._watch.after(self, step, inputs, target)
@@ -158,7 +159,7 @@ class Distillation(Transparent):
         output = output.in_full() if hasattr(output, "in_full") else output
         if batch["target"] is None or not batch.get("labelled", True):
             return Step(None, {}, output.logits, None)
-        losses = task.supervised([output._replace(logits=output.logits.float())], batch["target"], 0.0)
+        losses = task.supervised([output._replace(logits=wide(output.logits))], batch["target"], 0.0)
         return Step(sum(losses.values()), losses, output.logits, None)
 
 

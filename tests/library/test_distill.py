@@ -172,6 +172,21 @@ def test_the_teacher_is_outside_of_everything_and_the_student_is_saved_alone():
     assert next(teacher.parameters()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("method", ["KD", "EA-FITNET", "VID", "REVIEWKD", "EA-PAD", "CRD", "CTKD", "WKD"])
+def test_networks_in_double_precision_are_distilled_in_it(method):
+    def steps(dtype):
+        torch.manual_seed(0)
+        kd = distill(Own().to(dtype), Own(16).to(dtype), method, targets=LABELS)
+        extra = {"index": LABELS} if method == "CRD" else {}
+        return kd, kd(IMAGES.to(dtype), LABELS, **extra), kd.eval()(IMAGES.to(dtype), LABELS)
+
+    (kd, step, evaluated), (_, expected, _) = steps(torch.float64), steps(torch.float32)
+    step.loss.backward()
+    found = [*step.losses.values(), *evaluated.losses.values(), step.weight, *kd.parameters(), *kd.buffers()]
+    assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float64}
+    torch.testing.assert_close(step.loss.float(), expected.loss, rtol=1e-4, atol=1e-5)
+
+
 def test_a_teacher_gets_images_in_its_own_normalisation():
     student, teacher = own_pair()
     mine, its = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
