@@ -1,22 +1,73 @@
 """Mathematical functions of tensors that several packages share. Imports only PyTorch."""
 
+import functools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, ParamSpec, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+P, R = ParamSpec("P"), TypeVar("R")
+HALF = (torch.float16, torch.bfloat16)
+SEQUENCES = (list, tuple)
+UNCHANGED = nullcontext()
 
+
+def wide(value: Any) -> Any:
+    """A tensor in half precision as float32, also those in lists, tuples and dicts; anything else as it is.
+
+    The gradient has the dtype of the given tensor.
+    """
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF else value
+    if isinstance(value, SEQUENCES):
+        return [wide(child) for child in value]
+    if isinstance(value, dict):
+        return type(value)((key, wide(child)) for key, child in value.items())  # a class of features explains its keys
+    return value
+
+
+def _tensors(values) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, SEQUENCES):
+            yield from _tensors(value)
+
+
+def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: the function gets tensors in half precision as float32 (see `wide`) and runs outside of autocast.
+
+    Sums of squares of maps overflow in float16, and bfloat16 has three decimal digits. Autocast would lower products
+    of matrices in float32 too.
+    """
+
+    @functools.wraps(function)
+    def computed(*args, **kwargs):
+        kind = next((tensor.device.type for tensor in _tensors((*args, *kwargs.values()))), "cpu")
+        lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if lowered else UNCHANGED:
+            return function(*wide(args), **wide(kwargs))
+
+    return computed
+
+
+@in_full_precision
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Shannon entropy of softmax(logits / temperature), in nats (EA-KD, Eq. 8): (n, C) -> (n,).
 
     It is exactly 0 for a one-hot row and log C for a uniform one. Infinite logits are replaced by large finite ones, so
     the result is finite for every row without NaN. It is computed in at least float32; float64 stays float64.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     limit = torch.finfo(logits.dtype)
     log_p = F.log_softmax((logits / temperature).clamp(limit.min / 4, limit.max / 4), dim=-1)
     return (log_p.exp() * log_p).sum(dim=-1).clamp_max(0.0).abs()
 
 
+@in_full_precision
 def standardize(logits: Tensor) -> Tensor:
     """Each row minus its mean, divided by its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
 
@@ -25,19 +76,46 @@ def standardize(logits: Tensor) -> Tensor:
     return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
 
 
+@in_full_precision
 def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...)."""
-    return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(dim=-1)
+    """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...).
+
+    A class to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, also if the student's is
+    0 too. The divergence is infinite if only the student's is 0.
+    """
+    return kl_by_class(log_p_student, log_p_teacher).sum(dim=-1)
 
 
+def kl_by_class(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """The terms of `kl_divergence` before their sum over the classes: (..., C), (..., C) -> (..., C)."""
+    absent = log_p_teacher.isneginf()  # masked before and after: 0 times an infinite number would be NaN
+    terms = F.kl_div(log_p_student, log_p_teacher.masked_fill(absent, 0.0), reduction="none", log_target=True)
+    return terms.masked_fill(absent, 0.0)
+
+
+def cross_entropy(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
+    """-p_teacher log p_student of each class, in nats, from log-probabilities; 0 for classes of probability 0."""
+    return -log_p_teacher.exp() * log_p_student.masked_fill(log_p_teacher.isneginf(), 0.0)
+
+
+def log_softened(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """log softmax(logits / temperature): (..., C) -> (..., C). Logits of -inf have the probability 0.
+
+    `temperature` is a number, or a tensor that broadcasts with the logits and gets a gradient if it requires one.
+    """
+    if not isinstance(temperature, Tensor):
+        return F.log_softmax(logits / temperature, dim=-1)
+    absent = logits.isneginf()  # whose gradient for the temperature would be 0 times infinity
+    return (logits.masked_fill(absent, 0.0) / temperature).masked_fill(absent, -math.inf).log_softmax(dim=-1)
+
+
+@in_full_precision
 def softened_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """KL divergence from teacher to student at a temperature, in nats: (n, C), (n, C) -> (n,).
 
     There is no factor temperature**2. `temperature` is a number, or a tensor that broadcasts with (n, 1).
     """
-    return kl_divergence(
-        F.log_softmax(logits_student / temperature, dim=1), F.log_softmax(logits_teacher / temperature, dim=1)
-    )
+    return kl_divergence(log_softened(logits_student, temperature), log_softened(logits_teacher, temperature))
 
 
 def warm_up(epoch: int, epochs: float) -> float:
@@ -45,6 +123,7 @@ def warm_up(epoch: int, epochs: float) -> float:
     return min(epoch / max(epochs, 1), 1.0)
 
 
+@in_full_precision
 def group_mean(values: Tensor, group: Tensor) -> Tensor:
     """Each value replaced by the mean of its group: (n,), (n,) int64 with any group numbers -> (n,)."""
     order = group.argsort()  # renumbers the groups from 0, without waiting for the device
@@ -54,6 +133,7 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     return mean_by_group(values, number, len(values))[number]
 
 
+@in_full_precision
 def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float = 0.0) -> Tensor:
     """Mean of the values in each group 0..num_groups-1, or `empty` without values: (n,), (n,) -> (num_groups,)."""
     sums, counts = (values.new_zeros(num_groups).index_add(0, group, one) for one in (values, torch.ones_like(values)))

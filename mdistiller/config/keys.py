@@ -124,7 +124,8 @@ EA = {
     "TEMPERATURE": Key(3.0, above=0, most=1e4, help=(
         "Temperature T' of the entropies: 3 on CIFAR-100, 2 on ImageNet and for transformer teachers.")),
     "UPPER_BOUND": Key(None, types=(float, str), choices=("log_c",), above=0, most=1e6, help=(
-        "Upper bound of the entropy; None and log_c mean the logarithm of the number of classes.")),
+        "Upper bound of the entropy; log_c is the logarithm of the number of classes, and so is None, or with COMPAT "
+        "release the bound of the published code. A stated bound wins over that.")),
     "LOGITS": Key("raw", choices=("raw", "standardized"), help="Logits from which the weights are computed."),
     "COMPAT": Key("paper", choices=("paper", "release"), help=(
         "release uses the settings of the published code, which differ between methods.")),

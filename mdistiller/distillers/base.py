@@ -5,6 +5,7 @@ A method is one file: a pure function, and a class that declares what it needs a
 
 import math
 from collections.abc import Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from mdistiller.distillers.declared import check_declarations
 from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
-from mdistiller.functional import mean_by_group, standardize
+from mdistiller.functional import mean_by_group, standardize, wide
 from mdistiller.precision import teachers_own_precision
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
@@ -79,7 +80,9 @@ class Distiller(nn.Module):
     needs_teacher = True
     teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
     own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them
+    rare_terms: tuple = ()  # names of losses that are exactly 0 in some steps by design
     varying_modules = False  # whether some parameters are unused in some steps (DDP must then search for them)
+    warmup: float = 0  # epochs after which no warm-up or ramp of the method changes its losses; `build` may set it
     release_weighting: Mapping = {}  # settings of the published code, which EA.COMPAT release uses
 
     def __init__(
@@ -104,6 +107,8 @@ class Distiller(nn.Module):
         self.as_released = cfg.EA.COMPAT == "release"  # some methods have further settings of the published code
         self.weighting = choose_weighting(cfg, type(self), self.data_info.name)
         self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
+        if _in_double(student):
+            super()._apply(_double)  # the method's own modules and buffers, not the teacher
         self.train()
 
     def build(self, cfg: CfgNode) -> None:
@@ -145,7 +150,7 @@ class Distiller(nn.Module):
         batch |= {"image": image, "target": target}
         if not self.training:
             return self.predict(self.task.inputs(batch, "image"))
-        views = [self._inputs(batch, view) for view in self.views]
+        views = [_inputs_of(self, batch, view) for view in self.views]
         beside = Branch(not self.task.teacher_waits and type(self).run_teacher is Distiller.run_teacher)
         students = [self.run_student(view) for view in views]
         teachers = []
@@ -203,12 +208,6 @@ class Distiller(nn.Module):
         """The output as `sample_losses` gets it: standardized logits under DISTILLER.LS, if the method wants them."""
         wanted = self.logit_standardization and self.standardizes and self.inputs == "logits"
         return output._replace(logits=standardize(output.logits)) if wanted else output
-
-    def _inputs(self, batch, view):
-        try:
-            return self.task.inputs(batch, view)
-        except ValueError as error:
-            raise ValueError(f"{self.method} {error}") from None
 
     def run_student(self, inputs: Any) -> TaskOutput:
         """The student's output for one view."""
@@ -268,6 +267,11 @@ class Distiller(nn.Module):
             self.teacher._apply(fn, recurse)
         return self
 
+    @property
+    def settled_epoch(self) -> int:
+        """The first epoch (from 1) after all warm-ups of the method."""
+        return 1 + int(self.warmup)
+
     def learnable_parameters(self) -> list[nn.Parameter]:
         """The parameters for the optimiser: those of the student, then those of the method's own modules."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -286,11 +290,8 @@ class Distiller(nn.Module):
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
             inputs = self.task.blank_inputs(input_size, next(network.parameters()))
-            modes = [(module, module.training) for module in network.modules()]
-            network.eval()
-            outputs.append(run(inputs, *outputs))
-            for module, mode in modes:
-                module.training = mode
+            with _in_eval_mode(network):
+                outputs.append(run(inputs, *outputs))
         return tuple(outputs)
 
     def feature_shapes(self, input_size=None, key: str = "feats") -> tuple[list, list]:
@@ -300,9 +301,33 @@ class Distiller(nn.Module):
     def full_precision(self, output) -> TaskOutput:
         """The output with everything that the losses read in float32; float64 stays float64."""
         output = as_task_output(output)
-        features = _map(_wide, output.features) if self.inputs == "features" else output.features
-        return output._replace(logits=_wide(output.logits), features=features, losses=_map(_wide, output.losses),
-                               regression=_map(_wide, output.regression))
+        features = wide(output.features) if self.inputs == "features" else output.features
+        return output._replace(logits=wide(output.logits), features=features, losses=wide(output.losses),
+                               regression=wide(output.regression))
+
+
+def _in_double(network):
+    return {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+
+
+def _double(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _inputs_of(distiller, batch, view):
+    try:
+        return distiller.task.inputs(batch, view)
+    except ValueError as error:
+        raise ValueError(f"{distiller.method} {error}") from None
+
+
+@contextmanager
+def _in_eval_mode(network):
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    yield
+    for module, mode in modes:
+        module.training = mode
 
 
 class Vanilla(Distiller):
@@ -317,17 +342,19 @@ register("NONE")(Vanilla)
 def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | None) -> Weighting:
     """The settings of the node EA, or with EA.COMPAT release those of the method's published code.
 
-    Raises UserError if no code was published for the method.
+    A stated EA.UPPER_BOUND wins over that of the published code. Raises UserError if no code was published for the
+    method.
     """
     release = {}
     if method.weighted and cfg.EA.COMPAT == "release":
         release = method.release_weighting
         if not release:
             raise UserError(f"EA.COMPAT: no released code weighs {method.method}; expected paper")
-    bound = cfg.EA.UPPER_BOUND if cfg.EA.UPPER_BOUND != "log_c" else None
-    if "upper_bound" in release:
+    bound = cfg.EA.UPPER_BOUND
+    if bound is None:
         key = "upper_bound_imagenet" if data_name == "imagenet" else "upper_bound"
-        bound = release.get(key, release["upper_bound"])
+        bound = release.get(key, release.get("upper_bound"))
+    bound = None if bound == "log_c" else bound
     standardized = cfg.EA.LOGITS == "standardized"
     if release:  # the published code takes the entropies of the logits that it distils
         standardized = bool(cfg.DISTILLER.LS) and release.get("logits") == "standardized"
@@ -347,16 +374,4 @@ def as_data_info(info) -> SimpleNamespace:
 
 
 _FIELDS = ("name", "num_classes", "num_train", "image_size", "targets")
-
-
-def _map(fn, value):
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, dict):
-        return type(value)((key, _map(fn, child)) for key, child in value.items())  # the class explains missing keys
-    return [_map(fn, child) for child in value] if isinstance(value, list | tuple) else value
-
-
-def _wide(tensor):
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 

@@ -84,5 +84,5 @@ def entropies_around(distiller, student: TaskOutput, teacher: TaskOutput) -> tup
     found = []
     for rows, _, head in (student.surroundings, teacher.surroundings):
         pieces = rows.split(head.chunk or max(len(rows), 1))
-        found.append(torch.cat([distiller.weighting.entropy(head(piece).float()) for piece in pieces]))
+        found.append(torch.cat([distiller.weighting.entropy(head(piece)) for piece in pieces]))
     return *found, student.surroundings[1]

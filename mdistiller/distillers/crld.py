@@ -28,6 +28,7 @@ class CRLD(Distiller):
     search = {"WV_WEIGHT": 10, "CV_WEIGHT": 10, "TEMPERATURE": 4}
     views = ("image", "image_strong")
     term_views = {"within_strong": "image_strong", "cross_strong": "image_strong"}
+    rare_terms = ("within_weak", "within_strong", "cross_weak", "cross_strong")  # if the teacher is not confident
     standardizes = False  # the confidences are taken from the raw logits
 
     def build(self, cfg):

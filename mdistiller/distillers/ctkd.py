@@ -82,6 +82,7 @@ class CTKD(Distiller):
     def build(self, cfg):
         self.t_start, self.t_end = cfg.T_START, cfg.T_END
         self.lambda_schedule = cfg.LAMBDA_MAX, cfg.LAMBDA_MIN, cfg.LAMBDA_LOOPS
+        self.warmup = cfg.LAMBDA_LOOPS
         self.ce_weight, self.kd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.KD_WEIGHT
         if cfg.VARIANT == "global":
             self.smoothing, self.temperature = 0.0, GlobalTemperature()

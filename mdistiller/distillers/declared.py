@@ -6,7 +6,7 @@ from mdistiller.errors import UserError
 
 CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
 FLAGS = ("standardizes", "needs_teacher", "varying_modules")
-NAMES = ("reads", "batch_terms", "views", "own_buffers")
+NAMES = ("reads", "batch_terms", "rare_terms", "views", "own_buffers")
 MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "search")
 VIEWS = ("image", "image_strong")  # what loaders yield
 

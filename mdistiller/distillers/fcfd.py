@@ -12,7 +12,7 @@ from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import misfit
 from mdistiller.distillers.kd import regression_loss
 from mdistiller.errors import UserError
-from mdistiller.functional import warm_up
+from mdistiller.functional import warm_up, wide
 from mdistiller.losses.fcfd import fcfd_loss
 from mdistiller.losses.kd import kd_loss
 from mdistiller.models.base import Output
@@ -100,6 +100,7 @@ class FCFD(Distiller):
     inputs = "features"
     teacher_mode = "train"
     varying_modules = True  # a bridge into the student is used only if its path is drawn
+    rare_terms = ("functional", "mixed")  # without a path into the teacher, or without any
 
     @classmethod
     def check(cls, cfg):
@@ -230,7 +231,7 @@ class PyramidFCFD(FCFD):
                 mixed.append(self.task.head(self.student, back, student))
         mixed = [self.full_precision(output) for output in mixed]
         levels = zip(bridged, feats_teacher, strict=True)
-        appearance = sum((one.float() - other).square().mean((1, 2, 3)) for one, other in levels)
+        appearance = sum((wide(one) - other).square().mean((1, 2, 3)) for one, other in levels)
         losses = {
             "appearance": self.feat_weight * warm_up(epoch, self.warmup) * appearance,
             "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),

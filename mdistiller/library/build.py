@@ -17,7 +17,7 @@ from mdistiller.errors import UserError
 from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_taps
 from mdistiller.library.loop import Configured, Distillation
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
-from mdistiller.library.settings import canonical_method, load, settings, settled_epoch
+from mdistiller.library.settings import canonical_method, load, settings
 from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
 from mdistiller.models import build_model
 from mdistiller.models.base import reason_of
@@ -126,7 +126,7 @@ def _of_texts(cfg: CfgNode, method: str, networks, metadata) -> Distillation:
             f"{student.vocabulary}, teacher {teacher.vocabulary}"
         )
     distiller = build_distiller(cfg, student, teacher, metadata, Texts(cfg, _Info(metadata)))
-    return Distillation(distiller, *networks, settled_epoch(cfg, method))
+    return Distillation(distiller, *networks)
 
 
 def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -> Distillation:
@@ -158,7 +158,7 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
         raise UserError(f"distill: {error}") from error.__cause__
     if type(distiller).prepare is not Distiller.prepare:
         log.info("%s looks at training images before a run, and does without them here", method)
-    return Distillation(distiller, *networks, settled_epoch(cfg, method))
+    return Distillation(distiller, *networks)
 
 
 def _sized(size):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
+from mdistiller.functional import wide
 from mdistiller.library.arguments import check_stored
 from mdistiller.library.doctor.first_step import FirstStep
 from mdistiller.library.tasks import Samples, Texts
@@ -45,10 +46,10 @@ class Distillation(Transparent):
 
     accepts_loss_kwargs = False  # transformers' Trainer divides the loss by the number of accumulated batches itself
 
-    def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None, settled: int = 1):
+    def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None):
         super().__init__(distiller)
         self.epoch: int | None = None
-        self._settled, self._watch = settled, FirstStep()
+        self._watch = FirstStep()
         object.__setattr__(self, "_networks", (student, teacher))  # the user's networks, without our wrappers
 
     @property
@@ -110,13 +111,13 @@ class Distillation(Transparent):
         self._check(target, teacher_logits, extra)
         if teacher_logits is not None and isinstance(task, Samples):
             check_stored(teacher_logits, inputs, self.distiller.data_info.num_classes)
-        number = next((one for one in (epoch, self.epoch) if one is not None), self._settled)
+        number = next((one for one in (epoch, self.epoch) if one is not None), self.distiller.settled_epoch)
         watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if watched:
             self._watch.before(self)
         logits, losses = self.distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
         weight = self.distiller.monitor.get("weight")
-        weight = torch.ones(len(logits), device=logits.device) if weight is None else weight
+        weight = wide(logits.new_ones(len(logits))) if weight is None else weight
         step = Step(sum(losses.values()), losses, logits, weight)
         if watched:
             self._watch = self._watch.after(self, step, inputs, target)
@@ -158,7 +159,7 @@ class Distillation(Transparent):
         output = output.in_full() if hasattr(output, "in_full") else output
         if batch["target"] is None or not batch.get("labelled", True):
             return Step(None, {}, output.logits, None)
-        losses = task.supervised([output._replace(logits=output.logits.float())], batch["target"], 0.0)
+        losses = task.supervised([output._replace(logits=wide(output.logits))], batch["target"], 0.0)
         return Step(sum(losses.values()), losses, output.logits, None)
 
 

@@ -80,11 +80,3 @@ def _flat(keywords, prefix=""):
             yield from _flat(value, f"{prefix}{name}_")
         else:
             yield f"{prefix}{name}", value
-
-
-def settled_epoch(cfg: CfgNode, method: str) -> int:
-    """The first epoch after all warm-ups of the method; 1 without warm-up."""
-    cls = DISTILLERS[method]
-    node = cfg[cls.config_key] if cls.defaults else {}
-    ramps = [value for name, value in node.items() if name.startswith("WARMUP")]
-    return 1 + int(max(ramps, default=0))

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 from mdistiller.losses.maps import pairs_of_one_size
 
 
@@ -11,6 +12,7 @@ def _attention(feat, p):
     return F.normalize(feat.pow(p).mean(dim=1).flatten(1), dim=1)
 
 
+@in_full_precision
 def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2) -> Tensor:
     """Mean squared difference of attention maps (Zagoruyko, Komodakis, arXiv:1612.03928, Eq. 2), summed over stages.
 

@@ -3,12 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def class_activation_maps(feature_map: Tensor, weight: Tensor) -> Tensor:
     """The classifier without its bias, applied at each position: (B, D, H, W), (C, D) -> (B, C, H, W)."""
     return F.conv2d(feature_map, weight[:, :, None, None])
 
 
+@in_full_precision
 def catkd_loss(cams_student: Tensor, cams_teacher: Tensor, resolution: int = 2, normalize: bool = True) -> Tensor:
     """Mean squared difference of pooled class activation maps (Guo et al., arXiv:2304.12777).
 

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def nce_loss(scores: Tensor, num_data: int, eps: float = 1e-7) -> Tensor:
     """Noise-contrastive estimation (Tian et al., arXiv:1910.10699, section 3.1), one loss per anchor.
 
@@ -16,6 +19,7 @@ def nce_loss(scores: Tensor, num_data: int, eps: float = 1e-7) -> Tensor:
     return recognised + torch.log1p((negatives + eps) / noise).sum(dim=1)
 
 
+@in_full_precision
 def crd_loss(scores_student: Tensor, scores_teacher: Tensor, num_data: int) -> Tensor:
     """`nce_loss` in both directions: (B, K + 1), (B, K + 1) -> (B,).
 
@@ -24,6 +28,7 @@ def crd_loss(scores_student: Tensor, scores_teacher: Tensor, num_data: int) -> T
     return nce_loss(scores_student, num_data) + nce_loss(scores_teacher, num_data)
 
 
+@in_full_precision
 def similarities(embedding: Tensor, memory: Tensor, contrast: Tensor) -> Tensor:
     """Inner products (B, K + 1) of embeddings (B, d) with the rows of `memory` (N, d) at `contrast` (B, K + 1).
 

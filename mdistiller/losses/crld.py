@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 from mdistiller.functional import standardize as standardized
 from mdistiller.losses.kd import kd_loss
 
 
+@in_full_precision
 def crld_losses(
     student_weak: Tensor,
     student_strong: Tensor,

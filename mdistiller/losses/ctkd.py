@@ -3,15 +3,15 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence, log_softened
 from mdistiller.losses.kd import kd_loss
 
 INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
 
 
+@in_full_precision
 def ctkd_loss(
     logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor, smoothing: float | None = None
 ) -> Tensor:
@@ -20,7 +20,7 @@ def ctkd_loss(
     In nats, times temperature**2; the gradient of the temperature flows through this factor too. `temperature` is a
     number or a tensor of one element for all samples, or a tensor (B,) with one for each sample. `smoothing` is added
     to the teacher's probabilities without renormalising them, as in the released code; by default it is 0 for one
-    temperature and 1e-7 for one per sample.
+    temperature and 1e-7 for one per sample. A class with a teacher's logit of -inf keeps the probability 0.
     """
     if isinstance(temperature, Tensor):
         if smoothing is None and temperature.numel() > 1:
@@ -28,9 +28,9 @@ def ctkd_loss(
         temperature = temperature.reshape(-1, 1)
     if not smoothing:
         return kd_loss(logits_student, logits_teacher, temperature)
-    log_p_student = F.log_softmax(logits_student / temperature, dim=1)
-    log_p_teacher = F.log_softmax(logits_teacher / temperature, dim=1)
-    log_p_teacher = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
+    log_p_student, log_p_teacher = (log_softened(logits, temperature) for logits in (logits_student, logits_teacher))
+    smoothed = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
+    log_p_teacher = smoothed.masked_fill(log_p_teacher.isneginf(), -math.inf)
     return (temperature**2 * kl_divergence(log_p_student, log_p_teacher)[:, None]).squeeze(1)
 
 

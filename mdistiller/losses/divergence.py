@@ -2,33 +2,31 @@
 
 All functions take logits (n, C) of student and teacher and return (n,), in nats. They are not multiplied by the square
 of the temperature, unlike `kd_loss`, which is temperature**2 times `forward_kl`. In the formulas p is the teacher and q
-the student, both at the temperature. Logits are converted to at least float32 before the division by the temperature,
-because a division in bfloat16 rounds. Mixtures of probabilities are computed from log-probabilities, so that logits
-that differ by hundreds of nats give finite values.
+the student, both at the temperature. Mixtures of probabilities are computed from log-probabilities, so that logits
+that differ by hundreds of nats give finite values. A logit of -inf is a probability of 0, and 0 log 0 is 0; only
+`reverse_kl` and `adaptive_kl` are infinite where p is 0 and q is not.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence, log_softened
 
 
 def _log_probabilities(logits_student, logits_teacher, temperature):
-    """(log q, log p), (n, C) each, in at least float32."""
-    return (
-        F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
-        for logits in (logits_student, logits_teacher)
-    )
+    """(log q, log p), (n, C) each."""
+    return (log_softened(logits, temperature) for logits in (logits_student, logits_teacher))
 
 
 def _log_mixture(log_a, log_b, share):
     """log(share a + (1 - share) b) from log a and log b; exactly log a for a share of 1, and log b for a share of 0."""
     if share in (0, 1):
         return log_a if share else log_b
-    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+    absent = log_a.isneginf() & log_b.isneginf()  # the gradient of logaddexp would be NaN
+    mixture = torch.logaddexp(log_a.masked_fill(absent, 0.0) + math.log(share), log_b + math.log1p(-share))
+    return mixture.masked_fill(absent, -math.inf)
 
 
 def _kl(log_from, log_to):
@@ -36,6 +34,7 @@ def _kl(log_from, log_to):
     return kl_divergence(log_to, log_from)
 
 
+@in_full_precision
 def forward_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(p, q) = sum p (log p - log q), from teacher to student: (n, C), (n, C) -> (n,), in nats.
 
@@ -45,6 +44,7 @@ def forward_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: floa
     return _kl(log_p, log_q)
 
 
+@in_full_precision
 def reverse_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(q, p) = sum q (log q - log p), from student to teacher: (n, C), (n, C) -> (n,), in nats.
 
@@ -54,6 +54,7 @@ def reverse_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: floa
     return _kl(log_q, log_p)
 
 
+@in_full_precision
 def generalized_js(
     logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, beta: float = 0.5
 ) -> Tensor:
@@ -67,6 +68,7 @@ def generalized_js(
     return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
 
 
+@in_full_precision
 def skewed_forward_kl(
     logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, lam: float = 0.1
 ) -> Tensor:
@@ -79,6 +81,7 @@ def skewed_forward_kl(
     return _kl(log_p, _log_mixture(log_p, log_q, lam))
 
 
+@in_full_precision
 def skewed_reverse_kl(
     logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, lam: float = 0.1
 ) -> Tensor:
@@ -87,6 +90,7 @@ def skewed_reverse_kl(
     return _kl(log_q, _log_mixture(log_q, log_p, lam))
 
 
+@in_full_precision
 def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 1.0, alpha: float = 0.5) -> Tensor:
     """Mean of forward and reverse KL, weighted by where p and q differ: (n, C), (n, C) -> (n,), in nats.
 

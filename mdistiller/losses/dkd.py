@@ -1,21 +1,30 @@
 """Decoupled knowledge distillation (Zhao et al., CVPR 2022): the loss."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence
 
 
+@in_full_precision
 def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log of (p_target, 1 - p_target), (B, 2), and the log-softmax over the other classes, (B, C - 1)."""
+    """Log of (p_target, 1 - p_target), (B, 2), and the log-softmax over the other classes, (B, C - 1).
+
+    If the probability of all other classes is 0 (logits of -inf), their logarithms are -inf.
+    """
     logits = logits / temperature
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, columns + (columns >= target[:, None]))  # a boolean mask would wait for the GPU
     on_target = logits.gather(1, target[:, None])
-    binary = torch.cat([on_target, others.logsumexp(dim=1, keepdim=True)], dim=1)
-    return binary.log_softmax(dim=1), others.log_softmax(dim=1)
+    absent = others.isneginf().all(dim=1, keepdim=True)
+    others = others.masked_fill(absent, 0.0)
+    binary = torch.cat([on_target, others.logsumexp(dim=1, keepdim=True).masked_fill(absent, -math.inf)], dim=1)
+    return binary.log_softmax(dim=1), others.log_softmax(dim=1).masked_fill(absent, -math.inf)
 
 
+@in_full_precision
 def dkd_loss(
     logits_student: Tensor, logits_teacher: Tensor, target: Tensor, alpha: float, beta: float, temperature: float
 ) -> Tensor:

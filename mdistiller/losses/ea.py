@@ -11,17 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mdistiller.functional import entropy, group_mean, standardize
+from mdistiller.functional import entropy, group_mean, in_full_precision, standardize
+
+
+def _over(value, bound):
+    return value / bound if bound else value  # of a single class the bound is 0, and so is every entropy
 
 
 def _ea(student, teacher, bound):
-    return teacher * (1 + student / bound) / 2
+    return teacher * (1 + _over(student, bound)) / 2
 
 
 KINDS = {  # functions of the entropies of student and teacher, (n,), and of their upper bound
     "none": lambda student, teacher, bound: torch.ones_like(teacher),
     "base": lambda student, teacher, bound: teacher,
-    "interact": lambda student, teacher, bound: teacher * student / bound,
+    "interact": lambda student, teacher, bound: _over(teacher * student, bound),
     "ea": _ea,  # Eq. 11: the mean of the two above
     "student": lambda student, teacher, bound: student,
     "inverted_teacher": lambda student, teacher, bound: bound - teacher,
@@ -46,6 +50,7 @@ def _normalized(weight):
     return weight / weight.mean().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
+@in_full_precision
 def difficulty(logits: Tensor, temperature: float = 3.0, kind: str = "ea") -> Tensor:
     """How difficult samples are to a network with these logits: (n, C) -> (n,), in nats.
 
@@ -56,7 +61,6 @@ def difficulty(logits: Tensor, temperature: float = 3.0, kind: str = "ea") -> Te
     """
     if kind != "max_logit":
         return entropy(logits, temperature)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     limit, classes = torch.finfo(logits.dtype), logits.shape[-1]
     greatest = (logits / temperature).clamp(limit.min / 4, limit.max / 4).softmax(dim=-1).amax(dim=-1)
     return (1 - greatest).clamp_min(0.0) * (math.log(classes) * classes / max(classes - 1, 1))
@@ -74,6 +78,7 @@ class SampleWeights(NamedTuple):
 
 
 @torch.no_grad()
+@in_full_precision
 def weigh_entropies(
     student: Tensor, teacher: Tensor, kind: str, bound: float, group: Tensor | None = None, level: str = "group"
 ) -> Tensor:
@@ -162,7 +167,7 @@ def ea_weight(
     that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the batch to its
     samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With several processes,
     the batch is that of the process, as in every method that relates the samples of a batch.
-    Raises ValueError for an unknown `kind`.
+    A single class has the weight 0. Raises ValueError for an unknown `kind`.
     """
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 from mdistiller.losses.kd import kd_loss
 
 
+@in_full_precision
 def fcfd_loss(
     logits_student: Tensor,
     logits_teacher: Tensor,

@@ -2,7 +2,10 @@
 
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def fitnet_loss(regressed_student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two maps (Romero et al., arXiv:1412.6550, Eq. 3): 2 x (B, C, H, W) -> (B,)."""
     return (regressed_student - teacher).square().flatten(1).mean(dim=1)

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from mdistiller.functional import softened_kl
+from mdistiller.functional import in_full_precision, softened_kl
 
 
+@in_full_precision
 def kd_loss(logits_student: Tensor, logits_teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """KL divergence from teacher to student at a temperature (Hinton et al., arXiv:1503.02531).
 

@@ -4,10 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 SPARE = 3  # extra vectors of the student among which the teacher's vectors find their partners
 SIGNS = ("library", "canonical")
 
 
+@in_full_precision
 def right_singular_vectors(feat: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest `count` singular values (B, n) and right vectors (B, W, n) of a map, read as (B, C * H, W).
 
@@ -15,7 +18,7 @@ def right_singular_vectors(feat: Tensor, count: int) -> tuple[Tensor, Tensor]:
     those of the linear algebra library. If singular values of a sample coincide (those of a map of zeros do), its
     gradient is not finite and is replaced by 0.
     """
-    matrix = feat.to(torch.promote_types(feat.dtype, torch.float32)).flatten(1, 2)
+    matrix = feat.flatten(1, 2)
     matrix = torch.where(matrix.isfinite(), matrix, 0.0)  # a diverging run should fail at its loss, not here
     if matrix.requires_grad:
         matrix.register_hook(_finite_samples)
@@ -45,6 +48,7 @@ def _relation(vectors, previous):
     return torch.exp(-(vectors[:, :, None] - previous[:, None]).square() / 8)
 
 
+@in_full_precision
 def relation_loss(levels: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Squared difference of the relations between consecutive stages, summed: -> (B,).
 
@@ -66,6 +70,7 @@ def _of_width(feat, width):
     return feat if feat.shape[3] == width else F.adaptive_avg_pool2d(feat, width)
 
 
+@in_full_precision
 def kdsvd_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], k: int = 1, sign: str = "library") -> Tensor:
     """Squared difference of the relations between consecutive stages (Lee et al., arXiv:1807.06819).
 

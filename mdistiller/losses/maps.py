@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps at the height H of the smaller one, to which the larger is pooled: adaptive average to (H, H)."""
     height_student, height_teacher = student.shape[2], teacher.shape[2]
@@ -14,6 +17,7 @@ def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
+@in_full_precision
 def pairs_of_one_size(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Maps of both networks, paired in order, each pair at one size; extra maps of the longer list are left out."""
     return [pool_to_smaller(*pair) for pair in zip(student_feats, teacher_feats, strict=False)]

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence
 from mdistiller.functional import standardize as standardized
 
 COMMON = (3.0, 5.0)  # temperatures of both views, in addition to the configured one
@@ -13,6 +13,7 @@ WEAK_ONLY = (2.0, 6.0)  # meant for both views, but the released code computes b
 MASKINGS = ("released", "per_sample")
 
 
+@in_full_precision
 def mld_losses(
     student_weak: Tensor,
     student_strong: Tensor,
@@ -63,6 +64,7 @@ def mld_losses(
 
 
 @torch.no_grad()
+@in_full_precision
 def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Boolean masks of teacher confidence at or below the median, for samples (B,) and for classes (C,).
 

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 from mdistiller.losses.maps import pairs_of_one_size
 
 
@@ -22,6 +23,7 @@ def _discrepancy(student, teacher):
     return (gram_teacher - gram_student).square().sum(dim=(1, 2))
 
 
+@in_full_precision
 def nst_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
     """Squared MMD between the channels' activation patterns (Huang, Wang, arXiv:1707.01219), summed over stages.
 

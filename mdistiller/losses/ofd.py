@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 RARE = 0.001  # if negative values are less probable than this, the margin is -3 standard deviations
 
 
+@in_full_precision
 def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
     """Mean of the negative values of N(bias, weight^2) for each channel (Heo et al., arXiv:1904.01866, section 3.1).
 
@@ -31,6 +34,7 @@ def _partial_l2(student, teacher, margin):
     return ((student - target).square() * counts).flatten(1).sum(dim=1)
 
 
+@in_full_precision
 def ofd_loss(
     connected_student: list[Tensor] | Tensor, teacher: list[Tensor] | Tensor, margins: list[Tensor] | Tensor
 ) -> Tensor:

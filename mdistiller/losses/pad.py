@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def pad_loss(student_embedding: Tensor, teacher_embedding: Tensor, log_variance: Tensor, eps: float) -> Tensor:
     """Mean over D of (f_S - f_T)^2 / (exp(s) + eps) + s (arXiv:2008.01458): (B, D), (B, D) -> (B,).
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 
 def _affinities(feats, eps):
     """(B, D) -> (B, B): each row is a distribution over the batch, from cosine similarities mapped to [0, 1]."""
@@ -12,6 +14,7 @@ def _affinities(feats, eps):
     return similarity / similarity.sum(dim=1, keepdim=True)
 
 
+@in_full_precision
 def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
     """KL divergence between affinities within the batch (Passalis, Tefas, arXiv:1803.10837), divided by B.
 

@@ -4,9 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 POOLED_SIZES = (4, 2, 1)  # the context loss also compares the maps averaged to these sizes
 
 
+@in_full_precision
 def hcl_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
     """Hierarchical context loss (Chen et al., arXiv:2104.09044), summed over levels.
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 
 def _distances(feats, squared, eps):
     """(B, D) -> (B, B): Euclidean distances divided by the mean of the positive ones, with 0 on the diagonal.
@@ -25,6 +27,7 @@ def _angles(feats):
     return directions @ directions.mT
 
 
+@in_full_precision
 def rkd_loss(
     student: Tensor,
     teacher: Tensor,

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdistiller.functional import in_full_precision
+
 
 def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[int]) -> Tensor:
     """Logits of each cell of the map pooled to scale x scale, for all scales in order: (B, D, H, W) -> (B, cells, C).
@@ -14,6 +16,7 @@ def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[
     return classifier(torch.cat(cells, dim=2).mT)
 
 
+@in_full_precision
 def sdd_loss(
     logits_student: Tensor,
     logits_teacher: Tensor,

@@ -2,9 +2,11 @@
 
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 from mdistiller.losses.maps import pool_to_smaller
 
 
+@in_full_precision
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two maps, the larger of which is pooled: 2 x (B, D, H, W) -> (B,)."""
     projected, teacher = pool_to_smaller(projected, teacher)

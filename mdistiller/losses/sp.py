@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 
 def _similarities(feats):
     """(B, ...) -> (B, B): inner products within the batch, each row scaled to unit length (a zero row stays zero)."""
@@ -10,6 +12,7 @@ def _similarities(feats):
     return F.normalize(flat @ flat.mT, dim=1)
 
 
+@in_full_precision
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of row-normalised similarity matrices (Tung, Mori, arXiv:1907.09682).
 

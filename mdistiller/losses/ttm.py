@@ -3,9 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdistiller.functional import kl_divergence
+from mdistiller.functional import in_full_precision, kl_divergence
 
 
+@in_full_precision
 def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:
     """KL divergence from the power-transformed teacher to the student (arXiv:2402.11148): (B, C), (B, C) -> (B,).
 
@@ -18,6 +19,7 @@ def ttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Te
     return kl_divergence(log_p_student, log_p_teacher)
 
 
+@in_full_precision
 def wttm_loss(logits_student: Tensor, logits_teacher: Tensor, gamma: float) -> Tensor:
     """`ttm_loss` times the power sum of the teacher, sum_k p_k**gamma: (B, C), (B, C) -> (B,).
 

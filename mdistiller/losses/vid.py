@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
 
+
+@in_full_precision
 def vid_loss(prediction: Tensor, target: Tensor, log_scale: Tensor, eps: float = 1e-5) -> Tensor:
     """Negative log-likelihood of the teacher's map under a Gaussian (Ahn et al., arXiv:1904.05835, Eqs. 5 and 6).
 

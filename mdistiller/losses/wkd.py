@@ -5,9 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from mdistiller.functional import in_full_precision
+
 CLASSES_AT_ONCE = 32  # whose products with one class exist together
 
 
+@in_full_precision
 def cka(features: Tensor) -> Tensor:
     """Linear centred kernel alignment of every pair of classes: (C, n, D), n samples of each class -> (C, C) in [0, 1].
 
@@ -25,12 +28,14 @@ def cka(features: Tensor) -> Tensor:
     return upper + upper.triu(1).mT
 
 
+@in_full_precision
 def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
     """1 - exp(-sharpness (1 - similarity)) (Lv et al., arXiv:2412.08139), at least 0 and 0 on the diagonal: (C, C)."""
     distance = (1 - similarity).fill_diagonal_(0)
     return (1 - torch.exp(-sharpness * distance)).clamp_min(0)
 
 
+@in_full_precision
 def sinkhorn_distance(log_p: Tensor, log_q: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
     """Cost of the regularised optimal transport from p to q after a number of Sinkhorn iterations.
 
@@ -58,6 +63,7 @@ def _log_product(log_x, kernel):
     return torch.log(x @ kernel) + top
 
 
+@in_full_precision
 def wkd_loss(
     logits_student: Tensor,
     logits_teacher: Tensor,
@@ -71,10 +77,11 @@ def wkd_loss(
 
     `cost` (C, C) is the cost of moving probability from one class to another. The target's probability is left out for
     both networks, and the others are renormalised. There is no factor temperature**2. `reg` and `iterations` are those
-    of `sinkhorn_distance`.
+    of `sinkhorn_distance`. The distance is 0 if one of the networks gives the probability 1 to the target.
     """
-    log_p, log_q = (
-        (logits / temperature).scatter(1, target[:, None], -math.inf).log_softmax(dim=1)
-        for logits in (logits_student, logits_teacher)
-    )
-    return sinkhorn_distance(log_p, log_q, cost, reg, iterations)
+    others = [
+        (logits / temperature).scatter(1, target[:, None], -math.inf) for logits in (logits_student, logits_teacher)
+    ]
+    empty = others[0].isneginf().all(dim=1) | others[1].isneginf().all(dim=1)
+    log_p, log_q = (logits.masked_fill(empty[:, None], 0.0).log_softmax(dim=1) for logits in others)
+    return sinkhorn_distance(log_p, log_q, cost, reg, iterations).masked_fill(empty, 0.0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError
-from mdistiller.functional import entropy
+from mdistiller.functional import entropy, wide
 from mdistiller.models import AtInputSize, build_model, try_out
 from mdistiller.tasks.base import TASKS, Task
 
@@ -98,7 +98,7 @@ def evaluate(network: nn.Module, batches: Iterable[dict], device: torch.device |
     sums = torch.zeros(5, dtype=dtype, device=device)
     for batch in batches:
         output = network(batch["image"])
-        logits = (output if isinstance(output, Tensor) else output.logits).float()
+        logits = wide(output if isinstance(output, Tensor) else output.logits)
         target = batch["target"]
         ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == target[:, None]
         loss = F.cross_entropy(logits, target, reduction="sum")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError, writing
+from mdistiller.functional import kl_by_class, wide
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
@@ -126,7 +127,7 @@ class Language(Task):
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         sums = torch.zeros(7, dtype=dtype, device=device)
         for batch in batches:
-            logits = self.logits(network, batch).float()
+            logits = wide(self.logits(network, batch))
             target = batch["target"]
             loss = F.cross_entropy(logits, target, reduction="sum")
             row = [loss, (logits.argmax(dim=1) == target).sum(), torch.full_like(loss, len(target))]
@@ -149,8 +150,8 @@ class Language(Task):
 
     def _teacher_kl(self, logits, batch):
         """Sum over the supervised tokens of KL(teacher || network), of the network's logits (n, V)."""
-        taught = self.logits(self.reference, batch).float()
-        return F.kl_div(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1), log_target=True, reduction="sum")
+        taught = wide(self.logits(self.reference, batch))
+        return kl_by_class(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1)).sum()
 
     def _score_answers(self, network, batch, device):
         """[sum of Rouge-L, sum of exact matches, number of answers] for a batch."""

@@ -86,6 +86,22 @@ def test_a_weight_of_two_doubles_what_ea_weighs_and_nothing_else(name):
         torch.testing.assert_close(twice[key], factor * loss, msg=key)
 
 
+@pytest.mark.parametrize("name", HOSTS)
+def test_from_the_settled_epoch_on_losses_and_gradients_stay_the_same(name):
+    def step(late):
+        distiller = tiny_distiller(name, teacher="resnet8", image_size=16)
+        batch = tiny_batch(image_size=16) | {"epoch": distiller.settled_epoch + late}
+        torch.manual_seed(0)
+        losses = distiller(**batch)[1]
+        sum(losses.values()).backward()
+        return losses, [parameter.grad for parameter in distiller.learnable_parameters()]
+
+    (losses, gradients), (later, later_gradients) = step(0), step(100)
+    assert losses == later
+    assert all(one is other is None or torch.equal(one, other)
+               for one, other in zip(gradients, later_gradients, strict=True))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_teacher_is_not_in_the_state_and_moves_with_the_module(name):
     distiller = tiny_distiller(name).double()

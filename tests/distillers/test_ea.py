@@ -67,6 +67,12 @@ def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_h
     torch.testing.assert_close(ea_weight(student, teacher, kind=kind), expected)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_single_class_has_the_weight_zero(kind):
+    weight = ea_weight(torch.randn(3, 1), torch.randn(3, 1), kind=kind)
+    assert weight.tolist() == [float(kind == "none")] * 3
+
+
 def test_every_kind_is_tested_above_or_below():
     assert len(KINDS) == 11
 

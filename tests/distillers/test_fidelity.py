@@ -7,6 +7,7 @@ import torch
 
 from mdistiller.distillers.ea import ea_weight
 from mdistiller.distillers.ls import standardize
+from mdistiller.library import distill
 from mdistiller.models import build_model
 from tests.distillers.support import distiller_of, tiny_batch, tiny_distiller
 
@@ -41,6 +42,15 @@ def test_a_number_and_standardized_logits_are_switches_of_their_own():
     distiller = tiny_distiller("EA-KD", "EA.UPPER_BOUND", 100, "EA.LOGITS", "standardized")
     flat = standardize(LOGITS.flatten(0, 1)).view_as(LOGITS)
     torch.testing.assert_close(distiller.sample_weight(*LOGITS), ea_weight(*flat, 3.0, upper_bound=100.0))
+
+
+@pytest.mark.parametrize("stated, bound", [(None, 100.0), (6.9, 6.9), ("log_c", math.log(10))])
+def test_a_stated_bound_wins_over_that_of_the_release(stated, bound):
+    distiller = tiny_distiller("EA-KD", "EA.COMPAT", "release", "EA.UPPER_BOUND", stated)
+    torch.testing.assert_close(distiller.sample_weight(*LOGITS), ea_weight(*LOGITS, upper_bound=bound))
+    kd = distill("resnet8", "resnet8", "EA-KD", num_classes=10, teacher_checkpoint="random", EA_COMPAT="release",
+                 EA_UPPER_BOUND=stated)
+    torch.testing.assert_close(kd.distiller.sample_weight(*LOGITS), ea_weight(*LOGITS, upper_bound=bound))
 
 
 @pytest.mark.parametrize("opts, factor", [

@@ -92,6 +92,16 @@ def test_losses_equal_those_of_the_pure_functions():
     assert mdistiller.losses.dkd_loss is dkd_loss and mdistiller.ea_weight is ea_weight
 
 
+def test_without_an_epoch_every_ramp_counts_as_finished():
+    kd = distill(*own_pair(), "SDD", LOSS="nkd")  # its warm-up is a setting of another method, 20 epochs
+    losses = [kd(IMAGES, LABELS, epoch=epoch).losses["sdd"].item() for epoch in (None, 2, 1000)]
+    assert losses[0] == losses[2] == pytest.approx(10 * losses[1])
+    kd = distill(*own_pair(), "CTKD")  # whose ramp is the factor of a reversed gradient
+    theta = kd.distiller.temperature.theta
+    gradients = [torch.autograd.grad(kd(IMAGES, LABELS, epoch=epoch).loss, theta)[0] for epoch in (None, 1000, 1)]
+    assert gradients[0] == gradients[1] and gradients[0].abs() > 40 * gradients[2].abs() > 0
+
+
 def test_without_labels_and_with_stored_logits():
     student, teacher = own_pair()
     kd = distill(student, teacher, "KD", TEMPERATURE=2.0, KD_WEIGHT=1.0)
@@ -160,6 +170,21 @@ def test_the_teacher_is_outside_of_everything_and_the_student_is_saved_alone():
     assert torch.equal(kd(IMAGES).logits, student(IMAGES)) and kd(IMAGES).loss is None
     kd.double()
     assert next(teacher.parameters()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", ["KD", "EA-FITNET", "VID", "REVIEWKD", "EA-PAD", "CRD", "CTKD", "WKD"])
+def test_networks_in_double_precision_are_distilled_in_it(method):
+    def steps(dtype):
+        torch.manual_seed(0)
+        kd = distill(Own().to(dtype), Own(16).to(dtype), method, targets=LABELS)
+        extra = {"index": LABELS} if method == "CRD" else {}
+        return kd, kd(IMAGES.to(dtype), LABELS, **extra), kd.eval()(IMAGES.to(dtype), LABELS)
+
+    (kd, step, evaluated), (_, expected, _) = steps(torch.float64), steps(torch.float32)
+    step.loss.backward()
+    found = [*step.losses.values(), *evaluated.losses.values(), step.weight, *kd.parameters(), *kd.buffers()]
+    assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float64}
+    torch.testing.assert_close(step.loss.float(), expected.loss, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_gets_images_in_its_own_normalisation():

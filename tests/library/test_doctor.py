@@ -240,6 +240,15 @@ def test_a_planted_fault_is_named_in_one_line(name):
     assert all("\n" not in line and len(line) < 400 for line in found.values())
 
 
+def test_a_loss_that_is_zero_by_design_is_no_fault():
+    kd = distill("resnet8", "resnet8", "FCFD", num_classes=CLASSES, teacher_checkpoint="random", image_size=SIDE,
+                 EXTRA_TYPE="t2s", EXTRA_PATHS=1)  # no path leads into the teacher
+    assert kd(X, Y).losses["functional"] == 0
+    assert "loss zero" not in {finding.name for finding in diagnose(kd, (X, Y))}
+    kd, batch = healthy("CRLD", TAU_W=1.0, TAU_S=1.0), {"image": X, "target": Y, "image_strong": X}  # never confident
+    assert kd(**batch).losses["cross_weak"] == 0 and diagnose(kd, batch) == []
+
+
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 @pytest.mark.parametrize("words, loss", {
     "without the square of the temperature (temperature 4)": kl,
