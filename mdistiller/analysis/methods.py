@@ -13,7 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.markdown import table
 from mdistiller.models import build_model
 
-NUM_CLASSES, NUM_TRAIN, BATCH = 100, 400, 4
+NUM_CLASSES, NUM_TRAIN, BATCH = 100, 400, 2
 DATA = {"name": "cifar100", "num_classes": NUM_CLASSES, "num_train": NUM_TRAIN, "image_size": 32,
         "targets": torch.arange(NUM_TRAIN) % NUM_CLASSES}
 HEADER = """\
@@ -66,12 +66,12 @@ def _networks(teacher, student):
 
 
 def _distiller(name, names, networks, features_only):
-    """The method with copies of the networks; with `features_only`, None for a method that uses only logits."""
+    """The method with a copy of the student; with `features_only`, None for a method that uses only logits."""
     if features_only and DISTILLERS[name].inputs == "logits":
         return None
     cfg = load_cfg(None, ["DISTILLER.TYPE", name, "DISTILLER.TEACHER", names[0], "DISTILLER.STUDENT", names[1]])
     teacher, student = networks
-    return build_distiller(cfg, deepcopy(student), deepcopy(teacher), DATA)
+    return build_distiller(cfg, deepcopy(student), teacher, DATA)
 
 
 def _row(name, distiller):
