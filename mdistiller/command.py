@@ -52,21 +52,21 @@ def _terminate(number, frame):
     raise Terminated
 
 
-def run_command(main: Callable[[], int | None]) -> None:
+def run_command(main: Callable[[], int | None], how_to_continue: str = "continue with --resume") -> None:
     """Call `main` and exit with the code of `exit_code`; SIGTERM ends the command with one line."""
     _ready_streams()
     listens = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if listens:
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = exit_code(main)
+        code = exit_code(main, how_to_continue)
     finally:
         if listens:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(code)
 
 
-def exit_code(main: Callable[[], int | None]) -> int:
+def exit_code(main: Callable[[], int | None], how_to_continue: str = "continue with --resume") -> int:
     """Call `main`: 0 or its code, 2 (the user can fix it), 3 (the run failed), 130 or 143 (interrupted, resumable).
 
     Errors of the user and of the run are one line on stderr, without a traceback; other exceptions are raised.
@@ -80,7 +80,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except RunError as error:
         code = _say(error, 3)
     except Interrupted as stop:
-        code = _say(f"interrupted by {stop}: saved; continue with --resume", stop.exit_code)
+        code = _say(f"interrupted by {stop}: saved; {how_to_continue}", stop.exit_code)
     except Terminated:
         code = _say("terminated", 143)
     except KeyboardInterrupt:

@@ -118,7 +118,7 @@ def value_of(trial):
 
 
 def cli():
-    run_command(main)
+    run_command(main, how_to_continue="the same command continues")
 
 
 if __name__ == "__main__":

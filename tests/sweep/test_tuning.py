@@ -123,13 +123,15 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
 
     train = tuning.train
     monkeypatch.setattr(tuning, "train", stopped)
-    with pytest.raises(Interrupted):
-        tiny(tmp_path, 2).run_trials()
+    words = ["--cfg", CONFIG, "--trials", "2", "--seeds", "1", "--name", "mine", *TINY, f"LOG.PREFIX={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["tune.py", *words])
+    with pytest.raises(SystemExit) as end:
+        tune.cli()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted by SIGINT: saved; the same command continues\n"
     before = tiny(tmp_path, 2).study.trials[1].params
     assert epochs(tmp_path, 1) == [1]
     monkeypatch.setattr(tuning, "train", train)
-    words = ["--cfg", CONFIG, "--trials", "2", "--seeds", "1", "--name", "mine", *TINY, f"LOG.PREFIX={tmp_path}"]
-    monkeypatch.setattr("sys.argv", ["tune.py", *words])
     tune.main()
     mine = tiny(tmp_path, 2)
     assert mine.study.trials[1].params == before and epochs(tmp_path, 1) == [1, 2] and mine.open_trials == 0
