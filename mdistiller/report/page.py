@@ -117,7 +117,7 @@ def _metadata(run: RunRecord) -> dict[str, str]:
         "status": f"{summary.get('status', 'not started')}, epoch {summary.get('epoch', 0)} of "
                   f"{run.epochs}",
         measured: f"last {percent(run.result('last'))}, best {percent(run.result('best'))} "
-               f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})",
+                  f"(epoch {summary.get('best_epoch')}, chosen on {summary.get('selected_on')})",
         "command": str(metadata.get("command", "unknown")),
         "commit": str(metadata.get("commit", "unknown")),
         "machine": f"{metadata.get('device')}, {versions}",
