@@ -5,6 +5,7 @@ import numpy as np
 SEGMENTS = 10
 TOP = 0.1  # fraction of the samples that the paper's figures call high-entropy samples
 QUARTILES = 4
+PIECES = 32  # of a cell of a loss surface, in each direction
 
 
 def segments_by(entropy: np.ndarray, number: int = SEGMENTS) -> list[np.ndarray]:
@@ -21,10 +22,10 @@ def accuracy_by_segment(entropy: np.ndarray, correct: np.ndarray, number: int = 
     return 100 * np.array(means)
 
 
-def top_share(values: np.ndarray, share: float = TOP) -> np.ndarray:
-    """(N,) bool: the round(share * N) samples, at least one, with the highest values."""
+def top_share(values: np.ndarray) -> np.ndarray:
+    """(N,) bool: the round(TOP * N) samples, at least one, with the highest values."""
     chosen = np.zeros(len(values), bool)
-    chosen[np.argsort(-values, kind="stable")[: max(1, round(share * len(values)))]] = True
+    chosen[np.argsort(-values, kind="stable")[: max(1, round(TOP * len(values)))]] = True
     return chosen
 
 
@@ -48,12 +49,12 @@ def box(values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist(), strict=True))
 
 
-def area_below(surface: np.ndarray, level: float, span: float = 2.0, fine: int = 32) -> float:
+def area_below(surface: np.ndarray, level: float, span: float = 2.0) -> float:
     """Area where a surface (n, n), on an even grid of side `span` with bilinear interpolation, lies below `level`.
 
-    Each cell of the grid is divided into `fine` by `fine` pieces.
+    Each cell of the grid is divided into PIECES by PIECES.
     """
-    inside = (np.arange(fine) + 0.5) / fine
+    inside = (np.arange(PIECES) + 0.5) / PIECES
     a, b = inside[:, None, None, None], inside[None, :, None, None]
     corners = surface[:-1, :-1], surface[1:, :-1], surface[:-1, 1:], surface[1:, 1:]
     pieces = (1 - a) * (1 - b) * corners[0] + a * (1 - b) * corners[1] + (1 - a) * b * corners[2] + a * b * corners[3]

@@ -28,14 +28,14 @@ def directions(network: nn.Module, seed: int) -> list[list[Tensor]]:
 
 
 @torch.no_grad()
-def loss_surface(network: nn.Module, batches: list[dict], points: int, seed: int = 0, reach: float = 1.0) -> np.ndarray:
+def loss_surface(network: nn.Module, batches: list[dict], points: int, seed: int = 0) -> np.ndarray:
     """Mean cross-entropy (nats) on `batches` at weights + a * d1 + b * d2: (points, points).
 
-    a and b range from -reach to reach. The network must be in eval mode; its weights are restored at the end.
+    a and b range from -1 to 1. The network must be in eval mode; its weights are restored at the end.
     """
     weights = [parameter.detach().clone() for parameter in network.parameters()]
     first, second = directions(network, seed)
-    steps = np.linspace(-reach, reach, points)
+    steps = np.linspace(-1, 1, points)
     surface = np.empty((points, points))
     try:
         for row, a in enumerate(steps):

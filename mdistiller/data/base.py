@@ -36,7 +36,7 @@ class Data:
     """
 
     items = "images"  # name of the samples
-    views_are_finite = False  # whether the views form a finite set, given by `augmentation_views` and `image_at`
+    views_are_finite = False  # whether the views form a finite set, given by `train_views` and `image_at`
 
     def __init__(self, cfg: CfgNode, device: torch.device | str, labels: np.ndarray, held_out: dict, **metadata):
         """`labels` (num_train,) of the training images; `held_out` those of other splits; `metadata` for `DataInfo`."""
@@ -61,10 +61,6 @@ class Data:
     def splits(self) -> tuple[str, ...]:
         """The splits of `eval_batches`: ("test",), or ("val", "test") with VAL_FRACTION."""
         return tuple(self._targets)
-
-    def num_eval(self, split: str = "test") -> int:
-        """Number of images in a split."""
-        return len(self._targets[split])
 
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1

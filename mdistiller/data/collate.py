@@ -52,12 +52,3 @@ def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> d
         "ids": ids, "mask": mask, "places": places, "labels": labels,
         "positions": group * length + column, "group": group, "target": labels[supervised],
     }
-
-
-def collate_prompts(prompts: Sequence[Sequence[int]], pad: int, length: int | None = None) -> dict[str, np.ndarray]:
-    """`ids` and `mask` (B, L) of prompts, padded on the left so that all of them end in the last column."""
-    length = length or max(len(prompt) for prompt in prompts)
-    ids, mask = np.full((len(prompts), length), pad, np.int64), np.zeros((len(prompts), length), np.int64)
-    for number, prompt in enumerate(prompts):
-        ids[number, length - len(prompt) :], mask[number, length - len(prompt) :] = prompt, 1
-    return {"ids": ids, "mask": mask}

@@ -125,10 +125,6 @@ class DetectionData:
         """The splits of `eval_batches`: ("test",), or ("val", "test") with VAL_FRACTION."""
         return tuple(split for split in self.sources if split != "train")
 
-    def num_eval(self, split: str = "test") -> int:
-        """Number of images in a split."""
-        return len(self.sources[split][1])
-
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:

@@ -185,9 +185,6 @@ class TextData:
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in ("val", "test") if split in self.samples)
 
-    def num_eval(self, split: str = "test") -> int:
-        return len(self.samples[split])
-
     def train_batches(
         self, epoch: int, views: Sequence[str] = ("image",), start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[dict]:

@@ -57,19 +57,6 @@ class InMemoryData(Data):
         self.held_out = {
             split: upload(np.ascontiguousarray(images), self.home) for split, (images, _) in held_out.items()
         }
-        self._views = (None, None)  # the last epoch that was used, and its views by index
-
-    def augmentation_views(self, epoch: int, index: Tensor) -> Tensor:
-        """The crop and flip of samples in an epoch: dy * 18 + dx * 2 + flip, (B,) int64, on the device.
-
-        Raises ValueError for rotations, which do not form a finite set (`views_are_finite`).
-        """
-        if not self.views_are_finite:
-            raise ValueError("rotations are not a finite set of views")
-        if self._views[0] != epoch:
-            views = random_views(self.seed, WEAK_VIEW, epoch, np.arange(self.info.num_train), self.flip)
-            self._views = epoch, upload(views, self.device)
-        return self._views[1][index.to(self.device)]
 
     @property
     def view_numbers(self) -> np.ndarray:

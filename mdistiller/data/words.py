@@ -25,9 +25,9 @@ STREAM = 77  # stream of random numbers, different from those of augmentation
 ANSWER = ":"  # the last word of a prompt
 
 
-def make_examples(number: int, skip: int = 0) -> list[Example]:
+def make_examples(number: int) -> list[Example]:
     """`number` different examples, always the same ones, such as "reverse apple bird sea :" with "sea bird apple"."""
-    bits = random_bits(STREAM, 0, 0, np.arange(2 * (number + skip)))[:, 0]
+    bits = random_bits(STREAM, 0, 0, np.arange(2 * number))[:, 0]
     examples, seen = [], set()
     for draw in bits:
         value, words = int(draw), []
@@ -41,7 +41,7 @@ def make_examples(number: int, skip: int = 0) -> list[Example]:
         if prompt not in seen:
             seen.add(prompt)
             examples.append(Example(prompt, answer, (answer,), " ".join(words)))
-    return examples[skip : skip + number]
+    return examples[:number]
 
 
 @DATASETS.register("words")

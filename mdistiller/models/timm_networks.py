@@ -49,10 +49,8 @@ class TimmNetwork(Wrapped):
 
 def build(name: str, num_classes: int, pretrained: bool, image_size: int | None, kwargs: dict) -> TimmNetwork:
     """The network of that name, see `wrappers.build_wrapped`."""
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"timm:{name} needs timm: pip install timm") from None
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"timm has no model {name!r}; nearest: {', '.join(near) or 'see timm.list_models()'}")

@@ -28,6 +28,11 @@ def config(*opts) -> CfgNode:
     return load_cfg(None, list(opts))
 
 
+def num_eval(data, split: str = "test") -> int:
+    """Number of images in a split."""
+    return sum(len(batch["index"]) for batch in data.eval_batches(split))
+
+
 def noise_source(num_train=50, num_test=23, num_classes=5, size=32, flip=True) -> ImageSource:
     """Images of noise, so that no two pixels match by chance; labels in turn."""
     rng = np.random.default_rng(0)

@@ -1,12 +1,11 @@
 """The embedded data set."""
 
 import numpy as np
-import torch
 from sklearn.datasets import load_digits
 
 from mdistiller.data import build_data
 from mdistiller.data.digits import read_digits
-from tests.data.support import config
+from tests.data.support import config, num_eval
 
 
 def test_digits_have_thirty_training_images_per_class_and_the_rest_are_test_images():
@@ -41,8 +40,8 @@ def test_mean_and_deviation_are_those_of_the_training_images():
 
 def test_digits_are_cropped_and_never_mirrored():
     data = build_data(config("DATASET.TYPE", "digits"), "cpu")
-    views = torch.cat([data.augmentation_views(epoch, torch.arange(300)) for epoch in range(5)])
-    assert not (views % 2).any() and len(views.unique()) == 81
+    views = np.concatenate([views for epoch in range(5) for _, views in data.train_views(epoch)])
+    assert not (views % 2).any() and len(np.unique(views)) == 81
     info = data.info
     assert (info.name, info.family, info.num_classes, info.image_size) == ("digits", "cifar", 10, 32)
-    assert (info.num_train, data.num_batches, data.num_eval("test")) == (300, 5, 1497)
+    assert (info.num_train, data.num_batches, num_eval(data)) == (300, 5, 1497)

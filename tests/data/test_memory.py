@@ -14,7 +14,7 @@ from mdistiller.data.images import random_rotations, random_views
 from mdistiller.data.memory import InMemoryData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import UserError
-from tests.data.support import config, noise_data, noise_source
+from tests.data.support import config, noise_data, noise_source, num_eval
 
 BOTH = ("image", "image_strong")
 
@@ -51,8 +51,7 @@ def test_images_are_torchvision_s_views_normalised_as_torchvision_does():
     data, source = noise_data(), noise_source()
     chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(source.mean, source.std)])
     batch = next(data.train_batches(3))
-    views = data.augmentation_views(3, batch["index"])
-    for image, index, view in zip(batch["image"], batch["index"], views, strict=True):
+    for image, index, view in zip(batch["image"], *next(data.train_views(3)), strict=True):
         padded = np.pad(source.train_images[index], ((4, 4), (4, 4), (0, 0)))
         crop = padded[view // 18 :][:32, view // 2 % 9 :][:, :32]
         assert torch.equal(image, chain(crop[:, ::-1].copy() if view % 2 else crop))
@@ -60,9 +59,8 @@ def test_images_are_torchvision_s_views_normalised_as_torchvision_does():
 
 def test_image_at_gives_the_image_of_a_batch_from_its_index_and_view():
     data = noise_data()
-    for batch in data.train_batches(2):
-        views = data.augmentation_views(2, batch["index"])
-        assert torch.equal(data.image_at(batch["index"], views), batch["image"])
+    for batch, (_, views) in zip(data.train_batches(2), data.train_views(2), strict=True):
+        assert torch.equal(data.image_at(batch["index"], torch.from_numpy(views)), batch["image"])
 
 
 def test_resuming_in_the_middle_of_an_epoch_continues_it_exactly():
@@ -116,7 +114,8 @@ def test_the_strong_view_has_a_crop_and_flip_of_its_own(monkeypatch):
     (batch,) = epoch_of(data, views=BOTH)
     views = torch.from_numpy(random_views(0, STRONG_VIEW, 1, batch["index"].numpy(), flip=True))
     assert torch.equal(batch["image_strong"], data.image_at(batch["index"], views))
-    assert (views == data.augmentation_views(1, batch["index"])).sum() < 12  # 2.5 expected by chance
+    ((_, weak),) = data.train_views(1)
+    assert (views.numpy() == weak).sum() < 12  # 2.5 expected by chance
 
 
 def test_the_strong_view_is_augmented_by_sample_before_it_is_normalised():
@@ -147,16 +146,14 @@ def test_rotations_are_pillow_s_and_each_view_has_its_own():
     assert len(set(seen)) == 50
 
 
-def test_rotated_views_cannot_be_numbered():
-    data = noise_data("DATASET.AUGMENTATION", "rotate_flip")
-    assert noise_data().views_are_finite and not data.views_are_finite
-    with pytest.raises(ValueError, match="not a finite set"):
-        data.augmentation_views(1, torch.arange(3))
+def test_rotated_views_are_not_a_finite_set():
+    assert noise_data().views_are_finite
+    assert not noise_data("DATASET.AUGMENTATION", "rotate_flip").views_are_finite
 
 
 def test_the_augmentation_crop_does_not_flip():
     data = noise_data("DATASET.AUGMENTATION", "crop")
-    assert data.views_are_finite and not (data.augmentation_views(1, torch.arange(50)) % 2).any()
+    assert data.views_are_finite and not any((views % 2).any() for _, views in data.train_views(1))
 
 
 def test_a_device_without_strided_windows_gets_batches_cropped_on_the_cpu():
@@ -174,7 +171,7 @@ def test_an_unknown_view_is_refused():
 def test_the_test_split_is_whole_ordered_and_not_augmented():
     data, source = noise_data("DATASET.TEST.BATCH_SIZE", 10), noise_source()
     batches = list(data.eval_batches())
-    assert data.splits == ("test",) and data.num_eval("test") == 23
+    assert data.splits == ("test",)
     assert [len(batch["index"]) for batch in batches] == [10, 10, 3]
     assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(23))
     assert torch.cat([batch["target"] for batch in batches]).tolist() == source.test_labels.tolist()
@@ -195,7 +192,7 @@ def test_ranks_share_the_batches_of_an_evaluation(world_size):
 def test_a_validation_split_is_taken_from_the_training_images():
     data = noise_data("DATASET.VAL_FRACTION", 0.2, "DATASET.TRAIN_FRACTION", 0.5)
     assert data.splits == ("val", "test")
-    assert (data.info.num_train, data.num_eval("val"), data.num_eval("test")) == (20, 10, 23)
+    assert (data.info.num_train, num_eval(data, "val"), num_eval(data, "test")) == (20, 10, 23)
     middle = torch.full((20,), 4 * 18 + 4 * 2)
     train, val = data.image_at(torch.arange(20), middle), next(data.eval_batches("val"))
     everything = noise_data().image_at(torch.arange(50), torch.full((50,), 4 * 18 + 4 * 2))

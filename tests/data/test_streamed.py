@@ -23,7 +23,7 @@ from mdistiller.data.memory import InMemoryData
 from mdistiller.data.streamed import StreamedData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
-from tests.data.support import REAL, config, needs, write_folders
+from tests.data.support import REAL, config, needs, num_eval, write_folders
 
 BOTH = ("image", "image_strong")
 SIZE = 72  # larger than images that are kept in memory
@@ -62,7 +62,7 @@ def test_the_metadata_and_an_epoch(root):
     info = data.info
     assert (info.name, info.family, info.num_classes, info.image_size) == ("imagefolder", "imagenet", 3, SIZE)
     assert info.classes == ("ant", "bee", "cat") and info.targets.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert (info.num_train, data.num_batches, data.splits, data.num_eval()) == (24, 3, ("test",), 6)
+    assert (info.num_train, data.num_batches, data.splits, num_eval(data)) == (24, 3, ("test",), 6)
     assert not data.views_are_finite
     batches = epoch_of(data)
     assert [len(batch["target"]) for batch in batches] == [10, 10, 4]
@@ -148,7 +148,7 @@ def test_fractions_are_those_of_the_sets_in_memory(root):
     large, small = build(root, *opts), build(root, *opts, size=32)
     assert isinstance(small, InMemoryData) and large.splits == small.splits == ("val", "test")
     assert torch.equal(large.info.targets, small.info.targets) and large.info.num_train == 9
-    assert large.num_eval("val") == small.num_eval("val") == 6
+    assert num_eval(large, "val") == num_eval(small, "val") == 6
     names = [large.files[split].name(place) for split in ("train", "val") for place in range(6)]
     assert len(set(names)) == 12
     assert len(next(large.eval_batches("val"))["target"]) == 6

@@ -105,7 +105,7 @@ def test_every_category_id_survives_the_round_trip():
 @needs("coco_tiny")
 def test_ground_truth_of_both_real_splits_scores_one_hundred_with_or_without_its_crowds():
     data = build_data(config(REAL, "DATASET.TYPE", "coco_tiny"), "cpu")
-    assert data.info.num_classes == 80 and data.info.num_train == 21 and data.num_eval("test") == 31
+    assert data.info.num_classes == 80 and data.info.num_train == 21 and len(data.sources["test"][1]) == 31
     for split in ("train", "test"):
         source, _ = data.sources[split]
         truth = [one for found in source.truth.values() for one in found]

@@ -11,7 +11,6 @@ import torch
 from mdistiller.engine import checkpoints
 from mdistiller.engine.teachers.convert import convert_file
 from mdistiller.errors import UserError
-from mdistiller.models.detection.convert import torchvision_rows
 from tests.detection.support import GOLDEN, SMALL, detector, golden, write_coco
 from tests.forked import run_tool
 
@@ -71,16 +70,6 @@ def test_a_file_that_is_not_a_detector_is_refused_and_its_code_does_not_run(tmp_
     with pytest.raises(UserError, match=words) as error:
         convert_file(tmp_path / "model.pkl", tmp_path)
     assert "code of a file" not in capsys.readouterr().out and "\n" not in str(error.value)
-
-
-def test_torchvisions_ninety_one_outputs_are_cut_to_those_that_exist():
-    theirs = detector(classes=90).model.state_dict()
-    kept = [0, *range(1, 12), *range(13, 26)]
-    ours = torchvision_rows(theirs, kept)
-    net = detector(classes=len(kept) - 1)
-    net.load_state_dict(ours)
-    name = "roi_heads.box_predictor.bbox_pred.weight"
-    assert torch.equal(net.model.state_dict()[name][4 * 12:4 * 13], theirs[name][4 * 13:4 * 14])
 
 
 def test_results_are_written_in_cocos_standard_form(tmp_path):

@@ -295,7 +295,7 @@ def test_long_prompts_are_left_out_and_counted_or_cut_where_asked(tmp_path, monk
     said = []
     monkeypatch.setattr(instructions.log, "info", lambda text, *words: said.append(text % words))
     data = build_data(fast_cfg(tmp_path, "sft", *opts), "cpu")
-    assert data.info.num_train == data.num_eval("test") == 1
+    assert data.info.num_train == len(data.samples["test"]) == 1
     assert said[0].startswith("train: 1 of 2 prompts have more than 60 tokens and are left out")
     data = build_data(fast_cfg(tmp_path, "sft", *opts, "LM.LONG_PROMPTS", "cut"), "cpu")
     assert data.info.num_train == 2 and len(data.samples["train"][1].prompt) == 60

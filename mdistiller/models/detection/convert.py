@@ -142,19 +142,3 @@ def _background_first(name: str, tensor: Tensor) -> Tensor:
     if "cls_score" in name:
         return torch.cat([tensor[-1:], tensor[:-1]])
     return torch.cat([tensor.new_zeros(4, *tensor.shape[1:]), tensor])
-
-
-def torchvision_rows(state: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
-    """torchvision's COCO weights, which have 91 outputs by category id, reduced to the rows of the ids in `kept`.
-
-    Otherwise an entropy would include ten classes that do not exist. `kept` begins with 0, the background.
-    """
-    rows = torch.tensor(kept)
-    reduced = {}
-    for name, value in state.items():
-        if ".box_predictor.cls_score." in name:
-            value = value[rows]
-        if ".box_predictor.bbox_pred." in name:
-            value = value.reshape(-1, 4, *value.shape[1:])[rows].flatten(0, 1)
-        reduced[name if name.startswith("model.") else f"model.{name}"] = value
-    return reduced

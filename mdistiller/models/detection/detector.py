@@ -30,7 +30,7 @@ PIXELS = {  # order of channels, mean and standard deviation of pixels 0..255
     "bgr": ("bgr", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),  # the ResNets of MSRA
     "released": ("rgb", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),  # a mistake of the published student
 }
-SAMPLERS = RPN_DRAWS, ROI_DRAWS = range(2)
+RPN_DRAWS, ROI_DRAWS = range(2)
 
 
 class Sampled(NamedTuple):
