@@ -171,6 +171,13 @@ def test_no_file_contains(pattern):
     assert {path: match[0] for path, match in found.items() if match} == {}
 
 
+def test_which_extra_to_install_is_said_in_one_place():
+    """And by the two readers of GGUF files, for which several libraries may be missing."""
+    found = {str(path) for path in PYTHON for text in said_in_code(path)
+             if re.search(r"mdistiller-ea\[|['\"]\.\[", text)}
+    assert found == {f"mdistiller/{name}.py" for name in ("libraries", "models/language", "data/tokenizers")}
+
+
 COMMANDS = [path for path in PYTHON if room_of(path) == "tools" and path.stem != "__init__"]
 
 

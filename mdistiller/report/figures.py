@@ -11,6 +11,7 @@ import numpy as np
 
 from mdistiller.errors import UserError
 from mdistiller.files import open_plain, read_plain, write_atomically
+from mdistiller.libraries import import_extra
 from mdistiller.registry import ea_name, split_ea
 from mdistiller.report.figure_weights import token_weights
 
@@ -64,11 +65,7 @@ def save(plt, drawn, output: Path, name: str) -> list[Path]:
 
 def pyplot():
     """matplotlib.pyplot without a window. Raises UserError if matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError('figures need matplotlib: pip install -e ".[report]", or pip install matplotlib') from None
-    matplotlib.use("Agg")
+    import_extra("matplotlib", "a figure", "report").use("Agg")
     import matplotlib.pyplot as plt
 
     return plt

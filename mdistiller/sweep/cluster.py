@@ -4,20 +4,22 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from mdistiller.command import Interrupted
 from mdistiller.errors import UserError
+from mdistiller.libraries import import_extra
 from mdistiller.sweep.processes import (
     CLUSTER_SECONDS,
     ELSEWHERE,
     FAILED,
     PACKAGE_ROOT,
     POLL_SECONDS,
-    Lock,
     Outcome,
     Signals,
     outcome,
     start,
+    take_lock,
 )
 
 
@@ -28,14 +30,14 @@ class SubmittedRun:
         self.process = None
 
     def __call__(self, task) -> Outcome:
-        lock = Lock.take(task.record)
+        lock = take_lock(task.record)
         if lock is None:
             return Outcome(ELSEWHERE, "its lock is held by another sweep, or by a run that such a sweep left running")
         self.process = start(task, lock)
         try:
             return outcome(task, self.process.wait())
         finally:
-            lock.release()
+            lock.close()
 
     def checkpoint(self, task):
         """Called by submitit on timeout or preemption: stop the run and queue the job again."""
@@ -44,13 +46,9 @@ class SubmittedRun:
         return submitit().helpers.DelayedSubmission(SubmittedRun(), task)
 
 
-def submitit():
-    """Import the optional library. Raises UserError with the install command when it is missing."""
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--launcher slurm needs submitit: pip install 'mdistiller-ea[slurm]'") from None
-    return submitit
+def submitit() -> ModuleType:
+    """The optional library. Raises UserError with the install command when it is missing."""
+    return import_extra("submitit", "--launcher slurm", "slurm")
 
 
 def run_submitted(tasks: Sequence, jobs: int, cluster: str, folder: Path, options: dict, report: Callable) -> None:

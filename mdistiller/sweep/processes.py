@@ -40,27 +40,16 @@ class Outcome:
     error: str = ""
 
 
-class Lock:
-    """A lock on one run, held by the sweep and by the run's process, so that it outlives a killed sweep."""
+def take_lock(record: Path) -> io.TextIOBase | None:
+    """A lock on one run until it is closed; None when another sweep or a run that it left running holds it.
 
-    def __init__(self, file: io.FileIO):
-        self.file = file
-
-    @classmethod
-    def take(cls, record: Path) -> "Lock | None":
-        """Take the lock; None when another sweep or a run that it left running holds it.
-
-        Raises UserError when the lock file cannot be created.
-        """
-        file = files.lock(Path(f"{record}.lock"))
-        return None if file is None else cls(file)
-
-    def release(self) -> None:
-        """Release the lock of this process; a run that is still going keeps it."""
-        self.file.close()
+    It is held by the sweep and by the run's process, so that it outlives a killed sweep. Raises UserError when the lock
+    file cannot be created.
+    """
+    return files.lock(Path(f"{record}.lock"))
 
 
-def start(task, *locks: Lock, device: str | None = None) -> subprocess.Popen:
+def start(task, *locks: io.TextIOBase, device: str | None = None) -> subprocess.Popen:
     """Start the process of a task that writes to a log file; `device`: its CUDA_VISIBLE_DEVICES (None: inherited)."""
     environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
     if is_group(task):
@@ -70,7 +59,7 @@ def start(task, *locks: Lock, device: str | None = None) -> subprocess.Popen:
     with open(f"{task.record}.log", "w") as log:
         return subprocess.Popen(
             [sys.executable, *task.command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=environment, pass_fds=[lock.file.fileno() for lock in locks],
+            env=environment, pass_fds=[lock.fileno() for lock in locks],
         )
 
 
@@ -209,12 +198,12 @@ class LocalSweep:
         """{run: its lock} of the runs of a task that this sweep is to train now."""
         locks = {}
         for run in task.runs if is_group(task) else (task,):
-            lock = Lock.take(run.record)
+            lock = take_lock(run.record)
             if lock is None:
                 self.elsewhere.append(run)
                 self.look_again = time.monotonic() + ELSEWHERE_SECONDS
             elif self.is_done(run):
-                lock.release()
+                lock.close()
                 self.report(run, Outcome(ELSEWHERE))
             else:
                 Path(f"{run.record}.failed").unlink(missing_ok=True)  # it is tried again now
@@ -227,7 +216,7 @@ class LocalSweep:
             task, slot, locks = self.running.pop(process)
             results = ended(task, process.returncode)
             for lock in locks:
-                lock.release()
+                lock.close()
             self.slots.append(slot)
             for run, result in results:
                 self.report(run, result)
@@ -246,7 +235,7 @@ class ForkedRun:
     The forked process keeps the locks of the task; it gives up `others`.
     """
 
-    def __init__(self, task, device: str | None = None, others: Iterable[Lock] = ()):
+    def __init__(self, task, device: str | None = None, others: Iterable[io.TextIOBase] = ()):
         self.returncode = None
         sys.stdout.flush()
         sys.stderr.flush()
@@ -255,7 +244,7 @@ class ForkedRun:
             code = 1
             try:
                 for other in others:
-                    other.release()
+                    other.close()
                 code = _run_here(task, device)
             finally:
                 sys.stdout.flush()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdistiller.errors import UserError
+from mdistiller.libraries import import_extra
 
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
            "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
@@ -20,18 +20,15 @@ def average_precision(truth: list[dict], results: list[dict], image_ids: Sequenc
     to .95 and over the categories in `truth`, with at most 100 detections per image. Annotations are numbered anew:
     COCO's rules take those with an id below 1 for unmatched ones. Raises UserError if the library is not installed.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise UserError(f"detection needs faster-coco-eval ({error}): pip install -e '.[detection]'") from None
+    library = import_extra("faster_coco_eval", "detection", "detection")
     content = {"images": [{"id": number} for number in image_ids], "info": {},
                "annotations": [one | {"id": number} for number, one in enumerate(truth, start=1)],
                "categories": [{"id": number, "name": str(number)} for number in categories]}
-    reference = COCO()
+    reference = library.COCO()
     reference.dataset = content
     reference.createIndex()
-    found = reference.loadRes(results) if results else _nothing(COCO, content)
-    evaluation = COCOeval_faster(reference, found, "bbox", print_function=lambda *_: None)
+    found = reference.loadRes(results) if results else _nothing(library.COCO, content)
+    evaluation = library.COCOeval_faster(reference, found, "bbox", print_function=lambda *_: None)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

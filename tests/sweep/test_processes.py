@@ -158,36 +158,36 @@ def test_exit_codes_give_the_status_of_a_run(tmp_path, code, kind):
 
 
 def test_a_lock_has_one_holder_until_its_process_ends(tmp_path):
-    lock = sweep.Lock.take(tmp_path / "run")
-    assert sweep.Lock.take(tmp_path / "run") is None
+    lock = sweep.take_lock(tmp_path / "run")
+    assert sweep.take_lock(tmp_path / "run") is None
     process = sweep.start(python(tmp_path, "run", "import sys, time; time.sleep(1)"), lock)
-    lock.release()  # as if the sweep were killed
-    assert sweep.Lock.take(tmp_path / "run") is None
+    lock.close()  # as if the sweep were killed
+    assert sweep.take_lock(tmp_path / "run") is None
     process.wait()
-    again = sweep.Lock.take(tmp_path / "run")
+    again = sweep.take_lock(tmp_path / "run")
     assert again is not None
-    again.release()
+    again.close()
 
 
 def test_a_run_that_another_sweep_has_is_waited_for_and_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "ELSEWHERE_SECONDS", 0.05)
-    held = sweep.Lock.take(tmp_path / "run")
+    held = sweep.take_lock(tmp_path / "run")
     looks = []
 
     def is_done(task):
         looks.append(task.name)
         return True
 
-    wait = sweep.Lock.take.__func__
+    wait = sweep.take_lock
 
-    def take(cls, record):
+    def take(record):
         if len(waits) == 3:
-            held.release()
+            held.close()
         waits.append(record)
-        return wait(cls, record)
+        return wait(record)
 
     waits = []
-    monkeypatch.setattr(sweep.Lock, "take", classmethod(take))
+    monkeypatch.setattr(sweep, "take_lock", take)
     assert sweep_of([python(tmp_path, "run", "raise SystemExit(3)")], is_done=is_done) == [
         ("run", sweep.Outcome(sweep.ELSEWHERE))]
     assert len(waits) >= 4 and looks == ["run"]
@@ -214,7 +214,7 @@ def test_each_run_of_a_group_has_its_own_end_its_own_lock_and_its_own_record(tmp
     assert told["bad"].kind == sweep.FAILED and told["bad"].error.startswith("loss of bad (exit code 3; ")
     assert told["lost"].kind == sweep.FAILED and told["lost"].error.startswith("no memory (exit code 1; ")
     assert (tmp_path / "lost.failed").is_file() and not list(tmp_path.glob("*.code"))
-    assert all(sweep.Lock.take(run.record) for run in runs)
+    assert all(sweep.take_lock(run.record) for run in runs)
 
 
 @pytest.mark.slow
@@ -254,9 +254,9 @@ def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
     cluster.run_submitted(tasks, 2, "local", tmp_path / "jobs", {"timeout_min": 5},
                         lambda task, result: told.update({task.name: result.kind}))
     assert told == {"good": sweep.DONE, "bad": sweep.FAILED}
-    lock = sweep.Lock.take(tmp_path / "good")  # released at the end
+    lock = sweep.take_lock(tmp_path / "good")  # released at the end
     assert cluster.SubmittedRun()(tasks[0]).kind == sweep.ELSEWHERE
-    lock.release()
+    lock.close()
     assert (tmp_path / "bad.failed").is_file()
 
 
