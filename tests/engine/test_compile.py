@@ -27,7 +27,9 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("method", ["EA-KD", "EA-REVIEWKD"])  # logits alone, and maps of every stage
+@pytest.mark.parametrize("method", [  # maps of every stage; logits alone
+    "EA-REVIEWKD", pytest.param("EA-KD", marks=pytest.mark.slow),
+])
 def test_a_compiled_run_follows_the_plain_one_and_saves_plain_names(tmp_path, traced, method):
     compiled = run(tmp_path / "compiled", method, "COMPILE", True)
     assert traced

@@ -1,5 +1,6 @@
 """Two processes (gloo) compared with one, and a rank that is killed."""
 
+import importlib
 import json
 import os
 import signal
@@ -45,7 +46,19 @@ def test_two_processes_train_what_one_trains_with_the_same_global_batch(trained,
         assert {key: a[key] for key in same} == expected
 
 
-def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
+def forked(words):
+    """tools/train.py in two forked processes, as torchrun starts them."""
+
+    def action():
+        sys.argv = words
+        importlib.import_module("tools.train").cli()
+
+    return run_ranks(action, 2)
+
+
+@pytest.mark.parametrize("start", [forked, pytest.param(lambda words: [typed(*TORCHRUN, *words)], id="torchrun",
+                                                        marks=pytest.mark.slow)])
+def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path, start):
     words = [sys.executable, *TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 5)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL,
@@ -65,11 +78,12 @@ def test_when_a_rank_dies_the_others_end_and_the_run_resumes(tmp_path):
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
     before = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"]
-    done = typed(*TORCHRUN, *train_command(tmp_path, "SOLVER.EPOCHS", 5, resume=True))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "resuming at epoch" in done.stdout
-    said = [line.partition(" ")[2] for line in done.stdout.splitlines()]
-    assert "the teacher's accuracy" in done.stdout and len(set(said)) == len(said), "only the first rank logs"
+    ended = start(train_command(tmp_path, "SOLVER.EPOCHS", 5, resume=True))
+    assert all(done.returncode == 0 for done in ended), ended[-1].stderr[-2000:]
+    log = "".join(done.stdout for done in ended)
+    assert "resuming at epoch" in log
+    said = [line.partition(" ")[2] for line in log.splitlines()]
+    assert "the teacher's accuracy" in log and len(set(said)) == len(said), "only the first rank logs"
     assert torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)["epoch"] == 6 >= before
 
 
