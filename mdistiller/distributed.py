@@ -25,10 +25,12 @@ def stop() -> None:
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -69,6 +71,7 @@ def share_buffers(*modules: nn.Module) -> None:
 
 
 def barrier() -> None:
+    """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
 

@@ -158,7 +158,7 @@ class CocoFolder(BoxSource):
 
 
 def _is_integer(value):
-    return type(value) is int and abs(value) <= MOST_ID  # type: True is no number
+    return type(value) is int and abs(value) <= MOST_ID  # not isinstance: True is an int
 
 
 def _is_box(box):

@@ -54,7 +54,10 @@ class Features(dict):
 
 
 def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
-    """Forward hook for the user's networks: converts logits, or (logits, dict of features), to an `Output`."""
+    """Forward hook for the user's networks: converts logits, or (logits, dict of features), to an `Output`.
+
+    Raises UserError for anything else.
+    """
     if isinstance(output, Tensor):
         return Output(output, Features())
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping):
