@@ -76,6 +76,14 @@ def read_plain(path: str | Path, errors: str = "strict") -> str:
         return file.read().decode("utf-8", errors)
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file; empty when it cannot be read."""
+    try:
+        return read_plain(path, errors="replace")
+    except OSError:
+        return ""
+
+
 def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
     """Open a file and lock it until it is closed or the process ends; returns None if another process holds the lock.
 

@@ -80,7 +80,7 @@ class RunFolder:
         """Raise UserError when the checkpoints are missing, so that resuming would overwrite the results of the run."""
         if any((self / name).exists() for name in CHECKPOINTS):
             return
-        epochs = len(read_lines(self / "metrics.jsonl"))
+        epochs = len(files.read_text(self / "metrics.jsonl").splitlines())
         if self.finished or epochs > 1:  # a run that is killed before its first checkpoint may have one epoch
             raise UserError(
                 f"{self.path}: the run {'has finished' if self.finished else f'has {epochs} epochs'}, and its "
@@ -165,7 +165,7 @@ class RunFolder:
         """Remove the lines of metrics.jsonl from `epoch` on, which a resumed run writes again; returns the others."""
         kept = []
         if (self / "metrics.jsonl").is_file():
-            for line in read_lines(self / "metrics.jsonl"):
+            for line in files.read_text(self / "metrics.jsonl").splitlines():
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
@@ -184,14 +184,6 @@ class RunFolder:
         """
         with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; an empty list when it cannot be read."""
-    try:
-        return files.read_plain(path, errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def _visible(folder):

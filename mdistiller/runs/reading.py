@@ -2,12 +2,12 @@
 
 import json
 import math
-import reprlib
 from pathlib import Path
 from typing import Any
 
+from mdistiller.config.words import shown
 from mdistiller.errors import UserError
-from mdistiller.files import read_plain
+from mdistiller.files import read_plain, read_text
 
 KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds"), (int | float, "a number")),
@@ -19,14 +19,6 @@ NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys 
 ANSWERS, SCORES = "answers", "scores.json"  # in a run folder: answers/<checkpoint>/scores.json
 LARGEST = 1e30  # upper limit of a measurement, whose square can still be summed
 DEEPEST = 20  # levels of nested objects and lists; files of this project have three
-
-
-def shown(value: Any) -> str:
-    """A short text of a value of any size, for a one-line message."""
-    try:
-        return reprlib.repr(value)
-    except (ValueError, RecursionError):  # an integer of more digits than Python prints
-        return f"a {type(value).__name__} too large to print"
 
 
 def is_measurement(value: Any) -> bool:
@@ -105,14 +97,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             raise UserError(f"{path}, line {number}: expected an object with numbers, one of them named epoch")
         rows.append(row)
     return rows
-
-
-def read_text(path: Path) -> str:
-    """The text of a file; empty when it cannot be read."""
-    try:
-        return read_plain(path, errors="replace")
-    except OSError:
-        return ""
 
 
 def finite_points(rows: list[dict[str, float]], *keys: str) -> list[tuple[int, tuple[float, ...]]]:
