@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wrong_inputs import CASES, settings
-from tests.wrong_inputs.case import run, run_here
+from tests.wrong_inputs import CASES
+from tests.wrong_inputs.case import run_here
 from tests.wrong_inputs.saved import make_saved, snapshot, stamps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ MOST_LINES, MOST_LETTERS = 4, 1600  # of stderr, and of the error in it
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """(folder of saved files, their stamps); commands are forked from this process, which has their libraries."""
+    """(folder of saved files, their stamps). The libraries are imported here: no case shall wait for them."""
     from mdistiller.analysis import measure  # noqa: F401
     from mdistiller.bench import cases  # noqa: F401
     from mdistiller.engine import export  # noqa: F401
@@ -38,7 +38,7 @@ def saved(tmp_path_factory):
     for module in (*(f"tools.{tool}" for tool in TOOLS), "matplotlib.backends.backend_pdf", "matplotlib.pyplot"):
         importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # a collection in a forked process would copy all of this one's memory
+    gc.freeze()  # a collection in a case need not go through the libraries
     folder = tmp_path_factory.mktemp("wrong") / "saved"
     make_saved(folder)
     before = snapshot(folder)
@@ -64,8 +64,7 @@ def check(case, folder, code, err, saved):
 def test_a_wrong_input_is_one_line_and_exit_2_and_harms_nothing(case, saved):
     folder = saved[0].parent / f"{CASES.index(case)}-{name_of_folder(case)}"
     case.prepare(folder, saved[0])
-    started = run_here if case in settings.CASES else run
-    code, _, err = started(case.tool, case.words, folder)
+    code, _, err = run_here(case.tool, case.words, folder)
     check(case, folder, code, err, saved)
     shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""One wrong input, and running a command on it in a separate process."""
+"""One wrong input, and running a command on it."""
 
 import contextlib
 import importlib
@@ -9,9 +9,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tests.engine.support import few_test_images
-from tests.forked import run_tool
 
 SAVED = "../saved"  # from the folder of a case: runs, checkpoints, caches and measurements that nothing may change
 RUN = f"{SAVED}/runs/distill/ea"
@@ -74,7 +71,7 @@ def _too_long(number, frame):
 
 
 def run_here(tool: str, words, cwd: Path) -> tuple[int, str, str]:
-    """`run` in this process, which is sooner: for inputs that are refused before anything is set up."""
+    """tools/<tool>.py in this process: exit code, stdout and stderr."""
     out, err, argv, previous = io.StringIO(), io.StringIO(), sys.argv, signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
     sys.argv = [f"tools/{tool}.py", *words]
@@ -88,10 +85,3 @@ def run_here(tool: str, words, cwd: Path) -> tuple[int, str, str]:
         signal.signal(signal.SIGALRM, previous)
         sys.argv = argv
     raise AssertionError("cli() always ends the process")
-
-
-def run(tool: str, words, cwd: Path) -> tuple[int, str, str]:
-    """tools/<tool>.py in a forked process: exit code, stdout and stderr."""
-    with few_test_images():
-        done = run_tool(tool, words, cwd)
-    return done.returncode, done.stdout, done.stderr

@@ -4,7 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from tests.wrong_inputs.case import run
+from tests.engine.support import few_test_images
+from tests.forked import run_tool
 
 BASE = """
 DATASET: {TYPE: digits, TRAIN_FRACTION: 0.5, TEST: {BATCH_SIZE: 512}}
@@ -29,8 +30,9 @@ def make_saved(folder: Path) -> None:
     ]
     for tool, *words in commands:
         words = ["--cfg", "base.yaml", *words] if tool == "train" else words
-        code, out, err = run(tool, words, folder)
-        assert code == 0, f"{tool} {words}: {err}\n{out}"
+        with few_test_images():
+            done = run_tool(tool, words, folder)
+        assert done.returncode == 0, f"{tool} {words}: {done.stderr}\n{done.stdout}"
     (cache,) = (folder / "caches").iterdir()
     cache.rename(folder / "cache")
     (folder / "caches").rmdir()
