@@ -23,7 +23,7 @@ class Key:
     type, and None is allowed. `least` and `most` are inclusive bounds of a number, or of each number of a list; `above`
     and `below` are exclusive bounds. `choices` are the allowed texts or integers. `item` is the type of the items of a
     list. If `path` is True, "~" and "$VARIABLES" are expanded. `sets` names another key, for which this key is an
-    alternative spelling: a value other than None and False is assigned to it.
+    alternative spelling: a value other than None is assigned to it.
     """
 
     default: Any

@@ -7,14 +7,15 @@ from typing import Any
 import mdistiller.config.public as public
 from mdistiller.config.files import BASE_KEY, chain, parse
 from mdistiller.config.key import Key
-from mdistiller.config.keys import GENERAL, KEYS
+from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
 from mdistiller.config.words import Typed, nearest, shown
 from mdistiller.errors import UserError
 from mdistiller.places import find_config
-from mdistiller.registry import ea_name
+from mdistiller.registry import ea_name, split_ea
 
 MOST_BITS = 1000  # of an integer, so that it has a float
 COMMAND_LINE = "command line"
+TYPE, EA = "DISTILLER.TYPE", "DISTILLER.EA"
 BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
 
@@ -79,15 +80,32 @@ class Reading:
                 self.waiting.append((name, value, source))
 
     def _set(self, name, value, source):
-        key, before = self.keys[name], self.values.get(name)
+        key = self.keys[name]
         try:
             self.values[name] = key.read(value)
         except ValueError as error:
             raise UserError(f"{source}: {name}: {error}") from None
         self.sources.pop(name, None)  # the key that was set last must be the last entry
         self.sources[name] = source
-        if key.sets and (self.values[name] not in (None, False) or before is True):
-            self._set(key.sets, self.values[name], source)
+        value = self.values[name]
+        in_one_file = self.sources.get(key.sets) == source != COMMAND_LINE  # as in records: True there, False here
+        if key.sets and (value not in (None, False) or (value is False and not in_one_file)):
+            self._set(key.sets, value, source)
+        if value is False:
+            self.values |= {other: False for other in self.values if OTHER_SPELLINGS.get(other) == name}
+        if name in (EA, TYPE):
+            self._settle_ea(name, source)
+
+    def _settle_ea(self, name, source):
+        """Of "EA-KD" and DISTILLER.EA: False the one that was said last decides; in one file they contradict."""
+        method, weighted = split_ea(str(self.values.get(TYPE, "")))
+        if not weighted or self.values.get(EA) is not False:
+            return
+        other = EA if name == TYPE else TYPE
+        if self.sources.get(other) == source != COMMAND_LINE:
+            raise UserError(f"{source}: {TYPE}: {shown(self.values[TYPE])} contradicts {EA}: {shown(self.values[EA])}; "
+                            "expected one of them")
+        self.values[other] = method if name == EA else True
 
     def _unknown(self, name, source):
         known = [*self.keys, *self.nodes, public.DEFAULTS_KEY, *([BASE_KEY] if source != COMMAND_LINE else [])]
@@ -108,8 +126,8 @@ def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     said = dict(reading.values)
     for node, tree, _ in reading.waiting:
         said |= flatten({node: tree})
-    if said.get("DISTILLER.EA"):
-        said["DISTILLER.TYPE"] = ea_name(said.get("DISTILLER.TYPE", BASE["DISTILLER.TYPE"]))
+    if said.get(EA):
+        said[TYPE] = ea_name(said.get(TYPE, BASE[TYPE]))
     return said
 
 
