@@ -46,10 +46,7 @@ class Training:
     @property
     def path(self) -> Path:
         """The config file, see `find_config`. Raises UserError when it does not exist."""
-        path = find_config(self.config)
-        if path.is_file():
-            return path
-        raise UserError(f"{self.config}: no such config file")
+        return find_config(self.config)
 
     @property
     def all_overrides(self) -> tuple[str, ...]:
