@@ -65,6 +65,8 @@ class Reading:
         for word, value in tree.items():
             name = prefix + _text(word)
             if "." in _text(word):
+                if name in self.keys or name.split(".")[0] not in self.nodes:
+                    raise UserError(f"{source}: {name}: keys have no dots in a file; write {_nested_text(name)}")
                 raise UserError(self._unknown(name, source))
             if name in self.keys:
                 self._set(name, value, source)
@@ -74,8 +76,8 @@ class Reading:
                     below = ", ".join(self.nodes[name])
                     raise UserError(f"{source}: {name}: expected keys below it ({below}), found {shown(value)}")
                 self._say(value, source, f"{name}.")
-            elif prefix or self.complete:
-                raise UserError(self._unknown(name, source))
+            elif prefix or self.complete or self._typed(name, value, source) != name:
+                raise UserError(self._unknown(self._typed(name, value, source), source))
             else:
                 self.waiting.append((name, value, source))
 
@@ -106,6 +108,11 @@ class Reading:
             raise UserError(f"{source}: {TYPE}: {shown(self.values[TYPE])} contradicts {EA}: {shown(self.values[EA])}; "
                             "expected one of them")
         self.values[other] = method if name == EA else True
+
+    def _typed(self, name, value, source):
+        """An unknown node as it was typed, with the key below it, if only its case is wrong; otherwise the node."""
+        whole = next(iter(flatten({name: value})), name) if source == COMMAND_LINE else name
+        return whole if whole.lower() in map(str.lower, self.keys) else name
 
     def _unknown(self, name, source):
         known = [*self.keys, *self.nodes, public.DEFAULTS_KEY, *([BASE_KEY] if source != COMMAND_LINE else [])]
@@ -179,6 +186,10 @@ def _pairs(opts) -> Iterator[tuple[str, Any]]:
             value = next(words, words)  # the iterator itself marks a missing value
         if value is words:
             raise UserError(f"{COMMAND_LINE}: {_text(key)}: a value must follow the key (KEY VALUE or KEY=VALUE)")
+        if value == "=":
+            raise UserError(f"{COMMAND_LINE}: {_text(key)}: found spaces around =; write KEY VALUE or KEY=VALUE")
+        if isinstance(value, str) and value.startswith(("[", "(")) and value.endswith(","):
+            raise UserError(f'{COMMAND_LINE}: {_text(key)}: a list is one word; quote it: {_text(key)} "{value} ..."')
         yield _text(key), value
 
 
@@ -186,6 +197,15 @@ def _nest(key, value):
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
+
+
+def _nested_text(name):
+    """ "SOLVER.LR" as in a file: "SOLVER: {LR: ...}"."""
+    *nodes, last = name.split(".")
+    text = f"{last}: ..."
+    for node in reversed(nodes):
+        text = f"{node}: {{{text}}}"
+    return text
 
 
 def _nodes(keys):
