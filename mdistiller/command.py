@@ -27,6 +27,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; see {self.prog} --help")
 
 
+def add_standardization(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the training command of logit standardization's code; `ls_overrides` says what they set."""
+    parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
+    parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or DKD.T (default: 2)")
+    parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or DKD.LS_WEIGHT (default: 9)")
+
+
 def split_overrides(args: argparse.Namespace, *options: str) -> None:
     """Move KEY VALUE from behind options of several words, which argparse takes for more of them, to `args.opts`."""
     for name in options:
