@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from mdistiller.errors import DISK_FAILS, PLACE_FAILS, RunError, UserError
 
+NEGATIVE = re.compile(r"-\.?\d.*")  # a value, such as -1e-3, which argparse takes for an option
 OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
 
 
@@ -18,10 +19,19 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UserError`s, one line like all others, without the usage text."""
 
     def __init__(self, description: str | None = None, **options):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(description=description, **options)
+        self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; see {self.prog} --help")
+
+
+def add_standardization(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the training command of logit standardization's code; `ls_overrides` says what they set."""
+    parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
+    parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or DKD.T (default: 2)")
+    parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or DKD.LS_WEIGHT (default: 9)")
 
 
 def split_overrides(args: argparse.Namespace, *options: str) -> None:

@@ -1,7 +1,11 @@
 """Where the files that come along are: configs and small teachers, of the checkout or of the installed package."""
 
+import difflib
 import os
+import re
 from pathlib import Path
+
+from mdistiller.errors import UserError
 
 _ABOVE = Path(__file__).resolve().parents[1]
 CHECKOUT = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # None: installed from a wheel
@@ -10,10 +14,46 @@ CONFIGS, CHECKPOINTS = SHIPPED / "configs", SHIPPED / "checkpoints"
 HOME = CHECKOUT or Path()  # where commands put what belongs to the project: the checkout, else the working folder
 
 
+SHORT = (  # how other code bases write the parts of a config's name, and how they are compared
+    (r"[-+]", "_"), (r"res(net)?(?=\d)", "r"), (r"wrn_(?=\d)", "wrn"), (r"mobilenet_?v(?=\d)", "mv"),
+    (r"shuffle(net)?_?v(?=\d)", "shuv"), (r"\b(mlkd|kd_ours)\b", "mld"),
+)
+NEAR = 0.6  # least similarity of a name that is offered
+
+
 def find_config(path: str | Path) -> Path:
     """A config file as it is written, else that of the ones that come along: "configs/digits/kd/res20_res8.yaml", or
-    without "configs/". One that is nowhere comes back as it is written."""
+    without "configs/". Raises UserError, which names the nearest ones, for one that is nowhere."""
     for place in (Path(), SHIPPED, CONFIGS):
         if os.path.isfile(place / path):  # False for a name that no file can have, too
             return place / path
-    return Path(path)
+    if os.path.lexists(path):  # a folder, a pipe, a broken link: whoever reads it says so
+        return Path(path)
+    near = [str(one) for one in nearest_configs(Path(path))]
+    raise UserError(f"{path}: no such config file; "
+                    + (f"nearest: {', '.join(near)}" if near else "tools/configs.py lists those that come along"))
+
+
+def nearest_configs(path: Path) -> list[Path]:
+    """Up to three configs that a path may mean: of the same parts in another order or spelling, such as the public
+    "configs/imagenet/r34_r18/dkd.yaml", beside it, of some more parts, or with a similar name."""
+    names = sorted(one.relative_to(CONFIGS) for one in CONFIGS.rglob("*.yaml") if one.parent != CONFIGS / "methods")
+    known, wanted = {name: _parts(name) for name in names}, _parts(path)
+    found = [name for name in names if sorted(known[name]) == sorted(wanted)]
+    beside = {one.stem: one for one in sorted(path.parent.glob("*.y*ml"))} if os.path.isdir(path.parent) else {}
+    near = [] if found else [beside[stem] for stem in difflib.get_close_matches(path.stem, beside, cutoff=NEAR)]
+    if not found and not near:
+        found = [name for name in names if set(wanted) <= set(known[name])]
+        found.sort(key=lambda name: len(name.parts))
+    if not found and not near:
+        texts = {"/".join(parts): name for name, parts in known.items()}
+        found = [texts[text] for text in difflib.get_close_matches("/".join(wanted), texts, cutoff=NEAR)]
+    return [*near, *(Path("configs") / name for name in found)][:3]
+
+
+def _parts(path):
+    parts = path.parts[path.parts.index("configs") + 1:] if "configs" in path.parts else path.parts
+    text = re.sub(r"\.ya?ml$", "", "/".join(parts).lower())
+    for pattern, short in SHORT:
+        text = re.sub(pattern, short, text)
+    return text.split("/")

@@ -43,7 +43,7 @@ class Registry(dict):
         keys = {key.lower(): key for key in self.keys()} | self.aliases | self.task_aliases.get(task, {})
         if str(name).lower() in keys:
             return keys[str(name).lower()]
-        near = [keys[key] for key in difflib.get_close_matches(str(name).lower(), keys)]
+        near = dict.fromkeys(keys[key] for key in difflib.get_close_matches(str(name).lower(), keys))
         raise UnknownName(f"unknown {self.kind} {name!r}; nearest: {', '.join(near or sorted(self))}")
 
     def __missing__(self, name):

@@ -1,5 +1,12 @@
-# Sourced by the other scripts: changes to the repository and provides a virtual environment with the project.
-# An active environment is used; otherwise .venv is created. Extras can be installed: environment "test,report".
+# Sourced by the other scripts, with their arguments: answers --help with the comment at the head of the script, changes to
+# the repository and provides a virtual environment with the project. An active environment is used; otherwise .venv is
+# created. Extras can be installed: environment "test,report".
+for word in "$@"; do
+    case $word in
+        --) break ;;
+        -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    esac
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment() {
     if [ -n "${VIRTUAL_ENV:-}" ]; then
@@ -15,12 +22,15 @@ environment() {
 use_environment() {  # installs nothing; uses the active environment, else an existing .venv, else the python in PATH
     if [ -z "${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then . .venv/bin/activate; fi
 }
+named_table() {  # sets table to the first argument, which the scripts of the tables give
+    table=${1:-}
+    if [ -z "$table" ]; then echo "error: expected the name of a table, such as 2; --help says more" >&2; exit 2; fi
+}
 arguments() {  # parses those of a training script: sets smoke, dry, options (of tools/sweep.py), overrides (after --)
     smoke= dry= options=() overrides=()
     while [ $# -gt 0 ]; do
         case $1 in
             --smoke) smoke=1 ;;
-            -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
             --install) environment report ;;
             --dry-run) dry=1 options+=(--dry-run) ;;
             --) shift; overrides=("$@"); break ;;

@@ -13,7 +13,6 @@ while [ $# -gt 0 ]; do
         --minutes) minutes=${2:-}; [ $# -lt 2 ] || shift ;;
         --root) root=${2:-}; [ $# -lt 2 ] || shift ;;
         --smoke) smoke=1 ;;
-        -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "error: $1: expected --minutes N, --root FOLDER or --smoke" >&2; exit 2 ;;
     esac
     shift

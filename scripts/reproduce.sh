@@ -6,10 +6,10 @@
 # --smoke: the same cells on digits for two epochs with small networks (minutes). --install: create an environment first.
 # The table is also saved in output/table<NAME>.md (output/smoke/table<NAME>.md).
 set -euo pipefail
-table=$1
-shift
 . "$(dirname "$0")/environment.sh"
 use_environment
+named_table "$@"
+shift
 arguments "$@"
 out=output${smoke:+/smoke}
 sweep --table "$table" ${smoke:+--smoke}

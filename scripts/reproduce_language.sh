@@ -5,10 +5,10 @@
 # It can be stopped at any time; the same command continues, also within a file of answers. --dry-run: only prints the plan.
 # The table is also saved in output/table<NAME>.md (output/smoke_language/table<NAME>.md).
 set -euo pipefail
-table=$1
-shift
 . "$(dirname "$0")/environment.sh"
 use_environment
+named_table "$@"
+shift
 arguments "$@"
 out=output${smoke:+/smoke_language}
 sweep --table "$table" ${smoke:+--smoke}

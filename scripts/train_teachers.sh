@@ -10,7 +10,7 @@ case ${1:-} in
     cifar100) networks="resnet32x4 wrn_28_4 wrn_40_2 vgg13 ResNet50" ;;
     tiny_imagenet) networks="resnet32x4 vit_b deit_b swin_b" ;;
     digits) networks="resnet20" ;;
-    *) sed -n '2,5s/^# //p' "scripts/train_teachers.sh" >&2; exit 2 ;;
+    *) echo "error: ${1:-no name}: expected cifar100, tiny_imagenet or digits; --help says more" >&2; exit 2 ;;
 esac
 dataset=$1
 shift

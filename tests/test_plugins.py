@@ -78,7 +78,7 @@ def test_the_plugins_of_the_nearest_file_replace_those_of_its_base(plugin, tmp_p
      "A.views: expected a tuple of names, such as ('image',), found 'image'"),
     ("[no_such_module]", "", "EXPERIMENT.PLUGINS: 'no_such_module': ModuleNotFoundError: No module named"),
     ("['']", "", "EXPERIMENT.PLUGINS: '': ValueError"),
-    ("mistake.py", "", "EXPERIMENT.PLUGINS: expected list, found 'mistake.py'"),
+    ("mistake.py", "", "EXPERIMENT.PLUGINS: expected a list such as [a, b], found 'mistake.py'"),
 ])
 def test_a_plugin_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monkeypatch, plugins, code, message):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint or a run: python tools/eval.py -m resnet8x4 -c FILE [-d cifar100] | --run FOLDER.
+"""Evaluate a checkpoint or a run: python tools/eval.py -m resnet8x4 [-c FILE] [-d cifar100] | --run FOLDER.
 
 Prints the task's metrics on the test set: top-1, top-5, cross-entropy and mean entropy for images, average precision
 for detection. Accepts checkpoints of this project, of mdistiller and of the public teacher archives.
@@ -15,21 +15,34 @@ quiet_interrupts()
 
 from mdistiller.runs.records import metric_words
 
+AS_TEACHER = "pretrain"  # mdistiller's word for the weights that a network has as a teacher
 ABSENT = -1.0  # COCO's value of a metric without ground truth
 
 
-def main():
+def arguments():
+    """The command line; the options of mdistiller's command of this name are among them."""
     parser = Parser(__doc__)
     parser.add_argument("-m", "--model", help="name of the network, such as resnet8x4")
-    parser.add_argument("-c", "--checkpoint", help="its checkpoint file")
+    parser.add_argument("-c", "--checkpoint", "--ckpt", metavar="FILE", help=(
+        "its checkpoint file (default, or pretrain: the one that the network would have as a teacher)"))
     parser.add_argument("-d", "--dataset", help="DATASET.TYPE (default: that of --cfg, or else cifar100)")
+    parser.add_argument("-bs", "--batch-size", metavar="N", help="the same as DATASET.TEST.BATCH_SIZE N")
     parser.add_argument("--run", help="a run folder, whose last and best epochs are evaluated")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     parser.add_argument("--cfg", help="with -c: a YAML file with the network and the data set, such as a detector's")
     parser.add_argument("--results", metavar="FILE", help="detection: also write COCO's standard results (JSON)")
     args = parser.parse_intermixed_args()
-    if bool(args.run) == bool((args.model or args.cfg) and args.checkpoint):
-        parser.error("give either --run, or -c with -m or --cfg")
+    if args.checkpoint == AS_TEACHER:
+        args.checkpoint = None
+    if bool(args.run) == bool(args.checkpoint and (args.model or args.cfg) or args.model and not args.cfg):
+        parser.error("give either --run, or -m, or -c with --cfg")
+    if args.batch_size is not None:
+        args.opts = ["DATASET.TEST.BATCH_SIZE", args.batch_size, *args.opts]
+    return args
+
+
+def main():
+    args = arguments()
 
     from mdistiller.engine.reopen import evaluate_checkpoint, evaluate_run
 

@@ -63,7 +63,7 @@ def parse():
         parser.error(f"--study cannot be combined with {'--smoke' if args.smoke else '--pairs'}; use --methods")
     for name in ("seeds", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
+            raise UserError(f"--{name}: expected a number of {name}, at least 1; found {getattr(args, name)}")
     if args.together is not None:
         if args.launcher != "local":
             raise UserError(f"--together: cannot be combined with --launcher {args.launcher}")

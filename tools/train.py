@@ -5,15 +5,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command
+from mdistiller.command import Parser, add_standardization, run_command
 
 
-def main():
+def arguments():
+    """The command line; the options of the code of logit standardization become overrides."""
     parser = Parser(__doc__)
     parser.add_argument("--cfg", required=True, help="a YAML file, such as configs/cifar100/ea_kd/res32x4_res8x4.yaml")
     parser.add_argument("--resume", action="store_true", help="continue an existing run in its folder")
+    add_standardization(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as SOLVER.EPOCHS 10")
     args = parser.parse_intermixed_args()
+    standardization = args.logit_stand, args.base_temp, args.kd_weight
+    if any(standardization):
+        from mdistiller.config.public import ls_overrides
+        from mdistiller.config.stated import stated
+
+        args.opts = [*ls_overrides(stated(args.cfg, args.opts), *standardization), *args.opts]
+    return args
+
+
+def main():
+    args = arguments()
 
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train

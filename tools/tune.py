@@ -36,7 +36,7 @@ def parse():
     split_overrides(args, "methods")
     for name in ("trials", "seeds"):
         if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1; found {getattr(args, name)}")
+            raise UserError(f"--{name}: expected a number of {name}, at least 1; found {getattr(args, name)}")
     if args.study and args.name:
         raise UserError("--name: of --cfg; the lines of --study are named by the study")
     if args.name and (Path(args.name).name != args.name or args.name == ".."):

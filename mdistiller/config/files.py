@@ -75,7 +75,11 @@ def read_yaml(path: str | Path) -> dict:
         if len(data) > MOST_BYTES:
             raise UserError(f"{path}: expected at most {MOST_BYTES >> 20} MiB of YAML")
         text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if "\0" in text:  # UTF-16 of English words
+            raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "a NUL character")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -23,7 +23,7 @@ class Key:
     type, and None is allowed. `least` and `most` are inclusive bounds of a number, or of each number of a list; `above`
     and `below` are exclusive bounds. `choices` are the allowed texts or integers. `item` is the type of the items of a
     list. If `path` is True, "~" and "$VARIABLES" are expanded. `sets` names another key, for which this key is an
-    alternative spelling: a value other than None and False is assigned to it.
+    alternative spelling: a value other than None is assigned to it.
     """
 
     default: Any
@@ -49,15 +49,21 @@ class Key:
 
     def typed(self, value: Any) -> Any:
         """The value, converted to the type of the key. Raises ValueError with the expected type and the value found."""
-        if isinstance(value, Typed):
-            value = str(value) if self.kinds == (str,) else parse(value)
+        if isinstance(value, str):  # of a YAML file, a quoted value, which yacs reads as well
+            by_text = self.kinds == (str,) if isinstance(value, Typed) else str in self.kinds
+            value = str(value) if by_text else parse(value)
         if self.optional and isinstance(value, str | None) and value in NULLS:
             return None
         for kind in self.kinds:
             fitting = self._items(value) if kind is list else _convert(value, kind)
             if fitting is not None:
                 return self._expanded(fitting)
-        raise ValueError(f"expected {' or '.join(kind.__name__ for kind in self.kinds)}, found {shown(value)}")
+        expected = "a list such as " + self._example() if list in self.kinds else " or ".join(
+            kind.__name__ for kind in self.kinds)
+        raise ValueError(f"expected {expected}, found {shown(value)}")
+
+    def _example(self):
+        return f"[{', '.join(map(str, self.default or (('a', 'b') if self.item is str else (1, 2))))}]"
 
     def read(self, value: Any) -> Any:
         """The value, converted to the type of the key and checked. Raises ValueError with what was expected and found.
@@ -68,8 +74,8 @@ class Key:
         return value
 
     def _items(self, value):
-        if isinstance(value, str) and value.startswith("(") and value.endswith(")"):  # a tuple, which yacs accepts
-            value = parse(f"[{value[1:-1]}]")
+        if isinstance(value, str) and (value[:1] + value[-1:] == "()" or "," in value):  # tuples, which yacs accepts
+            value = parse(f"[{value.removeprefix('(').removesuffix(')')}]")
         if not isinstance(value, list | tuple):
             return None
         kind = self.item or (type(self.default[0]) if self.default else None)

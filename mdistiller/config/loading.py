@@ -187,7 +187,6 @@ def _settle(cfg, reading):
         fail("DISTILLER.TYPE", str(error))
     cfg.DISTILLER.TYPE = ea_name(name) if cfg.DISTILLER.EA else name
     cfg.DISTILLER.EA = split_ea(cfg.DISTILLER.TYPE)[1]
-    cfg.EXPERIMENT.LOGIT_STAND &= cfg.DISTILLER.LS  # if it was switched off under its other name
     for stages, what in (("LR_DECAY_STAGES", "epochs"), ("STEPS", "updates")):
         if sorted(cfg.SOLVER[stages]) != list(cfg.SOLVER[stages]):
             fail(f"SOLVER.{stages}", f"expected {what} in ascending order; found {list(cfg.SOLVER[stages])}")

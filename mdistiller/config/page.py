@@ -11,13 +11,17 @@ HEAD = """# Configuration keys
 
 Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/keys.py` and in the methods' own
 files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
-`SOLVER.LR=0.1`. `_BASE_` names the file, or the list of files, from which a file inherits; in a list, later files win.
-In a path, `~` and `$VARIABLES` are expanded. `CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of
-the public code of logit standardization (weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
+`SOLVER.LR=0.1`. What is said later wins: `DISTILLER.EA False` makes KD of EA-KD. `_BASE_` names the file, or the list
+of files, from which a file inherits; in a list, later files win. In a path, `~` and `$VARIABLES` are expanded.
+`CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of the public code of logit standardization
+(weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
 
 Files of the public code bases of mdistiller, its forks, SDD, CAT-KD, WKD, RLD and GDKD are read unchanged
 (`mdistiller/config/public.py`): their names of methods and keys stand for those below, keys without an effect here are
-left out with a warning, and a value that would train something else there is refused.
+left out with a warning, and a value that would train something else there is refused. The options of their commands
+are read too: `--logit-stand --base-temp 2 --kd-weight 9` of `tools/train.py` (EXPERIMENT.LOGIT_STAND, and
+KD.TEMPERATURE and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT), and `-m`, `--ckpt`, `-d` and `-bs` of
+`tools/eval.py`. Where they name a config by another layout, the error names the file that is here.
 """
 METHODS = """
 # Keys of the methods

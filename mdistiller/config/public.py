@@ -132,6 +132,21 @@ def take_defaults(tree: dict, source: str) -> str | None:
     return None if value is ABSENT else str(value)
 
 
+def ls_overrides(said: Mapping, standardize: bool, temperature: str | None, weight: str | None) -> list[str]:
+    """What --logit-stand, --base-temp and --kd-weight of logit standardization's code set, for settings by dotted name.
+
+    None is the default of that code. For DKD the weight multiplies both terms, and the temperature is DKD's, as in the
+    paper of logit standardization; that code multiplies its weight into beta twice and leaves DKD.T. Raises UserError
+    for the others without --logit-stand.
+    """
+    if not standardize:
+        raise UserError("command line: --base-temp and --kd-weight belong to --logit-stand; expected it, too")
+    of_dkd = split_ea(str(said.get("DISTILLER.TYPE", "")))[0].upper() == "DKD"
+    keys = ("DKD.T", "DKD.LS_WEIGHT") if of_dkd else ("KD.TEMPERATURE", "KD.LOSS.KD_WEIGHT")
+    values = (temperature or LS_DEFAULTS["KD.TEMPERATURE"], weight or LS_DEFAULTS["KD.LOSS.KD_WEIGHT"])
+    return ["EXPERIMENT.LOGIT_STAND=True", *(f"{key}={value}" for key, value in zip(keys, values, strict=True))]
+
+
 def not_here(name: str) -> str:
     """What to say of a method that another code base has and this one has not; "" for any other name."""
     nearest, difference = NOT_HERE.get(split_ea(str(name))[0].upper(), ("", ""))

@@ -7,14 +7,15 @@ from typing import Any
 import mdistiller.config.public as public
 from mdistiller.config.files import BASE_KEY, chain, parse
 from mdistiller.config.key import Key
-from mdistiller.config.keys import GENERAL, KEYS
+from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
 from mdistiller.config.words import Typed, nearest, shown
 from mdistiller.errors import UserError
 from mdistiller.places import find_config
-from mdistiller.registry import ea_name
+from mdistiller.registry import ea_name, split_ea
 
 MOST_BITS = 1000  # of an integer, so that it has a float
 COMMAND_LINE = "command line"
+TYPE, EA = "DISTILLER.TYPE", "DISTILLER.EA"
 BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
 
@@ -64,6 +65,8 @@ class Reading:
         for word, value in tree.items():
             name = prefix + _text(word)
             if "." in _text(word):
+                if name in self.keys or name.split(".")[0] not in self.nodes:
+                    raise UserError(f"{source}: {name}: keys have no dots in a file; write {_nested_text(name)}")
                 raise UserError(self._unknown(name, source))
             if name in self.keys:
                 self._set(name, value, source)
@@ -73,21 +76,43 @@ class Reading:
                     below = ", ".join(self.nodes[name])
                     raise UserError(f"{source}: {name}: expected keys below it ({below}), found {shown(value)}")
                 self._say(value, source, f"{name}.")
-            elif prefix or self.complete:
-                raise UserError(self._unknown(name, source))
+            elif prefix or self.complete or self._typed(name, value, source) != name:
+                raise UserError(self._unknown(self._typed(name, value, source), source))
             else:
                 self.waiting.append((name, value, source))
 
     def _set(self, name, value, source):
-        key, before = self.keys[name], self.values.get(name)
+        key = self.keys[name]
         try:
             self.values[name] = key.read(value)
         except ValueError as error:
             raise UserError(f"{source}: {name}: {error}") from None
         self.sources.pop(name, None)  # the key that was set last must be the last entry
         self.sources[name] = source
-        if key.sets and (self.values[name] not in (None, False) or before is True):
-            self._set(key.sets, self.values[name], source)
+        value = self.values[name]
+        in_one_file = self.sources.get(key.sets) == source != COMMAND_LINE  # as in records: True there, False here
+        if key.sets and (value not in (None, False) or (value is False and not in_one_file)):
+            self._set(key.sets, value, source)
+        if value is False:
+            self.values |= {other: False for other in self.values if OTHER_SPELLINGS.get(other) == name}
+        if name in (EA, TYPE):
+            self._settle_ea(name, source)
+
+    def _settle_ea(self, name, source):
+        """Of "EA-KD" and DISTILLER.EA: False the one that was said last decides; in one file they contradict."""
+        method, weighted = split_ea(str(self.values.get(TYPE, "")))
+        if not weighted or self.values.get(EA) is not False:
+            return
+        other = EA if name == TYPE else TYPE
+        if self.sources.get(other) == source != COMMAND_LINE:
+            raise UserError(f"{source}: {TYPE}: {shown(self.values[TYPE])} contradicts {EA}: {shown(self.values[EA])}; "
+                            "expected one of them")
+        self.values[other] = method if name == EA else True
+
+    def _typed(self, name, value, source):
+        """An unknown node as it was typed, with the key below it, if only its case is wrong; otherwise the node."""
+        whole = next(iter(flatten({name: value})), name) if source == COMMAND_LINE else name
+        return whole if whole.lower() in map(str.lower, self.keys) else name
 
     def _unknown(self, name, source):
         known = [*self.keys, *self.nodes, public.DEFAULTS_KEY, *([BASE_KEY] if source != COMMAND_LINE else [])]
@@ -108,8 +133,8 @@ def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     said = dict(reading.values)
     for node, tree, _ in reading.waiting:
         said |= flatten({node: tree})
-    if said.get("DISTILLER.EA"):
-        said["DISTILLER.TYPE"] = ea_name(said.get("DISTILLER.TYPE", BASE["DISTILLER.TYPE"]))
+    if said.get(EA):
+        said[TYPE] = ea_name(said.get(TYPE, BASE[TYPE]))
     return said
 
 
@@ -161,6 +186,10 @@ def _pairs(opts) -> Iterator[tuple[str, Any]]:
             value = next(words, words)  # the iterator itself marks a missing value
         if value is words:
             raise UserError(f"{COMMAND_LINE}: {_text(key)}: a value must follow the key (KEY VALUE or KEY=VALUE)")
+        if value == "=":
+            raise UserError(f"{COMMAND_LINE}: {_text(key)}: found spaces around =; write KEY VALUE or KEY=VALUE")
+        if isinstance(value, str) and value.startswith(("[", "(")) and value.endswith(","):
+            raise UserError(f'{COMMAND_LINE}: {_text(key)}: a list is one word; quote it: {_text(key)} "{value} ..."')
         yield _text(key), value
 
 
@@ -168,6 +197,15 @@ def _nest(key, value):
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
+
+
+def _nested_text(name):
+    """ "SOLVER.LR" as in a file: "SOLVER: {LR: ...}"."""
+    *nodes, last = name.split(".")
+    text = f"{last}: ..."
+    for node in reversed(nodes):
+        text = f"{node}: {{{text}}}"
+    return text
 
 
 def _nodes(keys):

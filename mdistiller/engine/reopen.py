@@ -10,6 +10,7 @@ from mdistiller.config import errors_name_files, load_cfg
 from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
+from mdistiller.engine.networks import load_teacher
 from mdistiller.engine.setup import Run, build_run
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
@@ -71,10 +72,10 @@ def _test(run, network=None, results=None):
 
 @out_of_memory_fails_the_run()
 def evaluate_checkpoint(
-    model: str | None, path: str | Path, dataset: str | None, opts: Sequence = (), cfg_file: str | None = None,
+    model: str | None, path: str | Path | None, dataset: str | None, opts: Sequence = (), cfg_file: str | None = None,
     results: str | None = None,
 ) -> dict:
-    """Test metrics of a checkpoint file on a data set.
+    """Test metrics of a checkpoint file on a data set; without a file, of the network as a teacher (`load_teacher`).
 
     `cfg_file` supplies the model or data set when these are None. Predictions are written to the file `results` if
     given, see `Task.results`.
@@ -82,9 +83,11 @@ def evaluate_checkpoint(
     named = {"DATASET.TYPE": dataset, "DISTILLER.STUDENT": model}
     chosen = [word for key, value in named.items() if value is not None for word in (key, value)]
     cfg = load_cfg(cfg_file, ["DISTILLER.TYPE", "NONE", *chosen, *opts])
+    cfg.DISTILLER.TEACHER = cfg.DISTILLER.STUDENT
     with errors_name_files(cfg):
         run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
-    network = run.distiller.student
-    name = f"{cfg.DISTILLER.STUDENT} with {run.data.info.num_classes} classes"
-    checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)
+        network = load_teacher(cfg, run.task)[0] if path is None else run.distiller.student
+    if path is not None:
+        name = f"{cfg.DISTILLER.STUDENT} with {run.data.info.num_classes} classes"
+        checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)
     return _test(run, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval(), results)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.config.files import read_yaml
+from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, stated
 from mdistiller.errors import UserError
 from mdistiller.places import find_config
@@ -45,10 +46,7 @@ class Training:
     @property
     def path(self) -> Path:
         """The config file, see `find_config`. Raises UserError when it does not exist."""
-        path = find_config(self.config)
-        if path.is_file():
-            return path
-        raise UserError(f"{self.config}: no such config file")
+        return find_config(self.config)
 
     @property
     def all_overrides(self) -> tuple[str, ...]:
@@ -97,8 +95,13 @@ class Training:
         parts = Path(self.config).with_suffix("").parts
         parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-2:]
         method = self.settings.get("DISTILLER.TYPE", "NONE")
-        shown = [text for text in (*self.overrides, *self.extra) if counts(text.split("=")[0], method)]
+        shown = [text for text in (*self.overrides, *self.extra) if counts(_spelled(text.split("=")[0]), method)]
         name = re.sub(r"[^\w.+-]+", "-", "_".join([*parts, *(text.replace("=", "-") for text in shown)])).strip("-")
         if len(name) <= LONGEST_NAME:
             return name
         return f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _spelled(key):
+    """The key that another spelling stands for, and that of the method for DISTILLER.EA; any other key itself."""
+    return "DISTILLER.TYPE" if key == "DISTILLER.EA" else OTHER_SPELLINGS.get(key, key)

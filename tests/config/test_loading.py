@@ -116,10 +116,12 @@ def test_an_invalid_base_is_refused(write, files, expected):
 
 
 def test_a_missing_file_or_one_that_is_not_text_is_refused(write, tmp_path):
-    assert "none.yaml: cannot be read: No such file" in failure(tmp_path / "none.yaml")
+    assert "gone.yaml: no such config file; tools/configs.py lists" in failure(tmp_path / "gone.yaml")
     assert "cannot be read" in failure(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "binary.yaml: cannot be read" in failure(tmp_path / "binary.yaml")
+    assert "binary.yaml: cannot be read: not UTF-8 at byte 0; save it as UTF-8" in failure(tmp_path / "binary.yaml")
+    (tmp_path / "binary.yaml").write_bytes("SOLVER: {LR: 0.1}".encode("utf-16-le"))
+    assert "save it as UTF-8" in failure(tmp_path / "binary.yaml")
 
 
 # --- YAML ----------------------------------------------------------------------------------------------------------
@@ -165,6 +167,10 @@ def test_a_yaml_anchor_merged_into_another_node_is_read(write):
     ("SOLVER.LR_DECAY_STAGES", [3.0, 5], [3, 5]),
     ("SOLVER.LR_DECAY_STAGES", "(62, 75, 87)", [62, 75, 87]),  # a tuple is a text for YAML, not for yacs
     ("FITNET.INPUT_SIZE", "(64, 64)", [64, 64]),
+    ("SOLVER.LR_DECAY_STAGES", "[62, 75]", [62, 75]),  # in quotes, which yacs evaluates
+    ("SOLVER.LR_DECAY_STAGES", "62,75", [62, 75]),
+    ("SOLVER.EPOCHS", "3", 3),
+    ("SOLVER.NESTEROV", "True", True),
     ("DISTILLER.TEACHER_CHECKPOINT", None, None),
     ("DISTILLER.TEACHER_CHECKPOINT", "None", None),
     ("DISTILLER.TEACHER_INPUT_SIZE", 224, 224),
@@ -194,7 +200,7 @@ def test_a_value_is_converted_to_the_type_of_its_default(write, key, given, expe
     ("SOLVER.EPOCHS", 0, "expected a number at least 1 and at most 1000000; found 0"),
     ("SOLVER.NESTEROV", 2, "expected bool, found 2"),
     ("SOLVER.MOMENTUM", 1.5, "at least 0 and at most 1; found 1.5"),
-    ("SOLVER.LR_DECAY_STAGES", 150, "expected list, found 150"),
+    ("SOLVER.LR_DECAY_STAGES", 150, "expected a list such as [150, 180, 210], found 150"),
     ("SOLVER.LR_DECAY_STAGES", ["a"], "expected int, found 'a'"),
     ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in ascending order; found [180, 150]"),
     ("SOLVER.AMP", "float16", "expected one of none, bf16, fp16, auto; found 'float16'"),
@@ -229,6 +235,7 @@ def test_a_wrong_value_is_reported_with_its_file_key_and_what_was_expected(write
     ("BATCH_SIZE", "SOLVER.BATCH_SIZE"),
     ("ZZZ", "unknown key ZZZ; known: AKL, AT, "),
     ("SOLVER.LR.X", "SOLVER.LR: expected float, found {'X': '1'}"),
+    ("solver.epochs", "unknown key solver.epochs; nearest: SOLVER.EPOCHS"),
     ("", "unknown key ''"),
     ("..", "unknown key ''"),
 ])
@@ -241,6 +248,7 @@ def test_the_file_that_holds_an_unknown_key_is_named(write):
     assert "base.yaml: unknown key DKD.BTEA; nearest: DKD.BETA" in failure(write("a.yaml", "_BASE_: base.yaml\n"))
     assert "b.yaml: unknown key 1" in failure(write("b.yaml", "1: 2\n"))
     assert "c.yaml: unknown key None" in failure(write("c.yaml", "~: 2\n"))
+    assert failure(write("d.yaml", "DKD.BETA: 2\n")).endswith("keys have no dots in a file; write DKD: {BETA: ...}")
 
 
 def test_a_list_emptied_by_a_base_still_wants_whole_numbers(write):
@@ -271,6 +279,8 @@ def test_text_on_the_command_line_stays_as_it_is_typed(name):
 
 def test_a_key_without_a_value_is_refused():
     assert "command line: SOLVER.EPOCHS: a value must follow" in failure(None, ["SOLVER.LR", "0.1", "SOLVER.EPOCHS"])
+    assert "SOLVER.LR: found spaces around =; write KEY VALUE" in failure(None, ["SOLVER.LR", "=", "0.1"])
+    assert "a list is one word; quote it" in failure(None, ["SOLVER.STEPS", "[1,", "2]"])
 
 
 def test_an_override_list_is_left_as_it_was():

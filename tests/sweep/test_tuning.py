@@ -238,7 +238,7 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--cfg", CONFIG, "--trials", "0"], "--trials: expected at least 1; found 0"),
+    (["--cfg", CONFIG, "--trials", "0"], "--trials: expected a number of trials, at least 1; found 0"),
     (["--cfg", CONFIG, "--name", ".."], "--name: expected the name of a folder; found .."),
     (["--cfg", CONFIG, "--name", "../other"], "--name: expected the name of a folder; found ../other"),
     (["--cfg", CONFIG, "--methods", "KD"], "--methods: of --study"),

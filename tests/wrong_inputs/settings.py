@@ -11,7 +11,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     f"{name}: &{name} {{<<: [{','.join(9 * [f'*{below}'])}]}}\n" for below, name in zip(NAMES, NAMES[1:], strict=False))
 
 FILES = [
-    typed("train", "--cfg none.yaml", "none.yaml: cannot be read: No such file"),
+    typed("train", "--cfg none.yaml", "none.yaml: no such config file; nearest: configs/digits/none"),
     typed("train", "--cfg a.yaml", "a.yaml: cannot be read: Is a directory", {"a.yaml": folder}, "config: a folder"),
     typed("train", "--cfg a.yaml", "a.yaml: cannot be read: not a regular file", {"a.yaml": pipe}, "config: a pipe"),
     typed("train", f"--cfg {'x' * 300}.yaml", "cannot be read: File name too long", name="config: a name too long"),
@@ -112,7 +112,7 @@ OVERRIDES = [
     train("an empty value", "SOLVER.LR=", says="SOLVER.LR: expected float, found ''"),
     train("1,5 for 1.5", "SOLVER.LR", "1,5", says="SOLVER.LR: expected float, found '1,5'"),
     train("a tag", "SOLVER.LR", "!!python/name:os.system", says="SOLVER.LR: expected float"),
-    train("YAML left open", "SOLVER.LR_DECAY_STAGES", "[1, 2", says="SOLVER.LR_DECAY_STAGES: expected list"),
+    train("YAML left open", "SOLVER.LR_DECAY_STAGES", "[1, 2", says="SOLVER.LR_DECAY_STAGES: expected a list such as"),
     train("a parenthesis of texts", "SOLVER.LR_DECAY_STAGES", "(a, b)", says="SOLVER.LR_DECAY_STAGES: expected int"),
     train("bytes that are no UTF-8", "EXPERIMENT.NAME", "caf\udce9", says="EXPERIMENT.NAME"),
     train("a name too long for a folder", "EXPERIMENT.NAME", "n" * 300, says="File name too long"),
