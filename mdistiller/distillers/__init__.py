@@ -16,6 +16,7 @@ for _module in pkgutil.iter_modules(__path__):
 def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distiller:
     """The distiller that `cfg.DISTILLER.TYPE` names, or its EA- variant if `cfg.DISTILLER.EA` is set.
 
+    For classification, networks return logits (B, C), `(logits, features)` or an object with these (see `Output`).
     `data_info` is an object or a mapping with the training set's num_classes, num_train, image_size and targets;
     entries that the method does not need may be missing. `task` defines what a sample is; None means classification.
     Raises UserError for an unknown method, or for networks that the method cannot use.

@@ -16,6 +16,7 @@ from mdistiller.errors import UserError
 from mdistiller.losses.nkd import target_loss
 from mdistiller.losses.wkd import cka, transport_cost, wkd_loss
 from mdistiller.losses.wkd import sinkhorn_distance as sinkhorn_distance
+from mdistiller.models.base import any_parameter
 
 log = logging.getLogger("mdistiller")
 COST_MATRICES = ("cka", "fc")
@@ -124,7 +125,7 @@ class WKD(Distiller):
         return weight @ weight.mT
 
     def _distances_of(self, path):
-        reference, classes = next(self.teacher.parameters()), self.data_info.num_classes
+        reference, classes = any_parameter(self.teacher, self.student), self.data_info.num_classes
         try:
             distances = torch.load(Path(path), map_location=reference.device, weights_only=True)
         except Exception as error:  # a damaged file can raise many kinds of exceptions
