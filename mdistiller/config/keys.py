@@ -114,7 +114,7 @@ DISTILLER = {
         "Alternative name of EA.TEMPERATURE.")),
 }
 
-LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response")
+LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "image", "prompt_and_response")
 EA = {
     "KIND": Key("ea", choices=("none", "base", "interact", "ea", "student", "inverted_teacher", "inverted_student",
                                "constant", "normalized", "max_logit", "random"), help=(
@@ -131,8 +131,8 @@ EA = {
         "release uses the settings of the published code, which differ between methods.")),
     "LEVEL": Key("sample", choices=LEVELS, help=(
         "sample (token): each sample has its own weight. group (sequence): the samples of an image or sequence have "
-        "the weight of their mean entropies; prompt_and_response includes all tokens in the mean. mean_weight: they "
-        "have the mean of their weights.")),
+        "the weight of their mean entropies; prompt_and_response includes all tokens in the mean. mean_weight (image): "
+        "they have the mean of their weights.")),
 }
 
 SOLVER = {

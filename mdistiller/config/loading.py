@@ -12,8 +12,8 @@ from yacs.config import CfgNode
 
 import mdistiller.config.public as public
 from mdistiller.config.key import Key, flat_keys
-from mdistiller.config.keys import GENERAL, KEYS
-from mdistiller.config.stated import COMMAND_LINE, Reading
+from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
+from mdistiller.config.stated import COMMAND_LINE, Reading, flatten
 from mdistiller.errors import UserError
 from mdistiller.plugins import import_file
 from mdistiller.registry import ea_name, load_methods, split_ea
@@ -22,6 +22,28 @@ PLUGINS = "EXPERIMENT.PLUGINS"
 SOURCES = "sources"  # where a tree of `load_cfg` keeps who has set its keys; no key of it
 UNTRUSTED = "{} is Python code, which is not run because a record names it; if you trust it, add {}"
 KEY = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)*")
+
+
+class Tree(CfgNode):
+    """A whole configuration, in which YACS's ways of merging read files and overrides as `load_cfg` does."""
+
+    def merge_from_file(self, cfg_filename: str | Path) -> None:
+        """Set what the file and the files that it inherits from say. Raises UserError and then changes nothing."""
+        self._merge(cfg_filename, ())
+
+    def merge_from_list(self, cfg_list: Sequence) -> None:
+        """Set the overrides "KEY", value, .... Raises UserError and then changes nothing."""
+        self._merge(None, cfg_list)
+
+    def merge_from_other_cfg(self, cfg_other: Mapping) -> None:
+        """Set what another tree, or a part of one, holds. Raises UserError and then changes nothing."""
+        self._merge(None, [word for pair in flatten(cfg_other).items() for word in pair])
+
+    def _merge(self, path, opts):
+        reading = _read(path, opts, before=flatten(self))
+        _settled(reading)  # its checks; names are resolved when the tree is used, because more may be merged until then
+        _fill(self, _all_values(reading))
+        self.__dict__.setdefault(SOURCES, {}).update(reading.sources)
 
 
 def method_keys() -> dict[str, Key]:
@@ -47,18 +69,18 @@ def load_cfg(
     For a file that is the record of a run, `trusted` are the plug-ins that it may name besides those that the
     overrides name. With None, whatever the file names is imported.
     """
-    reading = Reading(path, opts)
-    _import_plugins(reading, trusted)
-    _check_method(reading)
-    reading.add_keys(method_keys())
-    for source, ignored in reading.ignored.items():
-        if ignored:
-            public.warn(f"{source}: without effect here and left out: {', '.join(dict.fromkeys(ignored))}")
-    cfg = _tree({name: reading.values.get(name, key.default) for name, key in reading.keys.items()})
-    _settle(cfg, reading)
-    _warn_of_defaults(cfg, reading)
+    reading = _read(path, opts, trusted)
+    cfg = _settled(reading)
     cfg.__dict__[SOURCES] = dict(reading.sources)
     return cfg
+
+
+def with_other_spellings(cfg: CfgNode) -> CfgNode:
+    """The tree, or a copy, in which a key that was set under its other name alone, as an attribute, has that value."""
+    said = flatten(cfg)
+    changed = {key: said[name] for name, key in OTHER_SPELLINGS.items()
+               if said[name] not in (None, False) and said[key] == GENERAL[key].default != said[name]}
+    return _fill(copy.deepcopy(cfg), changed) if changed else cfg
 
 
 @contextlib.contextmanager
@@ -125,6 +147,33 @@ def refuse_own_networks(cfg: CfgNode) -> None:
             raise UserError(f"{source}: {key}: {UNTRUSTED.format(network, f'{key} {network}')}")
 
 
+def _read(path, opts, trusted=None, before=None):
+    """All that a file and overrides say, by the keys of all methods, those of plug-ins among them."""
+    reading = Reading(path, opts, before)
+    _import_plugins(reading, trusted)
+    _check_method(reading)
+    reading.add_keys(method_keys())
+    for source, ignored in reading.ignored.items():
+        if ignored:
+            public.warn(f"{source}: without effect here and left out: {', '.join(dict.fromkeys(ignored))}")
+    for name, key in OTHER_SPELLINGS.items():
+        overruled = reading.values.get(name) not in (None, False) and reading.values[name] != reading.values.get(key)
+        if overruled and reading.sources.keys() & {name, key}:
+            reading.values[name] = reading.keys[name].default
+    return reading
+
+
+def _all_values(reading):
+    return {name: reading.values.get(name, key.default) for name, key in reading.keys.items()}
+
+
+def _settled(reading):
+    cfg = _tree(_all_values(reading))
+    _settle(cfg, reading)
+    _warn_of_defaults(cfg, reading)
+    return cfg
+
+
 def _import_plugins(reading, trusted):
     """Import the files and modules of EXPERIMENT.PLUGINS, so that the nodes of their methods are known."""
     source = reading.source(PLUGINS)
@@ -151,21 +200,26 @@ def _check_method(reading):
 def _warn_of_defaults(cfg, reading):
     """A file of logit standardization's code base that leaves KD's settings out means those of that code base."""
     method = load_methods()[cfg.DISTILLER.TYPE]
-    said = any(name.startswith("KD.") for name in reading.values)
-    if cfg.EXPERIMENT.LOGIT_STAND and not said and "KD" in (method.config_key, *method.reads):
+    said = any(name.startswith("KD.") for name in reading.sources)
+    stands = cfg.EXPERIMENT.LOGIT_STAND and "EXPERIMENT.LOGIT_STAND" in reading.sources
+    if stands and not said and "KD" in (method.config_key, *method.reads):
         public.warn(f"{reading.source('EXPERIMENT.LOGIT_STAND')}: KD.* are left out and mean mdistiller's defaults; "
                     f"{public.DEFAULTS_KEY} ls gives those of the code base that EXPERIMENT.LOGIT_STAND comes from")
 
 
 def _tree(values):
-    tree: dict = {}
+    return _fill(Tree(), values)
+
+
+def _fill(tree, values):
+    """The tree, with copies of values by dotted name set in it, whether it is frozen or not."""
     for name, value in values.items():
         *nodes, last = name.split(".")
         node = tree
         for word in nodes:
-            node = node.setdefault(word, {})
-        node[last] = value
-    return CfgNode(tree)  # a deep copy
+            node = node.setdefault(word, CfgNode())
+        node[last] = copy.deepcopy(value)
+    return tree
 
 
 def _plain(value):

@@ -27,6 +27,7 @@ RENAMED = {  # their key: ours
     **{f"DKDMOD.{word}": f"DKD.{word}" for word in ("CE_WEIGHT", "ALPHA", "BETA", "T", "WARMUP")},
     "DATASET.INPUT_SIZE": "DATASET.IMAGE_SIZE",  # WKD
     "M": "SDD.M",  # SDD
+    "EA.FOREGROUND_ONLY": "DETECTION.FOREGROUND_ONLY",  # beside the other settings of EA
 }
 
 WITHOUT_EFFECT = {  # CAT-KD, WKD and GDKD, in this order

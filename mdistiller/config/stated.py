@@ -24,11 +24,11 @@ class Reading:
 
     `values` holds them by dotted name, checked and converted to their type, and `sources` the file (or "command line")
     that set each of them last. Nodes of methods are kept in `waiting`, as they are written, until `add_keys` gives
-    their keys.
+    their keys. `before` are values that were set earlier, for `values` alone.
     """
 
-    def __init__(self, path: str | Path | None, opts: Sequence = ()):
-        self.values: dict[str, Any] = {}
+    def __init__(self, path: str | Path | None, opts: Sequence = (), before: Mapping[str, Any] | None = None):
+        self.values: dict[str, Any] = dict(before or {})
         self.sources: dict[str, str] = {}
         self.waiting: list[tuple[str, Any, str]] = []  # (node, its value as written, source)
         self.keys, self.complete = dict(GENERAL), False

@@ -5,6 +5,7 @@ import pkgutil
 
 from torch import Tensor
 
+from mdistiller.config.loading import with_other_spellings
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.registry import DISTILLERS, ea_name
@@ -16,11 +17,13 @@ for _module in pkgutil.iter_modules(__path__):
 def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distiller:
     """The distiller that `cfg.DISTILLER.TYPE` names, or its EA- variant if `cfg.DISTILLER.EA` is set.
 
+    For classification, networks return logits (B, C), `(logits, features)` or an object with these (see `Output`).
     `data_info` is an object or a mapping with the training set's num_classes, num_train, image_size and targets;
     entries that the method does not need may be missing. `task` defines what a sample is; None means classification.
     Raises UserError for an unknown method, or for networks that the method cannot use.
     """
-    name = DISTILLERS.canonical(cfg.DISTILLER.TYPE)
+    cfg = with_other_spellings(cfg)
+    name = DISTILLERS.canonical(cfg.DISTILLER.TYPE, cfg.TASK.TYPE)
     name = ea_name(name) if cfg.DISTILLER.EA else name
     return DISTILLERS[name].suited(task)(cfg, student, teacher, data_info, task)
 

@@ -20,6 +20,7 @@ from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize, wide
+from mdistiller.models.base import any_parameter, as_output
 from mdistiller.precision import teachers_own_precision
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
@@ -224,6 +225,7 @@ class Distiller(nn.Module):
     def predict(self, inputs: Any):
         """The output of the deployed network in eval mode: for images (B, 3, H, W), logits (B, C)."""
         output = self.deployed()(inputs)
+        output = as_output(self.student, output) if isinstance(output, tuple) else output
         return getattr(output, "logits", output)
 
     def deployed(self) -> nn.Module:
@@ -289,7 +291,7 @@ class Distiller(nn.Module):
         """
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
-            inputs = self.task.blank_inputs(input_size, next(network.parameters()))
+            inputs = self.task.blank_inputs(input_size, any_parameter(network, self.student, self.teacher))
             with _in_eval_mode(network):
                 outputs.append(run(inputs, *outputs))
         return tuple(outputs)

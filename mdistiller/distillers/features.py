@@ -1,7 +1,8 @@
 """Functions that feature methods share: the maps to compare, and pooling two maps to one size. Not a method."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from mdistiller.config.keys import GENERAL
 from mdistiller.errors import UserError
 
 
@@ -25,11 +26,23 @@ def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
 
 def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -> UserError:
     """The error for networks that the method cannot use: one line with their names and the shapes of their maps."""
-    names = distiller.cfg.DISTILLER
+    names = name_of(distiller, "student"), name_of(distiller, "teacher")
     return UserError(
         f"{distiller.method} cannot use these networks ({reason}): "
-        f"maps of student {names.STUDENT} {_sizes(student)}; of teacher {names.TEACHER} {_sizes(teacher)}"
+        f"maps of student {names[0]} {_sizes(student)}; of teacher {names[1]} {_sizes(teacher)}"
     )
+
+
+def name_of(distiller, role: str) -> str:
+    """The name of the "student" or "teacher" for messages: that of the config, or of its class if the config's is the
+    default, because a network built by hand has none."""
+    name, key = distiller.cfg.DISTILLER[role.upper()], GENERAL[f"DISTILLER.{role.upper()}"]
+    if name != key.default:
+        return name
+    network = getattr(distiller, role)
+    while isinstance(getattr(network, "inner", None), nn.Module):  # a wrapper
+        network = network.inner
+    return type(network).__name__
 
 
 def _sizes(shapes):

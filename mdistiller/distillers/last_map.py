@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mdistiller.distillers.base import Distiller
 from mdistiller.distillers.features import misfit
-from mdistiller.models.base import Output
+from mdistiller.models.base import Output, any_parameter, as_output
 
 
 def run_to_map(network: nn.Module, image: Tensor) -> Output:
@@ -17,7 +17,7 @@ def run_to_map(network: nn.Module, image: Tensor) -> Output:
     """
     stages = _stages(network)
     if stages is None:
-        output = network(image)
+        output = as_output(network, network(image))
         return Output(output.logits, {"map": output.features["feats"][-1]})
     x = image
     for stage in stages:
@@ -51,7 +51,7 @@ class LastMapDistiller(Distiller):
         unless, for a test image, each network's logits are its classifier applied to the mean of its map.
         """
         (student, student_fits), (teacher, teacher_fits) = (
-            _try(network, self.task.blank_inputs(None, next(network.parameters())))
+            _try(network, self.task.blank_inputs(None, any_parameter(network, self.student)))
             for network in (self.student, self.teacher)
         )
         if not (student_fits and teacher_fits):
@@ -65,7 +65,7 @@ def _try(network, blank):
     classifier = classifier_of(network)
     image = torch.linspace(-2, 2, blank.numel(), device=blank.device, dtype=blank.dtype).view_as(blank)  # not random
     network.eval()
-    if _stages(network) is None and not network(image).features.get("feats"):
+    if _stages(network) is None and not as_output(network, network(image)).features.get("feats"):
         return (), False
     output = run_to_map(network, image)
     last = output.features["map"]

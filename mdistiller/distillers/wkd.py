@@ -10,12 +10,14 @@ from torch import Tensor
 
 from mdistiller.config import Key, temperature_key, weight_key
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.features import name_of
 from mdistiller.distillers.last_map import classifier_of
 from mdistiller.distillers.ls import standardize
 from mdistiller.errors import UserError
 from mdistiller.losses.nkd import target_loss
 from mdistiller.losses.wkd import cka, transport_cost, wkd_loss
 from mdistiller.losses.wkd import sinkhorn_distance as sinkhorn_distance
+from mdistiller.models.base import any_parameter
 
 log = logging.getLogger("mdistiller")
 COST_MATRICES = ("cka", "fc")
@@ -113,18 +115,21 @@ class WKD(Distiller):
         distance = wkd_loss(*logits, target, self.cost, *self.settings)
         return {"target": target_loss(*logits, target), "wkd": self.weight_at(epoch) * distance}
 
+    def _num_classes(self):
+        return self.data_info.num_classes or self.dry_run()[1].logits.shape[1]
+
     def _classifier_cosines(self):
-        classifier, classes = classifier_of(self.teacher), self.data_info.num_classes
+        classifier, classes = classifier_of(self.teacher), self._num_classes()
         if classifier is None or len(classifier.weight) != classes:
             raise UserError(
-                f"{self.method}: teacher {self.cfg.DISTILLER.TEACHER} does not end in a linear layer of {classes} "
+                f"{self.method}: teacher {name_of(self, 'teacher')} does not end in a linear layer of {classes} "
                 "classes, from which the costs are computed; set WKD.COST_MATRIX_PATH"
             )
         weight = F.normalize(classifier.weight.detach(), dim=1)
         return weight @ weight.mT
 
     def _distances_of(self, path):
-        reference, classes = next(self.teacher.parameters()), self.data_info.num_classes
+        reference, classes = any_parameter(self.teacher, self.student), self._num_classes()
         try:
             distances = torch.load(Path(path), map_location=reference.device, weights_only=True)
         except Exception as error:  # a damaged file can raise many kinds of exceptions

@@ -20,7 +20,8 @@ def ctkd_loss(
     In nats, times temperature**2; the gradient of the temperature flows through this factor too. `temperature` is a
     number or a tensor of one element for all samples, or a tensor (B,) with one for each sample. `smoothing` is added
     to the teacher's probabilities without renormalising them, as in the released code; by default it is 0 for one
-    temperature and 1e-7 for one per sample. A class with a teacher's logit of -inf keeps the probability 0.
+    temperature and 1e-7 for one per sample. A tensor (1,) counts as one temperature for all, so a batch of one sample
+    with a temperature of its own needs smoothing=1e-7. A class with a teacher's logit of -inf keeps the probability 0.
     """
     if isinstance(temperature, Tensor):
         if smoothing is None and temperature.numel() > 1:

@@ -40,10 +40,12 @@ KINDS = {  # functions of the entropies of student and teacher, (n,), and of the
 }
 
 
-# The values of EA.LEVEL. For text, "token" means "sample" and "sequence" means "group". "prompt_and_response" means
-# "group" with entropies averaged over all tokens of a sequence, and not only over the supervised ones.
-LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "prompt_and_response")
+# The values of EA.LEVEL. For text, "token" means "sample" and "sequence" means "group"; for detection, "image" means
+# "mean_weight". "prompt_and_response" means "group" with entropies averaged over all tokens of a sequence, and not only
+# over the supervised ones.
+LEVELS = ("sample", "group", "token", "sequence", "mean_weight", "image", "prompt_and_response")
 PER_SAMPLE = ("sample", "token")  # levels at which each sample has a weight of its own
+MEANS_OF_WEIGHTS = ("mean_weight", "image")
 
 
 def _normalized(weight):
@@ -84,15 +86,16 @@ def weigh_entropies(
 ) -> Tensor:
     """Weights (n,) from the entropies (n,) of student and teacher and their upper bound; see `ea_weight`.
 
-    Raises ValueError for an unknown `kind`.
+    Raises ValueError for an unknown `kind` or `level`.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
+    for what, given, known in (("kind", kind, KINDS), ("level", level, LEVELS)):
+        if given not in known:
+            raise ValueError(f"unknown {what} {given!r}: expected one of {', '.join(known)}")
     if level in PER_SAMPLE:
         group = None
     if group is None:
         weight = KINDS[kind](student, teacher, bound)
-    elif level == "mean_weight":
+    elif level in MEANS_OF_WEIGHTS:
         weight = group_mean(KINDS[kind](student, teacher, bound), group)
     else:
         weight = KINDS[kind](group_mean(student, group), group_mean(teacher, group), bound)
@@ -162,12 +165,12 @@ def ea_weight(
     `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
     means log C (the released code divides by the number 100 for some methods). `group` (n,) int64 gives the group of
     each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
-    or with `level` "mean_weight" the mean of their own weights. The other values of `kind` are the paper's ablations
-    (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized` divides w by
-    that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the batch to its
-    samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With several processes,
-    the batch is that of the process, as in every method that relates the samples of a batch.
-    A single class has the weight 0. Raises ValueError for an unknown `kind`.
+    or with `level` "mean_weight" (or "image") the mean of their own weights. The other values of `kind` are the paper's
+    ablations (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized`
+    divides w by that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the
+    batch to its samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With
+    several processes, the batch is that of the process, as in every method that relates the samples of a batch.
+    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`.
     """
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)

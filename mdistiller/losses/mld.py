@@ -77,6 +77,8 @@ def confidence_masks(logits_teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def _median(values):
     ordered, count = values.sort().values, len(values)
+    if not count:
+        return values.sum()  # of an empty batch, nothing is masked
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2  # torch.median would take the lower one
 
 

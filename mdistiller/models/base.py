@@ -1,6 +1,7 @@
 """The common interface of networks and their registry. Networks do not depend on distillation."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,18 @@ def give_output(network: nn.Module, args: tuple, output: Any) -> Output:
         f"{type(network).__name__} returns {type(output).__name__}; expected logits (B, C), or a pair of logits and a "
         "dict with feats, preact_feats and pooled_feat"
     )
+
+
+def as_output(network: nn.Module, output: Any) -> Any:
+    """What any network returned as an object with `logits` and `features`; one that has both is returned unchanged."""
+    if hasattr(output, "logits"):
+        return output if hasattr(output, "features") else Output(output.logits, Features())
+    return give_output(network, (), output)
+
+
+def any_parameter(*networks: nn.Module | None) -> Tensor:
+    """A parameter of the first network that has any, for the dtype and device of inputs; without one, a CPU tensor."""
+    return next(chain.from_iterable(one.parameters() for one in networks if one is not None), torch.empty(0))
 
 
 @torch.no_grad()

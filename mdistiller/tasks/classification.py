@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError
 from mdistiller.functional import entropy, wide
 from mdistiller.models import AtInputSize, build_model, try_out
+from mdistiller.models.base import as_output
 from mdistiller.tasks.base import TASKS, Task
 
 STANDARD_IMAGE_SIZE = 32
@@ -19,7 +20,7 @@ NEAR_CHANCE = 2.0  # factor of the accuracy of random guessing
 
 @TASKS.register("classification")
 class Classification(Task):
-    """One label per image. Networks map images (B, 3, H, W) to an `Output` with logits (B, num_classes)."""
+    """One label per image. Networks map images (B, 3, H, W) to logits (B, num_classes) or (logits, features)."""
 
     headline = "top1"
     metrics = ("top1", "top5", "loss")
@@ -55,10 +56,10 @@ class Classification(Task):
         return batch[view]
 
     def run_student(self, network, inputs):
-        return network(inputs)
+        return as_output(network, network(inputs))
 
     def run_teacher(self, network, inputs, student=None):
-        return network(inputs)
+        return as_output(network, network(inputs))
 
     def target(self, batch, student):
         return batch["target"]
@@ -91,14 +92,14 @@ class Classification(Task):
 def evaluate(network: nn.Module, batches: Iterable[dict], device: torch.device | str = "cpu") -> dict[str, float]:
     """{"top1", "top5" (percent), "loss" (cross-entropy, nats), "entropy" (mean, nats, temperature 1), "count"}.
 
-    `network` maps images (B, 3, H, W) to an `Output` or to logits (B, C). Sums stay on the device until the end. With
-    several processes, each rank passes its own batches, which may be none. Raises ValueError if there are no images.
+    `network` maps images (B, 3, H, W) to logits (B, C) or (logits, features). Sums stay on the device until the end.
+    With several processes, each rank passes its own batches, which may be none. Raises ValueError if there are no
+    images.
     """
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
     sums = torch.zeros(5, dtype=dtype, device=device)
     for batch in batches:
-        output = network(batch["image"])
-        logits = wide(output if isinstance(output, Tensor) else output.logits)
+        logits = wide(as_output(network, network(batch["image"])).logits)
         target = batch["target"]
         ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == target[:, None]
         loss = F.cross_entropy(logits, target, reduction="sum")

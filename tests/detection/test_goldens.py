@@ -84,9 +84,9 @@ def test_variants_image_level_and_constant():
     student, teacher = logits()
     group = torch.repeat_interleave(torch.arange(2), G["logit.image_sizes"])
     each = kd_loss(student, teacher, 1.0)
-    weight = ea_weight(student, teacher, 3)
-    by_image = torch.stack([weight[group == number].mean() for number in range(2)])[group]
-    same((by_image * each).mean(), G["variant.kd_image.value"])
+    for level in ("image", "mean_weight"):
+        by_image = ea_weight(student, teacher, 3, group=group, level=level)
+        same((by_image * each).mean(), G["variant.kd_image.value"])
     same((ea_weight(student, teacher, 3, "constant") * each).mean(), G["variant.kd_constant.value"])
 
 

@@ -5,11 +5,14 @@ from torch import nn
 
 from mdistiller.config import load_cfg
 from mdistiller.distillers import build_distiller
-from mdistiller.models import Output, build_model
+from mdistiller.models import build_model
 
 
 class Fixed(nn.Module):
-    """A network whose output for every image is a tensor given beforehand (a parameter, to ask for its gradient)."""
+    """A network whose output for every image is given beforehand: a plain tuple, as other people's networks return.
+
+    The logits are a parameter, to ask for their gradient.
+    """
 
     def __init__(self, logits, features=None):
         super().__init__()
@@ -17,7 +20,7 @@ class Fixed(nn.Module):
         self.features = features or {}
 
     def forward(self, image):
-        return Output(self.logits, self.features)
+        return self.logits, self.features
 
 
 def distiller_of(name, student, teacher, *opts, data_info=None):

@@ -331,7 +331,7 @@ def test_networks_and_settings_that_do_not_fit_are_refused(name, opts, networks,
 @pytest.mark.parametrize("name", ["FITNET", "AT", "NST", "KDSVD", "OFD", "VID", "SP"])
 def test_a_network_without_maps_is_refused(name):
     networks = [Fixed(torch.zeros(4, 10), {"pooled_feat": torch.zeros(4, 8)}) for _ in range(2)]
-    with pytest.raises(UserError, match=f"^{name} cannot use these networks .*: maps of student resnet32 none"):
+    with pytest.raises(UserError, match=f"^{name} cannot use these networks .*: maps of student Fixed none"):
         distiller_of(name, *networks)
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from mdistiller.config import load_cfg
 from mdistiller.distillers.ea import KINDS, ea_weight, entropy
+from mdistiller.errors import UserError
 from tests.golden_files import case_name, close, load, logit_cases, tensors
 
 
@@ -108,9 +110,14 @@ def test_random_weights_of_groups_are_those_of_groups():
         assert (drawn[rows] == drawn[rows[0]]).all()
 
 
-def test_an_unknown_kind_is_refused_by_name():
+def test_an_unknown_kind_or_level_is_refused_by_name():
     with pytest.raises(ValueError, match="interacts.*interact"):
         ea_weight(torch.zeros(1, 2), torch.zeros(1, 2), kind="interacts")
+    with pytest.raises(ValueError, match="unknown level 'images'.* image,"):
+        ea_weight(torch.zeros(1, 2), torch.zeros(1, 2), group=torch.zeros(1).long(), level="images")
+    with pytest.raises(UserError, match="EA.LEVEL: expected one of sample, .*; found 'imge'; nearest: image"):
+        load_cfg(None, ["EA.LEVEL", "imge"])
+    assert load_cfg(None, ["EA.FOREGROUND_ONLY", 1]).DETECTION.FOREGROUND_ONLY is True
 
 
 def test_normalized_weights_of_a_batch_without_any_weight_are_finite():

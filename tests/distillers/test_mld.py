@@ -152,6 +152,12 @@ def test_the_teacher_gets_no_gradient():
     assert teacher.grad is teacher_strong.grad is None and student.grad is not None and strong.grad is not None
 
 
+@pytest.mark.parametrize("masking", ["released", "per_sample"])
+def test_an_empty_batch_has_no_losses_of_samples(masking):
+    losses = mld_losses(*torch.zeros(4, 0, 3), 4.0, masking=masking)
+    assert losses["weak"].shape == losses["strong"].shape == (0,) and losses["cc"] == 0
+
+
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_extreme_logits_and_two_classes_are_finite(scale, standardize):
