@@ -18,20 +18,27 @@ def differences(groups: Sequence[Sequence[RunRecord]], kinds: Sequence[Hashable]
     """
     by_kind: dict[Hashable, list] = {}
     for group, kind in zip(groups, kinds, strict=True):
-        by_kind.setdefault(kind, []).append(group)
-    return [_own(group, by_kind[kind]) for group, kind in zip(groups, kinds, strict=True)]
+        by_kind.setdefault(kind, []).append(group[0])
+    differing = {kind: _differing(runs) for kind, runs in by_kind.items()}
+    teachers = {kind: {_teacher(run) for run in runs} for kind, runs in by_kind.items()}
+    texts = []
+    for group, kind in zip(groups, kinds, strict=True):
+        words = [f"{key} {_text(_value(group[0], key))}" for key in differing[kind]]
+        words += [f"teacher {str(_teacher(group[0]))[:DIGITS]}"] if len(teachers[kind]) > 1 else []
+        texts.append(", ".join(words))
+    return texts
 
 
-def _own(group, rivals):
-    run = group[0]
-    keys = dict.fromkeys(key for one in (run, *(other[0] for other in rivals)) for key in one.config)
-    differing = [key for key in sorted(keys) if counts(key, run.config["DISTILLER.TYPE"]) and key != "DISTILLER.TYPE"
-                 and any(not equal(_value(run, key), _value(other[0], key)) for other in rivals)]
-    words = [f"{key} {_text(_value(run, key))}" for key in differing]
-    teacher = run.metadata.get("teacher_sha256")
-    if any(other[0].metadata.get("teacher_sha256") != teacher for other in rivals):
-        words.append(f"teacher {str(teacher)[:DIGITS]}")
-    return ", ".join(words)
+def _differing(runs):
+    """The keys that count and that are not constant over runs of one method, sorted."""
+    first, *others = runs
+    keys = sorted({key for run in runs for key in run.config} - {"DISTILLER.TYPE"})
+    return [key for key in keys if counts(key, first.config["DISTILLER.TYPE"])
+            and not all(equal(_value(first, key), _value(other, key)) for other in others)]
+
+
+def _teacher(run):
+    return run.metadata.get("teacher_sha256")
 
 
 def _value(run, key):
