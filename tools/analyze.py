@@ -42,9 +42,9 @@ def main():
 
     from mdistiller.analysis import files, measure
     from mdistiller.engine.run_folder import commit
-    from mdistiller.runs.records import find_runs
+    from mdistiller.runs.records import readable_runs
 
-    runs = [run for folder in args.runs for run in find_runs(folder)]
+    runs = [run for folder in args.runs for run in readable_runs(folder)]
     varied = {"key": args.key} if args.key else {}
     options = measure.Options(tuple(args.opts), points=args.points, images=args.images, **varied)
     output = Path(args.output)

@@ -15,6 +15,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 quiet_interrupts()
 
 from mdistiller.report.compare import comparison
+from mdistiller.runs.folders import check_folder
 from mdistiller.runs.kept import keep_records
 from mdistiller.runs.records import find_runs
 
@@ -24,9 +25,10 @@ def main():
     parser.add_argument("runs", help="a folder with run folders, at any depth")
     parser.add_argument("--keep", metavar="FOLDER", help="archive finished runs there, without weights")
     args = parser.parse_args()
+    check_folder(args.runs, "runs")
     print(comparison(args.runs))
     if args.keep:
-        print(f"{keep_records(find_runs(args.runs), Path(args.keep))} runs archived in {args.keep}")
+        print(f"{keep_records(find_runs(args.runs, []), Path(args.keep))} runs archived in {args.keep}")
 
 
 def cli():

@@ -16,7 +16,7 @@ quiet_interrupts()
 from mdistiller.errors import UserError
 from mdistiller.report.figures import FIGURES, draw
 from mdistiller.report.gain_figures import GAIN_FIGURES, draw_gains
-from mdistiller.runs.records import find_runs
+from mdistiller.runs.records import readable_runs
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
         names = [name for name in FIGURES if (analysis / f"figure_{name}.json").is_file()]
         if not names:
             raise UserError(f"{analysis}: contains no measured figure; see python tools/analyze.py --help")
-    runs = find_runs(Path(args.runs)) if set(names) & set(GAIN_FIGURES) else []
+    runs = readable_runs(Path(args.runs)) if set(names) & set(GAIN_FIGURES) else []
     for name in names:
         output = Path(args.output)
         paths = draw_gains(name, runs, output) if name in GAIN_FIGURES else draw(name, analysis, output)

@@ -16,6 +16,7 @@ quiet_interrupts()
 
 from mdistiller.files import write_text
 from mdistiller.report.page import report
+from mdistiller.runs.folders import check_folder
 
 
 def main():
@@ -24,6 +25,7 @@ def main():
     parser.add_argument("--figures", default="figures", help="a folder with PNG figures; it may be missing")
     parser.add_argument("--output", default="report.html")
     args = parser.parse_args()
+    check_folder(args.runs)
     output = Path(args.output)
     write_text(output, report(args.runs, args.figures))
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -15,7 +15,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command, split_over
 quiet_interrupts()
 
 from mdistiller.errors import UserError
-from mdistiller.runs.records import find_runs
+from mdistiller.runs.records import readable_runs
 
 
 def main():
@@ -29,7 +29,7 @@ def main():
     split_overrides(args, "runs")
     if args.images < 0:
         raise UserError(f"--images: expected at least 0; found {args.images}")
-    runs = [run for folder in args.runs for run in find_runs(folder)]
+    runs = [run for folder in args.runs for run in readable_runs(folder)]
     wanted = [run for run in runs if run.done and run.kept is None and run.config["DISTILLER.TYPE"] != "NONE"]
     if not wanted:
         raise UserError(f"{' '.join(args.runs)}: no finished run with a teacher; expected folders of tools/train.py")

@@ -24,11 +24,12 @@ quiet_interrupts()
 from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
 from mdistiller.report.study import load_studies
+from mdistiller.runs.folders import check_folder
 from mdistiller.runs.language import SPEC as LANGUAGE
 from mdistiller.runs.language import is_language, trainings
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.progress import duration
-from mdistiller.runs.records import find_runs, metric_words, read_run
+from mdistiller.runs.records import metric_words, read_run, readable_runs
 from mdistiller.runs.training import Training
 from mdistiller.sweep import cluster, plan, processes
 
@@ -131,9 +132,9 @@ def main():
     devices = processes.local_devices()
     fork = args.fork or args.smoke
     jobs = args.jobs or (min(os.cpu_count(), MOST_FORKS) if fork else max(1, len(devices)))
-    if args.runs and not Path(args.runs).is_dir():
-        raise UserError(f"--runs: no such folder: {args.runs}")
-    progress = plan.Progress(find_runs(args.runs or runs[0].folder.parent.parent))
+    if args.runs:
+        check_folder(args.runs)
+    progress = plan.Progress(readable_runs(args.runs or runs[0].folder.parent.parent, some=False))
     states = {run: progress.state(run) for run in runs}
     wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))
     todo = [run for run in runs if states[run] in wanted]

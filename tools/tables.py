@@ -25,10 +25,11 @@ from mdistiller.report.ranks import rank_blocks
 from mdistiller.report.significance import power_lines
 from mdistiller.report.study import load_studies, table
 from mdistiller.runs.fill import EPOCHS, fill
+from mdistiller.runs.folders import check_folder
 from mdistiller.runs.language import SPEC as LANGUAGE
 from mdistiller.runs.language import is_language, rows
 from mdistiller.runs.paper import covered_tables, load_tables
-from mdistiller.runs.records import find_runs
+from mdistiller.runs.records import readable_runs
 from mdistiller.runs.training import SMOKE
 
 DEFAULT_RUNS = "output"
@@ -60,8 +61,8 @@ def main():
             if given:
                 parser.error(f"--study cannot be combined with {option}; its tables are Markdown and show both epochs")
 
-    if args.runs and not Path(args.runs).is_dir():
-        raise UserError(f"--runs: no such folder: {args.runs}")
+    if args.runs:
+        check_folder(args.runs)
     extra = as_overrides(args.opts)
     if args.write and not args.study:
         raise UserError("--write: only tables of a --study can be written into a page; for --table use --format html")
@@ -69,7 +70,7 @@ def main():
         print(_power(args), end="")
         return
     if args.study:
-        text = table(load_studies(extra)[args.study], find_runs(args.runs or DEFAULT_RUNS))
+        text = table(load_studies(extra)[args.study], readable_runs(args.runs or DEFAULT_RUNS))
         if args.write:
             write_into(Path(args.write), args.study, text)
         print(text, end="")
@@ -80,7 +81,7 @@ def main():
     tables = covered_tables(args.table)
     prefix = stated(None, extra).get("LOG.PREFIX")
     root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
-    runs = find_runs(root)
+    runs = readable_runs(root)
     filled = [fill(each, runs, args.epoch, extra, args.smoke) for each in tables]
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
     if args.runs and prefix is None:
@@ -107,7 +108,7 @@ def _language(args, extra):
                         "others; expected --format markdown, latex or html")
     root = args.runs or stated(None, extra).get("LOG.PREFIX") or (
         LANGUAGE["smoke"]["prefix"] if args.smoke else DEFAULT_RUNS)
-    runs, blocks = find_runs(root), []
+    runs, blocks = readable_runs(root), []
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
     for name in dict.fromkeys(args.table):
         table, command = load_tables()[name], " ".join(["python tools/sweep.py --table", name, *words])

@@ -10,7 +10,7 @@ from pathlib import Path
 from mdistiller.registry import split_ea
 from mdistiller.runs.differences import differences
 from mdistiller.runs.matching import fit
-from mdistiller.runs.records import RunRecord, group_runs, metric_words
+from mdistiller.runs.records import RunRecord, data_of, group_runs, metric_words
 from mdistiller.runs.statistics import Gain, paired_gain
 
 LONGEST_LABEL = 40  # characters of a name in a legend
@@ -39,6 +39,11 @@ class Entry:
     def alone(self) -> bool:
         """Whether there is no teacher."""
         return self.first.config["DISTILLER.TYPE"] == "NONE"
+
+    @property
+    def data(self) -> str | None:
+        """The SHA-256 of the data; None for runs of older versions."""
+        return data_of(self.runs)
 
     @property
     def metric(self) -> str:
@@ -99,14 +104,17 @@ class Book:
                 for entry, baseline in found if baseline is not None]
 
     def _baseline(self, entry):
-        """The configuration that has the plain method, the same teacher, and equal settings otherwise."""
+        """The configuration that has the plain method, the same teacher and data, and equal settings otherwise.
+
+        Runs of older versions do not name their data; they are compared with those of any data.
+        """
         run = entry.first
         plain, weighted = split_ea(run.config["DISTILLER.TYPE"])
         wanted = {**run.config, "DISTILLER.TYPE": plain}
-        same = (other for other in self.entries if weighted
-                and other.first.metadata.get("teacher_sha256") == run.metadata.get("teacher_sha256")
-                and other.first.headline == run.headline and fit(other.first, wanted) == ())
-        return next(same, None)
+        same = [other for other in self.entries if weighted and other.first.teacher_sha256 == run.teacher_sha256
+                and other.first.headline == run.headline and fit(other.first, wanted) == ()]
+        equal = [other for other in same if other.data == entry.data]
+        return next(iter(equal or [other for other in same if None in (entry.data, other.data)]), None)
 
 
 def method_of(run: RunRecord) -> str:

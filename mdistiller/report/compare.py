@@ -1,13 +1,22 @@
 """A Markdown table of all finished runs in a folder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mdistiller import markdown
 from mdistiller.errors import UserError
-from mdistiller.runs.differences import differences
-from mdistiller.runs.records import RunRecord, find_runs, group_runs, mean_and_std, metric_words
+from mdistiller.runs.differences import differences, digits
+from mdistiller.runs.records import (
+    RunRecord,
+    data_of,
+    group_runs,
+    mean_and_std,
+    metric_words,
+    readable_runs,
+    repeated_runs,
+    split_by_data,
+)
 
 COLUMNS = ("data", "method", "teacher", "student", "epochs", "seeds")
 
@@ -18,11 +27,11 @@ def comparison(root: str | Path) -> str:
     Configurations with the same method, data, networks and epochs list the settings in which they differ. Raises
     UserError when there is no finished run.
     """
-    runs = find_runs(root)
+    runs = readable_runs(root)
     done = [run for run in runs if run.done]
     if not done:
         raise UserError(f"{root}: no finished run below it")
-    rows = [_teacher_row(run) for run in _one_per_teacher(done)]
+    rows = [_teacher_row(run, words) for run, words in teachers(done)]
     groups = group_runs(done)
     rows += [row(group, words) for group, words in zip(groups, differences(groups, [row(g)[:5] for g in groups]),
                                                        strict=True)]
@@ -30,7 +39,15 @@ def comparison(root: str | Path) -> str:
     lines = [markdown.table(cells[0], cells[1:], aligned=True)]
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
+    lines += [f"\n{text}" for text in repeated_words([run for run, _ in repeated_runs(done)])]
     return "\n".join(lines)
+
+
+def repeated_words(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence about runs that are in no table, because other runs of their seeds are counted; nothing for none."""
+    names = ", ".join(str(run.path) for run in runs)
+    number = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return [f"{number} of a seed that is counted already (by the run started last): {names}"] if runs else []
 
 
 def head(runs: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -45,17 +62,25 @@ def percent(values) -> str:
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def _one_per_teacher(runs: list[RunRecord]):
-    seen = {}
+def teachers(runs: Iterable[RunRecord]) -> list[tuple[RunRecord, str]]:
+    """A run of each teacher on each data, and words for the data if the teacher has results on several."""
+    found: dict[tuple, list[RunRecord]] = {}
     for run in runs:
         if run.teacher_result is not None:
-            seen.setdefault((run.config["DATASET.TYPE"], run.metadata.get("teacher_sha256")), run)
-    return seen.values()
+            found.setdefault((run.config["DATASET.TYPE"], run.teacher_sha256), []).append(run)
+    told = []
+    for parts in map(split_by_data, found.values()):
+        told += [(part[0], f"data {digits(data_of(part))}" if len(parts) > 1 else "") for part in parts]
+    return told
 
 
-def _teacher_row(run):
+def _teacher_row(run, words):
     name, result = run.config["DISTILLER.TEACHER"], f"{run.teacher_result:.2f}"
-    return (run.config["DATASET.TYPE"], "teacher", name, "", "", "", result, "")
+    return (run.config["DATASET.TYPE"], _with(words, "teacher"), name, "", "", "", result, "")
+
+
+def _with(words, name):
+    return f"{name} ({words})" if words else name
 
 
 def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
@@ -66,7 +91,7 @@ def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
     words = ", ".join(filter(None, (words, "on validation images" if group[0].on_validation else "")))
     return (
         config["DATASET.TYPE"],
-        f"{method} ({words})" if words else method,
+        _with(words, method),
         teacher,
         config["DISTILLER.STUDENT"],
         str(group[0].epochs),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
+from mdistiller.report.compare import repeated_words
 from mdistiller.runs.fill import Filled, FilledTable
 from mdistiller.runs.statistics import Gain
 
@@ -299,4 +300,5 @@ def _notes(filled) -> Iterable[Block]:
             )
     if filled.unfinished:
         lines.append(f"{filled.unfinished} run(s) in the folder are not finished and are left out")
+    lines += repeated_words(filled.repeated)
     return [Heading("Notes", 3), Items(tuple(lines))] if lines else []

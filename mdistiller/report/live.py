@@ -11,12 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mdistiller.errors import UserError
-from mdistiller.report.answers import answers_of
-from mdistiller.report.page import values
+from mdistiller.report.page import can_be_shown, values
 from mdistiller.report.render import plotly_js, render
-from mdistiller.report.samples import samples_of
+from mdistiller.runs.folders import check_folder, folders_below
 from mdistiller.runs.records import RunRecord, archived_runs, by_path, read_run, run_folders
-from mdistiller.traces import FOLDER, by_epoch, read_trace
 
 ADDRESS = "127.0.0.1"
 OWN_NAMES = (ADDRESS, "localhost")  # of the Host header; a page of another site cannot read this one under its own name
@@ -60,41 +58,30 @@ class Watched:
 
     def _runs(self) -> tuple[list[RunRecord], list[str]]:
         """The runs that can be read, and a message for each that cannot."""
-        folders, problems = run_folders(self.root), []
-        self._known = {folder: self._read(folder) for folder in folders}
-        try:
-            archived = archived_runs(self.root)
-        except UserError as error:
-            archived, problems = [], [str(error)]
+        problems: list[str] = []
+        self._known = {folder: self._read(folder) for folder in run_folders(self.root)}
         found = [record for _, record, _ in self._known.values() if record is not None]
-        return by_path([*found, *archived]), problems + [text for _, _, text in self._known.values() if text]
+        runs = by_path([*found, *archived_runs(self.root, problems)])
+        return runs, problems + [text for _, _, text in self._known.values() if text]
 
     def _read(self, folder):
         stamp = _stamps(folder)
         if folder in self._known and self._known[folder][0] == stamp:
             return self._known[folder]
+        problems: list[str] = []
         try:
             record = read_run(folder)
-            if "DISTILLER.TYPE" in record.config:
-                _check(record)
-            return stamp, record, ""
+            return (stamp, record, "") if can_be_shown(record, problems) else (stamp, None, problems[0])
         except UserError as error:
             return stamp, None, str(error)
         except OSError as error:  # a folder that is being moved or deleted
             return stamp, None, f"{folder}: cannot be read: {error.strerror}"
 
 
-def _check(run: RunRecord) -> None:
-    """Raise UserError for a file of the run that the page would show and cannot."""
-    run.metrics(), samples_of([run]), list(answers_of([run]))
-    if by_epoch(run.path / FOLDER, ".npz"):
-        read_trace(run.path)
-
-
 def _stamps(place: Path) -> list[tuple]:
     """(path, time of the last change, size) of the files below a folder, sorted; files that vanish are left out."""
     found = []
-    for folder, _, names in os.walk(place):
+    for folder, names in folders_below(place):
         for name in names:
             path = os.path.join(folder, name)
             try:
@@ -154,8 +141,7 @@ def serve(root: str | Path, port: int = 0, figures: str | Path | None = None) ->
 
     Raises UserError for a folder that does not exist, a port that cannot be had, and a missing library.
     """
-    if not Path(root).is_dir():
-        raise UserError(f"--runs: no such folder: {root}")
+    check_folder(root)
     plotly_js()
     handler = type("HandlerOfFolder", (Handler,), {"watched": Watched(root, figures)})
     try:

@@ -10,7 +10,7 @@ from mdistiller.report import render
 from mdistiller.report.answers import answers_of
 from mdistiller.report.book import Book, percent
 from mdistiller.report.charts import chart_data
-from mdistiller.report.compare import head, row
+from mdistiller.report.compare import head, repeated_words, row, teachers
 from mdistiller.report.layout import layout
 from mdistiller.report.pictures import detections_of, figures_in
 from mdistiller.report.samples import class_gains, samples_of
@@ -19,7 +19,8 @@ from mdistiller.runs.fill import fill, may_be_filled
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.progress import duration, progress
 from mdistiller.runs.reading import read_text
-from mdistiller.runs.records import RunRecord, find_runs, metric_words
+from mdistiller.runs.records import RunRecord, find_runs, metric_words, repeated_runs
+from mdistiller.traces import FOLDER, by_epoch, read_trace
 
 LONGEST_LOG = 60_000  # characters; of a longer log only the end is shown
 COLUMNS = (1, -2, -1, -3, 0, 2, 3, 4)  # of the table: method and accuracies first, visible on a phone without scrolling
@@ -31,10 +32,23 @@ def report(root: str | Path, figures: str | Path | None = None) -> str:
 
     Raises UserError without any run, and when Jinja2 or Plotly is missing.
     """
-    runs = find_runs(root)
+    problems: list[str] = []
+    runs = [run for run in find_runs(root, problems) if can_be_shown(run, problems)]
     if not runs:
-        raise UserError(f"{root}: contains no run folder")
-    return render.render("report.html", **values(root, runs, figures))
+        raise UserError(problems[0] if problems else f"{root}: contains no run folder")
+    return render.render("report.html", **values(root, runs, figures, problems=problems))
+
+
+def can_be_shown(run: RunRecord, problems: list[str]) -> bool:
+    """Whether the files of a run that the page shows can be read; if not, a message is added to `problems`."""
+    try:
+        run.metrics(), samples_of([run]), list(answers_of([run]))
+        if by_epoch(run.path / FOLDER, ".npz"):
+            read_trace(run.path)
+    except UserError as error:
+        problems.append(str(error))
+        return False
+    return True
 
 
 def values(root: str | Path, runs: Sequence[RunRecord], figures: str | Path | None = None, live: bool = False,
@@ -43,11 +57,12 @@ def values(root: str | Path, runs: Sequence[RunRecord], figures: str | Path | No
 
     `problems` are messages about folders that cannot be read.
     """
+    problems = [*problems, *repeated_words([run for run, _ in repeated_runs(runs)])]
     book = Book(Path(root), runs)
     samples = samples_of(runs)
     gained = [gain for _, _, gain in book.gains]
     return {
-        "title": f"Runs below {root}", "book": book, "live": live, "problems": list(problems), "percent": percent,
+        "title": f"Runs below {root}", "book": book, "live": live, "problems": problems, "percent": percent,
         "progress": progress(root, runs), "duration": duration, "written": _now(), "cards": _cards(book),
         "headings": _headings(book), "results": [(entry, _cells(entry)) for entry in book.entries],
         "teachers": _teachers(book), "gain_head": GAIN_WORDS,
@@ -89,12 +104,8 @@ def _cells(entry):
 
 def _teachers(book):
     """(name, data, run, result) of each teacher."""
-    seen = {}
-    for run in book.runs:
-        if run.teacher_result is not None:
-            seen.setdefault((run.config["DATASET.TYPE"], run.metadata.get("teacher_sha256")), run)
-    return [(run.config["DISTILLER.TEACHER"], data, run, percent(run.teacher_result))
-            for (data, _), run in seen.items()]
+    return [(run.config["DISTILLER.TEACHER"], f"{run.config['DATASET.TYPE']} {words}".rstrip(), run,
+             percent(run.teacher_result)) for run, words in teachers(book.runs)]
 
 
 def _paper(book):

@@ -5,9 +5,10 @@ from collections.abc import Hashable, Sequence
 from mdistiller.config.stated import BASE
 from mdistiller.config.words import shown
 from mdistiller.runs.matching import equal
-from mdistiller.runs.records import RunRecord, counts
+from mdistiller.runs.records import RunRecord, counts, data_of
 
-DIGITS = 8  # of a teacher's SHA-256, shown if teachers of the same name have different weights
+DIGITS = 8  # of a SHA-256, shown if teachers or data of the same name differ
+DIGESTS = {"teacher": lambda group: group[0].teacher_sha256, "data": data_of}
 
 
 def differences(groups: Sequence[Sequence[RunRecord]], kinds: Sequence[Hashable]) -> list[str]:
@@ -19,24 +20,33 @@ def differences(groups: Sequence[Sequence[RunRecord]], kinds: Sequence[Hashable]
     by_kind: dict[Hashable, list] = {}
     for group, kind in zip(groups, kinds, strict=True):
         by_kind.setdefault(kind, []).append(group)
-    return [_own(group, by_kind[kind]) for group, kind in zip(groups, kinds, strict=True)]
+    differing = {kind: _differing(each) for kind, each in by_kind.items()}
+    return [", ".join(f"{name} {_text(group, name)}" for name in differing[kind])
+            for group, kind in zip(groups, kinds, strict=True)]
 
 
-def _own(group, rivals):
-    run = group[0]
-    keys = dict.fromkeys(key for one in (run, *(other[0] for other in rivals)) for key in one.config)
-    differing = [key for key in sorted(keys) if counts(key, run.config["DISTILLER.TYPE"]) and key != "DISTILLER.TYPE"
-                 and any(not equal(_value(run, key), _value(other[0], key)) for other in rivals)]
-    words = [f"{key} {_text(_value(run, key))}" for key in differing]
-    teacher = run.metadata.get("teacher_sha256")
-    if any(other[0].metadata.get("teacher_sha256") != teacher for other in rivals):
-        words.append(f"teacher {str(teacher)[:DIGITS]}")
-    return ", ".join(words)
+def _differing(groups):
+    """The keys that count, sorted, and the digests that are not constant over groups of one method."""
+    first, *others = groups
+    method = first[0].config["DISTILLER.TYPE"]
+    keys = {key for group in groups for key in group[0].config if counts(key, method)} - {"DISTILLER.TYPE"}
+    return [name for name in [*sorted(keys), *DIGESTS]
+            if not all(equal(_value(first, name), _value(other, name)) for other in others)]
 
 
-def _value(run, key):
-    return run.config.get(key, BASE.get(key, "at its default"))
+def _value(group, name):
+    if name in DIGESTS:
+        return DIGESTS[name](group)
+    return group[0].config.get(name, BASE.get(name, "at its default"))
 
 
-def _text(value):
+def _text(group, name):
+    value = _value(group, name)
+    if name in DIGESTS:
+        return digits(value)
     return value if isinstance(value, str) and value else shown(value)
+
+
+def digits(digest: str | None) -> str:
+    """The beginning of a SHA-256, for a label."""
+    return (digest or "unknown")[:DIGITS]

@@ -10,7 +10,7 @@ from typing import Any
 from mdistiller.config.stated import BASE
 from mdistiller.runs.matching import TRIALS, best_group, equal, fit
 from mdistiller.runs.paper import Cell, Table
-from mdistiller.runs.records import RunRecord, mean_and_std
+from mdistiller.runs.records import RunRecord, mean_and_std, repeated_runs
 from mdistiller.runs.statistics import Gain, holm, paired_gain
 from mdistiller.runs.training import Training
 
@@ -81,6 +81,7 @@ class FilledTable:
     epoch: str  # the epoch of the headline numbers: "last" or "best"
     smoke: bool = False
     unfinished: int = 0  # number of unfinished runs, which are not used
+    repeated: tuple[RunRecord, ...] = ()  # runs of its cells that are not used, since others have their seeds
 
     @property
     def by_columns(self) -> bool:
@@ -200,7 +201,9 @@ def fill(
         training = Training.of_cell(cell, extra, smoke)
         group, others = best_group(runs, training.settings)
         cells[key] = Filled(cell, training, tuple(group), others, *_protocol(cell, training, group))
-    return FilledTable(table, cells, epoch, smoke, sum(not run.done for run in runs))
+    used = {run.path for cell in cells.values() for run in cell.runs}
+    repeated = tuple(run for run, counted in repeated_runs(runs) if counted.path in used)
+    return FilledTable(table, cells, epoch, smoke, sum(not run.done for run in runs), repeated)
 
 
 def _protocol(cell, training, group):

@@ -43,8 +43,8 @@ def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
 def best_group(runs: Iterable[RunRecord], wanted: Mapping[str, Any]) -> tuple[list[RunRecord], int]:
     """The finished runs, one per seed, of the configuration that fits `wanted` best, and how many others fit too.
 
-    The best one has the fewest differences in protocol, then the most seeds. Runs of different configurations or with
-    different teacher weights are never mixed.
+    The best one has the fewest differences in protocol, then the most seeds. Runs of different configurations, with
+    different teacher weights or data are never mixed.
     """
     fitting = [(departures, run) for run in runs if run.done and (departures := fit(run, wanted)) is not None]
     nearest = {run.identity: len(departures) for departures, run in fitting}

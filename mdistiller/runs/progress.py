@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mdistiller.errors import UserError
+from mdistiller.runs.folders import folders_below
 from mdistiller.runs.reading import parse_json, read_text
 from mdistiller.runs.records import RunRecord
 
@@ -54,7 +55,8 @@ class Progress:
 def progress(root: str | Path, runs: Iterable[RunRecord], now: float | None = None) -> Progress:
     """The progress of the runs below `root`, with those that a sweep there has planned or seen fail."""
     runs, now = list(runs), time.time() if now is None else now
-    errors, plans = _errors(root), [_plan(path) for path in sorted(Path(root).rglob(f"{SWEEP}/*/{PLAN}"))]
+    kept = _sweep_files(root)
+    errors, plans = _errors(kept), [_plan(path) for path in kept if path.name == PLAN]
     there = {_key(run.path) for run in runs}
     found = [_unfinished(run, errors.get(_key(run.path), ""), now) for run in runs if not run.done]
     planned = dict.fromkeys(key for plan in plans for key in plan["runs"])
@@ -98,10 +100,16 @@ def _key(path):
     return path.parent.name, path.name
 
 
-def _errors(root):
+def _sweep_files(root):
+    """The files that sweeps keep, <folder>/.sweep/<project>/<name>, below `root`, sorted."""
+    return sorted(folder / name for folder, names in folders_below(root) if folder.parent.name == SWEEP
+                  for name in names)
+
+
+def _errors(kept):
     """Project and name of a run -> the message with which its last attempt in a sweep failed."""
     found = {}
-    for path in sorted(Path(root).rglob(f"{SWEEP}/*/*.failed")):
+    for path in (path for path in kept if path.suffix == ".failed"):
         content = _content(path)
         if isinstance(content, dict):
             found[_key(path.with_suffix(""))] = str(content.get("error", ""))

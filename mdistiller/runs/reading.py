@@ -12,7 +12,8 @@ from mdistiller.files import read_plain, read_text
 KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds"), (int | float, "a number")),
     **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
-    **dict.fromkeys(("status", "selected_on", "device", "commit", "command", "teacher_sha256"), (str, "a text")),
+    **dict.fromkeys(("status", "selected_on", "device", "commit", "command", "started"), (str, "a text")),
+    **dict.fromkeys(("teacher_sha256", "data_sha256"), (str, "a text")),
     "headline": (str, "the name of a metric"),
 }
 NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys whose values are numbers

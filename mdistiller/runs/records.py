@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.registry import split_ea
+from mdistiller.runs.folders import folders_below
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
 from mdistiller.runs.reading import (
     checked_record,
@@ -28,7 +30,7 @@ from mdistiller.runs.reading import (
 )
 
 # Keys that may differ between runs of one configuration: names, folders, the seed, settings that only change rounding,
-# and other spellings of a key. The teacher is identified by its weights instead of its path.
+# and other spellings of a key. Teacher and data are identified by their SHA-256 instead of their paths.
 NOT_IDENTITY = {
     "EXPERIMENT.NAME", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "EXPERIMENT.SEED", "EXPERIMENT.DETERMINISTIC",
     "DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.NUM_WORKERS", "DATASET.TEST.BATCH_SIZE",
@@ -37,7 +39,8 @@ NOT_IDENTITY = {
 }
 
 
-READ = ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")  # keys that reports need
+# Keys that reports need.
+READ = ("DISTILLER.TYPE", "DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
 HEADLINE = "top1"  # of older runs, whose summary does not name the headline metric
 _WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L",
           "teacher_kl": "KL from the teacher"}
@@ -123,6 +126,15 @@ class RunRecord:
         return self.metadata.get(f"teacher_{self.headline}")
 
     @property
+    def teacher_sha256(self) -> str | None:
+        return self.metadata.get("teacher_sha256")
+
+    @property
+    def data_sha256(self) -> str | None:
+        """The fingerprint of the training images or texts; None for records of older versions."""
+        return self.metadata.get("data_sha256")
+
+    @property
     def rate(self) -> float | None:
         """Samples (images, proposals or tokens) per second in the last epoch."""
         return next((value for key, value in self.summary.items() if key.endswith("_per_second")), None)
@@ -136,10 +148,11 @@ class RunRecord:
         """A text that is equal for runs which differ only in the seed and in keys that do not count.
 
         It includes the protocol (epochs, fraction of the images, batch size) and the SHA-256 of the teacher's weights.
+        The data, which runs of older versions do not name, are left to `split_by_data`.
         """
         method = self.config["DISTILLER.TYPE"]
         kept = {key: value for key, value in {**BASE, **self.config}.items() if counts(key, method)}
-        return json.dumps([sorted(kept.items()), self.metadata.get("teacher_sha256")], default=str)
+        return json.dumps([sorted(kept.items()), self.teacher_sha256], default=str)
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -155,7 +168,7 @@ def read_run(folder: Path) -> RunRecord:
 
 def _config(tree, source):
     config = flatten_checked(tree, source)
-    missing = [key for key in READ if "DISTILLER.TYPE" in config and key not in config]
+    missing = [key for key in READ if key not in config]
     if missing:
         raise UserError(f"{source}: {missing[0]} is missing; a run's config holds every key")
     return config
@@ -170,39 +183,112 @@ def _checked(run, source):
 
 def run_folders(root: str | Path) -> list[Path]:
     """The run folders in or below `root`, ordered by path."""
-    folders = [path.parent for path in sorted(Path(root).rglob("config.yaml"))]
-    of_a_run = ("run.json", "summary.json")  # a folder with neither is not a run folder
-    return [folder for folder in folders if any((folder / name).is_file() for name in of_a_run)]
+    of_a_run = {"run.json", "summary.json"}  # a folder with neither is not a run folder
+    return sorted(folder for folder, names in folders_below(root) if "config.yaml" in names and of_a_run & {*names})
 
 
-def find_runs(root: str | Path) -> list[RunRecord]:
-    """All runs in or below `root`, both run folders and archived studies, ordered by path."""
-    return by_path([*map(read_run, run_folders(root)), *archived_runs(root)])
+def find_runs(root: str | Path, problems: list[str] | None = None) -> list[RunRecord]:
+    """All runs in or below `root`, both run folders and archived studies, ordered by path.
+
+    Raises UserError for the first one that cannot be read; with `problems`, adds a message about each to that list.
+    """
+    runs = filter(None, (_read(problems, read_run, folder) for folder in run_folders(root)))
+    return by_path([*runs, *archived_runs(root, problems)])
 
 
-def archived_runs(root: str | Path) -> list[RunRecord]:
-    """The runs of the archived studies in or below `root`."""
-    runs = []
-    for path in Path(root).rglob(RUNS):
-        for name, row in read_kept(path).items():
-            source = f"{path}: {name}"
-            parts = (checked_record(row[part], source) for part in ("summary", "run"))
-            run = RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row)
-            runs.append(_checked(run, source))
+def _read(problems, read, *of):
+    """The result of a reader. With a list of `problems`, an error is added to it, and the result is None."""
+    try:
+        return read(*of)
+    except UserError as error:
+        if problems is None:
+            raise
+        problems.append(str(error))
+
+
+def readable_runs(root: str | Path, some: bool = True) -> list[RunRecord]:
+    """As `find_runs`, with a line on stderr for each run that cannot be read.
+
+    Raises UserError if none can be read, unless `some` is False.
+    """
+    problems: list[str] = []
+    runs = find_runs(root, problems)
+    if problems and not runs and some:
+        raise UserError(problems[0])
+    for text in problems:
+        print(f"left out: {text}", file=sys.stderr)
     return runs
 
 
+def archived_runs(root: str | Path, problems: list[str] | None = None) -> list[RunRecord]:
+    """The runs of the archived studies in or below `root`. `problems`: as of `find_runs`."""
+    found: list[RunRecord] = []
+    for path in (folder / RUNS for folder, names in folders_below(root) if RUNS in names):
+        rows = _read(problems, read_kept, path) or {}
+        found += filter(None, (_read(problems, _archived, path, name, row) for name, row in rows.items()))
+    return found
+
+
+def _archived(path, name, row):
+    source = f"{path}: {name}"
+    parts = [checked_record(row[part], source) for part in ("summary", "run")]
+    return _checked(RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row), source)
+
+
 def by_path(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """Records of runs ordered by path, without those whose config names no method."""
-    return sorted((run for run in runs if "DISTILLER.TYPE" in run.config), key=lambda run: run.path)
+    """Records of runs ordered by path."""
+    return sorted(runs, key=lambda run: run.path)
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Group runs by configuration, each group ordered by seed; only the first run of each seed is kept."""
-    groups: dict[str, dict[int, RunRecord]] = {}
+    """Group runs by configuration and data, each group ordered by seed.
+
+    Of several runs of one seed, that which was started last is kept; `repeated_runs` has the others.
+    """
+    return [[seeds[seed][0] for seed in sorted(seeds)] for seeds in _by_seed(runs)]
+
+
+def repeated_runs(runs: Iterable[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
+    """(run, the run of the same configuration and seed that is counted) of the finished runs that are not counted.
+
+    A copy of a counted run, such as an archived one below the same folder, is not listed.
+    """
+    pairs = [(other, first) for seeds in _by_seed(run for run in runs if run.done) for first, *rest in seeds.values()
+             for other in rest]
+    return [(other, first) for other, first in pairs if other.summary != first.summary]
+
+
+def _by_seed(runs):
+    """{seed: its runs, the one that was started last first} of each configuration."""
+    same: dict[str, list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(run.identity, {}).setdefault(run.seed, run)
-    return [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
+        same.setdefault(run.identity, []).append(run)
+    found = []
+    for part in (part for each in same.values() for part in split_by_data(each)):
+        seeds: dict[int, list[RunRecord]] = {}
+        for run in part:
+            seeds.setdefault(run.seed, []).append(run)
+        found.append({seed: sorted(each, key=_started, reverse=True) for seed, each in seeds.items()})
+    return found
+
+
+def _started(run):
+    return str(run.metadata.get("started") or "")  # ISO format in UTC, whose order is that of time
+
+
+def split_by_data(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Runs by the SHA-256 of their data. Those without one join the others if these all have the same data."""
+    known = {run.data_sha256 for run in runs} - {None}
+    only = next(iter(known)) if len(known) == 1 else None
+    parts: dict[str | None, list[RunRecord]] = {}
+    for run in runs:
+        parts.setdefault(run.data_sha256 or only, []).append(run)
+    return list(parts.values())
+
+
+def data_of(group: Iterable[RunRecord]) -> str | None:
+    """The SHA-256 of the data of a configuration; None if no run of it names one."""
+    return next((run.data_sha256 for run in group if run.data_sha256), None)
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:

@@ -1,11 +1,21 @@
 """tools/compare.py: one line per configuration, labelled with every setting that differs."""
 
 import json
+import os
+import shutil
 
+import pytest
+
+from mdistiller.errors import UserError
 from mdistiller.report.book import Book
 from mdistiller.report.compare import comparison
-from mdistiller.runs.records import find_runs
+from mdistiller.report.page import report
+from mdistiller.runs import differences
+from mdistiller.runs.progress import progress
+from mdistiller.runs.records import find_runs, group_runs
 from tests.report.support import make_run, make_runs
+from tests.report.test_page import write_run
+from tools import compare
 
 
 def test_configurations_of_one_method_are_labelled_with_every_setting_that_differs(tmp_path):
@@ -32,3 +42,72 @@ def test_the_epochs_of_a_run_counted_in_updates_are_its_evaluations(tmp_path):
     path = next(tmp_path.rglob("summary.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 2}))
     assert [line.split("|")[5].strip() for line in comparison(tmp_path).splitlines()[2:] if "| KD" in line] == ["2"]
+
+
+def lines_of(text, method="KD"):
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    return [(row[2], row[6], row[7]) for row in cells if len(row) > 8 and row[2].split(" ")[0] == method]
+
+
+def test_every_configuration_is_compared_once_whatever_their_number(tmp_path, monkeypatch):
+    runs = [[find_runs(make_run(tmp_path, "KD", 0, 70.0, KD__TEMPERATURE=float(number)))[0]] for number in range(1, 6)]
+    calls = []
+    monkeypatch.setattr(differences, "equal", lambda one, other: calls.append(one) or one == other)
+    assert differences.differences(runs, ["KD"] * 5) == [f"KD.TEMPERATURE {number}.0" for number in range(1, 6)]
+    assert len(calls) <= 4 * (len(runs[0][0].config) + 2)
+
+
+def test_runs_on_two_data_sets_of_one_type_are_two_configurations(tmp_path):
+    """Records of older versions, which do not name their data, belong to either and are counted with a single one."""
+    def made(method, seed, last, data):
+        return make_run(tmp_path, method, seed, last, metadata={"data_sha256": data} if data else {})
+
+    made("KD", 0, 40.0, None), made("KD", 1, 42.0, "1" * 64), made("EA-KD", 0, 44.0, "1" * 64)
+    assert lines_of(comparison(tmp_path)) == [("KD", "2", "41.00 ± 1.41")]
+    made("KD", 1, 90.0, "2" * 64), made("EA-KD", 1, 91.0, "2" * 64)
+    assert lines_of(comparison(tmp_path)) == [
+        ("KD (data unknown)", "1", "40.00"), ("KD (data 11111111)", "1", "42.00"), ("KD (data 22222222)", "1", "90.00")]
+    gains = Book(tmp_path, find_runs(tmp_path)).gains
+    assert {entry.settings: (baseline.settings, gain.mean) for entry, baseline, gain in gains} == {
+        "data 11111111": ("data 11111111", 2.0), "data 22222222": ("data 22222222", 1.0)}
+
+
+def test_of_two_runs_of_one_seed_the_one_started_last_counts_and_the_other_is_named(tmp_path):
+    made = {last: make_run(tmp_path, "KD", seed, last, metadata={"started": f"2026-01-0{day}T00:00:00+00:00"})
+            for seed, last, day in ((0, 60.0, 2), (0, 9.0, 1), (1, 62.0, 1))}
+    shutil.copytree(made[60.0], tmp_path / "copy")  # an archived copy is nothing to tell
+    text = comparison(tmp_path)
+    assert lines_of(text) == [("KD", "2", "61.00 ± 1.41")]
+    assert text.splitlines()[-1] == f"1 run of a seed that is counted already (by the run started last): {made[9.0]}"
+
+
+def test_a_damaged_folder_is_named_and_the_others_are_shown(tmp_path, capsys):
+    write_run(tmp_path / "a_s0", "KD", 0, 70.0)
+    for number, text in enumerate(("DISTILLER: {TYPE: K", "", "SOLVER: {EPOCHS: 2}\n")):
+        write_run(tmp_path / f"b{number}", "KD", 1, 71.0)
+        (tmp_path / f"b{number}" / "config.yaml").write_text(text)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "runs.jsonl").write_text("{")
+    assert lines_of(comparison(tmp_path)) == [("KD", "1", "70.00")]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 4 and "b0/config.yaml:1: not valid YAML" in told[0] and "runs.jsonl, line 1" in told[3]
+    assert all("DISTILLER.TYPE is missing" in line for line in told[1:3])
+    assert report(tmp_path).count('<p class="problem">') == 4
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    for folder in ("disk/project", "output"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_run(tmp_path / "disk" / "project" / "KD_s1", "KD", 1, 71.0)
+    write_run(tmp_path / "output" / "KD_s0", "KD", 0, 70.0)
+    os.symlink(tmp_path / "disk" / "project", tmp_path / "output" / "project")
+    os.symlink(tmp_path / "output", tmp_path / "output" / "project" / "circle")
+    runs = find_runs(tmp_path / "output")
+    assert [run.seed for (*group,) in group_runs(runs) for run in group] == [0, 1] and len(runs) == 2
+    assert progress(tmp_path / "output", runs).done == 2
+
+
+def test_a_folder_that_is_missing_is_named_with_its_option(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["compare.py", "nowhere"])
+    with pytest.raises(UserError, match="runs: no such folder: nowhere"):
+        compare.main()

@@ -59,7 +59,7 @@ def test_other_requests_are_refused(ask):
 
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("config.yaml", "DISTILLER: {TYPE: KD", "config.yaml"),  # as it is written, or on a full disk
-    ("config.yaml", "", None),
+    ("config.yaml", "", "config.yaml: DISTILLER.TYPE is missing"),
     ("summary.json", '{"status": "run', None),
     ("summary.json", '{"status": 3}', "summary.json: status: expected a text"),
     ("metrics.jsonl", "3\n", "metrics.jsonl, line 1: expected an object"),
