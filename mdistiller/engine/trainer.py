@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdistiller import distributed
-from mdistiller.command import Interrupted
+from mdistiller.command import Interrupted, say
 from mdistiller.engine import checkpoints
 from mdistiller.engine.graphs import RecordedSteps, tensors_of, why_eager
 from mdistiller.engine.log import Scalars, epoch_line, progress
@@ -28,7 +27,8 @@ from mdistiller.precision import autocast
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between two readings of measurements from the device
 REPEAT_SECONDS = 1.0  # within them a signal is the same request: a terminal and a launcher both send it
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # USR1, USR2: sent by clusters
+# HUP: the terminal was closed; USR1, USR2: sent by clusters
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -46,15 +46,15 @@ class StopRequest:
         first, self.arrived = self.arrived, time.monotonic()
         if self.number is not None and self.arrived - first > REPEAT_SECONDS:  # the process may be blocked
             stop = Interrupted(number)
-            print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
-                  file=sys.stderr, flush=True)
+            say(f"interrupted by {stop} again; saved files are complete; continue with --resume", stop.exit_code)
             os._exit(stop.exit_code)
         self.number = number
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context the signals of STOP_SIGNALS come here."""
-        previous = {number: signal.signal(number, self) for number in STOP_SIGNALS}
+        """Within this context the signals of STOP_SIGNALS come here, except a SIGHUP that is ignored (`nohup`)."""
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        previous = {number: signal.signal(number, self) for number in STOP_SIGNALS if number not in ignored}
         try:
             yield
         finally:

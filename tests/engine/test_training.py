@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import DOT, learning_rate
 from mdistiller.engine.setup import train
-from mdistiller.engine.trainer import Trainer
+from mdistiller.engine.trainer import StopRequest, Trainer
 from mdistiller.errors import RunError, UserError
 from tests.engine.support import assert_same_weights, run, small_cfg, weights
 
@@ -215,20 +216,38 @@ def test_when_no_checkpoint_can_be_read_nothing_is_changed(unbroken, tmp_path):
     assert without_times(metrics(folder)) == without_times(metrics(unbroken))
 
 
-def test_the_warning_signal_of_a_cluster_stops_a_run_like_sigterm(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_the_warning_of_a_cluster_and_a_closed_terminal_stop_a_run_like_sigterm(number, tmp_path, monkeypatch):
     original = Trainer._step
 
     def warned(self, batch):
         original(self, batch)
         if (self.epoch, self.step) == (2, 1):
-            os.kill(os.getpid(), signal.SIGUSR1)
+            if number == signal.SIGHUP:  # from now on, writing to the terminal is an OSError
+                os.close(keyboard)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "_step", warned)
-    with pytest.raises(SystemExit) as end:
+    keyboard, terminal = os.openpty()
+    with pytest.raises(SystemExit) as end, open(terminal, "w") as out, open(terminal, "w", closefd=False) as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
         run_command(lambda: run(tmp_path) and None)
+    monkeypatch.undo()
     assert end.value.code == 143
     state = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)
     assert (state["epoch"], state["step"]) == (2, 1)
+
+
+def test_an_ignored_hangup_stays_ignored():
+    """As `nohup` leaves it to the run."""
+    before, stop = signal.signal(signal.SIGHUP, signal.SIG_IGN), StopRequest()
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_new_method_is_one_class_and_one_yaml_file(tmp_path):
