@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shlex
 import socket
@@ -17,7 +18,7 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
-from mdistiller.errors import UserError, writing
+from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
@@ -95,10 +96,26 @@ class RunFolder:
         if not resume and (self / "config.yaml").is_file():  # another process began a run after `open`
             raise self._taken()
 
+    def to_write(self, name: str) -> Path:
+        """The path of a file that the run is about to write.
+
+        Raises RunError when the folder that this process has locked was removed, moved or replaced: the file would
+        belong to another run, or to none.
+        """
+        if self._lock is not None:
+            try:
+                there = os.stat(self / ".lock")
+            except FileNotFoundError:
+                there = None
+            if there is None or not os.path.samestat(there, os.fstat(self._lock.fileno())):
+                raise RunError(f"{self.path}: this run's folder was removed, moved or replaced: the run ends")
+        return self / name
+
     def release(self) -> None:
         """Release the lock, so that another process may train in the folder."""
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     @property
     def finished(self) -> bool:
@@ -143,7 +160,7 @@ class RunFolder:
         self.write_json("run.json", content)
 
     def write_text(self, name: str, text: str) -> None:
-        files.write_atomically(self / name, lambda file: file.write(text.encode()))
+        files.write_atomically(self.to_write(name), lambda file: file.write(text.encode()))
 
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
@@ -178,11 +195,12 @@ class RunFolder:
         return kept
 
     def append_metrics(self, row: dict) -> None:
-        """Append a line to metrics.jsonl. Raises RunError when it cannot be written.
+        """Append a line to metrics.jsonl. Raises RunError when it cannot be written, or see `to_write`.
 
         An incomplete line is removed when the run is resumed.
         """
-        with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
+        path = self.to_write("metrics.jsonl")
+        with writing(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
 

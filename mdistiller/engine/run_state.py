@@ -76,8 +76,9 @@ class RunState:
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if name != LATEST:
-            return checkpoints.save(state, self.folder / name)
-        checkpoints.save(state, self.folder / name, keep=self.folder / (PREVIOUS if self.latest_is_good else DAMAGED))
+            return checkpoints.save(state, self.folder.to_write(name))
+        before = self.folder / (PREVIOUS if self.latest_is_good else DAMAGED)
+        checkpoints.save(state, self.folder.to_write(name), keep=before)
         self.latest_is_good = True
 
     def save_epoch(self, epoch: int) -> None:
@@ -93,7 +94,7 @@ class RunState:
     def _save_student(self, name, network):
         if self.first:
             state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-            checkpoints.save({"model": state}, self.folder / f"{name}.pth")
+            checkpoints.save({"model": state}, self.folder.to_write(f"{name}.pth"))
 
     def summarize(self, status: str) -> dict:
         """Write summary.json and return its content ({} on ranks other than the first).

@@ -108,7 +108,8 @@ class Trainer:
         but the state of the process is common to them. Raises RunError for a non-finite loss, and Interrupted after a
         request to stop, when the state is saved.
         """
-        self.scalars = Scalars(self.folder / "tb", self.state.global_step, self.cfg.LOG.TENSORBOARD_FREQ, self.first)
+        every = self.cfg.LOG.TENSORBOARD_FREQ
+        self.scalars = Scalars(self.folder.to_write("tb"), self.state.global_step, every, self.first)
         try:
             if self.state.global_step and self.epoch <= self.state.epochs:  # resumed: no longer "interrupted"
                 self.state.summarize("running")
@@ -226,7 +227,7 @@ class Trainer:
         words = f"the indices of its training {self.data.items} are in {path}"
         try:
             if self.first:
-                checkpoints.save(content, path)
+                checkpoints.save(content, self.folder.to_write(path.name))
         except RunError as error:
             words = str(error)
         raise RunError(
@@ -300,8 +301,8 @@ class Trainer:
         state.metrics = record
         state.begin(epoch + 1)
         if self.first:
-            self.trace.write(epoch)
             self.folder.append_metrics(record)
+            self.trace.write(epoch)
             self.scalars.add({k: v for k, v in record.items() if k != "epoch"}, epoch * self.data.num_batches)
             log.info(epoch_line(record, state.epochs, self.splits, self.task))
         state.save_epoch(epoch)
