@@ -16,7 +16,7 @@ from mdistiller import distributed
 from mdistiller.command import Interrupted, say
 from mdistiller.engine import checkpoints
 from mdistiller.engine.graphs import RecordedSteps, tensors_of, why_eager
-from mdistiller.engine.log import Scalars, epoch_line, progress
+from mdistiller.engine.log import Scalars, epoch_line, progress, reason
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
@@ -120,12 +120,12 @@ class Trainer:
                     bar.set_postfix({when: f"{of[self.chosen_on]:.2f}" for when, of in results.items()}, refresh=False)
                     bar.update()
             return self.state.summarize("done")
-        except Interrupted:
-            self.state.summarize("interrupted")
+        except Interrupted as stop:
+            self.state.summarize("interrupted", reason(stop))
             raise
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(RunError, UserError):  # a full disk must not hide the original error
-                self.state.summarize("failed")
+                self.state.summarize("failed", reason(error))
             raise
         finally:
             self.scalars.close()
