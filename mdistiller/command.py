@@ -51,7 +51,7 @@ class Interrupted(Exception):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
-        self.exit_code = 130 if number == signal.SIGINT else 143  # SIGTERM, or a cluster's warning (SIGUSR1, SIGUSR2)
+        self.exit_code = 130 if number == signal.SIGINT else 143  # SIGTERM, SIGHUP, SIGUSR1, SIGUSR2
 
 
 class Terminated(KeyboardInterrupt):
@@ -73,6 +73,10 @@ def run_command(main: Callable[[], int | None], how_to_continue: str = "continue
     finally:
         if listens:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a closed terminal: the interpreter, which flushes too, would exit with 120
+        _give_up(sys.stdout)
     sys.exit(code)
 
 
@@ -86,44 +90,44 @@ def exit_code(main: Callable[[], int | None], how_to_continue: str = "continue w
         code = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        code = _say(error, 2)
+        code = say(error, 2)
     except RunError as error:
-        code = _say(error, 3)
+        code = say(error, 3)
     except Interrupted as stop:
-        code = _say(f"interrupted by {stop}: saved; {how_to_continue}", stop.exit_code)
+        code = say(f"interrupted by {stop}: saved; {how_to_continue}", stop.exit_code)
     except Terminated:
-        code = _say("terminated", 143)
+        code = say("terminated", 143)
     except KeyboardInterrupt:
-        code = _say("interrupted", 130)
+        code = say("interrupted", 130)
     except (MemoryError, ImportError) as error:
         if isinstance(error, ImportError) and "failed to map" not in str(error):  # a library that does not fit
             raise
-        code = _say("not enough memory for this command; see the limits of this process (ulimit -v)", 3)
+        code = say("not enough memory for this command; see the limits of this process (ulimit -v)", 3)
     except BrokenPipeError:  # the reader of the output has ended, such as `| head`
         _give_up(sys.stdout)
         code = 0
     except OSError as error:
         if error.errno in PLACE_FAILS and error.filename is not None:
-            code = _say(f"{error.filename}: {error.strerror}", 2)
+            code = say(f"{error.filename}: {error.strerror}", 2)
         elif error.errno not in DISK_FAILS:
             raise
         else:
             _give_up(sys.stdout)
-            code = _say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
+            code = say(f"{error.filename or 'the output'}: cannot be written: {error.strerror}", 3)
     return code
 
 
 def quiet_interrupts() -> None:
     """Let Ctrl-C end a command with one line while its modules are imported, before `run_command` handles it."""
 
-    def say(kind, error, trace):
+    def in_one_line(kind, error, trace):
         if not issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
             return
-        _say("interrupted", 130)
+        say("interrupted", 130)
         os._exit(130)  # nothing has started; without this, the signal would end the interpreter
 
-    sys.excepthook = say
+    sys.excepthook = in_one_line
 
 
 def _ready_streams():
@@ -144,9 +148,10 @@ def _give_up(stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _say(error, code):
+def say(error: object, code: int) -> int:
+    """Print an error in one line on stderr; returns the exit code."""
     try:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    except OSError:  # the reader of stderr has ended
+    except OSError:  # the reader of stderr has ended, or its terminal was closed
         _give_up(sys.stderr)
     return code

@@ -1,6 +1,7 @@
 """Imports of optional libraries (extras of the package), with an error of one line that says what to install."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,18 @@ def import_extra(module: str, purpose: str, extra: str) -> ModuleType:
     except ImportError:
         library = module.partition(".")[0].replace("_", "-")
         raise UserError(f"{purpose} needs {library}: pip install 'mdistiller-ea[{extra}]'") from None
+
+
+def check_installed(module: str, purpose: str) -> Path:
+    """Path of the main file of a library that this package depends on, without importing it.
+
+    Raises UserError when it is missing, as in a broken installation: `purpose` needs it.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        library = {"sklearn": "scikit-learn"}.get(module, module)
+        raise UserError(f"{purpose} needs {library}, which is missing or incomplete here: pip install {library}")
+    return Path(found.origin)
 
 
 def import_transformers() -> ModuleType:

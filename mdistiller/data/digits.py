@@ -1,8 +1,6 @@
 """Handwritten digits of scikit-learn, a data set without download."""
 
 import gzip
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +10,7 @@ from yacs.config import CfgNode
 from mdistiller.data.build import DATASETS
 from mdistiller.data.memory import ImageSource, InMemoryData
 from mdistiller.data.splits import ranks_in_class
+from mdistiller.libraries import check_installed
 
 TRAIN_PER_CLASS = 30
 SIZE = 32
@@ -60,7 +59,7 @@ def read_scans() -> tuple[np.ndarray, np.ndarray]:
 
     What `sklearn.datasets.load_digits` returns, without the second or two that importing scikit-learn takes.
     """
-    package = importlib.util.find_spec("sklearn").origin  # found, not imported
-    with gzip.open(Path(package).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+    package = check_installed("sklearn", "DATASET.TYPE digits").parent
+    with gzip.open(package / "datasets" / "data" / "digits.csv.gz", "rt") as file:
         rows = np.loadtxt(file, delimiter=",")
     return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mdistiller.engine.pickles import check_file, reason_of
+from mdistiller.engine.numpy_numbers import numbers_allowed
+from mdistiller.engine.pickles import check_file, is_safetensors, reason_of
 from mdistiller.engine.weights import fitting_state, say_choice
 from mdistiller.errors import UserError
 from mdistiller.files import write_atomically
+from mdistiller.libraries import import_extra
 from mdistiller.places import SHIPPED
 
 # Teacher files of the public archives hold their training options; reading a Namespace runs no code.
@@ -36,15 +38,27 @@ def save(content: dict, path: Path, keep: Path | None = None) -> None:
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """The content of a checkpoint, read with `weights_only`. Raises UserError when it is missing, damaged or unsafe."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for names that are too long
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint{_nearest(path)}")
     try:
-        check_file(path)
-        content = torch.load(path, map_location=device, weights_only=True)
+        if is_safetensors(path):
+            content = import_extra("safetensors.torch", f"reading {path}", "export").load_file(path, str(device))
+        else:
+            check_file(path)
+            with numbers_allowed():
+                content = torch.load(path, map_location=device, weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # damaged files raise nearly anything, from EOFError to UnpicklingError
         raise UserError(f"{path}: not a checkpoint that can be read safely ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict or a state dict, found {type(content).__name__}")
     return content
+
+
+def _nearest(path):
+    if os.path.isdir(path):
+        return ": it is a folder; give a file in it, such as student_best.pth, or the folder of a run to --run"
+    return f"; there is {path}.pth" if os.path.isfile(f"{path}.pth") else ""
 
 
 def state_sha256(state: dict[str, torch.Tensor]) -> str:

@@ -4,12 +4,17 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
 
+from mdistiller.command import Interrupted
+from mdistiller.errors import RunError, UserError
+from mdistiller.libraries import first_line
+
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 FORMAT = "%(asctime)s %(message)s"
 
 
@@ -26,20 +31,22 @@ def epoch_line(record: Mapping, epochs: int, splits: Sequence[str], task) -> str
 def start_logging(file: Path | None = None, enabled: bool = True) -> logging.Logger:
     """The package's logger; it writes to stdout and, if `file` is given, appends to that file.
 
+    The file also gets the lines since the last call without a file, before there was a folder for it.
     It is not `enabled` on ranks other than the first, which would repeat its lines.
     """
     logger = logging.getLogger("mdistiller")
     logger.setLevel(logging.INFO if enabled else logging.ERROR)
     logger.propagate = False
+    early = [record for handler in logger.handlers for record in getattr(handler, "records", ())]
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    handlers = [_BarSafeHandler(sys.stdout)]
-    if file is not None:
-        handlers.append(_LogFile(file, encoding="utf-8", errors="backslashreplace"))
+    handlers = [_BarSafeHandler(sys.stdout), _Early() if file is None else _LogFile(file, **TEXT)]
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S" if handler is handlers[0] else None))
         logger.addHandler(handler)
+    for record in early if file is not None else ():
+        handlers[1].handle(record)
     return logger
 
 
@@ -55,12 +62,44 @@ class _LogFile(_QuietOnFullDisks, logging.FileHandler):
     pass
 
 
+class _Early(logging.Handler):
+    """Keeps the lines for a file that is opened later."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
 class _BarSafeHandler(_QuietOnFullDisks, logging.StreamHandler):
     """Prints above a running progress bar instead of through it."""
 
     def emit(self, record):
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
+
+
+@contextlib.contextmanager
+def why_it_ends() -> Iterator[None]:
+    """Context: the reason why a run ends before its time is the last line of its file; the command prints it too."""
+    try:
+        yield
+    except Exception as error:
+        logger = logging.getLogger("mdistiller")
+        record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "ended: %s", (reason(error),), None)
+        for handler in logger.handlers:
+            if isinstance(handler, _LogFile):
+                handler.handle(record)
+        raise
+
+
+def reason(error: BaseException) -> str:
+    """Why a run ended, in one line."""
+    if isinstance(error, Interrupted):
+        return f"interrupted by {error}"
+    return " ".join(str(error).split()) if isinstance(error, UserError | RunError) else first_line(error)
 
 
 def progress(total: int | None, description: str, enabled: bool = True, **options) -> tqdm:

@@ -113,6 +113,9 @@ class Meters:
         return {"names": self.names, "rows": rows, "counts": self.counts, "progress": self.progress}
 
     def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError for the measurements of epochs with another number of steps."""
+        if len(state["counts"]) != self.num_batches:
+            raise ValueError(f"measurements of {len(state['counts'])} steps, expected {self.num_batches}")
         self.names, self.counts = state["names"], state["counts"]
         self.progress = state.get("progress", {})
         if "progress" not in state and self.names:  # saved by a version that only knew image classification

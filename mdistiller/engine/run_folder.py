@@ -4,12 +4,15 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -17,10 +20,16 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
-from mdistiller.errors import UserError, writing
+from mdistiller.config.stated import flatten
+from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
+FREE = {  # settings that may change between the sessions of a run; the first two are its place, and it may be moved
+    "EXPERIMENT.PROJECT", "EXPERIMENT.NAME", "EXPERIMENT.TAG", "DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ",
+    "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR",
+    "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH",
+}
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
@@ -58,14 +67,15 @@ class RunFolder:
         folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
         config = folder / "config.yaml"
         if config.is_file():
-            if not resume:
-                raise folder._taken()
             recorded = load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)
             if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
                 cfg.SOLVER.AMP = recorded.SOLVER.AMP
-            changed = _changed_keys(active_cfg(recorded), active_cfg(cfg))
+            changed = differences(settings(recorded), settings(cfg))
             if changed:
-                raise UserError(f"{config}: the run to resume has other settings: {', '.join(changed[:5])}")
+                raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set another "
+                                "EXPERIMENT.NAME, or delete the folder")
+            if not resume:
+                raise folder._taken()
             folder._check_state()
         elif folder.path.is_file() or (folder.path.exists() and any(_visible(folder.path))):
             raise UserError(
@@ -95,10 +105,26 @@ class RunFolder:
         if not resume and (self / "config.yaml").is_file():  # another process began a run after `open`
             raise self._taken()
 
+    def to_write(self, name: str) -> Path:
+        """The path of a file that the run is about to write.
+
+        Raises RunError when the folder that this process has locked was removed, moved or replaced: the file would
+        belong to another run, or to none.
+        """
+        if self._lock is not None:
+            try:
+                there = os.stat(self / ".lock")
+            except FileNotFoundError:
+                there = None
+            if there is None or not os.path.samestat(there, os.fstat(self._lock.fileno())):
+                raise RunError(f"{self.path}: this run's folder was removed, moved or replaced: the run ends")
+        return self / name
+
     def release(self) -> None:
         """Release the lock, so that another process may train in the folder."""
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     @property
     def finished(self) -> bool:
@@ -143,7 +169,7 @@ class RunFolder:
         self.write_json("run.json", content)
 
     def write_text(self, name: str, text: str) -> None:
-        files.write_atomically(self / name, lambda file: file.write(text.encode()))
+        files.write_atomically(self.to_write(name), lambda file: file.write(text.encode()))
 
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=1) + "\n")
@@ -178,11 +204,12 @@ class RunFolder:
         return kept
 
     def append_metrics(self, row: dict) -> None:
-        """Append a line to metrics.jsonl. Raises RunError when it cannot be written.
+        """Append a line to metrics.jsonl. Raises RunError when it cannot be written, or see `to_write`.
 
         An incomplete line is removed when the run is resumed.
         """
-        with writing(self / "metrics.jsonl"), open(self / "metrics.jsonl", "a") as file:
+        path = self.to_write("metrics.jsonl")
+        with writing(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
 
@@ -207,18 +234,18 @@ def overridden(cfg: CfgNode) -> dict:
     return dict(differing(active_cfg(cfg), get_cfg(), ""))
 
 
-def _changed_keys(old, new, prefix=""):
-    """Dotted keys whose values differ, without those that may change between sessions of one run."""
-    free = {"DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ", "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT",
-            "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH"}
-    names = []
-    for key in sorted(old.keys() | new.keys()):
-        name, a, b = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(a, CfgNode) and isinstance(b, CfgNode):
-            names += _changed_keys(a, b, f"{name}.")
-        elif a != b and name not in free:
-            names.append(f"{name} ({a!r} there, {b!r} now)")
-    return names
+def settings(cfg: CfgNode) -> dict[str, Any]:
+    """The settings that a run keeps in all its sessions, by dotted key: not FREE, nor those that its method ignores."""
+    return {key: value for key, value in flatten(active_cfg(cfg)).items() if key not in FREE}
+
+
+def differences(there: Mapping, now: Mapping) -> str:
+    """The first settings that differ, in words; "" when none does.
+
+    Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
+    """
+    keys = [key for key in sorted(there.keys() & now.keys()) if there[key] != now[key]]
+    return ", ".join(f"{key} ({there[key]!r} there, {now[key]!r} now)" for key in keys[:5])
 
 
 def commit() -> str | None:

@@ -10,7 +10,7 @@ from mdistiller import distributed, files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import Updater, num_epochs
-from mdistiller.engine.run_folder import CHECKPOINTS, RunFolder
+from mdistiller.engine.run_folder import CHECKPOINTS, RunFolder, differences, settings
 from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
@@ -60,6 +60,7 @@ class RunState:
         if not self.first:
             return
         state = {
+            "settings": settings(self.cfg),
             "model": self.distiller.state_dict(),
             "updater": self.updater.state_dict(),
             "epoch": self.epoch,
@@ -76,8 +77,9 @@ class RunState:
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if name != LATEST:
-            return checkpoints.save(state, self.folder / name)
-        checkpoints.save(state, self.folder / name, keep=self.folder / (PREVIOUS if self.latest_is_good else DAMAGED))
+            return checkpoints.save(state, self.folder.to_write(name))
+        before = self.folder / (PREVIOUS if self.latest_is_good else DAMAGED)
+        checkpoints.save(state, self.folder.to_write(name), keep=before)
         self.latest_is_good = True
 
     def save_epoch(self, epoch: int) -> None:
@@ -93,11 +95,12 @@ class RunState:
     def _save_student(self, name, network):
         if self.first:
             state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-            checkpoints.save({"model": state}, self.folder / f"{name}.pth")
+            checkpoints.save({"model": state}, self.folder.to_write(f"{name}.pth"))
 
-    def summarize(self, status: str) -> dict:
+    def summarize(self, status: str, reason: str | None = None) -> dict:
         """Write summary.json and return its content ({} on ranks other than the first).
 
+        `reason`: why a failed or interrupted run ended.
         Results are those of the test images, or of the validation images without DATASET.TEST.ENABLED.
         """
         if not self.first:
@@ -105,6 +108,7 @@ class RunState:
         task, results = self.run.task, {"last": self.metrics, "best": self.best}
         summary = {
             "status": status,
+            **({"reason": reason} if reason else {}),
             "epoch": self.epoch - 1,
             "epochs": self.epochs,
             "headline": task.headline,
@@ -135,7 +139,10 @@ class RunState:
                 self.folder.keep_metrics_before(1)
             return
         try:
+            self._check_run(state.get("settings", {}))
             self._restore(state)
+        except UserError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"{self.folder / LATEST}: does not hold the state of this run ({type(error).__name__}); put a copy of "
@@ -161,6 +168,17 @@ class RunState:
         if errors:
             raise errors[0]
         return None
+
+    def _check_run(self, there):
+        """Raise UserError for the state of a run with other settings (files before 26 November 2026 store none)."""
+        now = settings(self.cfg)
+        now.pop("SOLVER.EPOCHS")  # who writes more of them into config.yaml extends the run
+        changed = differences(there, now)
+        if changed:
+            raise UserError(
+                f"{self.folder / LATEST}: is of a run with other settings: {changed}; put a copy of this run's "
+                "best.pth or epoch_<n>.pth in its place, or delete the folder to start again"
+            )
 
     def _restore(self, state):
         for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():

@@ -26,7 +26,7 @@ from mdistiller.engine.device import (
     place,
     set_determinism,
 )
-from mdistiller.engine.log import start_logging
+from mdistiller.engine.log import start_logging, why_it_ends
 from mdistiller.engine.networks import load_student, ready, ready_teacher
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.run_folder import RunFolder, device_name
@@ -34,6 +34,7 @@ from mdistiller.engine.run_state import summary_line
 from mdistiller.engine.sharing import Alone
 from mdistiller.engine.trainer import StopRequest, Trainer, run_to_end
 from mdistiller.errors import UserError
+from mdistiller.libraries import check_installed
 from mdistiller.precision import autocast, resolved, teacher_amp
 from mdistiller.tasks import Task, build_task
 
@@ -132,16 +133,17 @@ def training(
 
     With `stop`, it sets no handlers of signals; runs that train in one process have one, and one `shared`.
     """
-    with out_of_memory_fails_the_run(), errors_name_files(cfg):
+    with why_it_ends(), out_of_memory_fails_the_run(), errors_name_files(cfg):
         return (yield from _training(cfg, resume, after_epoch, shared, stop))
 
 
 def _training(cfg, resume, after_epoch, shared, stop):
     local_rank, folder = distributed.start(cfg.DEVICE), None
     try:
+        start_logging(enabled=distributed.rank() == 0)  # first, since a run before this one had its own file
         folder = RunFolder.open(cfg, resume)
+        check_installed("tensorboard", "a run, which writes TensorBoard scalars,")
         device = prepare_device(cfg, local_rank)
-        start_logging(enabled=distributed.rank() == 0)
         run = build_run(cfg, device, shared=shared)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache, after_epoch, stop)

@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdistiller import distributed
-from mdistiller.command import Interrupted
+from mdistiller.command import Interrupted, say
 from mdistiller.engine import checkpoints
 from mdistiller.engine.graphs import RecordedSteps, tensors_of, why_eager
-from mdistiller.engine.log import Scalars, epoch_line, progress
+from mdistiller.engine.log import Scalars, epoch_line, progress, reason
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
@@ -28,7 +27,8 @@ from mdistiller.precision import autocast
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between two readings of measurements from the device
 REPEAT_SECONDS = 1.0  # within them a signal is the same request: a terminal and a launcher both send it
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # USR1, USR2: sent by clusters
+# HUP: the terminal was closed; USR1, USR2: sent by clusters
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -46,15 +46,15 @@ class StopRequest:
         first, self.arrived = self.arrived, time.monotonic()
         if self.number is not None and self.arrived - first > REPEAT_SECONDS:  # the process may be blocked
             stop = Interrupted(number)
-            print(f"error: interrupted by {stop} again; saved files are complete; continue with --resume",
-                  file=sys.stderr, flush=True)
+            say(f"interrupted by {stop} again; saved files are complete; continue with --resume", stop.exit_code)
             os._exit(stop.exit_code)
         self.number = number
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context the signals of STOP_SIGNALS come here."""
-        previous = {number: signal.signal(number, self) for number in STOP_SIGNALS}
+        """Within this context the signals of STOP_SIGNALS come here, except a SIGHUP that is ignored (`nohup`)."""
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        previous = {number: signal.signal(number, self) for number in STOP_SIGNALS if number not in ignored}
         try:
             yield
         finally:
@@ -108,7 +108,8 @@ class Trainer:
         but the state of the process is common to them. Raises RunError for a non-finite loss, and Interrupted after a
         request to stop, when the state is saved.
         """
-        self.scalars = Scalars(self.folder / "tb", self.state.global_step, self.cfg.LOG.TENSORBOARD_FREQ, self.first)
+        every = self.cfg.LOG.TENSORBOARD_FREQ
+        self.scalars = Scalars(self.folder.to_write("tb"), self.state.global_step, every, self.first)
         try:
             if self.state.global_step and self.epoch <= self.state.epochs:  # resumed: no longer "interrupted"
                 self.state.summarize("running")
@@ -119,12 +120,12 @@ class Trainer:
                     bar.set_postfix({when: f"{of[self.chosen_on]:.2f}" for when, of in results.items()}, refresh=False)
                     bar.update()
             return self.state.summarize("done")
-        except Interrupted:
-            self.state.summarize("interrupted")
+        except Interrupted as stop:
+            self.state.summarize("interrupted", reason(stop))
             raise
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(RunError, UserError):  # a full disk must not hide the original error
-                self.state.summarize("failed")
+                self.state.summarize("failed", reason(error))
             raise
         finally:
             self.scalars.close()
@@ -226,7 +227,7 @@ class Trainer:
         words = f"the indices of its training {self.data.items} are in {path}"
         try:
             if self.first:
-                checkpoints.save(content, path)
+                checkpoints.save(content, self.folder.to_write(path.name))
         except RunError as error:
             words = str(error)
         raise RunError(
@@ -300,8 +301,8 @@ class Trainer:
         state.metrics = record
         state.begin(epoch + 1)
         if self.first:
-            self.trace.write(epoch)
             self.folder.append_metrics(record)
+            self.trace.write(epoch)
             self.scalars.add({k: v for k, v in record.items() if k != "epoch"}, epoch * self.data.num_batches)
             log.info(epoch_line(record, state.epochs, self.splits, self.task))
         state.save_epoch(epoch)

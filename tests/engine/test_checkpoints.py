@@ -4,10 +4,13 @@ import argparse
 import errno
 import os
 import pickle
+import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mdistiller import files
 from mdistiller.engine import checkpoints
@@ -147,6 +150,68 @@ def test_a_prefix_is_removed_only_if_all_names_have_it(network, tmp_path):
     torch.save({"state_dict": state | {"criterion.weight": torch.zeros(1)}}, tmp_path / "file.pth")
     with pytest.raises(UserError, match="unknown keys"):
         load_into_another(tmp_path / "file.pth")
+
+
+def packed(path, mode):
+    with tarfile.open(path.with_suffix(".tar"), mode) as file:
+        file.add(path, "a.pth")
+    path.with_suffix(".tar").rename(path)
+
+
+MISTAKEN = {  # what stands in a file that is called .pth -> (how it is made of a good file, what the error says)
+    "a web page": (lambda path: path.write_text("\n<!DOCTYPE html>"), "it is a web page.*; download the file again"),
+    "an LFS pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"),
+                       "it is a pointer of Git LFS; git lfs pull"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[:-500]), "it is incomplete; copy or download it again"),
+    "nothing": (lambda path: path.write_bytes(b""), "it is incomplete"),
+    "text": (lambda path: path.write_text("epoch 3: 97.1"), "it was not written by torch.save"),
+    "a tar": (lambda path: packed(path, "w"), "it is an archive; unpack it"),
+    "a tar.gz": (lambda path: packed(path, "w:gz"), "it is an archive; unpack it"),
+    "a zip": (lambda path: zipfile.ZipFile(path, "w").close(), "it is an archive without the data.pkl"),
+    "an array": (lambda path: torch.save({"w": np.ones(2)}, path), "it holds a NumPy array.*; save tensors"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKEN)
+def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(what, network, tmp_path):
+    make, expected = MISTAKEN[what]
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    make(tmp_path / "a.pth")
+    with pytest.raises(UserError, match=rf"a.pth: not a checkpoint that can be read safely \({expected}"):
+        checkpoints.load(tmp_path / "a.pth")
+
+
+def test_a_folder_and_a_name_without_its_ending_are_told(tmp_path):
+    torch.save({}, tmp_path / "student_best.pth")
+    with pytest.raises(UserError, match="no such checkpoint: it is a folder; give a file in it, such as student_best"):
+        checkpoints.load(tmp_path)
+    with pytest.raises(UserError, match="no such checkpoint; there is .*student_best.pth$"):
+        checkpoints.load(tmp_path / "student_best")
+
+
+def test_safetensors_are_read_whatever_the_file_is_called(network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "a.pth")
+    loaded = load_into_another(tmp_path / "a.pth")
+    assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_are_read_and_its_other_values_refused(zipped, network, tmp_path):
+    numbers = {"acc": np.float64(3.3), "epoch": np.int64(7), "half": np.float16(0.5), "done": np.bool_(True),
+               "other": np.dtype(">f4").type(2)}
+    torch.save({"model": network.state_dict(), **numbers}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    content = checkpoints.load(tmp_path / "a.pth")
+    assert {key: content[key] for key in numbers} == {"acc": 3.3, "epoch": 7, "half": 0.5, "done": True, "other": 2.0}
+    assert type(content["acc"]) is float and type(content["epoch"]) is int
+
+    class OfObjects:
+        def __reduce__(self):
+            return np.float64(0).__reduce__()[0], (np.dtype("O"), "anything")
+
+    for value in (OfObjects(), np.dtype([("a", "O")]), np.str_("x")):
+        torch.save({"acc": value}, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match="it holds a NumPy value of dtype [OVU][0-9]+, which is no number"):
+            checkpoints.load(tmp_path / "b.pth")
 
 
 def test_a_pickled_model_is_refused_in_one_line(network, tmp_path):

@@ -1,5 +1,6 @@
 """Records in a run folder, as reports read them."""
 
+import importlib.util
 import json
 import subprocess
 
@@ -14,7 +15,7 @@ from mdistiller.errors import UserError
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import load_runs
 from mdistiller.runs.records import read_run
-from tests.engine.support import REPOSITORY
+from tests.engine.support import REPOSITORY, run
 
 PAPER = {(run.config, run.overrides): run for run in load_runs() if run.config.endswith("/res32x4_res8x4.yaml")}
 
@@ -88,3 +89,12 @@ def test_damaged_lines_of_metrics_are_dropped(tmp_path):
 def test_the_last_line_of_a_run_has_two_decimals():
     summary = {"headline": "ap", "last_ap": 45.21738465, "best_ap": 46.0, "best_epoch": 3, "wall_seconds": 91.0251}
     assert summary_line(summary) == '{"last_ap": 45.22, "best_ap": 46.0, "best_epoch": 3, "wall_seconds": 91.03}'
+
+
+@pytest.mark.parametrize("module, library", [("tensorboard", "tensorboard"), ("sklearn", "scikit-learn")])
+def test_a_library_that_is_missing_is_told_in_one_line_before_there_is_a_folder(module, library, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    with pytest.raises(UserError, match=f"needs {library}, which is missing or incomplete here: pip install {library}"):
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())

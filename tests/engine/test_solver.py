@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mdistiller.config import load_cfg
-from mdistiller.engine.optim import learning_rate, num_epochs, parameter_groups
+from mdistiller.engine.optim import DOT, learning_rate, num_epochs, parameter_groups
 from mdistiller.errors import UserError
 from tests.engine.support import assert_same_weights, run
 
@@ -70,3 +70,26 @@ def test_periods_that_end_within_an_epoch_of_the_data_continue_where_they_stoppe
     thirds = run(tmp_path, "KD", "SOLVER.MAX_ITER", 15, "SOLVER.EVAL_PERIOD", 5)
     lines = (thirds / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
+
+
+def test_dot_by_hand():
+    parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = DOT([parameter], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
+    for _ in range(2):
+        optimizer.step([torch.tensor([1.0])], [torch.tensor([2.0])])
+    # v_task: 1, 1.825; v_kd: 2, 3.95; steps of 0.3 and 0.5775
+    torch.testing.assert_close(parameter.detach(), torch.tensor([1.0 - 0.3 - 0.5775], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("gradients", [([2.0], None), (None, [2.0])])
+def test_parameters_reached_by_one_loss_have_plain_momentum_and_decay(gradients):
+    """As SGD, except that parameters reached only by distillation do not decay in the first step, as in mdistiller."""
+    alone, sgd = (torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)) for _ in range(2))
+    optimizer = DOT([alone], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.5)
+    expected = torch.optim.SGD([sgd], lr=0.1, momentum=0.9, weight_decay=0.5)
+    for step in range(3):
+        optimizer.step(*([gradient and torch.tensor(gradient)] for gradient in gradients))
+        expected.param_groups[0]["weight_decay"] = 0.0 if step == 0 and gradients[0] is None else 0.5
+        sgd.grad = torch.tensor([2.0], dtype=torch.float64)
+        expected.step()
+    torch.testing.assert_close(alone, sgd)

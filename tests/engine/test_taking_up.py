@@ -15,7 +15,7 @@ from mdistiller.data.memory import InMemoryData
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import RunState
 from mdistiller.engine.trainer import REPEAT_SECONDS, Trainer
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from tests import forked
 from tests.data.support import write_folders
 from tests.engine.support import run, stopped_after, train_command
@@ -78,6 +78,30 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     taken.release()
     with pytest.raises(UserError, match="already contains a run; add --resume"):
         RunFolder(folder).take(False)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_whose_folder_was_moved_ends_and_writes_nothing_more(again, tmp_path, monkeypatch):
+    """The same command may have started a new run in the old place meanwhile."""
+    step = Trainer._step
+
+    def move(self, batch):
+        step(self, batch)
+        if (self.epoch, self.step) == (2, 1):
+            monkeypatch.setattr(Trainer, "_step", step)
+            self.folder.path.rename(tmp_path / "moved")
+            if again:
+                run(tmp_path / "runs", "NONE", "EXPERIMENT.NAME", "one", "SOLVER.EPOCHS", 1)
+
+    monkeypatch.setattr(Trainer, "_step", move)
+    with pytest.raises(RunError, match="one: this run's folder was removed, moved or replaced"):
+        run(tmp_path / "runs", "NONE", "EXPERIMENT.NAME", "one")
+    folder, lines = tmp_path / "runs/distill/one", (tmp_path / "moved/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]
+    assert folder.exists() == again
+    if again:
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+        assert json.loads((folder / "summary.json").read_text())["status"] == "done"
 
 
 def test_a_second_signal_ends_a_waiting_run(tmp_path):

@@ -58,8 +58,8 @@ FILES = {  # what stands in the file -> (how it is made, what the error says)
     "text": ("epoch 3: 97.1\n", "not a checkpoint that can be read safely"),
     "YAML": ("model: {a: 1}\n", "not a checkpoint that can be read safely"),
     "JSON": ('{"model": {}}', "not a checkpoint that can be read safely"),
-    "a page of HTML": ("<!doctype html><title>404</title>", "not a checkpoint that can be read safely"),
-    "an LFS pointer": ("version https://git-lfs.github.com/spec/v1\nsize 12\n", "not a checkpoint that can be read"),
+    "a page of HTML": ("<!doctype html><title>404</title>", "it is a web page"),
+    "an LFS pointer": ("version https://git-lfs.github.com/spec/v1\nsize 12\n", "it is a pointer of Git LFS"),
     "a folder": (folder, "no such checkpoint"),
     "an empty zip": (b"PK\x05\x06" + b"\0" * 18, "not a checkpoint that can be read safely"),
     **{f"{length} random bytes": (partial(noise, seed=length, length=length), "not a checkpoint that can be read")
