@@ -58,7 +58,7 @@ def _check_kind(head, whole):
     """Raise ValueError if the first bytes of a file belong to something else that people download or copy."""
     kinds = {
         "it is a web page, perhaps of a failed download; download the file again": head.lstrip().startswith(b"<"),
-        "it is a pointer of Git LFS; git lfs pull fetches the file": head.startswith(b"version https://git-lfs"),
+        "it is a pointer of Git LFS; git lfs pull fetches the file": head.startswith(b"version ") and b"git-lfs" in head,
         "it is an archive; unpack it, or give it to tools/fetch_teachers.py with --from":
             head.startswith(ARCHIVES) or head[257:262] == b"ustar",
         "it is incomplete; copy or download it again": not head or head.startswith(b"PK\x03\x04") and not whole,
