@@ -58,6 +58,13 @@ def still_statistics(*networks: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+def _rename_bridges(module, state_dict, prefix, *_):
+    """In states of versions that named the bridges differently."""
+    for before, now in (("to_teacher.", "bridges."), ("to_student.", "bridges_back.")):
+        for key in [key for key in state_dict if key.startswith(prefix + before)]:
+            state_dict[prefix + now + key.removeprefix(prefix + before)] = state_dict.pop(key)
+
+
 def _run(network, x, first=0):
     """Run the network from stage `first` on; the features of the output are the maps of these stages ("stages")."""
     feats = []
@@ -139,8 +146,9 @@ class FCFD(Distiller):
             )
         into_teacher, into_student = (net.stage_kind == "after_relu" for net in (self.teacher, self.student))
         outer = range(1, len(student))
-        self.to_teacher = nn.ModuleList(bridge(student[k], teacher[k], into_teacher) for k in outer)  # stage k at k - 1
-        self.to_student = nn.ModuleList(bridge(teacher[k], student[k], into_student) for k in inner)
+        self.bridges = nn.ModuleList(bridge(student[k], teacher[k], into_teacher) for k in outer)  # stage k at k - 1
+        self.bridges_back = nn.ModuleList(bridge(teacher[k], student[k], into_student) for k in inner)
+        self.register_load_state_dict_pre_hook(_rename_bridges)
 
     def run_student(self, image):
         kind = image.device.type  # mixed paths use the precision of this pass
@@ -163,11 +171,11 @@ class FCFD(Distiller):
         paths = self.draw_paths()
         feats_student, feats_teacher = student.features["stages"], teacher.features["stages"]
         with torch.autocast(student.logits.device.type, **self.precision), still_statistics(self.student, self.teacher):
-            feats = [module(feat) for module, feat in zip(self.to_teacher, feats_student[1:], strict=True)]
+            feats = [module(feat) for module, feat in zip(self.bridges, feats_student[1:], strict=True)]
             bridged = Output(student.logits, {"stages": feats})
             into_teacher = [_run(self.teacher, feats[k - 1], k + 1) for direction, k in paths if direction == "s2t"]
             into_student = [
-                _run(self.student, self.to_student[k - 1](feats_teacher[k]), k + 1)
+                _run(self.student, self.bridges_back[k - 1](feats_teacher[k]), k + 1)
                 for direction, k in paths
                 if direction == "t2s"
             ]
@@ -209,9 +217,10 @@ class PyramidFCFD(FCFD):
             raise misfit(self, student, teacher, "needs maps of the same sizes in student and teacher")
         pairs, directions = list(zip(student, teacher, strict=True)), DIRECTIONS[cfg.EXTRA_TYPE]
         self.into_teacher = "s2t" in directions
-        self.to_teacher = nn.ModuleList(bridge(*pair, activate=False) for pair in pairs)
+        self.bridges = nn.ModuleList(bridge(*pair, activate=False) for pair in pairs)
         back = pairs[: self.task.head_maps] if "t2s" in directions else []
-        self.to_student = nn.ModuleList(bridge(*pair[::-1], activate=False) for pair in back)
+        self.bridges_back = nn.ModuleList(bridge(*pair[::-1], activate=False) for pair in back)
+        self.register_load_state_dict_pre_hook(_rename_bridges)
 
     def run_student(self, inputs):
         kind = inputs.images.tensors.device.type
@@ -224,10 +233,10 @@ class PyramidFCFD(FCFD):
     def sample_losses(self, student, teacher, epoch, **batch):
         feats_student, feats_teacher = student.features["feats"], teacher.features["feats"]
         with torch.autocast(student.logits.device.type, **self.precision):
-            bridged = [module(feat) for module, feat in zip(self.to_teacher, feats_student, strict=True)]
+            bridged = [module(feat) for module, feat in zip(self.bridges, feats_student, strict=True)]
             mixed = [self.task.head(self.teacher, bridged, student)] if self.into_teacher else []
-            if self.to_student:
-                back = [module(feat) for module, feat in zip(self.to_student, feats_teacher, strict=False)]
+            if self.bridges_back:
+                back = [module(feat) for module, feat in zip(self.bridges_back, feats_teacher, strict=False)]
                 mixed.append(self.task.head(self.student, back, student))
         mixed = [self.full_precision(output) for output in mixed]
         levels = zip(bridged, feats_teacher, strict=True)

@@ -77,8 +77,8 @@ def test_fcfd_reads_bridged_pyramids_through_the_other_networks_head(root):
     cfg = config(root, "DISTILLER.TYPE", "FCFD", "FCFD.TEMPERATURE", 1.0, "FCFD.WARMUP", 0, "FCFD.FEAT_WEIGHT", 1.0)
     run = build_run(cfg, torch.device("cpu"))
     method, outputs, own = run.distiller, [], run.distiller.sample_losses
-    assert (len(method.to_teacher), len(method.to_student)) == (5, 4)  # no head reads p6, the coarsest map
-    method.to_teacher, method.to_student = (torch.nn.ModuleList([torch.nn.Identity()] * n) for n in (5, 4))
+    assert (len(method.bridges), len(method.bridges_back)) == (5, 4)  # no head reads p6, the coarsest map
+    method.bridges, method.bridges_back = (torch.nn.ModuleList([torch.nn.Identity()] * n) for n in (5, 4))
 
     def record(student, teacher, **batch):
         outputs.extend((student, teacher))

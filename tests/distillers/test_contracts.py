@@ -106,7 +106,7 @@ def test_from_the_settled_epoch_on_losses_and_gradients_stay_the_same(name):
 def test_the_teacher_is_not_in_the_state_and_moves_with_the_module(name):
     distiller = tiny_distiller(name).double()
     assert next(distiller.teacher.parameters()).dtype == torch.float64
-    assert not any(key.startswith("teacher") for key in distiller.state_dict())
+    assert not any("teacher" in key for key in distiller.state_dict())
     ids = {id(parameter) for parameter in distiller.parameters()}
     assert not any(id(parameter) in ids for parameter in distiller.teacher.parameters())
     own = sum(p.numel() for p in distiller.learnable_parameters()) - sum(

@@ -19,7 +19,7 @@ EXACT = FEATURE["tolerance"]["fcfd float64 (losses, logits, per-sample terms)"]
 STATISTICS = FEATURE["tolerance"]["fcfd gradstat (relative to the largest norm in the table)"]
 TOTAL_F32 = FEATURE["tolerance"]["fcfd total_loss_f32"]
 CASES = sorted(file for file in FEATURE["files"] if file.startswith("fcfd_"))
-BRIDGE_BASES = {"to_teacher": 30000, "to_student": 31000}  # plus 100 times the stage
+BRIDGE_BASES = {"bridges": 30000, "bridges_back": 31000}  # plus 100 times the stage
 
 
 def path_of(digits):
@@ -95,8 +95,8 @@ def test_gradients_and_running_statistics_match_the_reference(file, monkeypatch)
     entry, case, distiller, _, losses, _, _ = run(file, monkeypatch)
     sum(losses.values()).backward()
     assert all(parameter.grad is None for parameter in distiller.teacher.parameters())
-    bridges = {f"{stage}.0.1": module for stage, module in enumerate(distiller.to_teacher, start=1)}
-    bridges |= {f"{stage}.1.0": module for stage, module in enumerate(distiller.to_student, start=1)}
+    bridges = {f"{stage}.0.1": module for stage, module in enumerate(distiller.bridges, start=1)}
+    bridges |= {f"{stage}.1.0": module for stage, module in enumerate(distiller.bridges_back, start=1)}
     parameters = {
         "student": dict(distiller.student.named_parameters()),
         "bridges": {f"{name}.{key}": p for name, module in bridges.items() for key, p in module.named_parameters()},
@@ -157,8 +157,8 @@ def test_bridges_have_the_reference_modules(source, target, kind, kernel, bias, 
 
 def test_bridges_into_a_network_are_activated_where_its_stages_end_in_a_relu():
     distiller = tiny_distiller("FCFD", student="wrn_16_1", teacher="resnet8")
-    assert [len(module) for module in distiller.to_teacher] == [3, 3, 3]
-    assert [len(module) for module in distiller.to_student] == [2, 2]
+    assert [len(module) for module in distiller.bridges] == [3, 3, 3]
+    assert [len(module) for module in distiller.bridges_back] == [2, 2]
 
 
 def test_draws_are_distinct_uniform_and_follow_torchs_cpu_generator():
@@ -272,6 +272,19 @@ def test_settings_are_checked_when_the_config_is_read(opts, problem):
 def test_more_paths_than_there_are_is_an_error():
     with pytest.raises(UserError, match="FCFD.EXTRA_PATHS: expected at most 2, the mixed paths of type s2t"):
         tiny_distiller("FCFD", "FCFD.EXTRA_TYPE", "s2t", "FCFD.EXTRA_PATHS", 3)
+
+
+def test_a_state_with_the_former_names_of_the_bridges_loads():
+    saved, loaded = tiny_distiller("FCFD"), tiny_distiller("FCFD")
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(1.0)
+    state = {key.replace("bridges_back", "to_student").replace("bridges", "to_teacher"): value
+             for key, value in saved.state_dict().items()}
+    assert {"to_teacher.0.0.weight", "to_student.0.0.weight"} <= state.keys()
+    loaded.load_state_dict(state)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in saved.state_dict().items())
+    assert [name for name, _ in loaded.named_children()] == ["student", "bridges", "bridges_back"]  # as the optimiser
 
 
 def test_fcfd_declares_train_mode_teacher_and_varying_modules():
