@@ -2,10 +2,11 @@
 # Train the runs for every figure of the paper, measure them, draw the figures, and write an HTML page with all of them.
 #   scripts/reproduce_figures.sh [--smoke] [--install] [options of tools/sweep.py: --seeds 3 --jobs 4] [-- KEY VALUE ...]
 # ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, and 10 more with other values of DKD's beta
-# for figure 8, one seed each unless --seeds is given. It first prints the number of runs and, once one run of each
-# configuration is finished, the time left. It can be stopped at any time; the same command continues. Measurements are not
-# repeated: delete output/figures/analysis after further runs. --dry-run: only prints the runs and their commands.
-# --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes). --install: create an environment first.
+# for figure 8; on Tiny-ImageNet 2 for the second panel of figure 5, which is drawn in figures/tiny_imagenet. One seed each
+# unless --seeds is given. It first prints the number of runs and, once one run of each configuration is finished, the time
+# left. It can be stopped at any time; the same command continues. Measurements are not repeated: delete
+# output/figures/analysis after further runs. --dry-run: only prints the runs and their commands. --install: create an
+# environment first. --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes), without the second panel.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 use_environment
@@ -26,7 +27,8 @@ files=("${names[@]/#/$folder/}")
 files=("${files[@]/%//$pair.yaml}")
 train() { python tools/sweep.py ${options[@]+"${options[@]}"} "$@" ${overrides[@]+"${overrides[@]}"} LOG.PREFIX "$out/runs"; }
 if [ -z "$smoke" ]; then
-    echo "24 trainings of 240 epochs on CIFAR-100 for each seed; to measure and draw takes minutes on a GPU"
+    echo "24 trainings of 240 epochs on CIFAR-100 and 2 on Tiny-ImageNet for each seed; to measure and draw takes minutes" \
+        "on a GPU"
 fi
 echo "training for figures 1 to 7 and B1 to B3"
 train --cfg "${files[@]}" EXPERIMENT.PROJECT pairs
@@ -34,9 +36,18 @@ for beta in $betas; do  # runs with the default beta are found among those above
     echo "training for figure 8: DKD.BETA $beta"
     train --cfg "$folder/dkd/$pair.yaml" "$folder/ea_dkd/$pair.yaml" DKD.BETA "$beta" EXPERIMENT.PROJECT beta
 done
+if [ -z "$smoke" ]; then
+    echo "training for figure 5 on Tiny-ImageNet"
+    train --cfg configs/tiny_imagenet/{kd,ea_kd}/$pair.yaml EXPERIMENT.PROJECT tiny_imagenet
+fi
 if [ -n "$dry" ]; then exit; fi
 analyze() { python tools/analyze.py --output "$out/analysis" ${measure[@]+"${measure[@]}"} "$@"; }
 analyze --figure 1 2 3 4 5 6 7 B1 B2 B3 --runs "$out/runs/pairs"
 analyze --figure 8 --runs "$out/runs"
 python tools/figures.py --figure all --analysis "$out/analysis" --output "$out/figures"
+if [ -z "$smoke" ]; then
+    analyze --figure 5 --runs "$out/runs/tiny_imagenet" --output "$out/analysis/tiny_imagenet"
+    python tools/figures.py --figure 5 --analysis "$out/analysis/tiny_imagenet" --output "$out/figures/tiny_imagenet"
+    cp "$out/figures/tiny_imagenet/figure_5.png" "$out/figures/figure_5_tiny_imagenet.png"  # for the page
+fi
 python tools/report.py --runs "$out/runs" --figures "$out/figures" --output "$out/report.html"

@@ -17,10 +17,14 @@ if [ -z "$smoke" ]; then
     for name in dolly self_inst vicuna s_ni_11 u_ni_11; do
         if [ -f "data/dolly/$name.jsonl" ]; then sets+=("data/dolly/$name.jsonl"); fi
     done
+    answers() { for ngram in 6 0; do python tools/answers.py --ngram "$ngram" --sets "${sets[@]}" "$@"; done; }
+    taught=  # a run whose teacher answers too
     for run in output/sweep/dolly_*_gpt2_xl_gpt2*_s[0-9]; do
         if [ ${#sets[@]} -gt 0 ] && [ -f "$run/best.pth" ]; then
-            for ngram in 6 0; do python tools/answers.py --run "$run" --ngram "$ngram" --sets "${sets[@]}"; done
+            answers --run "$run"
+            case $run in */dolly_sft_*) ;; *) taught=${taught:-$run} ;; esac
         fi
     done
+    if [ -n "$taught" ]; then answers --run "$taught" --checkpoint teacher; fi
 fi
 print_table

@@ -18,7 +18,7 @@ quiet_interrupts()
 from mdistiller.config.stated import as_overrides, stated
 from mdistiller.errors import UserError
 from mdistiller.report import formats
-from mdistiller.report.language import language_blocks
+from mdistiller.report.language import language_blocks, language_csv
 from mdistiller.report.layout import WIDEST, Grid, Paragraph, layout
 from mdistiller.report.pages import write_into
 from mdistiller.report.ranks import rank_blocks
@@ -103,16 +103,18 @@ def _power(args):
 def _language(args, extra):
     """The text of tables of language models."""
     others = [name for name in args.table if not is_language(name)]
-    if others or args.format == "csv":
-        raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with "
-                        "others; expected --format markdown, latex or html")
+    if others:
+        raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with others")
     root = args.runs or stated(None, extra).get("LOG.PREFIX") or (
         LANGUAGE["smoke"]["prefix"] if args.smoke else DEFAULT_RUNS)
-    runs, blocks = readable_runs(root), []
+    runs, filled = readable_runs(root), []
     words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
     for name in dict.fromkeys(args.table):
         table, command = load_tables()[name], " ".join(["python tools/sweep.py --table", name, *words])
-        blocks += language_blocks(table, rows(name, runs, extra, args.smoke), command, args.smoke)
+        filled.append((table, rows(name, runs, extra, args.smoke), command))
+    if args.format == "csv":
+        return language_csv(filled, args.smoke)
+    blocks = [block for each in filled for block in language_blocks(*each, args.smoke)]
     if args.format == "html":
         return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
     return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdistiller.config import Key, temperature_key, weight_key
+from mdistiller.config.length import num_epochs
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.features import name_of
 from mdistiller.distillers.last_map import classifier_of
@@ -70,7 +71,7 @@ class WKD(Distiller):
 
     def build(self, cfg):
         self.ce_weight, self.wkd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.WKD_LOGIT_WEIGHT
-        self.decay_epoch, self.last_epoch = cfg.LOSS.COSINE_DECAY_EPOCH, self.cfg.SOLVER.EPOCHS
+        self.decay_epoch, self.last_epoch = cfg.LOSS.COSINE_DECAY_EPOCH, num_epochs(self.cfg.SOLVER)
         self.settings = cfg.TEMPERATURE, cfg.SINKHORN.LAMBDA, cfg.SINKHORN.ITER
         self.sharpness = cfg.COST_MATRIX_SHARPEN
         if cfg.COST_MATRIX_PATH:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from mdistiller.config.length import num_epochs
 from mdistiller.distributed import sum_over_ranks, world_size
 from mdistiller.engine.graphs import why_eager
 from mdistiller.errors import UserError
@@ -14,19 +15,6 @@ from mdistiller.errors import UserError
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 WAYS = ("fused", "foreach", "capturable")  # settings of how an optimiser computes
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
-
-
-def num_epochs(solver: CfgNode) -> int:
-    """Number of epochs of a run. With SOLVER.MAX_ITER an epoch is EVAL_PERIOD updates (0: one epoch of MAX_ITER).
-
-    Raises UserError when MAX_ITER is not a multiple of EVAL_PERIOD.
-    """
-    if not solver.MAX_ITER:
-        return solver.EPOCHS
-    period = solver.EVAL_PERIOD or solver.MAX_ITER
-    if solver.MAX_ITER % period:
-        raise UserError(f"SOLVER.EVAL_PERIOD: expected a divisor of SOLVER.MAX_ITER {solver.MAX_ITER}; found {period}")
-    return solver.MAX_ITER // period
 
 
 def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int = 1) -> float:
@@ -66,7 +54,7 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     fused = {"fused": True} if recorded and device.type == "cuda" else {}
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
     if solver.TRAINER in DOT_TRAINERS:
-        return DOTUpdater(_dot(solver, distiller.learnable_parameters()), scaler)
+        return DOTUpdater(_dot(solver, distiller), scaler, distiller.task.supervised_terms)
     groups = parameter_groups(distiller, solver)
     if solver.TYPE == "AdamW":
         optimizer = lean(torch.optim.AdamW)(
@@ -92,14 +80,17 @@ def lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
-def _dot(solver, parameters):
+def _dot(solver, distiller):
     needed = {"TYPE": "SGD", "NESTEROV": False, "CLIP_NORM": 0.0, "ACCUMULATE": 1, "NO_DECAY": "none"}
     for key, value in needed.items():
         if solver[key] != value:
             raise UserError(f"SOLVER.{key}: SOLVER.TRAINER {solver.TRAINER} needs {value}; found {solver[key]}")
     if solver.AMP == "fp16":
         raise UserError(f"SOLVER.AMP: SOLVER.TRAINER {solver.TRAINER} needs none or bf16; found fp16")
-    return DOT(parameters, solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY)
+    if clip_norm := getattr(distiller, "clip_norm", 0.0):  # of two gradients, no norm to clip at is defined
+        key = f"{distiller.config_key}.CLIP_NORM"
+        raise UserError(f"{key}: SOLVER.TRAINER {solver.TRAINER} needs 0.0; found {clip_norm}")
+    return DOT(distiller.learnable_parameters(), solver.LR, solver.MOMENTUM, solver.DOT.DELTA, solver.WEIGHT_DECAY)
 
 
 def parameter_groups(distiller, solver: CfgNode) -> list:
@@ -204,15 +195,19 @@ class DOT(torch.optim.Optimizer):
 
 
 class DOTUpdater(Updater):
-    """Separate gradients for the supervised loss `ce` and for the sum of the distillation losses."""
+    """Separate gradients for the sum of the supervised losses, named `supervised`, and for that of the others."""
 
     own_reduction = True
 
+    def __init__(self, optimizer: DOT, scaler: torch.amp.GradScaler, supervised: tuple[str, ...] = ("ce",)):
+        super().__init__(optimizer, scaler)
+        self.supervised = supervised
+
     def step(self, losses: dict[str, Tensor], first: bool = True, last: bool = True) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        distilled = [loss for name, loss in losses.items() if name != "ce"]
+        distilled = [loss for name, loss in losses.items() if name not in self.supervised]
         soft = self._gradients(sum(distilled), parameters, keep=True) if distilled else [None] * len(parameters)
-        task = self._gradients(losses["ce"], parameters)
+        task = self._gradients(sum(losses[name] for name in self.supervised), parameters)
         self.optimizer.step(task, soft)
 
     @staticmethod

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from yacs.config import CfgNode
 
-from mdistiller.engine.optim import num_epochs
+from mdistiller.config.length import num_epochs
 from mdistiller.errors import UserError
 
 

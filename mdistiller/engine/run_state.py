@@ -7,9 +7,10 @@ import time
 from torch.optim.swa_utils import AveragedModel
 
 from mdistiller import distributed, files
+from mdistiller.config.length import num_epochs
 from mdistiller.engine import checkpoints
 from mdistiller.engine.meters import Meters
-from mdistiller.engine.optim import Updater, num_epochs
+from mdistiller.engine.optim import Updater
 from mdistiller.engine.run_folder import CHECKPOINTS, RunFolder, differences, settings
 from mdistiller.errors import UserError
 

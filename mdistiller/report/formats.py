@@ -4,7 +4,8 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mdistiller.markdown import table
 from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command, plain
@@ -101,12 +102,16 @@ CSV_FIELDS = (
 
 def csv_text(tables: Sequence[tuple[FilledTable, str]]) -> str:
     """CSV with one line per cell; `tables` are (table, the command that fills it). Unknown values are empty."""
+    return csv_lines(CSV_FIELDS, [_csv_row(filled, cell, command) for filled, command in tables
+                                  for cell in filled.cells.values()])
+
+
+def csv_lines(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV of rows by field; None, NaN and fields that a row lacks are empty."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
-    for filled, command in tables:
-        for cell in filled.cells.values():
-            writer.writerow({key: _csv_value(value) for key, value in _csv_row(filled, cell, command).items()})
+    writer.writerows({key: _csv_value(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 

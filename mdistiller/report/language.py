@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from mdistiller.report.formats import csv_lines
 from mdistiller.report.layout import MISSING, NOTHING, Block, Commands, Grid, Heading, Items, Paragraph, number
-from mdistiller.runs.language import SPEC, Row
+from mdistiller.runs.language import SPEC, Row, Score, teachers
 from mdistiller.runs.paper import Table
 
 WORDS = (
@@ -14,15 +15,17 @@ WORDS = (
     "of decoding alone. The copy row repeats the input (the instruction where there is none): what Rouge-L gives for "
     "no work."
 )
+CSV_FIELDS = ("table", "row", "column", "status", "seeds", "mean", "training_std", "decoding_std", "paper", "baseline",
+              "gain", "config", "overrides", "command")
 SMOKE_WORDS = "**A smoke run**: made-up words, tiny models. The numbers have no meaning."
 
 
 def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool = False) -> list[Block]:
     """The results beside the paper's numbers, the controls, and the commands that fill missing rows."""
-    columns = [SPEC["smoke"]["column"]] if smoke else list(SPEC["sets"])
+    columns = _columns(table, smoke)
     blocks: list[Block] = [Heading(f"Table {table.name}: {table.title}", 2)]
     blocks.append(Paragraph(SMOKE_WORDS if smoke else WORDS))
-    lines = [] if smoke else [_fixed("copied input", SPEC["copy"], columns), *_untrained(table, columns)]
+    lines = [] if smoke else [_fixed("copied input", SPEC["copy"], columns), *_untrained(table, rows, columns)]
     named = [row for row in rows if row.printed or smoke and row.label in table.rows]
     controls = [row for row in rows if row not in named]
     header = ("", "seeds", *columns)
@@ -34,19 +37,61 @@ def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool
     blocks += [Heading("Gain over the baseline, of the means", 3), Items(tuple(gains))] if gains else []
     if left_out := [line for row in rows for line in row.left_out]:
         blocks += [Heading("Answers of another protocol, which are in no cell", 3), Items(tuple(left_out))]
-    return blocks + _missing(rows, columns, command, smoke)
+    return blocks + _missing(table, rows, command, smoke)
+
+
+def language_csv(tables: Sequence[tuple[Table, Sequence[Row], str]], smoke: bool = False) -> str:
+    """CSV with one line per cell; `tables` are (table, its rows, the command that fills it)."""
+    return csv_lines(CSV_FIELDS, [line for table, rows, command in tables
+                                  for line in _csv_rows(table, rows, command, _columns(table, smoke))])
+
+
+def _csv_rows(table, rows, command, columns):
+    by_label = {row.label: row for row in rows}
+    for label, printed in _teacher_rows(table):
+        for scores in teachers(rows) or [{}]:
+            yield from (_csv_row(table, label, column, scores.get(column), printed) for column in columns)
+    for row in rows:
+        baseline = by_label[row.baseline].scores if row.baseline in by_label else {}
+        for column in columns:
+            score, other = row.scores.get(column), baseline.get(column)
+            yield _csv_row(table, row.label, column, score, row.printed) | {
+                "baseline": row.baseline, "gain": score.mean - other.mean if score and other else None,
+                "config": row.training.config, "overrides": " ".join(row.training.all_overrides),
+                "command": None if row.runs else _filling(row, command),
+            }
+
+
+def _csv_row(table, label, column, score, printed):
+    return {"table": table.name, "row": label, "column": column, "status": "done" if score else MISSING,
+            "seeds": score and score.seeds, "mean": score and score.mean, "training_std": score and score.training,
+            "decoding_std": score and score.decoding, "paper": printed.get(column)}
+
+
+def _columns(table, smoke):
+    return [SPEC["smoke"]["column"]] if smoke else list(table.columns)
+
+
+def _filling(row, command):
+    return f"{command} --methods '{row.label}'"
 
 
 def _fixed(label, values, columns):
     return (label, "", *(number(values.get(column)) for column in columns))
 
 
-def _untrained(table, columns):
-    """Rows of the paper that this project does not train: the teacher."""
+def _teacher_rows(table):
+    """(label, printed numbers by column) of the rows of the paper that this project does not train: the teacher."""
     for label in table.rows:
         if label.lower().startswith("teacher"):
-            values = {column: table.cells[label, column].printed for column in columns}
-            yield _fixed(f"{label}, paper", values, columns)
+            yield label, {column: table.cells[label, column].printed for column in table.columns}
+
+
+def _untrained(table, rows, columns):
+    for label, printed in _teacher_rows(table):
+        yield _fixed(f"{label}, paper", printed, columns)
+        for scores in teachers(rows) or [{}]:
+            yield (f"{label}, here", "", *(_text(scores.get(column)) for column in columns))
 
 
 def _lines(row, columns):
@@ -56,7 +101,7 @@ def _lines(row, columns):
     yield (f"{row.label}, here", seeds, *(_text(row.scores.get(column)) for column in columns))
 
 
-def _text(score):
+def _text(score: Score | None) -> str:
     if score is None:
         return MISSING
     spreads = [NOTHING if value is None or math.isnan(value) else f"{value:.2f}"
@@ -74,17 +119,21 @@ def _gains(row, by_label, columns):
         yield f"{row.label} over {row.baseline}: {text}"
 
 
-def _missing(rows, columns, command, smoke):
+def _missing(table, rows, command, smoke):
     wanted = 1 if smoke else SPEC["seeds"]
     fewer = [row for row in rows if len(row.runs) < wanted]
     unscored = [row for row in rows if row.runs and not row.scores and not smoke]
     blocks: list[Block] = []
     if fewer:
-        lines = [f"{command} --methods '{row.label}'" for row in fewer]
+        lines = [_filling(row, command) for row in fewer]
         blocks += [Heading(f"Missing: {len(fewer)} of {len(rows)} rows have fewer than {wanted} seeds", 3),
                    Paragraph(f"All of them: `{command}`"), Commands(tuple(lines))]
-    if unscored:
-        lines = [f"python tools/answers.py --run {run.path} --sets dolly=data/dolly/test.jsonl"
-                 for row in unscored for run in row.runs]
+    lines = [f"python tools/answers.py --run {run.path} --sets dolly=data/dolly/test.jsonl"
+             for row in unscored for run in row.runs]
+    taught = [run for row in rows for run in row.runs if run.metadata.get("teacher_sha256")]
+    if taught and any(_teacher_rows(table)) and not (smoke or teachers(rows)):
+        lines.append(f"python tools/answers.py --run {taught[0].path} --checkpoint teacher --sets "
+                     "dolly=data/dolly/test.jsonl")
+    if lines:
         blocks += [Heading("Trained, and not scored yet", 3), Commands(tuple(lines))]
     return blocks

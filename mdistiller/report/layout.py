@@ -93,7 +93,7 @@ def overview(filled: FilledTable, marks: dict[str, str], widest: int) -> list[Gr
 
 
 def missing(filled: FilledTable, command: str) -> list[Block]:
-    """The commands that fill cells without runs, and cells with fewer seeds than the paper."""
+    """The commands that fill cells without runs, and cells with fewer seeds than the table needs."""
     wanted = filled.table.runs or 1
     empty = [cell for cell in filled.cells.values() if not cell.runs]
     fewer = [cell for cell in filled.cells.values() if 0 < len(cell.runs) < wanted]
@@ -105,7 +105,7 @@ def missing(filled: FilledTable, command: str) -> list[Block]:
         blocks.append(Paragraph(f"The commands that fill them{whole}"))
         blocks.append(Commands(_commands(empty, command)))
     if fewer and not filled.smoke:
-        blocks += [Heading(f"Fewer seeds than the paper's {wanted}: {len(fewer)} cells", 3)]
+        blocks += [Heading(f"Fewer than {wanted} seeds: {len(fewer)} cells", 3)]
         blocks.append(Commands(_commands(fewer, command)))
     return blocks
 
@@ -119,7 +119,7 @@ def _commands(cells, command):
 
 
 def fill_command(filled: Filled, command: str) -> str:
-    """The command that trains the missing runs of one cell with the paper's number of seeds."""
+    """The command that trains the missing runs of one cell with the table's number of seeds."""
     cell, pair = filled.cell, filled.training.pair
     method, other = (cell.column, cell.row) if pair == cell.row else (cell.row, cell.column)
     return f"{command} --methods {shlex.quote(method)} --pairs {shlex.quote(other)}"
@@ -176,6 +176,9 @@ def _introduction(filled, marks):
     blocks = [Paragraph(text)]
     if filled.smoke:
         blocks.append(Paragraph("**A smoke run**: few images and small networks. The numbers have no meaning."))
+    if any(math.isnan(cell.cell.printed) for cell in filled.cells.values()):
+        words = "Rows without a number of the paper are controls: is it the weighting, or the larger loss?"
+        blocks.append(Paragraph(words))
     return blocks + ([Paragraph(f"Protocol, unless marked: {protocol}.")] if protocol else [])
 
 
@@ -267,7 +270,7 @@ def _title(filled, group):
 def _checked(filled):
     rows, counted = [], Counter()
     for (row, column), cell in filled.cells.items():
-        if not cell.runs:
+        if not cell.runs or math.isnan(cell.cell.printed):
             continue
         verdict = OTHER_PROTOCOL if cell.differences else VERDICTS[cell.within(filled.epoch)]
         counted[verdict] += 1
@@ -279,7 +282,7 @@ def _checked(filled):
         ))
     order = (*VERDICTS.values(), OTHER_PROTOCOL)
     said = ", ".join(f"{counted[verdict]} {verdict}" for verdict in order if counted[verdict]) or "nothing to check"
-    absent = len(filled.cells) - counted.total()
+    absent = sum(not cell.runs for cell in filled.cells.values())
     text = (
         f"{said[0].upper()}{said[1:]}; {absent} missing. Two standard deviations are those of the runs over seeds, or "
         "of the paper's where there is one seed."

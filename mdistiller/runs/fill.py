@@ -144,7 +144,7 @@ class FilledTable:
         return first
 
     def average_gains(self) -> "dict[str, AverageGain]":
-        """Label of a method -> its average gain over the pairs; also "overall" if the paper prints it."""
+        """Label of a method -> its average gain over the pairs; also "overall" and pairs, if the paper prints them."""
         lines: dict[str, list[Filled]] = {}
         for group in self.groups.values():
             for line, filled in group.items():
@@ -152,6 +152,8 @@ class FilledTable:
                     lines.setdefault(line, []).append(filled)
         if "overall" in self.table.average_gain:
             lines["overall"] = [filled for line in lines.values() for filled in line]
+        lines |= {pair: [filled for filled in group.values() if filled.cell.baseline]
+                  for pair, group in self.groups.items() if pair in self.table.average_gain}
         return {line: self._average(line, cells) for line, cells in lines.items() if len(cells) > 1}
 
     def _average(self, line, cells):

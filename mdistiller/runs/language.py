@@ -13,6 +13,8 @@ from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
 
 SPEC = read_yaml(DATA / "language.yaml")
+AVERAGE = "Avg"  # the column of the means over all sets
+TEACHER = "teacher"  # name of the teacher's answers in a run folder
 SMOKE_MARK = f"LOG.PREFIX={SPEC['smoke']['prefix']}"  # the first override of a smoke run
 
 
@@ -22,7 +24,7 @@ class Score:
 
     mean: float
     training: float  # standard deviation over training seeds; NaN for a single seed
-    decoding: float | None  # standard deviation over decoding seeds, averaged over runs
+    decoding: float | None  # standard deviation over decoding seeds, averaged over runs; None for an average of sets
     seeds: int  # number of training seeds
 
 
@@ -41,31 +43,42 @@ class Row:
         """Scores by column, for the sets that were answered as the table states."""
         if self.training.extra and self.training.extra[0] == SMOKE_MARK:
             found = {SPEC["smoke"]["column"]: [(run.result("best"), None) for run in self.runs]}
-        else:
-            each = [scores_of(run) for run in self.runs]
-            found = {column: [one[name] for one in each if name in one] for column, name in SPEC["sets"].items()}
-        return {column: _score(values) for column, values in found.items() if values}
+            return {column: _score(values) for column, values in found.items() if values}
+        return _by_column([scores_of(run) for run in self.runs])
 
     @property
     def left_out(self) -> list[str]:
         """One line for each set that a run did not answer as the table states, whose score is in no cell."""
-        return [f"{self.label}, {run.path}, {name}: {words}" for run in self.runs
-                for name, found in _scored(run).items() if (words := _departure(name, found))]
+        return [f"{self.label}, {run.path}, {mark}{name}: {words}" for run in self.runs
+                for who, mark in (("best", ""), (TEACHER, "the teacher's "))
+                for name, found in _scored(run, who).items() if (words := _departure(name, found))]
 
 
-def scores_of(run: RunRecord) -> dict[str, tuple[float, float | None]]:
-    """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint.
+def teachers(rows: Sequence[Row]) -> list[dict[str, Score]]:
+    """Scores by column of each teacher of the rows' runs whose answers were scored.
+
+    The answers of a network do not depend on the run in whose folder they are.
+    """
+    found: dict = {}
+    for run in (run for row in rows for run in row.runs):
+        if scores := scores_of(run, TEACHER):
+            found.setdefault(run.metadata.get("teacher_sha256"), {}).update(scores)
+    return [_by_column([scores]) for scores in found.values()]
+
+
+def scores_of(run: RunRecord, who: str = "best") -> dict[str, tuple[float, float | None]]:
+    """{set: (Rouge-L, its deviation over decoding seeds)} of the answers of the best checkpoint, or of the teacher.
 
     Sets of which another number of examples was answered than the table states, or with another number of decoding
     seeds, are left out.
     """
-    return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in _scored(run).items()
+    return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in _scored(run, who).items()
             if not _departure(name, found)}
 
 
-def _scored(run):
-    """{set: scores} of the best checkpoint for the sets of the tables."""
-    scores = {name: rules.get(SPEC["rule"]) for name, rules in run.answers.get("best", {}).items()}
+def _scored(run, who):
+    """{set: scores} of a network's answers to the sets of the tables."""
+    scores = {name: rules.get(SPEC["rule"]) for name, rules in run.answers.get(who, {}).items()}
     return {name: found for name, found in scores.items() if found and name in SPEC["examples"]}
 
 
@@ -76,6 +89,15 @@ def _departure(name, found):
     if (examples, number) == (wanted, SPEC["decodings"]):
         return ""
     return f"{shown(examples)} examples and {number} decoding seeds, expected {wanted} and {SPEC['decodings']}"
+
+
+def _by_column(each):
+    """Column -> score, of the scores by set of several runs; the average is over runs with scores of all sets."""
+    sets = SPEC["sets"]
+    found = {column: [one[name] for one in each if name in one] for column, name in sets.items()}
+    found[AVERAGE] = [(fmean(one[name][0] for name in sets.values()), None) for one in each
+                      if set(sets.values()) <= one.keys()]
+    return {column: _score(values) for column, values in found.items() if values}
 
 
 def _score(values):

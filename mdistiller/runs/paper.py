@@ -1,7 +1,8 @@
 """The paper's tables as data: the printed number of each cell and the config that reproduces it."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ DATA = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the paper, with all settings that are known."""
+    """One training of the paper, or of a control beside it, with all settings that are known."""
 
     table: str
     method: str  # the paper's spelling, such as EA-MLD+LS
@@ -38,7 +39,7 @@ class Cell:
     table: str
     row: str
     column: str
-    printed: float
+    printed: float  # NaN for a control, which is not in the paper
     std: float | None
     baseline: tuple[str, str] | None  # (row, column) of the baseline cell that it is compared with
     note: str
@@ -53,7 +54,7 @@ class Table:
     name: str
     title: str
     metric: str
-    runs: int | None  # number of seeds that the paper averages
+    runs: int | None  # number of seeds: the paper's or, where it names none, that of a sound comparison
     columns: Mapping[str, Mapping[str, Any]]
     rows: Mapping[str, Mapping[str, Any]]
     cells: Mapping[tuple[str, str], Cell]  # by (row, column)
@@ -111,7 +112,7 @@ def covered_tables(names: Sequence[str]) -> list[Table]:
 
 
 def _table(name, spec):
-    rows = spec["rows"]
+    rows = {**spec["rows"], **spec.get("controls", {})}
     columns = {label: attributes or {} for label, attributes in spec["columns"].items()}
     cells = {}
     for row, of_row in rows.items():
@@ -125,7 +126,7 @@ def _table(name, spec):
                 table=name,
                 row=row,
                 column=column,
-                printed=of_row["printed"][index],
+                printed=of_row["printed"][index] if "printed" in of_row else math.nan,
                 std=of_row["std"][index] if "std" in of_row else None,
                 baseline=baseline,
                 note=of_row.get("notes", {}).get(column, ""),
@@ -137,10 +138,16 @@ def _table(name, spec):
 
 
 def _run_of(table, template, row, of_row, column, of_column):
-    """The run with the cell's config and overrides: of this table, or else the same training of another table."""
+    """The run with the cell's config and overrides: of this table, or else the same training of another table.
+
+    A control is the run of its config with its overrides.
+    """
     if template is None:
         return None
     config = template.format(**{**of_column, **of_row, "row": row, "column": column})
     overrides = (*of_row.get("overrides", ()), *of_column.get("overrides", ()))
     same = [run for run in load_runs() if (run.config, run.overrides) == (config, overrides)]
+    if "printed" not in of_row:
+        plain = next(run for run in load_runs() if (run.config, run.overrides) == (config, ()))
+        return replace(plain, table=table, method=row, overrides=overrides, printed=math.nan)
     return next((run for run in same if run.table == table), same[0])

@@ -20,9 +20,9 @@ from typing import Any
 from mdistiller import files
 from mdistiller.command import Interrupted
 from mdistiller.config import active_cfg, dump_cfg, load_cfg
+from mdistiller.config.length import num_epochs
 from mdistiller.config.loading import method_keys
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.optim import num_epochs
 from mdistiller.engine.setup import train
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.libraries import import_extra

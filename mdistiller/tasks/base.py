@@ -71,6 +71,7 @@ class Task:
     headline: str  # the metric that chooses the best epoch and is shown in tables
     metrics: tuple[str, ...]  # names of all numbers that `evaluate` returns and a run stores
     unit: str  # name of the samples over which a loss is averaged: "images", "proposals" or "tokens"
+    supervised_terms: tuple[str, ...] = ("ce",)  # names of the losses of `supervised`
     # A boolean of `progress` -> name of the other samples. For both parts, the metrics of a run contain the mean weight
     # and the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})

@@ -38,6 +38,7 @@ class Detection(Task):
     headline = "ap"
     metrics = ("ap", "ap50", "ap75")
     unit = "proposals"
+    supervised_terms = ("cls", "box", "rpn_cls", "rpn_box")
     parts = MappingProxyType({"foreground": "background"})
     head_maps = len(detectors.LEVELS)
     export_formats = ("pth", "safetensors", "torchscript")

@@ -1,9 +1,12 @@
 """Rouge-L and exact match of answers, in percent."""
 
 import functools
+import string
 from collections.abc import Sequence
 
 from mdistiller.libraries import import_extra
+
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @functools.cache
@@ -21,5 +24,14 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def exact(answer: str, references: Sequence[str]) -> float:
-    """100 if the answer equals one of the references, without the white space around them, else 0."""
-    return 100.0 * (answer.strip() in {reference.strip() for reference in references})
+    """100 if the answer equals one of the references, both `normalized`, else 0."""
+    return 100.0 * (normalized(answer) in set(map(normalized, references)))
+
+
+def normalized(text: str) -> str:
+    """The text in lower case, without ASCII punctuation, its words separated by one space.
+
+    As the evaluation of Super-NaturalInstructions (Wang et al., arXiv:2204.07705) compares answers, from which the
+    public code of language models has it; SQuAD's also leaves out articles.
+    """
+    return " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())

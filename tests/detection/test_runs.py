@@ -18,6 +18,7 @@ from mdistiller.distillers import DISTILLERS
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.engine.export import export_run
 from mdistiller.engine.meters import Meters
+from mdistiller.engine.optim import build_updater
 from mdistiller.engine.pictures import draw_run
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer, run_to_end
@@ -53,6 +54,20 @@ def test_a_step_of_a_method_has_the_detectors_losses_and_its_own(root, method):
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in run.distiller.learnable_parameters())
+
+
+def test_dot_splits_the_detectors_losses_from_what_is_distilled(root):
+    cfg = config(root, "DISTILLER.TYPE", "KD", "SOLVER.TRAINER", "dot", "SOLVER.WEIGHT_DECAY", 0.0)
+    run, (_, losses) = one_step(cfg)
+    updater = build_updater(cfg, run.distiller, torch.device("cpu"))
+    parameters, own = run.distiller.learnable_parameters(), sum(losses[name] for name in losses if name != "kd")
+    expected = {"task": torch.autograd.grad(own, parameters, retain_graph=True), "soft": torch.autograd.grad(
+        losses["kd"], parameters, retain_graph=True, allow_unused=True)}
+    updater.step(losses)
+    for name, gradients in expected.items():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            velocity = updater.optimizer.state[parameter].get(name)
+            assert (velocity is None) == (gradient is None) and (gradient is None or torch.equal(velocity, gradient))
 
 
 @pytest.mark.parametrize("method", ["EA-KD", "EA-DKD", "EA-REVIEWKD", "EA-FCFD"])

@@ -202,6 +202,10 @@ def test_sdd_clips_and_warms_up_as_its_authors_do():
     updater.step({"ce": 100 * sum(parameter.sum() for parameter in distiller.learnable_parameters())})
     total = sum(float(parameter.grad.square().sum()) for parameter in distiller.learnable_parameters())
     assert total**0.5 == pytest.approx(2.0, rel=1e-4)
+    for method, key, value in (("SDD", "SDD.CLIP_NORM", 40.0), ("KD", "SOLVER.CLIP_NORM", 3.0)):  # DOT cannot clip
+        distiller = tiny_distiller(method, "SOLVER.TRAINER", "dot", key, value)
+        with pytest.raises(UserError, match=f"{key}: SOLVER.TRAINER dot needs 0.0; found {value}"):
+            build_updater(distiller.cfg, distiller, torch.device("cpu"))
 
 
 def test_sdd_with_nkd_on_one_cell_is_nkd_with_the_settings_of_dkd():

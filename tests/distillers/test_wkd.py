@@ -78,6 +78,8 @@ def test_the_weight_is_constant_then_falls_by_half_a_cosine():
     distiller = tiny_distiller("WKD", "SOLVER.EPOCHS", 240)
     weights = [distiller.weight_at(epoch) for epoch in (1, 150, 195, 240, 300)]
     assert weights == pytest.approx([600, 600, 300, 0, 0])
+    distiller = tiny_distiller("WKD", "SOLVER.MAX_ITER", 40, "SOLVER.EVAL_PERIOD", 10, "WKD.LOSS.COSINE_DECAY_EPOCH", 2)
+    assert [distiller.weight_at(epoch) for epoch in (2, 3, 4)] == pytest.approx([600, 300, 0])
 
 
 class Images:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mdistiller.config import load_cfg
-from mdistiller.engine.optim import DOT, learning_rate, num_epochs, parameter_groups
+from mdistiller.config.length import num_epochs
+from mdistiller.engine.optim import DOT, learning_rate, parameter_groups
 from mdistiller.errors import UserError
 from tests.engine.support import assert_same_weights, run
 

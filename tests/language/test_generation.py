@@ -16,6 +16,7 @@ from mdistiller.models.decoding import Decoding, Repeats, filtered, generate
 from mdistiller.models.language import build_language_model
 from mdistiller.tasks.rouge import exact, rouge_l
 from tests import forked
+from tests.language.goldens import ARRAYS
 from tests.language.support import config
 
 GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
@@ -114,7 +115,16 @@ def test_rouge_l_by_hand():
     # one word of one, one of three: precision 1, recall 1/3
     assert rouge_l("sun", ["the sun shines"]) == pytest.approx(50.0)
     assert rouge_l("", ["something"]) == 0.0
-    assert exact(" sun ", ["moon", "sun"]) == 100.0 and exact("Sun", ["sun"]) == 0.0
+    assert exact(" sun ", ["moon", "sun"]) == 100.0 and exact("The sun", ["sun"]) == 0.0
+
+
+def test_scores_of_answers_equal_the_reference():
+    pairs = {1: ("", ["something"]), 5: ("the the the the", ["the"]), 8: ("A, b; C! d?", ["a b c d"]),
+             9: ("one two three four five six", ["six five four three two one", "one three five"])}
+    for place, (answer, references) in pairs.items():
+        assert rouge_l(answer, references) == pytest.approx(100 * ARRAYS["rouge/score"][place], rel=1e-9)
+        assert exact(answer, references) == 100 * ARRAYS["rouge/exact_match"][place]
+    assert ARRAYS["rouge/exact_match"][8] == 1
 
 
 def test_the_templates_are_the_published_bytes_and_texts_with_braces_stay_as_they_are():

@@ -1,5 +1,7 @@
 """Tables 7 and A3, and the page on language models."""
 
+import csv
+import io
 import json
 import re
 import shlex
@@ -10,8 +12,9 @@ import pytest
 from mdistiller.config import dump_cfg, load_cfg
 from mdistiller.engine.setup import train
 from mdistiller.errors import UserError
-from mdistiller.report.language import language_blocks
-from mdistiller.runs.language import rows, trainings
+from mdistiller.report.formats import markdown
+from mdistiller.report.language import language_blocks, language_csv
+from mdistiller.runs.language import SPEC, rows, trainings
 from mdistiller.runs.paper import load_tables
 from mdistiller.runs.reading import read_answers
 from mdistiller.runs.records import find_runs
@@ -26,6 +29,8 @@ def test_a_table_without_runs_shows_the_paper_the_copy_row_the_controls_and_the_
     for words in ("copied input", "21.06", "44.14", "24.95", "missing", "EA-KD, constant", "EA-KD, normalized",
                   "KD, rate 0.9", f"python tools/sweep.py --table {table} --methods 'EA-KD'", "decoding"):
         assert words in printed.stdout, words
+    for cell in load_tables()[table].cells.values():  # the averages and the teacher included
+        assert re.search(rf"\| {re.escape(cell.row)}, paper .*\| {cell.printed:.2f} ", printed.stdout), cell
 
 
 def test_every_row_names_a_configuration_that_there_is_and_differs_from_the_others():
@@ -34,19 +39,21 @@ def test_every_row_names_a_configuration_that_there_is_and_differs_from_the_othe
     assert len({(training.config, training.overrides) for training in found.values()}) == len(found) == 12
 
 
-def scored_run(folder, seed, method, score, **changed):
-    """A run folder with the configuration of a row of Table 7, without training."""
+def scored_run(folder, seed, method, score, sets=("dolly",), teacher=None, **changed):
+    """A run folder with the configuration of a row of Table 7, without training; `teacher` is the teacher's score."""
     run = folder / f"{method}_{seed}"
-    place = run / "answers" / "best"
-    place.mkdir(parents=True)
+    run.mkdir()
     cfg = load_cfg(f"configs/dolly/{method}/gpt2_xl_gpt2.yaml", ["EXPERIMENT.SEED", seed])
     (run / "config.yaml").write_text(dump_cfg(cfg))
     (run / "run.json").write_text(json.dumps({"overridden": {}}))
     (run / "summary.json").write_text(json.dumps(
         {"status": "done", "headline": "rouge_l", "last_rouge_l": score, "best_rouge_l": score, "seed": seed}))
-    whole = {"rouge_l": score, "rouge_l_std": 0.2, "examples": 500, "seeds": [10, 20, 30, 40, 50]}
-    scores = {"dolly": {"ngram6": whole | changed}}
-    (place / "scores.json").write_text(json.dumps(scores))
+    for who, mean in (("best", score), ("teacher", teacher)) if teacher else (("best", score),):
+        scores = {name: {"ngram6": {
+            "rouge_l": mean + place, "rouge_l_std": 0.2, "examples": SPEC["examples"][name],
+            "seeds": [10, 20, 30, 40, 50]} | changed} for place, name in enumerate(sets)}
+        (run / "answers" / who).mkdir(parents=True)
+        (run / "answers" / who / "scores.json").write_text(json.dumps(scores))
 
 
 def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp_path):
@@ -58,6 +65,23 @@ def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp
     assert re.search(r"\| EA-KD, here +\| 2 +\| 26.00 ± 0.00 / 0.20 ", text)
     assert "EA-KD over KD: Dolly +1.50" in text
     assert re.search(r"\| SFT \(GPT2-S\), here +\| missing", text)
+
+
+def test_the_average_is_over_all_five_sets_and_the_teacher_has_a_row(tmp_path):
+    scored_run(tmp_path, 0, "fkl", 20.0, sets=SPEC["examples"], teacher=30.0)
+    scored_run(tmp_path, 1, "fkl", 22.0, sets=SPEC["examples"])
+    scored_run(tmp_path, 0, "ea_fkl", 25.0, sets=("dolly", "vicuna"))
+    table, found = load_tables()["7"], rows("7", find_runs(tmp_path))
+    text = markdown(language_blocks(table, found, "x"))
+    assert re.search(r"\| KD, here +\| 2 .*\| 23.00 ± 1.41 / – +\|\n", text), text  # 20 ... 24 and 22 ... 26
+    assert re.search(r"\| EA-KD, here +\| 1 +\| 25.00 ± .*\| missing +\|\n", text)
+    assert re.search(r"\| Teacher \(GPT2-XL\), here +\| +\| 30.00 ± – / 0.20 .*\| 32.00 ± – / – +\|\n", text)
+    lines = list(csv.DictReader(io.StringIO(language_csv([(table, found, "x")]))))
+    cells = {(line["row"], line["column"]): line for line in lines}
+    assert len(cells) == len(lines) == 66  # of six rows and five controls
+    assert cells["KD", "Avg"]["mean"] == "23" and cells["KD", "Avg"]["paper"] == "17.63"
+    assert cells["EA-KD", "Dolly"]["gain"] == "4" and cells["EA-KD", "Avg"]["status"] == "missing"
+    assert cells["Teacher (GPT2-XL)", "UnNI"]["mean"] == "34"
 
 
 def test_a_partial_evaluation_is_in_no_cell_and_said_to_be_left_out(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -123,6 +124,12 @@ def test_the_average_gains_of_the_paper_are_shown_with_what_its_cells_give():
 def test_every_table_prints_without_runs(name):
     table = load_tables()[name]
     text = formats.markdown(layout(fill(table, []), f"sweep --table {name}", check=True))
+    labels = (*table.columns.values(), *table.rows.values())
+    accuracies = [said[key] for said in labels for key in ("teacher_acc", "student_acc") if key in said]
+    printed = [value for cell in table.cells.values() for value in (cell.printed, cell.std) if value == value]
+    numbers = {f"{value:.2f}" for value in (*printed, *accuracies) if value is not None}
+    assert len(numbers) > 2 and all(re.search(rf"(?<!\d){number}(?!\d)", text) for number in numbers)
+    assert all(f"| {gain:+.2f} " in text for gain in table.average_gain.values())
     assert f"Missing: {len(table.cells)} of {len(table.cells)} cells" in text
     metrics = 3 if name in ("6", "A2") else 1  # AP, AP50 and AP75 of one training
     assert text.count(f"    sweep --table {name} --methods ") * metrics == len(table.cells)

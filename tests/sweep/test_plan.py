@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from argparse import Namespace
 
 import pytest
 
@@ -25,7 +26,10 @@ from mdistiller.sweep.plan import (
     plan_runs,
     summary,
 )
-from tests.report.support import make_run
+from tests.report.support import REPOSITORY, make_run
+from tools import sweep
+
+SCRIPTS = REPOSITORY / "scripts"
 
 
 def planned(root, row="KD", seed=0, *extra, smoke=False):
@@ -52,10 +56,18 @@ def test_cells_are_chosen_by_method_and_pair_whatever_their_case():
 def test_a_training_of_several_tables_is_planned_once_and_names_are_all_different():
     trainings = [Training.of_cell(cell) for cell in choose_cells(covered_tables(["all"]))]
     runs = plan_runs([*((training, 2) for training in trainings), (trainings[0], 1)])
-    assert len(runs) == 2 * 154 == len({run.folder for run in runs})
-    assert runs[0].folder.name == "cifar100_kd_res32x4_res8x4_s0" and runs[154].seed == 1
+    assert len(runs) == 2 * 166 == len({run.folder for run in runs})
+    assert runs[0].folder.name == "cifar100_kd_res32x4_res8x4_s0" and runs[166].seed == 1
     assert {run.name for run in runs if "EA.KIND-base" in run.name} >= {
         "cifar100_ea_kd_res32x4_res8x4_EA.KIND-base_s0"}
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("reproduce_table*.sh")), ids=lambda path: path.stem)
+def test_a_script_trains_what_its_first_lines_promise(script):
+    trainings, seeds = map(int, re.search(r"(\d+) trainings, each over (\d+) seeds", script.read_text()).groups())
+    chosen = {"study": None, "table": [script.stem.removeprefix("reproduce_table")], "methods": [], "pairs": []}
+    runs = sweep.planned(Namespace(opts=[], smoke=False, seeds=None, **chosen))
+    assert (len({run.training for run in runs}), len(runs)) == (trainings, trainings * seeds) and seeds >= 3
 
 
 def test_two_files_that_would_share_a_run_folder_are_refused_at_once(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from mdistiller.config.length import num_epochs
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.cache import replay
@@ -18,7 +19,6 @@ from mdistiller.engine.cache.replay import ReplayCache, ReplayStore
 from mdistiller.engine.cache.teacher_cache import TeacherCache, in_bytes, open_cache, why_live
 from mdistiller.engine.log import progress
 from mdistiller.engine.networks import ready_teacher
-from mdistiller.engine.optim import num_epochs
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.setup import prepare_device, set_seed, settle_precision
 from mdistiller.errors import UserError

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller import distributed
+from mdistiller.config.length import num_epochs
 from mdistiller.data.images import NUM_VIEWS, upload
 from mdistiller.engine.cache import replay
 from mdistiller.engine.cache.hidden_cache import HiddenCache, hidden_metadata
@@ -31,7 +32,6 @@ from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, read_
 from mdistiller.engine.cache.replay import ReplayCache, ReplayStore
 from mdistiller.engine.cache.rows import Rows
 from mdistiller.engine.checkpoints import state_sha256
-from mdistiller.engine.optim import num_epochs
 from mdistiller.errors import UserError
 from mdistiller.models.language import Tokens
 from mdistiller.precision import autocast, teacher_amp
