@@ -33,6 +33,15 @@ class RunError(Short, RuntimeError):
     """An error that ends a run, such as a non-finite loss (exit code 3). Everything saved before stays intact."""
 
 
+def first_line(error: object, kind: bool = True) -> str:
+    """The type of an exception and the first line of what it says, up to 200 characters: "KeyError: 'a'".
+
+    Without `kind` the line alone, or the type if there is none.
+    """
+    name, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")[:200]
+    return ": ".join(filter(None, (name if kind or not line else "", line)))
+
+
 def cannot_write(path: str | Path, error: OSError) -> UserError | RunError:
     """The error for a file that cannot be written: a RunError for a disk error, a UserError for a wrong path."""
     kind = RunError if error.errno in DISK_FAILS else UserError

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mdistiller.errors import RunError, cannot_write, writing
+from mdistiller.errors import RunError, cannot_write, first_line, writing
 
 log = logging.getLogger("mdistiller")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -49,7 +49,7 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     except RuntimeError as error:  # PyTorch's zip writer reports a full disk in this way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
+        reason = first_line(error, kind=False)
         if "unexpected pos" in reason or "file write failed" in reason:
             reason = "No space left on device, or file size limit reached"
         raise RunError(f"{path}: cannot be written: {reason}") from error

@@ -41,8 +41,3 @@ def source_of(name: str) -> tuple[str, dict]:
     """Arguments for `from_pretrained` of transformers: a folder or a hub name, and the keywords for a GGUF file."""
     path = Path(name)
     return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
-
-
-def first_line(error: Exception) -> str:
-    """Type and first line of the message of an exception from code of others."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

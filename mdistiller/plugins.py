@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 
 
 def import_file(file: str | Path) -> ModuleType:
@@ -30,7 +30,6 @@ def _import(path):
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else path
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(f"{where}: cannot be imported: {kind}{reason}") from error
+        reason = first_line(error, kind=not isinstance(error, UserError))
+        raise UserError(f"{where}: cannot be imported: {reason}") from error
     return module

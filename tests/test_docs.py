@@ -50,7 +50,7 @@ def run(words, monkeypatch):
     if words[:3] != ["python", "-m", "pytest"]:
         return run_line(words, monkeypatch, SHORT)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mdistiller.errors import first_line
+
 ENDS = {
     "prints": "lambda: print('5 \xb1 2 \u2013')", "fails": "lambda: (_ for _ in ()).throw(UserError('\xb1 wrong'))",
 }
@@ -34,6 +36,14 @@ def test_characters_outside_the_encoding_are_escaped():
     for encoding in ("ascii", "latin-1"):
         done = start(ENDS["prints"], PYTHONIOENCODING=encoding)
         assert done.returncode == 0 and b"\\u2013" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(("error", "whole", "alone"), [
+    (KeyError("a"), "KeyError: 'a'", "'a'"), (ValueError("\n a\nb"), "ValueError: a", "a"),
+    (RuntimeError(), "RuntimeError", "RuntimeError"), (OSError("x" * 300), "OSError: " + "x" * 200, "x" * 200),
+])
+def test_the_first_line_of_an_exception(error, whole, alone):
+    assert (first_line(error), first_line(error, kind=False)) == (whole, alone)
 
 
 def test_too_little_memory_is_one_line():

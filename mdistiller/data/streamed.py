@@ -18,7 +18,7 @@ from mdistiller.data.files import ImageFiles, open_image, problem_of, quick_chec
 from mdistiller.data.hashing import STRONG_VIEW, WEAK_VIEW, random_bits, uniform
 from mdistiller.data.splits import train_val_positions
 from mdistiller.data.strong import strong_augment
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import RunError, UserError, first_line
 from mdistiller.workers import begin, dead_workers_fail_the_run, leave_signals_to_the_parent
 
 PATIENCE = 900  # seconds to wait for a batch before the workers are considered dead
@@ -161,7 +161,7 @@ class Reader(Dataset):
             try:
                 batch = {view: images.share_memory_() for view, images in batch.items()}
             except (RuntimeError, OSError) as error:
-                return NoSharedMemory(str(error).strip().splitlines()[0])
+                return NoSharedMemory(first_line(error, kind=False))
         draws = {}
         if request.epoch is not None:
             draws = {

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mdistiller.errors import UserError
-from mdistiller.libraries import first_line, import_transformers, source_of
+from mdistiller.errors import UserError, first_line
+from mdistiller.libraries import import_transformers, source_of
 
 END_OF_WORDS = "<end>"
 

@@ -8,8 +8,7 @@ import platform
 import torch
 from torch import nn
 
-from mdistiller.errors import RunError, UserError
-from mdistiller.libraries import first_line
+from mdistiller.errors import RunError, UserError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT_BYTES = 1 << 30
@@ -43,7 +42,7 @@ def out_of_memory_fails_the_run():
         wanting = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not wanting:
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error, kind=False)
         raise RunError(f"out of memory ({reason}); smaller batches need less (SOLVER.BATCH_SIZE with "
                        "SOLVER.ACCUMULATE, DATASET.TEST.BATCH_SIZE)") from error
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import open_run
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import RunError, UserError, first_line
 from mdistiller.models import AtInputSize
 
 NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torchscript": ()}
@@ -168,7 +168,7 @@ def save_onnx(network: nn.Module, image_size: int, path: Path) -> float:
                 )
         except Exception as error:  # the exporter raises many kinds of exceptions
             cause = error.__cause__ or error
-            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+            reason = first_line(cause, kind=False)
             raise UserError(f"{path}: this network cannot be exported to ONNX: {reason}") from error
         difference = onnx_difference(network, draft, image_size)
         if not difference <= TOLERANCE:

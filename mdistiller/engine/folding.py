@@ -5,9 +5,10 @@ import logging
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from mdistiller.libraries import first_line
+from mdistiller.errors import first_line
 
 log = logging.getLogger("mdistiller")
+
 
 
 def fold_teacher(teacher: nn.Module, method) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from mdistiller import distributed
-from mdistiller.libraries import first_line
+from mdistiller.errors import first_line
 
 NEVER = "SOLVER.CUDA_GRAPH is never"
 OBSERVED_STEP = 3  # of the steps with batches of one kind: the one that is watched; graphs are recorded after it

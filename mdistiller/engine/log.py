@@ -11,8 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mdistiller.command import Interrupted
-from mdistiller.errors import RunError, UserError
-from mdistiller.libraries import first_line
+from mdistiller.errors import RunError, UserError, first_line
 
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 FORMAT = "%(asctime)s %(message)s"

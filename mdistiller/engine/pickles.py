@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from mdistiller.errors import first_line
 from mdistiller.files import open_plain
 
 INFLATION = 8  # largest allowed ratio of unpacked size to file size; PyTorch itself does not compress
@@ -58,7 +59,8 @@ def _check_kind(head, whole):
     """Raise ValueError if the first bytes of a file belong to something else that people download or copy."""
     kinds = {
         "it is a web page, perhaps of a failed download; download the file again": head.lstrip().startswith(b"<"),
-        "it is a pointer of Git LFS; git lfs pull fetches the file": head.startswith(b"version ") and b"git-lfs" in head,
+        "it is a pointer of Git LFS; git lfs pull fetches the file":
+            head.startswith(b"version ") and b"git-lfs" in head,
         "it is an archive; unpack it, or give it to tools/fetch_teachers.py with --from":
             head.startswith(ARCHIVES) or head[257:262] == b"ustar",
         "it is incomplete; copy or download it again": not head or head.startswith(b"PK\x03\x04") and not whole,
@@ -147,4 +149,4 @@ def reason_of(error: Exception) -> str:
         text = found[1] if found else "it holds objects other than tensors and numbers"
     if "Unsupported operand" in text or isinstance(error, IndexError):  # of the stack of a pickle
         text = "it was not written by torch.save"
-    return (text.splitlines() or [type(error).__name__])[0][:200]
+    return first_line(text or type(error).__name__, kind=False)

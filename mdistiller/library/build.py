@@ -13,14 +13,13 @@ from yacs.config import CfgNode
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_taps
 from mdistiller.library.loop import Configured, Distillation
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings
 from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
 from mdistiller.models import build_model
-from mdistiller.models.base import reason_of
 from mdistiller.models.transparent import Normalisation
 from mdistiller.models.wrapped import first_convolution
 from mdistiller.registry import split_ea
@@ -227,7 +226,7 @@ def _try(adapted, networks, blank):
 
 def _unfit(network, error):
     return (
-        f"{type(network).__name__} fails on the input that shapes are learnt from ({reason_of(error)}): pass a batch "
+        f"{type(network).__name__} fails on the input that shapes are learnt from ({first_line(error)}): pass a batch "
         "of your own (example=x), or the pixels a side of its images (image_size=...)"
     )
 

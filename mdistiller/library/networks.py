@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
-from mdistiller.models.base import Features, Network, Output, reason_of
+from mdistiller.errors import UserError, first_line
+from mdistiller.models.base import Features, Network, Output
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
 from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution
 
@@ -154,7 +154,7 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
         raise
     except Exception as error:  # of any kind, raised by a user's network
         raise UserError(
-            f"{type(network).__name__} cannot be probed ({reason_of(error)}): pass a batch of your own inputs "
+            f"{type(network).__name__} cannot be probed ({first_line(error)}): pass a batch of your own inputs "
             "(example=x), or the pixels a side of its images (image_size=...)"
         ) from error
     finally:

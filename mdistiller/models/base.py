@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
-from mdistiller.libraries import first_line as reason_of
+from mdistiller.errors import UserError, first_line
 from mdistiller.registry import Registry
 
 MODELS = Registry("model family")
@@ -90,7 +89,7 @@ def try_out(network: nn.Module, num_classes: int, image_size: int) -> None:
     except UserError:
         raise
     except Exception as error:  # of any kind: the user's code, or a network that needs larger images
-        raise UserError(f"fails on an image of {image_size}x{image_size} pixels: {reason_of(error)}") from error
+        raise UserError(f"fails on an image of {image_size}x{image_size} pixels: {first_line(error)}") from error
     finally:
         network.train(training)
     if tuple(logits.shape) != (1, num_classes):

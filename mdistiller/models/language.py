@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.libraries import import_transformers, source_of
-from mdistiller.models.base import reason_of
 from mdistiller.models.transparent import Transparent
 
 log = logging.getLogger("mdistiller")
@@ -129,11 +128,11 @@ def _load(transformers, name, pretrained, dtype):
         return transformers.AutoModelForCausalLM.from_config(config)
     except ImportError as error:
         extra = "gguf and accelerate" if keywords else "another library"
-        raise UserError(f"{name} needs {extra}: pip install 'mdistiller-ea[llm]' ({reason_of(error)})") from None
+        raise UserError(f"{name} needs {extra}: pip install 'mdistiller-ea[llm]' ({first_line(error)})") from None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"no language model {name!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
-            f"tiny_<layers>x<width>, or a name of the Hugging Face hub, which must be reachable ({reason_of(error)})"
+            f"tiny_<layers>x<width>, or a name of the Hugging Face hub, which must be reachable ({first_line(error)})"
         ) from None
 
 

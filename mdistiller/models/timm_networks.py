@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Output
 from mdistiller.models.wrapped import (
     IMAGENET,
@@ -17,7 +17,6 @@ from mdistiller.models.wrapped import (
     evenly,
     fail_to_fetch,
     first_convolution,
-    first_line_of,
 )
 
 TIMEOUT = 10  # of a request, in seconds
@@ -67,7 +66,7 @@ def build(name: str, num_classes: int, pretrained: bool, image_size: int | None,
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"timm:{name} cannot be built with {kwargs}: {first_line_of(error)}") from error
+        raise UserError(f"timm:{name} cannot be built with {kwargs}: {first_line(error, kind=False)}") from error
     except Exception as error:  # the hub's client raises exceptions of its HTTP library
         if not pretrained:
             raise

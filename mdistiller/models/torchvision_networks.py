@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Output
-from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, fail_to_fetch, first_convolution, first_line_of
+from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, fail_to_fetch, first_convolution
 
 
 class TorchvisionNetwork(Wrapped):
@@ -115,7 +115,7 @@ def build(
     except URLError as error:
         raise fail_to_fetch(f"torchvision:{name}", error.reason, Path(torch.hub.get_dir()) / "checkpoints") from error
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"torchvision:{name} cannot be built with {kwargs}: {first_line_of(error)}") from error
+        raise UserError(f"torchvision:{name} cannot be built with {kwargs}: {first_line(error, kind=False)}") from error
     return TorchvisionNetwork(network, size if fixed else None, new_head, levels)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Features, Output
 from mdistiller.models.transparent import Normalisation, Transparent
 
@@ -68,13 +68,7 @@ def evenly(count: int) -> list[int]:
 
 
 def fail_to_fetch(name: str, reason, place: str | Path) -> UserError:
-    reason = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     return UserError(
-        f"pretrained weights of {name} cannot be fetched ({reason}): put them in {place}, or use your own "
-        "checkpoint"
+        f"pretrained weights of {name} cannot be fetched ({first_line(reason, kind=False)}): put them in {place}, or "
+        "use your own checkpoint"
     )
-
-
-def first_line_of(error: Exception) -> str:
-    """What an exception says first, else its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

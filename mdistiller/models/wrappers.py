@@ -8,8 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mdistiller.errors import UserError
-from mdistiller.models.base import reason_of
+from mdistiller.errors import UserError, first_line
 from mdistiller.plugins import import_file
 
 LIBRARIES = ("timm", "torchvision")
@@ -35,7 +34,7 @@ def build_wrapped(
     except UserError:
         raise
     except Exception as error:  # of any kind, from the user's code
-        raise UserError(f"{name}: cannot be built: {reason_of(error)}") from error
+        raise UserError(f"{name}: cannot be built: {first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{name}: expected a class of networks (torch.nn.Module), found {type(network).__name__}")
     return network

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
-from mdistiller.runs.reading import ANSWERS, is_measurement, parse_json, read_text
+from mdistiller.files import read_text
+from mdistiller.runs.reading import ANSWERS, is_measurement, parse_json
 from mdistiller.runs.records import RunRecord
 
 EXAMPLES = 4  # number of examples shown of each run

@@ -118,6 +118,7 @@ class Book:
 
 
 def method_of(run: RunRecord) -> str:
+    """ "EA-KD", or "student alone"."""
     return "student alone" if run.config["DISTILLER.TYPE"] == "NONE" else run.method
 
 

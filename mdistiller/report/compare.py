@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdistiller import markdown
 from mdistiller.errors import UserError
+from mdistiller.report.book import method_of
 from mdistiller.runs.differences import differences, digits
 from mdistiller.runs.records import (
     RunRecord,
@@ -86,12 +87,11 @@ def _with(words, name):
 def row(group: list[RunRecord], words: str = "") -> tuple[str, ...]:
     """The cells of one configuration in the order of `head`; `words` list its differences from others of its method."""
     config = group[0].config
-    method = "student alone" if config["DISTILLER.TYPE"] == "NONE" else group[0].method
     teacher = "" if config["DISTILLER.TYPE"] == "NONE" else config["DISTILLER.TEACHER"]
     words = ", ".join(filter(None, (words, "on validation images" if group[0].on_validation else "")))
     return (
         config["DATASET.TYPE"],
-        _with(words, method),
+        _with(words, method_of(group[0])),
         teacher,
         config["DISTILLER.STUDENT"],
         str(group[0].epochs),

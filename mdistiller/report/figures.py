@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, first_line
 from mdistiller.files import open_plain, read_plain, write_atomically
 from mdistiller.libraries import import_extra
 from mdistiller.registry import ea_name, split_ea
@@ -47,9 +47,8 @@ def draw(figure: str, analysis: Path, output: Path) -> list[Path]:
         except UserError:
             raise
         except Exception as error:  # incomplete or foreign files may cause any exception
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            raise UserError(f"{analysis / f'figure_{figure}'}*: not what tools/analyze.py writes ({reason}); measure "
-                            "again with --again") from error
+            raise UserError(f"{analysis / f'figure_{figure}'}*: not what tools/analyze.py writes "
+                            f"({first_line(error)}); measure again with --again") from error
         return save(plt, drawn, output, f"figure_{figure}")
 
 

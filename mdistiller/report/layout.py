@@ -25,22 +25,30 @@ class Strong(str):
 
 @dataclass(frozen=True)
 class Heading:
+    """A heading; level 1 is the highest."""
+
     text: str
     level: int
 
 
 @dataclass(frozen=True)
 class Paragraph:
+    """Running text."""
+
     text: str
 
 
 @dataclass(frozen=True)
 class Items:
+    """A list, one text per item."""
+
     lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Commands:
+    """Commands to copy, one per line."""
+
     lines: tuple[str, ...]
 
 

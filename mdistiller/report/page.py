@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.errors import UserError
+from mdistiller.files import read_text
 from mdistiller.report import render
 from mdistiller.report.answers import answers_of
 from mdistiller.report.book import Book, percent
@@ -18,7 +19,6 @@ from mdistiller.report.significance import GAIN_HEAD, gain_cells
 from mdistiller.runs.fill import fill, may_be_filled
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.progress import duration, progress
-from mdistiller.runs.reading import read_text
 from mdistiller.runs.records import RunRecord, find_runs, metric_words, repeated_runs
 from mdistiller.traces import FOLDER, by_epoch, read_trace
 

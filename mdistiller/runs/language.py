@@ -6,9 +6,9 @@ from functools import cached_property
 from statistics import fmean
 
 from mdistiller.config.files import read_yaml
+from mdistiller.config.words import shown
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
-from mdistiller.runs.reading import shown
 from mdistiller.runs.records import RunRecord, mean_and_std
 from mdistiller.runs.training import Training
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 from mdistiller.errors import UserError
+from mdistiller.files import read_text
 from mdistiller.runs.folders import folders_below
-from mdistiller.runs.reading import parse_json, read_text
+from mdistiller.runs.reading import parse_json
 from mdistiller.runs.records import RunRecord
 
 PLAN, SWEEP = "plan.json", ".sweep"  # a sweep's list of its runs is <folder>/.sweep/<project>/plan.json

@@ -16,6 +16,7 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
+from mdistiller.files import read_text
 from mdistiller.registry import split_ea
 from mdistiller.runs.folders import folders_below
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
@@ -26,7 +27,6 @@ from mdistiller.runs.reading import (
     read_answers,
     read_metrics,
     read_record,
-    read_text,
 )
 
 # Keys that may differ between runs of one configuration: names, folders, the seed, settings that only change rounding,

@@ -13,7 +13,7 @@ import torch
 
 from mdistiller import distributed
 from tests.engine import frozen_training, stopped_training
-from tests.engine.support import REPOSITORY, train_command, typed, weights
+from tests.engine.support import REPOSITORY, few_test_images, train_command, typed, weights
 from tests.forked import run_ranks
 
 METHODS = ("KD", "EA-DKD", "CTKD", "REVIEWKD", "CRD", "FCFD")
@@ -53,7 +53,8 @@ def forked(words):
         sys.argv = words
         importlib.import_module("tools.train").cli()
 
-    return run_ranks(action, 2)
+    with few_test_images():
+        return run_ranks(action, 2)
 
 
 @pytest.mark.parametrize("start", [forked, pytest.param(lambda words: [typed(*TORCHRUN, *words)], id="torchrun",

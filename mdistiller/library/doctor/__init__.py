@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdistiller.errors import first_line
 from mdistiller.library.doctor.finding import Case, Finding
 from mdistiller.library.doctor.formulas import check_formula
 from mdistiller.library.doctor.inputs import check_images, check_readings, check_size
@@ -63,8 +64,7 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
                 module.training = training
             yield from _trained(case, stored, extra)
     except Exception as error:  # of any kind, raised by a user's networks
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        yield Finding("pass fails", f"a step cannot be made: {type(error).__name__}: {reason}")
+        yield Finding("pass fails", f"a step cannot be made: {first_line(error)}")
     finally:
         kd.distiller.load_state_dict(state)
         kd.train(mode)
