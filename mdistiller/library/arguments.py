@@ -1,7 +1,7 @@
 """Checks of the arguments of `distill` before anything is built from them; each raises UserError in one line."""
 
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ def check_numbers(**numbers: int | None) -> None:
         whole = isinstance(number, Integral) and not isinstance(number, bool)
         if number is not None and not (whole and 1 <= number <= MOST[name]):
             raise UserError(f"distill: {name}: expected an integer from 1 to {MOST[name]}; found {shown(number)}")
+
+
+def check_epoch(epoch: Any, whole: bool = False) -> Any:
+    """None, or a number from 1 on, an integer if it must be `whole`."""
+    known = isinstance(epoch, Integral if whole else Real) and not isinstance(epoch, bool) and epoch >= 1
+    if not known and (whole or epoch is not None):
+        raise UserError(f"kd: epoch: counts from 1; found {shown(epoch)}")
+    return epoch
 
 
 def check_example(example: Any) -> None:
@@ -50,10 +58,27 @@ def check_stored(logits: Any, inputs: Any, num_classes: int | None) -> None:
     """Stored logits (n, C) have a row for each sample: one row for all would be used for all without an error."""
     rows = len(inputs) if isinstance(inputs, Tensor) else None
     fits = isinstance(logits, Tensor) and logits.ndim == 2 and rows in (None, len(logits))
-    if not fits or num_classes not in (None, logits.shape[1]):
-        found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+    if not fits or num_classes not in (None, logits.shape[1]) or not logits.is_floating_point():
+        found = type(logits).__name__
+        if isinstance(logits, Tensor):
+            found = f"a tensor {tuple(logits.shape)}{'' if logits.is_floating_point() else f' of {logits.dtype}'}"
         raise UserError(f"teacher_logits: expected a tensor ({'n' if rows is None else rows}, {num_classes or 'C'}); "
                         f"found {found}")
+
+
+def pair_of_numbers(given: Any) -> Any:
+    """`normalization`: None, "student", or (mean, deviation) as floats, one of each for a channel, deviations above 0.
+    """
+    if given is None or (isinstance(given, str) and given == "student"):
+        return given
+    try:
+        mean, deviation = (tuple(float(value) for value in values) for values in given)
+    except (TypeError, ValueError):
+        mean, deviation = (), ()
+    if not mean or len(mean) != len(deviation) or not all(value > 0 for value in deviation):
+        raise UserError("distill: normalization: expected (mean, deviation), each with a number for each channel, "
+                        f"'student' or None; found {shown(given)}")
+    return mean, deviation
 
 
 def pair_of_taps(taps: Any) -> tuple:

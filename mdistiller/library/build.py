@@ -14,7 +14,7 @@ from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
 from mdistiller.errors import UserError, first_line
-from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_taps
+from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_numbers, pair_of_taps
 from mdistiller.library.loop import Configured, Distillation
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings
@@ -68,13 +68,13 @@ def distill(
     check_numbers(image_size=image_size, num_classes=num_classes, num_train=num_train)
     if example is not None:
         check_example(example)
-    targets, taps = labels_of(targets), pair_of_taps(taps)
+    targets, taps, normalization = labels_of(targets), pair_of_taps(taps), pair_of_numbers(normalization)
     given = (("student", student, student_checkpoint), ("teacher", teacher, teacher_checkpoint))
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
     method = canonical_method(method, task)
     cfg = settings(method, task, keywords)
-    _check_needs(method, networks[1], targets, num_train)
+    _check_needs(method, *networks, targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""
     number = num_train or (None if targets is None else len(targets))
@@ -84,10 +84,15 @@ def distill(
     return _of_samples(cfg, method, networks, metadata | {"num_classes": num_classes}, taps, example, normalization)
 
 
-def _check_needs(method, teacher, targets, num_train):
-    """Raise UserError if a method lacks its teacher, or the labels or number of all training images."""
+def _check_needs(method, student, teacher, targets, num_train):
+    """Raise UserError if a method lacks a teacher of its own, or the labels or number of all training images."""
     if teacher is None and DISTILLERS[method].needs_teacher:
         raise UserError(f"distill: {method} needs a teacher; found None")
+    if teacher is student:
+        raise UserError(
+            "distill: student and teacher are one object, so the divergence would stay 0; build a second network or "
+            "copy it (copy.deepcopy)"
+        )
     if "index" in inspect.signature(DISTILLERS[method].sample_losses).parameters and targets is num_train is None:
         raise UserError(
             f"distill: {method} remembers every training image: pass the labels of all (targets=...), or with batches "
@@ -157,6 +162,8 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
         raise UserError(f"distill: {error}") from error.__cause__
     if type(distiller).prepare is not Distiller.prepare:
         log.info("%s looks at training images before a run, and does without them here", method)
+    if distiller.deployed() is not distiller.student:
+        log.warning("%s trains more than the student gives: evaluate and keep kd.deployed(), not kd.student", method)
     return Distillation(distiller, *networks)
 
 

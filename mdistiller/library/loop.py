@@ -1,8 +1,8 @@
 """Distillation in your own training loop: one module that turns a batch into a loss."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,29 +10,14 @@ from torch import Tensor, nn
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 from mdistiller.functional import wide
-from mdistiller.library.arguments import check_stored
-from mdistiller.library.doctor.first_step import FirstStep
+from mdistiller.library.arguments import check_epoch, check_stored
+from mdistiller.library.batch import check_batch, check_index, sorted_batch
+from mdistiller.library.doctor.first_step import FirstStep, explain
+from mdistiller.library.step import Evaluated, Step
 from mdistiller.library.tasks import Samples, Texts
 from mdistiller.models.transparent import Transparent
 
-LABELS = ("labels", "label", "target")  # keywords of the labels in batches of other libraries
-OF_METHODS = ("index", "contrast", "image_strong")  # further entries of a batch that methods read
-
-
-class Step(NamedTuple):
-    """The result of a batch.
-
-    `loss` is the scalar sum of `losses`, {name: scalar}, with the cross-entropy under "ce"; `logits` (n, C) are the
-    student's; `weight` (n,), detached, are the factors of the samples' distillation losses (ones without EA). In eval
-    mode `losses` contains only the cross-entropy and `weight` is None; without labels `loss` is None there. For a
-    language model with LM_LOSS_CHUNK, whose logits are never in memory together, `logits` are the hidden states (n, D)
-    from which they are computed.
-    """
-
-    loss: Tensor | None
-    losses: dict[str, Tensor]
-    logits: Tensor
-    weight: Tensor | None
+CHECKPOINTING = [f"{kind}_checkpointing_{does}" for kind in ("activation", "gradient") for does in ("enable", "disable")]
 
 
 class Distillation(Transparent):
@@ -48,8 +33,10 @@ class Distillation(Transparent):
 
     def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None):
         super().__init__(distiller)
-        self.epoch: int | None = None
+        self._epoch: float | None = None
         self._watch = FirstStep()
+        # The entries of a batch that the method's losses name, asked once because a signature takes 0.1 ms.
+        self.reads = frozenset(inspect.signature(distiller.sample_losses).parameters).union(distiller.views)
         object.__setattr__(self, "_networks", (student, teacher))  # the user's networks, without our wrappers
 
     @property
@@ -68,12 +55,26 @@ class Distillation(Transparent):
         return self._networks[1]
 
     @property
+    def epoch(self) -> float | None:
+        """The epoch, from 1. Raises UserError if it is set to anything below."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: float | None) -> None:
+        self._epoch = check_epoch(epoch)
+
+    @property
     def checked(self) -> bool:
         return self._watch is not None
 
     @checked.setter
     def checked(self, wanted: bool) -> None:
         self._watch = (self._watch or FirstStep()) if wanted else None
+
+    def __getattr__(self, name):
+        if name in CHECKPOINTING:  # transformers' Trainer asks the module that it trains
+            return getattr(self.student, name)
+        return super().__getattr__(name)
 
     def deployed(self) -> nn.Module:
         """The network to evaluate and keep: the student, for nearly all methods."""
@@ -92,55 +93,53 @@ class Distillation(Transparent):
         teacher_logits: Tensor | None = None,
         epoch: int | None = None,
         **batch,
-    ) -> Step:
+    ) -> Step | Evaluated:
         """The losses of a batch in train mode; in eval mode the logits of the deployed network, and cross-entropy.
 
-        `image` is the input of both networks: a tensor, or a mapping of their keywords. Keywords that no method reads
-        are passed to the networks, such as input_ids and pixel_values; `labels` among them are the target. Without
-        labels only the distillation losses are computed. `teacher_logits` (n, C) replace the teacher's pass. Further
-        inputs of a method are given by name: `index` (n,), the numbers of the samples, or `image_strong`, a second
-        view. Raises UserError if one is missing.
+        `image` is the input of both networks: a tensor, or a mapping of their keywords, which may also be passed one by
+        one, such as input_ids and pixel_values. `target`, also under the names `labels` and `label`, are the classes
+        (n,), or their probabilities (n, C) for a method that does not read the class. Without labels only the
+        distillation losses are computed. `teacher_logits` (n, C) replace the teacher's pass. Further inputs of a method
+        are given by name: `index` (n,), the numbers of the samples, or `image_strong`, a second view. Raises UserError
+        if one is missing or has another form.
         """
-        task = self.distiller.task
+        distiller, task = self.distiller, self.distiller.task
         inputs, ready, extra = image, {"image": image, "target": target}, batch
         if isinstance(task, Samples | Texts):
-            inputs, target, extra = self._sorted_batch(image, target, batch)
+            inputs, target, extra = sorted_batch(image, target, batch, self.reads)
+            teacher_logits = extra.pop("teacher_logits", teacher_logits)
+            if isinstance(task, Samples):
+                target = check_batch(inputs, target, distiller.method, "target" in self.reads)
             ready = task.prepare(inputs, target)
         if not self.training:
             return self._evaluated(ready)
         self._check(target, teacher_logits, extra)
-        if teacher_logits is not None and isinstance(task, Samples):
-            check_stored(teacher_logits, inputs, self.distiller.data_info.num_classes)
-        number = next((one for one in (epoch, self.epoch) if one is not None), self.distiller.settled_epoch)
+        if teacher_logits is not None and isinstance(task, Samples | Texts):
+            check_stored(teacher_logits, ready.get("positions", inputs), distiller.data_info.num_classes)
+        number = next((one for one in (check_epoch(epoch), self.epoch) if one is not None), distiller.settled_epoch)
         watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if watched:
-            self._watch.before(self)
-        logits, losses = self.distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
-        weight = self.distiller.monitor.get("weight")
+            self._watch.before(self, target, extra)
+        try:
+            logits, losses = distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
+        except UserError:
+            raise
+        except Exception as error:  # of any kind, raised by a user's network or by a loss
+            explain(self, error, inputs, target, extra)
+            raise
+        weight = distiller.monitor.get("weight")
         weight = wide(logits.new_ones(len(logits))) if weight is None else weight
         step = Step(sum(losses.values()), losses, logits, weight)
         if watched:
             self._watch = self._watch.after(self, step, inputs, target)
         return step
 
-    def _sorted_batch(self, image, target, batch):
-        """(inputs, labels, what the method reads) of the arguments of `forward`."""
-        extra = {name: batch.pop(name) for name in OF_METHODS if name in batch}
-        if image is None:
-            for name in LABELS:
-                target = batch.pop(name, target)
-            image, batch = batch, {}
-        if isinstance(image, Mapping) and not image:
-            raise UserError("kd() needs a batch: kd(x, y), kd(x), or the networks' own keywords")
-        return image, target, extra | batch
-
     def _check(self, target, teacher_logits, extra):
         distiller = self.distiller
-        reads = inspect.signature(distiller.sample_losses).parameters
         if target is None and not isinstance(distiller.task, Texts):
             if not distiller.needs_teacher:
                 raise UserError(f"{distiller.method} trains on labels alone: kd(x, y)")
-            if "target" in reads:
+            if "target" in self.reads:
                 raise UserError(f"{distiller.method} reads the labels of the samples: kd(x, y)")
         missing = [view for view in distiller.views[1:] if view not in extra]
         if missing:
@@ -150,17 +149,21 @@ class Distillation(Transparent):
             raise UserError(
                 f"{distiller.method} reads the teacher's {what}: stored logits cannot stand in for its pass"
             )
-        if "index" in reads and "index" not in extra:
-            raise UserError(f"{distiller.method} remembers every sample: kd(x, y, index=i), their numbers from 0")
+        if "index" in self.reads:
+            if "index" not in extra:
+                raise UserError(f"{distiller.method} remembers every sample: kd(x, y, index=i), their numbers from 0")
+            extra["index"] = check_index(extra["index"], target)
 
-    def _evaluated(self, batch) -> Step:
+    def _evaluated(self, batch) -> Evaluated:
         task = self.distiller.task
         output = task.run_student(self.distiller.deployed(), task.inputs(batch, "image"))
         output = output.in_full() if hasattr(output, "in_full") else output
         if batch["target"] is None or not batch.get("labelled", True):
-            return Step(None, {}, output.logits, None)
+            return Evaluated((output.logits,))
         losses = task.supervised([output._replace(logits=wide(output.logits))], batch["target"], 0.0)
-        return Step(sum(losses.values()), losses, output.logits, None)
+        evaluated = Evaluated((sum(losses.values()), output.logits))
+        evaluated.losses = losses
+        return evaluated
 
 
 class Configured(Distillation):
@@ -176,7 +179,7 @@ class Configured(Distillation):
         step's random numbers, as a run by tools/train.py has them."""
         from mdistiller.engine.trainer import step_seed
 
-        self.epoch = epoch
+        self.epoch = check_epoch(epoch, whole=True)
         seed = self.run.cfg.EXPERIMENT.SEED
         for number, batch in enumerate(self.run.data.train_batches(epoch, views=self.distiller.views)):
             batch.pop("share", None)

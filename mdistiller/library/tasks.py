@@ -41,10 +41,15 @@ class Samples(Classification):
         return output
 
     def supervised(self, outputs, target, label_smoothing):
-        return {} if target is None else super().supervised(outputs, target, label_smoothing)
+        if target is None:
+            return {}
+        target = target.to(outputs[0].logits.dtype) if target.is_floating_point() else target
+        return super().supervised(outputs, target, label_smoothing)
 
     def progress(self, logits, target):
-        return {} if target is None else super().progress(logits, target)
+        if target is None:
+            return {}
+        return super().progress(logits, target.argmax(dim=1) if target.is_floating_point() else target)
 
     def blank_inputs(self, size, like):
         return self.example(like)
@@ -64,6 +69,9 @@ class Texts(Language):
         if ids is None or inputs:
             found = ", ".join(inputs) or "no input_ids"
             raise UserError(f"a language model is given input_ids, attention_mask and labels; found {found}")
+        if target is not None and not (isinstance(target, Tensor) and target.shape == ids.shape):
+            found = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+            raise UserError(f"labels: expected one for each token, {tuple(ids.shape)}, or {IGNORED}; found {found}")
         mask = torch.ones_like(ids) if mask is None else mask
         known = mask.bool() if target is None else target != IGNORED
         wanted = torch.zeros_like(known)

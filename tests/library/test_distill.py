@@ -14,7 +14,7 @@ from torch import nn
 import mdistiller
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
-from mdistiller.library import distill, from_config
+from mdistiller.library import Configured, distill, from_config
 from mdistiller.library.tasks import Texts
 from mdistiller.losses import dkd_loss, ea_weight, kd_loss
 from mdistiller.models import build_model
@@ -119,6 +119,29 @@ def test_without_labels_and_with_stored_logits():
         distill(*own_pair(), "MLD")(IMAGES, LABELS)
     with pytest.raises(UserError, match="^CRD remembers every sample"):
         distill(*own_pair(), "CRD", targets=LABELS)(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("call", [
+    lambda kd: kd(image=IMAGES, labels=LABELS), lambda kd: kd(IMAGES, label=LABELS),
+    lambda kd: kd({"x": IMAGES}, LABELS), lambda kd: kd(x=IMAGES, target=LABELS),
+    lambda kd: kd({"x": IMAGES, "labels": LABELS}), lambda kd: kd(IMAGES, LABELS.int()), lambda kd: kd(IMAGES, LABELS, other="a name that a method may read"),
+], ids=range(7))
+def test_labels_are_found_wherever_they_are_given(call):
+    for method in ("KD", "DKD"):
+        kd = distill(*own_pair(), method)
+        (first, losses), found = kd(IMAGES, LABELS)[:2], call(kd)
+        assert list(losses) == list(found.losses) and list(losses)[0] == "ce" and torch.equal(first, found.loss)
+    stored = torch.randn(6, 10)
+    assert torch.equal(kd(IMAGES, LABELS, teacher_logits=stored).loss,
+                       kd({"x": IMAGES, "labels": LABELS, "teacher_logits": stored}).loss)
+
+
+def test_class_probabilities_are_labels_of_methods_that_do_not_read_the_class():
+    kd = distill(*own_pair(), "EA-KD", CE_WEIGHT=1.0)
+    mixed = 0.7 * torch.eye(10)[LABELS] + 0.3 * torch.eye(10)[LABELS.flip(0)]
+    losses = [kd(IMAGES, labels).losses["ce"] for labels in (mixed, LABELS, LABELS.flip(0))]
+    torch.testing.assert_close(losses[0], 0.7 * losses[1] + 0.3 * losses[2])
+    torch.testing.assert_close(kd.eval()(IMAGES, torch.eye(10)[LABELS].double()).loss, kd(IMAGES, LABELS).loss)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -232,7 +255,33 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(*own_pair(wrap=str), "SP"), "Own returns str; expected logits"),
     (lambda: distill(*own_pair(), "SP", example=torch.zeros(1, 4, 8, 8)), "Own cannot be probed"),
     (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
-], ids=range(36))
+    (lambda: distill(*[Own()] * 2, "KD"), "distill: student and teacher are one object"),
+    *((lambda pair=pair: distill(*own_pair(), "KD", normalization=pair), "distill: normalization: expected (mean, dev")
+      for pair in ("imagenet", 3, (0.5, 0.5), ((0.5,), (0.5, 0.5)), ((0.5,), (0,)))),
+    *((lambda args=args, named=named, method=method: distill(*own_pair(), method, targets=LABELS)(*args, **named), line)
+      for method, args, named, line in (
+        ("KD", (IMAGES, LABELS), {"labels": LABELS}, "kd() got the labels twice: as target and as labels"),
+        ("KD", ({"x": IMAGES, "label": LABELS},), {"labels": LABELS}, "kd() got the labels twice: as labels and as"),
+        ("KD", (IMAGES, LABELS), {"teacher_logit": 0}, "kd() has no argument 'teacher_logit'; nearest: teacher_logits"),
+        ("KD", (IMAGES,), {"logits_teacher": 0}, "kd() has no argument 'logits_teacher'; nearest: teacher_logits"),
+        ("KD", ({"x": IMAGES, "lables": LABELS},), {}, "kd() has no argument 'lables'; nearest: labels"),
+        ("KD", (IMAGES,), {"targets": LABELS}, "kd() has no argument 'targets'; nearest: target"),
+        ("KD", (IMAGES,), {"epochs": 3}, "kd() has no argument 'epochs'; nearest: epoch"),
+        ("MLD", (IMAGES,), {"images_strong": IMAGES}, "kd() has no argument 'images_strong'; nearest: image_strong"),
+        ("KD", ((IMAGES, LABELS),), {}, "kd() takes a tensor, or a mapping of the networks' keywords, and labels"),
+        ("KD", (IMAGES[:0], LABELS[:0]), {}, "kd() needs a sample at least"),
+        ("KD", (IMAGES, LABELS[:4]), {}, "labels: expected one for each sample, 6; found 4"),
+        ("KD", (IMAGES, LABELS[:, None]), {}, "labels: expected class numbers (n,) of type torch.int64"),
+        ("DKD", (IMAGES, LABELS.tolist()), {}, "labels: expected class numbers (n,) of type torch.int64"),
+        ("DKD", (IMAGES, torch.eye(10)[LABELS]), {}, "labels: DKD reads each sample's class"),
+        ("KD", (IMAGES,), {"teacher_logits": torch.ones(6, 10, dtype=int)},
+         "teacher_logits: expected a tensor (6, 10); found a tensor (6, 10) of torch.int64"),
+        ("CRD", (IMAGES, LABELS), {"index": [0] * 6}, "index: expected the numbers of the samples, a tensor (n,)"),
+        ("CRD", (IMAGES, LABELS), {"index": LABELS[:4]}, "index: expected the numbers of the samples, a tensor (n,)"),
+        ("KD", (IMAGES, LABELS), {"epoch": 0}, "kd: epoch: counts from 1; found 0"))),
+    (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
+    (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
+], ids=range(62))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()

@@ -118,13 +118,6 @@ def with_stored(logits):
     return kd, {"image": X, "target": Y, "teacher_logits": logits(kd.teacher(X).detach())}, {}
 
 
-def one_network():
-    network = Student()
-    kd = healthy(student=network, teacher=network)
-    network.requires_grad_(True)
-    return kd, (X, Y), {}
-
-
 def a_shared_layer():
     teacher, student = Student(), Student()
     student.fc = teacher.fc
@@ -167,7 +160,6 @@ def kl(student, teacher, temperature=4.0, reduction="batchmean", wrong_way=False
 
 
 FAULTS = {
-    "same network": one_network,
     "shared parameters": a_shared_layer,
     "student frozen": lambda: with_student(lambda net: net.requires_grad_(False)),
     "student in float16": lambda: with_student(lambda net: net.half()),
@@ -185,7 +177,11 @@ FAULTS = {
     "labels off by one": lambda: with_batch(X, (Y + 1) % CLASSES),
     "labels from 1": lambda: with_batch(X, Y + 1),
     "label out of range": lambda: with_batch(X, torch.where(Y == 3, 255, Y)),
-    "form of the labels": lambda: with_batch(X, F.one_hot(Y, CLASSES).float()),
+    "form of the labels": lambda: with_batch(X, F.one_hot(Y, CLASSES)),
+    "form of the labels, a list": lambda: with_batch(X, Y.tolist()),
+    "form of the labels, for a method that reads classes": lambda: (
+        healthy("DKD"), (X, F.one_hot(Y, CLASSES).float()), {}),
+    "number of labels": lambda: with_batch(X, Y[:4]),
     "one class": lambda: with_batch(X[Y == 1].repeat(8, 1, 1, 1), Y[Y == 1].repeat(8)),
     "number of classes": lambda: (healthy(student=Student(classes=9)), (X, Y), {}),
     "softmax in the teacher": lambda: (healthy(teacher=Teacher(wrap=lambda z: z.softmax(1))), (X, Y), {}),
@@ -276,7 +272,35 @@ def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     for _ in range(2):  # reported only once
         kd(*batch)
     assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
-    for name in ("same network", "student frozen", "loss detached"):
+    for name in ("student frozen", "loss detached"):
         kd, batch, _ = FAULTS[name]()
         with pytest.raises(UserError, match=f"^{name}: "):
             kd(*batch)
+
+
+@pytest.mark.parametrize("name", ["labels from 1", "label out of range", "number of classes", "type of the images"])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_step_that_fails_tells_its_cause_at_any_time(name, checked):
+    kd, batch, _ = FAULTS[name]()
+    kd.checked = checked
+    if not checked and name == "number of classes":
+        with pytest.raises(RuntimeError, match="must match"):  # the outputs that would tell are not kept
+            kd(*batch)
+        return
+    with pytest.raises(UserError, match=f"^{name}: ") as told:
+        kd(*batch)
+    assert "\n" not in str(told.value)
+
+
+def test_samples_are_numbered_below_the_size_of_the_training_set():
+    with pytest.raises(UserError, match="^index out of range: samples are numbered from 1 to 40 with 40 in the"):
+        healthy("CRD", targets=Y)(X, Y, index=torch.arange(1, 41))
+
+
+def test_a_label_that_the_cross_entropy_ignores_is_refused_where_the_class_is_read():
+    labels = torch.where(Y == 3, -100, Y)
+    assert "label out of range" not in {finding.name for finding in diagnose(healthy(), (X, labels))}
+    expected = F.cross_entropy(healthy().student(X), Y, reduction="none")[Y != 3].mean()
+    torch.testing.assert_close(healthy(KD_WEIGHT=0.0, CE_WEIGHT=1.0)(X, labels).loss, expected)
+    with pytest.raises(UserError, match="^label out of range: labels run from -100 to 7 with 8 classes"):
+        healthy("DKD")(X, labels)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdistiller.errors import first_line
+from mdistiller.errors import UserError, first_line
+from mdistiller.library.batch import STORED, sorted_batch
 from mdistiller.library.doctor.finding import Case, Finding
 from mdistiller.library.doctor.formulas import check_formula
 from mdistiller.library.doctor.inputs import check_images, check_readings, check_size
@@ -33,11 +34,16 @@ def diagnose(
     """
     arguments = _arguments(batch)
     stored, image, target = (arguments.pop(name, None) for name in ("teacher_logits", "image", "target"))
-    inputs, target, extra = kd._sorted_batch(image, target, arguments)
+    inputs, target, extra = sorted_batch(image, target, arguments, kd.reads)
+    stored = extra.pop(STORED, stored)
+    labels = target if isinstance(target, Tensor) else None
     case = Case(
-        kd, inputs, target, stored=stored, settings={"loss": loss, "optimizer": optimizer, "checkpoint": checkpoint}
+        kd, inputs, labels, stored=stored, settings={"loss": loss, "optimizer": optimizer, "checkpoint": checkpoint}
     )
-    found = [*check_networks(case), *check_optimiser(case), *check_checkpoint(case), *check_images(case)]
+    found = []
+    if target is not labels:
+        found.append(Finding("form of the labels", f"labels are a {type(target).__name__}; expected a tensor (n,)"))
+    found += [*check_networks(case), *check_optimiser(case), *check_checkpoint(case), *check_images(case)]
     found += _of_passes(case, stored, extra)
     return list({finding.name: finding for finding in reversed(found)}.values())[::-1]
 
@@ -64,7 +70,8 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
                 module.training = training
             yield from _trained(case, stored, extra)
     except Exception as error:  # of any kind, raised by a user's networks
-        yield Finding("pass fails", f"a step cannot be made: {first_line(error)}")
+        reason = str(error) if isinstance(error, UserError) else first_line(error)
+        yield Finding("pass fails", f"a step cannot be made: {reason}")
     finally:
         kd.distiller.load_state_dict(state)
         kd.train(mode)

@@ -1,5 +1,6 @@
 """Checks of the first step and of the first update in a loop, for faults that make a loss useless."""
 
+import contextlib
 import logging
 from functools import partial
 from typing import Any
@@ -13,10 +14,14 @@ from mdistiller.library.doctor.finding import Case, Finding, sharded
 from mdistiller.library.doctor.inputs import check_images, check_size
 from mdistiller.library.doctor.losses import check_losses
 from mdistiller.library.doctor.networks import check_networks
-from mdistiller.library.doctor.outputs import check_outputs
+from mdistiller.library.doctor.outputs import check_index, check_labels, check_outputs
 
 log = logging.getLogger("mdistiller")
-FATAL = ("same network", "student frozen", "loss detached")  # nothing would be trained
+FATAL = ("student frozen", "loss detached")  # nothing would be trained
+CAUSES = (  # faults for which a step can fail
+    "type of the images", "channels last", "number of classes", "shape of logits", "form of the labels",
+    "number of labels", "labels from 1", "label out of range", "index out of range",
+)
 PATIENCE = 1000  # number of steps after which waiting for an update ends
 
 
@@ -32,9 +37,14 @@ class FirstStep:
         self.received: set[str] = set()
         self.handles: list[Any] = []
 
-    def before(self, kd) -> None:
-        """Before the first pass: let the task keep the networks' outputs."""
+    def __reduce__(self):
+        return FirstStep, ()  # a copy of the module has other parameters, and begins anew
+
+    def before(self, kd, target: Tensor | None, extra: dict[str, Any]) -> None:
+        """Before the first pass: check the numbers of classes and samples, which crash a GPU; let the task keep outputs.
+        """
         if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
+            raise_cause([*check_labels(Case(kd, None, target)), *check_index(kd, extra)])
             kd.distiller.task.kept = {}
 
     def after(self, kd, step, inputs: Any, target: Tensor | None) -> "FirstStep | None":
@@ -61,10 +71,7 @@ class FirstStep:
         return self._end()
 
     def _first(self, kd, step, inputs, target):
-        kept = getattr(kd.distiller.task, "kept", None) or {}
-        if hasattr(kd.distiller.task, "kept"):
-            kd.distiller.task.kept = None
-        case = Case(kd, inputs, target, kept.get("student"), kept.get("teacher"))
+        case = _case(kd, inputs, target)
         with torch.no_grad():
             found = [*check_networks(case), *check_images(case), *check_outputs(case), *check_size(case)]
         return [*found, *check_losses(case, step)]
@@ -87,6 +94,30 @@ class FirstStep:
         for handle in self.handles:
             handle.remove()
         return None
+
+
+def _case(kd, inputs, target):
+    """A case with the outputs that the task kept, which keeps no more; without labels if they are not one a sample."""
+    task = kd.distiller.task
+    if not hasattr(task, "kept"):
+        return Case(kd, inputs, None)
+    kept, task.kept = task.kept or {}, None
+    return Case(kd, inputs, target, kept.get("student"), kept.get("teacher"))
+
+
+def explain(kd, error: Exception, inputs: Any, target: Any, extra: dict[str, Any]) -> None:
+    """Raise UserError in place of the `error` of a step if the batch or the networks' outputs show its cause."""
+    case, found = _case(kd, inputs, target), []
+    with contextlib.suppress(Exception):  # after some errors a GPU answers nothing
+        found += [*check_images(case), *check_outputs(case), *check_index(kd, extra)]
+    raise_cause(found, error)
+
+
+def raise_cause(findings: list[Finding], error: Exception | None = None) -> None:
+    """Raise UserError, from `error`, for the first finding with which a step fails."""
+    for finding in findings:
+        if finding.name in CAUSES:
+            raise UserError(str(finding)) from error
 
 
 def report(findings: list[Finding]) -> None:

@@ -18,7 +18,7 @@ CHANNELS = (1, 3, 4)
 def check_images(case: Case) -> Iterator[Finding]:
     """Faults of images (n, C, H, W) that can be found without a network."""
     image = case.image
-    if image is None:
+    if image is None or not image.numel():
         return
     if not image.is_floating_point():
         yield Finding("type of the images", f"images are {image.dtype}; expected normalised floating-point numbers")

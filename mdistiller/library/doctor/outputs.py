@@ -1,6 +1,7 @@
 """Checks of the logits of student and teacher, and of the labels beside them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ NEAR_CHANCE = 2.0  # times the accuracy of guessing
 CONFUSED = 0.8  # accuracy after renaming classes from which on their order is reported as wrong
 EA_TEMPERATURE = 3.0
 LITTLE_WEIGHT = 1e-3  # mean weight of EA, in nats, below which a loss is negligible
+IGNORED = -100  # label of a sample that the cross-entropy leaves out
 HALF = 65504  # the largest number of float16
 
 
@@ -22,9 +24,6 @@ def check_outputs(case: Case) -> Iterator[Finding]:
     for role, logits in (("student", student), ("teacher", teacher)):
         if logits is not None:
             yield from _logits(role, logits)
-    reference = teacher if teacher is not None else student
-    if reference is None:
-        return
     if student is not None and teacher is not None and student.shape[-1] != teacher.shape[-1]:
         yield Finding(
             "number of classes",
@@ -36,7 +35,7 @@ def check_outputs(case: Case) -> Iterator[Finding]:
             "equal outputs",
             "student and teacher give the same logits: they hold the same weights, and there is nothing to distil",
         )
-    yield from _labels(case.target, reference)
+    yield from check_labels(case)
     if teacher is not None and case.labelled and finite(teacher):
         yield from _teacher(teacher, case.target)
 
@@ -66,16 +65,26 @@ def _logits(role, logits):
         yield Finding(f"constant {role}", f"the {role} gives the same logits for every sample of the batch")
 
 
-def _labels(target: Tensor | None, logits: Tensor) -> Iterator[Finding]:
-    if target is None:
+def check_labels(case: Case) -> Iterator[Finding]:
+    """Faults of the labels: class numbers (n,), or where no method reads them, class probabilities (n, C)."""
+    target, logits = case.target, case.logits_teacher if case.logits_teacher is not None else case.logits_student
+    classes = case.kd.distiller.data_info.num_classes if logits is None else logits.shape[-1]
+    if target is None or not classes:
         return
-    classes = logits.shape[-1]
-    if target.is_floating_point() or target.dim() != 1:
+    reads = "target" in case.kd.reads
+    soft = target.is_floating_point() and not reads and target.dim() == 2 and target.shape[1] == classes
+    if not soft and (target.is_floating_point() or target.dim() != 1):
         yield Finding(
             "form of the labels",
             f"labels have shape {tuple(target.shape)} and type {target.dtype}; expected "
             "(n,) class numbers of type torch.int64 (argmax of one-hot rows)",
         )
+        return
+    if logits is not None and len(target) != len(logits):
+        yield Finding("number of labels", f"there are {len(target)} labels for {len(logits)} samples")
+        return
+    target = target if reads or soft else target[target != IGNORED]
+    if soft or not len(target):
         return
     low, high = int(target.min()), int(target.max())
     if low >= 1 and high == classes:
@@ -86,6 +95,16 @@ def _labels(target: Tensor | None, logits: Tensor) -> Iterator[Finding]:
         )
     elif len(target) >= ENOUGH and low == high:
         yield Finding("one class", f"all {len(target)} samples of the batch are of class {low}: shuffle the loader")
+
+
+def check_index(kd, extra: dict[str, Any]) -> Iterator[Finding]:
+    """A fault if the numbers of the samples are not below that of the training set."""
+    index, number = extra.get("index"), kd.distiller.data_info.num_train
+    if isinstance(index, Tensor) and len(index) and number:
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= number:
+            yield Finding("index out of range", f"samples are numbered from {low} to {high} with {number} in the "
+                                                f"training set; expected 0 to {number - 1}")
 
 
 def _teacher(logits, target):
