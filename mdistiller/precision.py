@@ -1,14 +1,31 @@
 """Precision of the networks' forward passes: autocast, what SOLVER.AMP auto means, and the teacher's own precision."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from yacs.config import CfgNode
+
+from mdistiller.functional import HALF
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 AMPERE = 8  # first compute capability of NVIDIA GPUs that multiplies bf16 in hardware
 SAME = "same"  # value of DISTILLER.TEACHER_AMP: the teacher runs in the precision of SOLVER.AMP
+
+
+def unless_half(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A change of dtype or device, as `nn.Module._apply` takes it, without its change to half precision.
+
+    The modules of a method read features in float32, and small updates of their weights would be lost in less.
+    """
+
+    def kept(tensor):
+        changed = fn(tensor)
+        return tensor.to(changed.device) if changed.dtype in HALF and tensor.dtype not in HALF else changed
+
+    return kept
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

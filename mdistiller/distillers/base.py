@@ -4,6 +4,7 @@ A method is one file: a pure function, and a class that declares what it needs a
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -17,11 +18,11 @@ from mdistiller.config.loading import OwnNodes
 from mdistiller.distillers.chunks import entropies_around, losses_in_chunks, rows_stand_alone
 from mdistiller.distillers.declared import check_declarations
 from mdistiller.distillers.ea import SampleWeights, Weighting
-from mdistiller.distillers.reduce import weighted_mean
+from mdistiller.distillers.reduce import losses_by_name, weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize, wide
 from mdistiller.models.base import any_parameter, as_output
-from mdistiller.precision import teachers_own_precision
+from mdistiller.precision import teachers_own_precision, unless_half
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
 from mdistiller.tasks import Task, TaskOutput
@@ -44,6 +45,9 @@ def register(name: str, *aliases: str):
         DISTILLERS.register(name)(cls)
         weighted = type(f"EA{cls.__name__}", (cls,), {"weighted": True, "__doc__": cls.__doc__})
         weighted.__module__ = cls.__module__
+        names = vars(sys.modules.get(cls.__module__, SimpleNamespace()))  # where pickle looks for classes
+        names.setdefault(cls.__name__, cls)
+        names[weighted.__name__] = weighted
         DISTILLERS.register(ea_name(name))(weighted)
         for alias in aliases:
             DISTILLERS.alias(alias, name)
@@ -186,16 +190,16 @@ class Distiller(nn.Module):
         if len(self.views) == 1:
             (students,), (teachers,) = students, teachers
         terms = self.sample_losses(students, teachers, **batch | {"target": target, "epoch": epoch})
-        for name, loss in terms.items():
+        for name, loss in losses_by_name(terms, self.method).items():
             if name in losses:
-                raise ValueError(f"{self.method}: sample_losses: {name!r} is a loss of the task; choose another name")
+                raise UserError(f"{self.method}: sample_losses: {name!r} is a loss of the task; choose another name")
             if name not in self.batch_terms:
                 weight = weights[self.term_views.get(name, "image")]
                 per_image = group is not None and (self.sample_axis == "image" or name in self.image_terms)
                 if per_image:
                     weight = mean_by_group(weight, group, len(loss), empty=1.0)
                 weight = weight if importance is None or per_image else weight * importance
-                each, loss = loss, weighted_mean(loss, weight, name)
+                each, loss = loss, weighted_mean(loss, weight, name, self.method)
                 if self.task.parts and not per_image:
                     self.monitor["loss"] = self.monitor.get("loss", 0) + (weight * each).detach()
             losses[name] = loss
@@ -264,10 +268,11 @@ class Distiller(nn.Module):
         return self
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        if self.teacher is not None:
-            self.teacher._apply(fn, recurse)
-        return self
+        own, networks = unless_half(fn), (self.student, self.teacher)
+        for module in (*self.children(), *networks[1:]) if recurse else ():
+            if module is not None:
+                module._apply(fn if module in networks else own)
+        return super()._apply(own, recurse=False)
 
     @property
     def settled_epoch(self) -> int:

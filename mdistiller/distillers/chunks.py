@@ -40,7 +40,7 @@ def losses_in_chunks(distiller, student: TaskOutput, teacher: TaskOutput | None,
     losses = {name: value.sum() for name, value in of["supervised"].items()}
     weight = _weight(distiller, student, teacher, of["entropy"])
     weight = weight if student.importance is None else weight * student.importance
-    return losses | {name: weighted_mean(loss, weight, name) for name, loss in of["term"].items()}
+    return losses | {name: weighted_mean(loss, weight, name, distiller.method) for name, loss in of["term"].items()}
 
 
 def _part(distiller, student, teacher, piece, target, epoch, batch, rows, rows_teacher):

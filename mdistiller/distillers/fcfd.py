@@ -67,7 +67,7 @@ def _rename_bridges(module, state_dict, prefix, *_):
 
 def _run(network, x, first=0):
     """Run the network from stage `first` on; the features of the output are the maps of these stages ("stages")."""
-    feats = []
+    feats, x = [], x.to(next(network.parameters()).dtype)  # a mixed path comes from float32
     for stage in network.stages()[first:]:
         x = stage(x)
         feats.append(x)

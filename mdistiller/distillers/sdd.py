@@ -53,15 +53,19 @@ class SDD(LastMapDistiller):
         if cfg.LOSS == "kd":
             node = self.cfg.KD
             self.ce_weight, self.weight, self.warmup = node.LOSS.CE_WEIGHT, node.LOSS.KD_WEIGHT, 0
-            self.divergence = lambda student, teacher, target: kd_loss(student, teacher, node.TEMPERATURE)
+            self.cell_loss, self.settings = kd_loss, (node.TEMPERATURE,)
             return
         node = self.cfg.DKD
         self.ce_weight, self.weight = node.CE_WEIGHT, 1.0
         if cfg.LOSS == "dkd":
-            self.warmup, loss, settings = cfg.WARMUP, dkd_loss, (node.ALPHA, node.BETA, node.T)
+            self.warmup, self.cell_loss, self.settings = cfg.WARMUP, dkd_loss, (node.ALPHA, node.BETA, node.T)
         else:
-            self.warmup, loss, settings = node.WARMUP, nkd_loss, (node.T, node.BETA)
-        self.divergence = lambda student, teacher, target: loss(student, teacher, target, *settings)
+            self.warmup, self.cell_loss, self.settings = node.WARMUP, nkd_loss, (node.T, node.BETA)
+
+    def divergence(self, student, teacher, target):
+        """The loss (n,) of cells, of which that of KD reads no target."""
+        labels = () if self.cell_loss is kd_loss else (target,)
+        return self.cell_loss(student, teacher, *labels, *self.settings)
 
     def sample_losses(self, student, teacher, target, epoch, **batch):
         logits = [

@@ -52,7 +52,7 @@ class ReusedClassifier(nn.Module):
         if own > teacher:
             size = [max(now * b // a, 1) for now, a, b in zip(source.shape[2:], own, teacher, strict=True)]
             source = F.adaptive_avg_pool2d(source, size)
-        projected = self.projector(source)
+        projected = self.projector(source.to(self.classifier.weight.dtype))  # in float32 beside a half student
         return Output(self.classifier(projected.mean((2, 3))), {"map": projected})
 
 

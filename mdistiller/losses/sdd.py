@@ -13,7 +13,8 @@ def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[
     """Logits of each cell of the map pooled to scale x scale, for all scales in order: (B, D, H, W) -> (B, cells, C).
     """
     cells = [F.adaptive_avg_pool2d(feature_map, scale).flatten(2) for scale in scales]
-    return classifier(torch.cat(cells, dim=2).mT)
+    rows = torch.cat(cells, dim=2).mT
+    return classifier(rows.to(next(classifier.parameters(), rows).dtype))
 
 
 @in_full_precision

@@ -208,10 +208,16 @@ def test_a_missing_view_is_named():
         tiny_distiller("MLD")(**batch)
 
 
-def test_a_loss_that_takes_the_name_of_the_cross_entropy_is_refused(monkeypatch):
+@pytest.mark.parametrize("terms, line", [
+    ({"ce": torch.zeros(4)}, "KD: sample_losses: 'ce' is a loss of the task"),
+    ({"own": torch.zeros(4, 3)}, "KD: loss 'own' has shape \\(4, 3\\), expected \\(4,\\)"),
+    (torch.zeros(4), "KD: sample_losses: expected a dict of tensors by name; found Tensor"),
+    ({"own": 0.5}, "KD: sample_losses: expected a dict of tensors by name; found own float"),
+])
+def test_losses_of_another_form_are_refused_with_the_names_of_method_and_loss(terms, line, monkeypatch):
     distiller = tiny_distiller("EA-KD")
-    monkeypatch.setattr(distiller, "sample_losses", lambda *outputs, **batch: {"ce": torch.zeros(4)})
-    with pytest.raises(ValueError, match="'ce' is a loss of the task"):
+    monkeypatch.setattr(distiller, "sample_losses", lambda *outputs, **batch: terms)
+    with pytest.raises(UserError, match=f"^{line}"):
         distiller(**tiny_batch())
 
 

@@ -60,3 +60,20 @@ def test_every_method_trains_bare_networks_or_names_what_is_missing(library, nam
     assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
     assert all(p.grad is None for p in teacher.parameters())
     assert kd.student is student and kd.teacher is teacher
+    if library == "torchvision" and split_ea(name)[1]:
+        _step_in_bfloat16(kd)
+
+
+def _step_in_bfloat16(kd):
+    kd.bfloat16()
+    half = IMAGES.bfloat16()
+    out = kd(half, LABELS, index=torch.arange(4), image_strong=half.flip(3))
+    out.loss.backward()
+    assert bool(torch.isfinite(out.loss)) and {loss.dtype for loss in out.losses.values()} == {torch.float32}
+    own = {value.dtype for name, value in kd.state_dict().items() if not name.startswith("student.")}
+    assert torch.bfloat16 not in own and next(kd.teacher.parameters()).dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in kd.student.parameters()} == {torch.bfloat16}
+
+
+def test_fcfd_trains_networks_in_bfloat16():
+    _step_in_bfloat16(distill("resnet8", "resnet8", "FCFD", num_classes=10, teacher_checkpoint="random"))
