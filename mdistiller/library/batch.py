@@ -65,7 +65,8 @@ def check_batch(inputs: Any, target: Any, method: str, reads_classes: bool) -> T
     soft = isinstance(target, Tensor) and target.is_floating_point()
     if not isinstance(target, Tensor) or target.dim() != 1 + soft or target.is_complex():
         found = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-        raise UserError("labels: expected class numbers (n,) of type torch.int64 (argmax of one-hot rows); found " + found)
+        raise UserError("labels: expected class numbers (n,) of type torch.int64 (argmax of one-hot rows); found "
+                        + found)
     if soft and reads_classes:
         raise UserError(f"labels: {method} reads each sample's class; expected class numbers (n,) of type torch.int64; "
                         f"found probabilities {tuple(target.shape)}")

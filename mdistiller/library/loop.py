@@ -17,7 +17,7 @@ from mdistiller.library.step import Evaluated, Step
 from mdistiller.library.tasks import Samples, Texts
 from mdistiller.models.transparent import Transparent
 
-CHECKPOINTING = [f"{kind}_checkpointing_{does}" for kind in ("activation", "gradient") for does in ("enable", "disable")]
+CHECKPOINTING = [f"{kind}_checkpointing_{do}" for kind in ("activation", "gradient") for do in ("enable", "disable")]
 
 
 class Distillation(Transparent):

@@ -124,7 +124,8 @@ def test_without_labels_and_with_stored_logits():
 @pytest.mark.parametrize("call", [
     lambda kd: kd(image=IMAGES, labels=LABELS), lambda kd: kd(IMAGES, label=LABELS),
     lambda kd: kd({"x": IMAGES}, LABELS), lambda kd: kd(x=IMAGES, target=LABELS),
-    lambda kd: kd({"x": IMAGES, "labels": LABELS}), lambda kd: kd(IMAGES, LABELS.int()), lambda kd: kd(IMAGES, LABELS, other="a name that a method may read"),
+    lambda kd: kd({"x": IMAGES, "labels": LABELS}), lambda kd: kd(IMAGES, LABELS.int()),
+    lambda kd: kd(IMAGES, LABELS, other="a name that a method may read"),
 ], ids=range(7))
 def test_labels_are_found_wherever_they_are_given(call):
     for method in ("KD", "DKD"):
@@ -312,12 +313,29 @@ def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
         assert not kd.checked  # no hook is left
 
 
-def test_copies_and_pickles_are_complete():
-    kd = distill(*own_pair(), "VID")
-    kd(IMAGES, LABELS)
+def test_copies_and_pickles_are_complete(caplog):
+    assert all(pickle.loads(pickle.dumps(method)) is method for method in DISTILLERS.values())
+    kd = distill(*own_pair(), "EA-VID")
+    kd(IMAGES, LABELS).loss.backward()
     for other in (deepcopy(kd), pickle.loads(pickle.dumps(kd))):
         assert other.student is not kd.student and other.student is other.distiller.student.inner
         assert torch.equal(other.eval()(IMAGES).logits, kd.eval()(IMAGES).logits)
+        optimizer = torch.optim.SGD(other.train().learnable_parameters(), 0.1)
+        for _ in range(2):  # the copy's first update is watched anew
+            other(IMAGES, LABELS).loss.backward()
+            optimizer.step()
+    other(IMAGES, LABELS)
+    assert not other.checked and not [record for record in caplog.records if "optimiser" in record.message]
+
+
+def test_the_network_to_keep_is_named_where_it_is_not_the_student(caplog):
+    kd = distill(build_model("resnet8", 10), build_model("resnet8", 10), "KD")
+    assert kd.deployed() is kd.student and not caplog.records
+    kd = distill(*own_pair(), "SIMKD")
+    assert [record.message for record in caplog.records] == [
+        "SIMKD trains more than the student gives: evaluate and keep kd.deployed(), not kd.student"]
+    logits = kd.eval()(IMAGES).logits
+    assert torch.equal(kd.deployed()(IMAGES).logits, logits) and not torch.equal(kd.student(IMAGES), logits)
 
 
 def test_methods_are_listed_with_a_line_each():

@@ -41,7 +41,7 @@ class FirstStep:
         return FirstStep, ()  # a copy of the module has other parameters, and begins anew
 
     def before(self, kd, target: Tensor | None, extra: dict[str, Any]) -> None:
-        """Before the first pass: check the numbers of classes and samples, which crash a GPU; let the task keep outputs.
+        """Before the first pass: check numbers of classes and samples, which crash a GPU; the task keeps outputs.
         """
         if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
             raise_cause([*check_labels(Case(kd, None, target)), *check_index(kd, extra)])
