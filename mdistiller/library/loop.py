@@ -77,7 +77,7 @@ class Distillation(Transparent):
         return super().__getattr__(name)
 
     def deployed(self) -> nn.Module:
-        """The network to evaluate and keep: the student, for nearly all methods."""
+        """The network to evaluate and keep: the student, or for a few methods the student with more behind it."""
         deployed = self.distiller.deployed()
         return self.student if deployed is self.distiller.student else deployed
 

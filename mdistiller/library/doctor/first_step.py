@@ -15,6 +15,7 @@ from mdistiller.library.doctor.inputs import check_images, check_size
 from mdistiller.library.doctor.losses import check_losses
 from mdistiller.library.doctor.networks import check_networks
 from mdistiller.library.doctor.outputs import check_index, check_labels, check_outputs
+from mdistiller.library.doctor.processes import check_processes
 
 log = logging.getLogger("mdistiller")
 FATAL = ("student frozen", "loss detached")  # nothing would be trained
@@ -74,7 +75,7 @@ class FirstStep:
         case = _case(kd, inputs, target)
         with torch.no_grad():
             found = [*check_networks(case), *check_images(case), *check_outputs(case), *check_size(case)]
-        return [*found, *check_losses(case, step)]
+        return [*found, *check_processes(case), *check_losses(case, step)]
 
     def _begin(self, kd):
         for name, parameter in kd.distiller.named_parameters():

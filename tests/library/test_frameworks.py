@@ -1,0 +1,99 @@
+"""What transformers' Trainer and wrappers of several processes need from the module of `distill`."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdistiller import distributed
+from mdistiller.library import distill
+from tests.library.test_distill import IMAGES, LABELS, own_pair
+
+
+@pytest.fixture
+def two_processes(tmp_path, monkeypatch):
+    """One process that takes itself for the first of two."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0,
+                                         world_size=1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class Around(nn.Module):
+    """A user's module that calls `kd`, as a LightningModule does."""
+
+    def __init__(self, kd):
+        super().__init__()
+        self.kd = kd
+
+    def forward(self, *batch):
+        return self.kd(*batch)
+
+
+@pytest.mark.parametrize("given, called, method, missing", [
+    ("plain", lambda kd: kd, "KD", "student.inner.stem.weight"),
+    ("plain", lambda kd: kd if DistributedDataParallel(kd.student) else None, "KD", "student.inner.stem.weight"),
+    ("plain", DistributedDataParallel, "VID", None),
+    ("plain", lambda kd: DistributedDataParallel(Around(kd)), "VID", None),
+    ("plain", Around, "KD", "student.inner.stem.weight"),
+    ("wrapped", lambda kd: kd, "KD", None),
+    ("wrapped", lambda kd: kd, "VID", "regressors.0.0.weight"),
+], ids=range(7))
+def test_parameters_that_no_wrapper_averages_are_named(given, called, method, missing, two_processes, caplog):
+    student, teacher = own_pair()
+    kd = distill(DistributedDataParallel(student) if given == "wrapped" else student, teacher, method)
+    model = called(kd)
+    caplog.clear()
+    for _ in range(2):
+        model(IMAGES, LABELS)
+    told = [record.message for record in caplog.records if record.message.startswith("gradients not averaged")]
+    assert len(told) == (missing is not None) and all(f"the gradients of {missing}" in line for line in told)
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def transformer(width):
+    transformers = pytest.importorskip("transformers")
+    return transformers.ViTForImageClassification(transformers.ViTConfig(
+        hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+        patch_size=16, num_labels=10))
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """A Trainer around a distillation between two small transformers; nothing is trained."""
+    torch.manual_seed(0)
+    kd = distill(transformer(8), transformer(16), "EA-KD")
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(str(tmp_path_factory.mktemp("trained")), per_device_eval_batch_size=4, use_cpu=True,
+                                  remove_unused_columns=False, label_names=["labels"], report_to="none",
+                                  disable_tqdm=True)
+    return Trainer(kd, arguments, compute_metrics=lambda found: {
+        "right": int((found.predictions.argmax(-1) == found.label_ids).sum()), "shape": found.predictions.shape})
+
+
+def test_transformers_trainer_evaluates_and_predicts(trainer):
+    pytest.importorskip("accelerate")
+    kd = trainer.model
+    rows = [{"pixel_values": image} for image in IMAGES]
+    labelled = [row | {"labels": label} for row, label in zip(rows, LABELS, strict=True)]
+    found = trainer.evaluate(labelled)
+    logits = kd.student.eval()(IMAGES).logits.detach()
+    assert found["eval_shape"] == (6, 10) and found["eval_right"] == int((logits.argmax(1) == LABELS).sum())
+    assert found["eval_loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, LABELS)), abs=1e-5)
+    for data in (labelled, rows):
+        predicted = trainer.predict(data)
+        torch.testing.assert_close(torch.as_tensor(predicted.predictions), logits)
+        assert (predicted.label_ids is None) == (data is rows)
+
+
+def test_gradient_checkpointing_is_that_of_the_student(trainer):
+    kd = trainer.model
+    kd.gradient_checkpointing_enable()
+    assert kd.student.is_gradient_checkpointing and not kd.teacher.is_gradient_checkpointing
+    kd.gradient_checkpointing_disable()
+    assert not kd.student.is_gradient_checkpointing
+    assert not hasattr(distill(*own_pair(), "KD"), "gradient_checkpointing_enable")
