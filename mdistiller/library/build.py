@@ -15,7 +15,7 @@ from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
 from mdistiller.errors import UserError, first_line
 from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_numbers, pair_of_taps
-from mdistiller.library.loop import Configured, Distillation
+from mdistiller.library.loop import Configured, Distillation, stored_suffice
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings
 from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
@@ -51,7 +51,8 @@ def distill(
     `student` and `teacher` are modules of any library that return logits (n, C), (logits, features) or an object with
     `.logits`. For causal language models of transformers the samples are tokens. Names as in the YAML files are also
     accepted ("resnet8x4", "timm:vit_tiny_patch16_224"), together with `num_classes`, `family` and checkpoints (a file,
-    "pretrained", or "random" for a teacher). The teacher is frozen; it is None for a method without a teacher.
+    "pretrained", or "random" for a teacher). The teacher is frozen; it is None for a method without a teacher, or if
+    every batch brings `teacher_logits`.
 
     `method` is a name of `methods()`. `keywords` are the settings of its node in docs/config.md, in upper or lower case
     (BETA=8.0, ce_weight=0.1), and EA_KIND, EA_TEMPERATURE, LS, LABEL_SMOOTHING, ...
@@ -86,7 +87,7 @@ def distill(
 
 def _check_needs(method, student, teacher, targets, num_train):
     """Raise UserError if a method lacks a teacher of its own, or the labels or number of all training images."""
-    if teacher is None and DISTILLERS[method].needs_teacher:
+    if teacher is None and DISTILLERS[method].needs_teacher and not stored_suffice(DISTILLERS[method]):
         raise UserError(f"distill: {method} needs a teacher; found None")
     if teacher is student:
         raise UserError(
@@ -129,7 +130,7 @@ def _of_texts(cfg: CfgNode, method: str, networks, metadata) -> Distillation:
             "distill: teacher and student need one vocabulary; found student "
             f"{student.vocabulary}, teacher {teacher.vocabulary}"
         )
-    distiller = build_distiller(cfg, student, teacher, metadata, Texts(cfg, _Info(metadata)))
+    distiller = build_distiller(cfg, student, _or_stored(teacher, method), metadata, Texts(cfg, _Info(metadata)))
     return Distillation(distiller, *networks)
 
 
@@ -152,6 +153,7 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
             log.info("the teacher gets the images in its own normalisation%s", _sized(adapted[1].size))
     if metadata["num_classes"] is None:
         metadata["num_classes"] = _count_classes(adapted[0], blank, features)
+    adapted[1] = _or_stored(adapted[1], method)
     task = Samples(cfg, _Info(metadata), blank)
     metadata["image_size"] = size if not isinstance(example, Tensor) else example.shape[-1]
     if features:
@@ -165,6 +167,11 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
     if distiller.deployed() is not distiller.student:
         log.warning("%s trains more than the student gives: evaluate and keep kd.deployed(), not kd.student", method)
     return Distillation(distiller, *networks)
+
+
+def _or_stored(teacher, method):
+    """The teacher, or where stored logits take its place a module that is never run."""
+    return nn.Identity() if teacher is None and DISTILLERS[method].needs_teacher else teacher
 
 
 def _sized(size):

@@ -144,7 +144,9 @@ class Distillation(Transparent):
         missing = [view for view in distiller.views[1:] if view not in extra]
         if missing:
             raise UserError(f"{distiller.method} compares two views of each image: kd(x, y, {missing[0]}=x_strong)")
-        if teacher_logits is not None and (distiller.inputs != "logits" or len(distiller.views) > 1):
+        if teacher_logits is None and distiller.needs_teacher and self.teacher is None:
+            raise UserError(f"{distiller.method} was made without a teacher: kd(x, y, teacher_logits=z)")
+        if teacher_logits is not None and not stored_suffice(distiller):
             what = "two views" if len(distiller.views) > 1 else "features"
             raise UserError(
                 f"{distiller.method} reads the teacher's {what}: stored logits cannot stand in for its pass"
@@ -164,6 +166,11 @@ class Distillation(Transparent):
         evaluated = Evaluated((sum(losses.values()), output.logits))
         evaluated.losses = losses
         return evaluated
+
+
+def stored_suffice(method: Distiller | type[Distiller]) -> bool:
+    """Whether stored logits of one view can stand in for the teacher's pass."""
+    return method.inputs == "logits" and len(method.views) == 1
 
 
 class Configured(Distillation):

@@ -111,6 +111,13 @@ def test_without_labels_and_with_stored_logits():
     torch.testing.assert_close(
         kd(IMAGES, teacher_logits=stored).loss, kd_loss(out.logits, stored, 2.0).mean(), rtol=1e-4, atol=1e-5
     )
+    for alone in (distill(student, None, "EA-DKD", BETA=2.0), distill(student, teacher, "EA-DKD", BETA=2.0)):
+        found = alone(IMAGES, LABELS, teacher_logits=stored)
+        torch.testing.assert_close(found.losses["dkd"], (found.weight * dkd_loss(
+            found.logits, stored, LABELS, 1.0, 2.0, 4.0)).mean())
+    batch, alone = {"x": IMAGES, "label": LABELS}, distill(student, None, "KD")
+    assert [finding.name for finding in mdistiller.diagnose(alone, batch)] == ["pass fails"]
+    assert mdistiller.diagnose(alone, {**batch, "teacher_logits": stored}) == []
     with pytest.raises(UserError, match="^DKD reads the labels"):
         distill(*own_pair(), "DKD")(IMAGES)
     with pytest.raises(UserError, match="^VID reads the teacher's features: stored logits cannot"):
@@ -233,7 +240,9 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(*own_pair(), "DKDD"), "distill: unknown method 'DKDD'; nearest: DKD"),
     (lambda: distill("resnet8", Own(), "KD"), "distill: student 'resnet8' is a name: say its classes"),
     (lambda: distill(Own(), "resnet8", "KD", num_classes=10), "distill: teacher 'resnet8' is a name: say its weights"),
-    (lambda: distill(Own(), None, "KD"), "distill: KD needs a teacher; found None"),
+    (lambda: distill(Own(), None, "VID"), "distill: VID needs a teacher; found None"),
+    (lambda: distill(Own(), None, "MLD"), "distill: MLD needs a teacher; found None"),
+    (lambda: distill(Own(), None, "EA-KD")(IMAGES), "KD was made without a teacher: kd(x, y, teacher_logits=z)"),
     (lambda: distill(*own_pair(), "CRD"), "distill: CRD remembers every training image"),
     (lambda: distill(None, Own(), "KD"), "distill: student: expected a module or a name; found NoneType"),
     (lambda: distill(*own_pair(), "KD", LOSS={3: 1}), "distill: LOSS_3 is no setting of KD"),
@@ -282,7 +291,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
         ("KD", (IMAGES, LABELS), {"epoch": 0}, "kd: epoch: counts from 1; found 0"))),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(62))
+], ids=range(64))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()

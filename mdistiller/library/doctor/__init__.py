@@ -92,7 +92,7 @@ def _evaluated(case: Case) -> Iterator[Finding]:
     case.kd.student.eval()
     output = _full(distiller.run_student(inputs))
     case.logits_student = output.logits
-    if distiller.teacher is not None:
+    if case.kd.teacher is not None:
         yield from check_determinism(case, lambda: _full(distiller.run_teacher(inputs, output)).logits)
         distiller.teacher.eval()
         case.logits_teacher = _full(distiller.run_teacher(inputs, output)).logits
@@ -100,7 +100,7 @@ def _evaluated(case: Case) -> Iterator[Finding]:
     yield from check_outputs(case)
     yield from check_size(case)
     yield from check_stored(case)
-    if distiller.teacher is not None and case.image is not None:
+    if case.kd.teacher is not None and case.image is not None:
 
         def run(image):
             inputs = {**case.inputs, "pixel_values": image} if isinstance(case.inputs, dict) else image
