@@ -268,11 +268,9 @@ class Distiller(nn.Module):
         return self
 
     def _apply(self, fn, recurse=True):
-        own, networks = unless_half(fn), (self.student, self.teacher)
-        for module in (*self.children(), *networks[1:]) if recurse else ():
-            if module is not None:
-                module._apply(fn if module in networks else own)
-        return super()._apply(own, recurse=False)
+        if recurse:
+            _apply_to_parts(self, fn)
+        return super()._apply(unless_half(fn), recurse=False)
 
     @property
     def settled_epoch(self) -> int:
@@ -315,6 +313,14 @@ class Distiller(nn.Module):
 
 def _in_double(network):
     return {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+
+
+def _apply_to_parts(distiller, fn):
+    """Change dtype or device of the networks and of the method's modules, which are not made half."""
+    for module in distiller.children():
+        module._apply(fn if module is distiller.student else unless_half(fn))
+    if distiller.teacher is not None:
+        distiller.teacher._apply(fn)
 
 
 def _double(tensor):
