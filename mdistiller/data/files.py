@@ -77,11 +77,11 @@ def class_names(folder: Path) -> tuple[str, ...]:
         other = next((name for name in OTHER_VAL if (folder.parent / name).is_dir()), None)
         hint = f"; to use {folder.parent / other}, set DATASET.VAL_FOLDER {other}" if other else ""
         raise UserError(f"{folder} is missing: expected a folder for each class in it{hint * (folder.name != 'train')}")
-    entries = sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")), key=lambda one: one.name)
-    dangling = [entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry)]
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    dangling = sorted(entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry))
     if dangling:
         raise UserError(f"{folder} has links that lead nowhere ({len(dangling)}): {_some(dangling)}")
-    names = [entry.name for entry in entries if entry.is_dir()]
+    names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: no class folders: expected its images in {folder.name}/<class>/")
     return tuple(names)
