@@ -71,7 +71,8 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def standardize(logits: Tensor) -> Tensor:
     """Each row minus its mean, divided by its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
 
-    The standard deviation has the divisor C - 1, and 1e-7 is added to it, as released.
+    The standard deviation has the divisor C - 1, and 1e-7 is added to it, as released. A row with an infinite logit has
+    no mean: all its values become NaN.
     """
     return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
 

@@ -20,10 +20,14 @@ class Registry(dict):
         self.task_aliases = {}  # task -> {alias in lower case: name}, for that task only
 
     def register(self, name: str):
-        """Decorator: register the object under `name`. Raises ValueError if the name is already registered."""
+        """Decorator: register the object under `name`. Raises ValueError if another object has the name.
+
+        A class or function of the same module and name replaces itself: it was edited, and its file or cell run again.
+        """
 
         def add(obj):
-            if name in self:
+            again = name in self.keys() and _origin(self[name]) == _origin(obj)
+            if name in self and not again:
                 raise ValueError(f"{self.kind} {name!r} is already registered, as {self[name].__qualname__}")
             self[name] = obj
             return obj
@@ -54,6 +58,10 @@ class Registry(dict):
 
     def __contains__(self, name):
         return str(name).lower() in {key.lower() for key in self.keys()} | self.aliases.keys()
+
+
+def _origin(obj):
+    return obj.__module__, obj.__qualname__
 
 
 DISTILLERS = Registry("method")

@@ -1,5 +1,6 @@
 """EXPERIMENT.PLUGINS: users' methods and networks without changes to the package."""
 
+import os
 import sys
 
 import pytest
@@ -36,7 +37,7 @@ def plugin(tmp_path, monkeypatch):
     for registry in (DISTILLERS, MODELS["cifar"]):
         for name in [name for name in registry if "plugged" in name.lower()]:
             del registry[name]
-    for name in [name for name in sys.modules if name.endswith("plugged")]:
+    for name in [name for name in sys.modules if "plugged" in name]:
         del sys.modules[name]
 
 
@@ -51,6 +52,26 @@ def test_a_plugins_method_and_network_are_known_before_the_tree_is_merged(plugin
     path.write_text(dump_cfg(cfg))
     assert load_cfg(path) == cfg
     assert import_file(tmp_path / plugin) is import_file(plugin)  # imported only once, although it was named four times
+
+
+def test_a_file_imports_those_beside_it_and_is_read_again_after_an_edit(plugin, tmp_path):
+    (tmp_path / "plugged_layers.py").write_text("from torch import nn\n\nlayer = nn.Linear\n")
+    file, before = tmp_path / "plugged_net.py", list(sys.path)
+    text = "from plugged_layers import layer\n\n\ndef net(num_classes):\n    return layer(1, num_classes)\n"
+    for inputs in (1, 2):
+        file.write_text(text.replace("1", str(inputs)))
+        os.utime(file, ns=(0, inputs))
+        assert build_model(f"{file}:net", 5).weight.shape == (5, inputs)
+    assert sys.path == before
+    for weight in (1.0, 2.0):  # the file of a method, edited, and the same class in the cell of a notebook
+        (tmp_path / plugin).write_text(METHOD.replace("1.0", str(weight)))
+        os.utime(tmp_path / plugin, ns=(0, int(weight)))
+        import_file(plugin)
+        assert DISTILLERS["EA-PLUGGED"].defaults == {"WEIGHT": weight}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / plugin).write_text(METHOD)
+    with pytest.raises(UserError, match="'PLUGGED' is already registered"):
+        import_file(f"other/{plugin}")
 
 
 @pytest.mark.parametrize("word", ["[plugged.py]", "[plugged]"])

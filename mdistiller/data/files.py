@@ -69,12 +69,19 @@ def find_folder(root: str | Path, name: str, *patterns: str, val: str = "val") -
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The sorted names of the folders in a folder, as classes in torchvision. Raises UserError if there are none."""
+    """The sorted names of the folders in a folder, as classes in torchvision.
+
+    Raises UserError if there are none, and for links that lead nowhere, as to a disk that is not mounted.
+    """
     if not folder.is_dir():
         other = next((name for name in OTHER_VAL if (folder.parent / name).is_dir()), None)
         hint = f"; to use {folder.parent / other}, set DATASET.VAL_FOLDER {other}" if other else ""
         raise UserError(f"{folder} is missing: expected a folder for each class in it{hint * (folder.name != 'train')}")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    dangling = sorted(entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry))
+    if dangling:
+        raise UserError(f"{folder} has links that lead nowhere ({len(dangling)}): {_some(dangling)}")
+    names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
         raise UserError(f"{folder}: no class folders: expected its images in {folder.name}/<class>/")
     return tuple(names)
@@ -125,8 +132,11 @@ def _same_classes(folder, found, expected):
         (expected - found, "lacks class folders of train/"), (found - expected, "has class folders that train/ lacks")
     ):
         if names:
-            some = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
-            raise UserError(f"{folder} {problem} ({len(names)}): {some}")
+            raise UserError(f"{folder} {problem} ({len(names)}): {_some(sorted(names))}")
+
+
+def _some(names):
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def open_image(path: Path | str) -> Image.Image:

@@ -1,6 +1,7 @@
 """Any network behind the interface of the methods: logits, and the outputs of modules as feature maps."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Features, Network, Output
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
-from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution
+from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution, unfit_tap
 
 IMAGENET_SIZE = 224  # default side in pixels of the image with which networks of timm and torchvision are probed
 TIMM_NEEDS = ("forward_intermediates", "forward_head", "feature_info", "get_classifier")
@@ -65,12 +66,9 @@ class Tapped(Wrapped):
             self.watch("pooled", inner.get_submodule(pooled), "input")
 
     def forward(self, *args, **keywords) -> Output:
-        self.watching = True
+        self.begin()
         logits = logits_of(self.inner, self.inner(*args, **keywords))
-        seen = self.collect()
-        missing = [name for name in self.levels if name not in seen]
-        if missing:
-            raise UserError(f"taps: {missing[0]} of {type(self.inner).__name__} takes no part in its forward pass")
+        seen = self.collect(self.levels)
         last = channels_last(self.inner)
         feats = [as_map(seen[name], name, last) for name in self.levels]
         pooled = seen.get("pooled")
@@ -109,7 +107,13 @@ def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, exampl
     """
     if taps is not None:
         inner = network.inner if isinstance(network, Wrapped) else network
-        return Tapped(inner, _with_stem(inner, taps), _classifier_path(inner, example))
+        _check_paths(inner, taps)
+        output, seen = record(inner, example(inner))
+        runs = Counter(name for name, _, _ in seen)
+        for name in taps:
+            if runs[name] != 1:
+                raise unfit_tap(inner, name, runs[name])
+        return Tapped(inner, _with_stem(inner, taps, _once(seen)), _classifier_path(logits_of(inner, output), seen))
     if isinstance(network, Network | Transparent):
         return network
     if not features:
@@ -126,30 +130,37 @@ def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, exampl
     return _probed(network, example)
 
 
-def _with_stem(network, taps):
+def _check_paths(network, taps):
     known = dict(network.named_modules())
     for name in taps:
         if name not in known or not name:
             near = difflib.get_close_matches(name, [key for key in known if key], n=3)
             hint = ", ".join(near) or ", ".join(key for key, _ in network.named_children())
             raise UserError(f"taps: {type(network).__name__} has no module {name!r}; nearest: {hint}")
-    stem = first_convolution(network)  # level 0, which methods leave out
-    names = [name for name, module in known.items() if module is stem and stem is not None]
-    return [*(names[:1] or taps[:1]), *taps]
 
 
-def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Module, tuple, Any]]]:
-    """The output of one pass in eval mode, and (path, module, arguments, output) of each module as they end."""
+def _with_stem(network, taps, seen):
+    """The paths `taps` after that of level 0, which methods leave out: the first convolution, if it runs."""
+    stem = first_convolution(network)
+    names = [name for name, module, _ in seen if module is stem]
+    return [*(names or taps[:1]), *taps]
+
+
+def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Module, Any]]]:
+    """What one pass in eval mode returns, and (path, module, output) of each module as they end.
+
+    The pass has two examples, so that outputs with one row for each example can be told from others.
+    """
     seen: list = []
 
     def note(name, module, args, output):
-        seen.append((name, module, args, output))
+        seen.append((name, module, output))
 
     handles = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
-            return call(network.eval(), inputs), seen
+            return call(network.eval(), _twice(inputs)), seen
     except UserError:
         raise
     except Exception as error:  # of any kind, raised by a user's network
@@ -164,13 +175,21 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
             module.training = mode
 
 
-def _classifier_path(network, example):
+def _twice(inputs):
+    if isinstance(inputs, Mapping):
+        return {name: _twice(value) for name, value in inputs.items()}
+    return torch.cat([inputs, inputs])
+
+
+def _once(seen):
+    """The entries of `record` without those of modules that run more than once, of which a hook keeps the last only."""
+    runs = Counter(name for name, _, _ in seen)
+    return [entry for entry in seen if runs[entry[0]] == 1]
+
+
+def _classifier_path(logits, seen):
     """The path of the linear layer that computes the logits, or None."""
-    output, seen = record(network, example(network))
-    logits = logits_of(network, output)
-    linear = [
-        name for name, module, _, output in seen if isinstance(module, nn.Linear) and output.shape == logits.shape
-    ]
+    linear = [name for name, module, output in seen if isinstance(module, nn.Linear) and output.shape == logits.shape]
     return linear[-1] if linear else None
 
 
@@ -180,32 +199,46 @@ def _probed(network, example):
     own = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping) and "feats" in output[1]
     if own:
         return Bare(network)
-    maps = _maps_by_size(seen)
+    seen = _once(seen)
+    maps = _maps_by_size(seen, len(logits))
     levels = maps if len(maps) > 1 else _blocks(network, seen) or maps
-    linear = [name for name, module, _, out in seen if isinstance(module, nn.Linear) and out.shape == logits.shape]
-    if not levels and not linear:
+    classifier = _classifier_path(logits, seen)
+    if not levels and classifier is None:
         return Bare(network)  # the method names the features that are missing
-    names = _with_stem(network, levels) if levels else []
+    names = _with_stem(network, levels, seen) if levels else []
     if len(names) > 2 and names[0] == names[1]:
         names = names[1:]  # the stem is the only module of its size
-    return Tapped(network, names, linear[-1] if linear else None)
+    return Tapped(network, names, classifier)
 
 
-def _maps_by_size(seen):
-    """The last module at each size of maps, from large to small."""
-    last: dict[int, str] = {}
-    aspect = None  # the size of the first map; other tensors with four dimensions belong to attention
-    for name, _, _, output in seen:
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            aspect = aspect or output.shape[2] / output.shape[3]
-            if output.shape[2] / output.shape[3] == aspect:
-                last[output.shape[2]] = name
-    return [last[size] for size in sorted(last, reverse=True)]
+def _maps_by_size(seen, batch):
+    """The last module at each size of maps, from large to small: the longest series of them in the order of the pass.
+
+    Larger maps after smaller ones, as in a decoder or a second branch, do not belong to such a series.
+    """
+    series: dict[int, list[str]] = {}  # by the size of its last map, the longest so far
+    aspect = None  # of the first map
+    for name, _, output in seen:
+        if not isinstance(output, Tensor) or output.dim() != 4 or min(output.shape[2:]) == 1 or len(output) != batch:
+            continue
+        size = output.shape[2]
+        aspect = aspect or size / output.shape[3]
+        if size / output.shape[3] != aspect or _are_weights(output):
+            continue
+        longest = max((names for other, names in series.items() if other > size), key=len, default=[])
+        if len(longest) >= len(series.get(size, [])) - 1:
+            series[size] = [*longest, name]
+    return max(series.values(), key=len, default=[])
+
+
+def _are_weights(output):
+    """Whether these are weights of attention, whose rows are probabilities, and not a map."""
+    return bool((output >= 0).all()) and torch.allclose(output.float().sum(-1), torch.ones(()), atol=1e-3)
 
 
 def _blocks(network, seen):
     """Four evenly spaced blocks of the longest list of modules whose outputs are tokens (B, N, C)."""
-    tokens = {name for name, _, _, output in seen if _first(output) is not None and _first(output).dim() == 3}
+    tokens = {name for name, _, output in seen if _first(output) is not None and _first(output).dim() == 3}
     lists = [
         [f"{name}.{child}" for child, _ in module.named_children()]
         for name, module in network.named_modules()

@@ -163,18 +163,42 @@ def ea_weight(
     """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 11), detached: (n, C), (n, C) -> (n,).
 
     `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
-    means log C (the released code divides by the number 100 for some methods). `group` (n,) int64 gives the group of
+    means log C (the released code divides by the number 100 for some methods). `group` (n,) integers give the group of
     each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
     or with `level` "mean_weight" (or "image") the mean of their own weights. The other values of `kind` are the paper's
     ablations (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized`
     divides w by that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the
     batch to its samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With
     several processes, the batch is that of the process, as in every method that relates the samples of a batch.
-    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`.
+    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`, a temperature that is not above
+    0, logits of two shapes or of integers, and groups that are no integers (n,).
     """
+    _check(logits_student, logits_teacher, temperature, group)
+    group = None if group is None else group.long()
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
     return weighting.weights(*entropies, logits_teacher.shape[-1], group)
+
+
+def _check(student, teacher, temperature, group):
+    """Raise ValueError for what `ea_weight` cannot use. Values on the device are not read."""
+    for name, logits in (("logits_student", student), ("logits_teacher", teacher)):
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise ValueError(f"{name}: expected a tensor of floating-point numbers; found {_described(logits)}")
+    if student.shape != teacher.shape:
+        found = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        raise ValueError(f"expected logits (n, C) of one shape for student and teacher; found {found}")
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0; found {temperature}")
+    if group is None:
+        return
+    integers = isinstance(group, Tensor) and not group.is_floating_point() and not group.is_complex()
+    if not integers or group.shape != student.shape[:-1]:
+        raise ValueError(f"group: expected a tensor of integers ({len(student)},); found {_described(group)}")
+
+
+def _described(value):
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 __all__ = ["KINDS", "LEVELS", "SampleWeights", "Weighting", "difficulty", "ea_weight", "entropy", "weigh_entropies"]

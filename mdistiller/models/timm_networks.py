@@ -38,7 +38,7 @@ class TimmNetwork(Wrapped):
         self.watch("pooled", classifier[0] if isinstance(classifier, tuple) else classifier, "input")
 
     def forward(self, image: Tensor) -> Output:
-        self.watching = True
+        self.begin()
         last, feats = self.inner.forward_intermediates(image, indices=self.levels, output_fmt="NCHW")
         logits = self.inner.forward_head(last)
         seen = self.collect()

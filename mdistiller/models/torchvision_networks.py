@@ -30,10 +30,10 @@ class TorchvisionNetwork(Wrapped):
             self.watch("pooled", classifier, "input")
 
     def forward(self, image: Tensor) -> Output:
-        self.watching = True
+        self.begin()
         output = self.inner(image)
         logits = getattr(output, "logits", output)  # beside those of auxiliary heads, in train mode
-        seen = self.collect()
+        seen = self.collect(self.levels)
         feats = [seen[name] for name in self.levels]
         return self.output(logits, as_maps(self.inner, feats), seen.get("pooled"))
 

@@ -6,8 +6,11 @@ spaced blocks, with tokens as maps (B, C, h, w). `preact_feats` are the same map
 not known here.
 """
 
+import weakref
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +20,26 @@ from mdistiller.models.transparent import Normalisation, Transparent
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # normalisation of torchvision's classifiers
 TRANSFORMER_LEVELS = 4  # the number of stages of a ResNet
+
+
+class Kept:
+    """The values that hooks keep of a forward pass.
+
+    It does not refer to the wrapper, which would otherwise live as long as the network that has the hooks.
+    """
+
+    def __init__(self):
+        self.watching = False  # nothing is kept of passes through the inner network alone
+        self.values: dict[str, Any] = {}
+        self.repeated: set[str] = set()  # keys of outputs that came more than once
+
+    def keep(self, key: str, what: str, module: nn.Module, args: tuple, output: Any) -> None:
+        """Forward hook: keep the module's output, or its first argument if `what` is "input"."""
+        if not self.watching:
+            return
+        if what == "output" and key in self.values:
+            self.repeated.add(key)
+        self.values[key] = args[0] if what == "input" else output
 
 
 class Wrapped(Transparent):
@@ -29,20 +52,28 @@ class Wrapped(Transparent):
     def __init__(self, inner: nn.Module, input_size: int | None, normalisation: Normalisation, new_head: bool):
         super().__init__(inner)
         self.input_size, self.normalisation, self.new_head = input_size, normalisation, new_head
-        self._seen: dict[str, Tensor] = {}  # values that hooks keep in the current forward pass
-        self.watching = False  # hooks keep nothing of passes through the inner network alone
+        self._kept = Kept()
 
     def watch(self, key: str, module: nn.Module, what: str = "output") -> None:
         """Keep the module's output, or with `what` "input" its input, of each forward pass under `key`."""
-        module.register_forward_hook(partial(self._keep, key, what))
+        handle = module.register_forward_hook(partial(self._kept.keep, key, what))
+        weakref.finalize(self, handle.remove).atexit = False  # the network may outlive its wrapper
 
-    def _keep(self, key, what, module, args, output):
-        if self.watching:
-            self._seen[key] = args[0] if what == "input" else output
+    def begin(self) -> None:
+        """Keep the values of the pass that follows; those of a pass that failed are dropped."""
+        self._kept.watching, self._kept.values, self._kept.repeated = True, {}, set()
 
-    def collect(self) -> dict[str, Tensor]:
-        """The values kept since the last call, which are released here."""
-        seen, self._seen, self.watching = self._seen, {}, False
+    def collect(self, needed: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The values kept since `begin`, which are released here.
+
+        Raises UserError if a module whose output is `needed` did not run in the pass, or ran more than once.
+        """
+        kept = self._kept
+        seen, repeated = kept.values, kept.repeated
+        kept.watching, kept.values = False, {}
+        for name in needed:
+            if name not in seen or name in repeated:
+                raise unfit_tap(self.inner, name, 2 if name in repeated else 0)
         return seen
 
     def output(self, logits: Tensor, feats: list[Tensor], pooled: Tensor | None) -> Output:
@@ -51,6 +82,19 @@ class Wrapped(Transparent):
             pooled = feats[-1].mean((2, 3))
         features = {"feats": feats, "preact_feats": list(feats), "pooled_feat": pooled.flatten(1)}
         return Output(logits, Features(features))
+
+
+def unfit_tap(network: nn.Module, name: str, runs: int) -> UserError:
+    """The error for a module that ran 0 times or more than once in a pass, so that no one output is the feature."""
+    modules = list(network.modules())
+    if runs > 1:
+        problem = "runs twice in a pass; name a module that runs once"
+    elif any(hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) for module in modules):
+        # PyTorch reuses the code of a similar network, and does not check whether that one had the same hooks.
+        problem = "runs as compiled before it was tapped: call torch.compiler.reset() before you compile it"
+    else:
+        problem = "takes no part in its forward pass"
+    return UserError(f"taps: {name} of {type(getattr(network, '_orig_mod', network)).__name__} {problem}")
 
 
 def first_convolution(network: nn.Module, name=None) -> nn.Module | None:

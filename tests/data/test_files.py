@@ -76,6 +76,9 @@ def test_a_data_set_lies_below_the_root_or_is_the_root(tmp_path, inside):
         (lambda root: (root / "val" / "dog").mkdir(), r"val has class folders that train/ lacks \(1\): dog"),
         (lambda root: [file.unlink() for file in (root / "train" / "cat").iterdir()], "train/cat: no images"),
         (lambda root: [shutil.rmtree(root / "train" / name) for name in CLASSES], "train: no class folders"),
+        (lambda root: [(root / split / "zoo").symlink_to(root / "gone") for split in ("train", "val")],
+         r"train has links that lead nowhere \(1\): zoo"),
+        (lambda root: (root / "val" / "zoo").symlink_to("zoo"), r"val has links that lead nowhere \(1\): zoo"),
     ],
 )
 def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path, damage, message):

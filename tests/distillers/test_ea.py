@@ -69,6 +69,22 @@ def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_h
     torch.testing.assert_close(ea_weight(student, teacher, kind=kind), expected)
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"logits_student": torch.zeros(3, 2, dtype=torch.int64)},
+     r"logits_student: expected a tensor of floating-point numbers; found torch.int64 \(3, 2\)"),
+    ({"logits_teacher": [[0.0, 1.0]]}, "logits_teacher: expected a tensor of floating-point numbers; found list"),
+    ({"logits_teacher": torch.zeros(3, 4)}, r"expected logits \(n, C\) of one shape .* found \(3, 2\) and \(3, 4\)"),
+    ({"temperature": 0}, "temperature: expected a number above 0; found 0"),
+    ({"kind": "entropy"}, "unknown kind 'entropy': expected one of none, base"),
+    ({"group": torch.zeros(3)}, r"group: expected a tensor of integers \(3,\); found torch.float32 \(3,\)"),
+    ({"group": torch.zeros(4, dtype=torch.int32)}, r"group: expected .* \(3,\); found torch.int32 \(4,\)"),
+])
+def test_what_gives_no_weights_is_named_in_one_line(change, message):
+    logits = {"logits_student": torch.zeros(3, 2), "logits_teacher": torch.zeros(3, 2)}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ea_weight(**logits | change)
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_single_class_has_the_weight_zero(kind):
     weight = ea_weight(torch.randn(3, 1), torch.randn(3, 1), kind=kind)

@@ -108,7 +108,7 @@ def test_samples_of_a_group_get_the_weight_of_their_mean_entropies():
     h_s, h_t = entropy(student, 2.0), entropy(teacher, 2.0)
     rows = GROUP == 7
     expected = h_t[rows].mean() / 2 * (1 + h_s[rows].mean() / math.log(6))
-    torch.testing.assert_close(ea_weight(student, teacher, 2.0, group=GROUP)[0], expected)
+    torch.testing.assert_close(ea_weight(student, teacher, 2.0, group=GROUP.int())[0], expected)
 
 
 def test_group_means_by_hand():
