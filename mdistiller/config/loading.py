@@ -40,7 +40,9 @@ class Tree(CfgNode):
         self._merge(None, [word for pair in flatten(cfg_other).items() for word in pair])
 
     def _merge(self, path, opts):
-        reading = _read(path, opts, before=flatten(self))
+        known = {**GENERAL, **method_keys()}  # a default was not said, and must not speak against what is said now
+        said = {name: value for name, value in flatten(self).items() if name in known and value != known[name].default}
+        reading = _read(path, opts, before=said)
         _settled(reading)  # its checks; names are resolved when the tree is used, because more may be merged until then
         _fill(self, _all_values(reading))
         self.__dict__.setdefault(SOURCES, {}).update(reading.sources)
@@ -156,10 +158,6 @@ def _read(path, opts, trusted=None, before=None):
     for source, ignored in reading.ignored.items():
         if ignored:
             public.warn(f"{source}: without effect here and left out: {', '.join(dict.fromkeys(ignored))}")
-    for name, key in OTHER_SPELLINGS.items():
-        overruled = reading.values.get(name) not in (None, False) and reading.values[name] != reading.values.get(key)
-        if overruled and reading.sources.keys() & {name, key}:
-            reading.values[name] = reading.keys[name].default
     return reading
 
 

@@ -93,8 +93,9 @@ class Reading:
         in_one_file = self.sources.get(key.sets) == source != COMMAND_LINE  # as in records: True there, False here
         if key.sets and (value not in (None, False) or (value is False and not in_one_file)):
             self._set(key.sets, value, source)
-        if value is False:
-            self.values |= {other: False for other in self.values if OTHER_SPELLINGS.get(other) == name}
+        for other in [other for other, key in OTHER_SPELLINGS.items() if key == name]:
+            if self.values.get(other) not in (None, False, value):
+                self.values[other] = self.keys[other].default  # what was said under it is overruled
         if name in (EA, TYPE):
             self._settle_ea(name, source)
 

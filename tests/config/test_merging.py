@@ -81,6 +81,9 @@ def test_a_key_set_back_to_its_default_after_its_other_spelling_has_it():
     for one in (cfg, load_cfg(None, ["DISTILLER.t", 2, "EA.TEMPERATURE", 3])):
         weighting, standardized = settings_of(one)
         assert weighting.temperature == 3.0 and not standardized
+    cfg.merge_from_list(["DISTILLER.TYPE", "EA-KD"])
+    cfg.merge_from_list(["DISTILLER.TYPE", "KD"])
+    assert not build_distiller(cfg, nn.Linear(2, 2), nn.Linear(2, 2)).weighted
     cfg.DISTILLER.t = 5.0
     cfg.merge_from_list(["SOLVER.EPOCHS", 3])
     assert settings_of(cfg)[0].temperature == 5.0
