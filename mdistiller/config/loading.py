@@ -37,7 +37,10 @@ class Tree(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: Mapping) -> None:
         """Set what another tree, or a part of one, holds. Raises UserError and then changes nothing."""
-        self._merge(None, [word for pair in flatten(cfg_other).items() for word in pair])
+        said = flatten(cfg_other)
+        if split_ea(str(said.get("DISTILLER.TYPE", "")))[1]:
+            said["DISTILLER.EA"] = True  # in a tree whose attributes were set, False may be the default alone
+        self._merge(None, [word for pair in said.items() for word in pair])
 
     def _merge(self, path, opts):
         known = {**GENERAL, **method_keys()}  # a default was not said, and must not speak against what is said now

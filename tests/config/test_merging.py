@@ -34,6 +34,15 @@ def test_merging_mdistillers_defaults_changes_nothing_and_a_file_brings_its_base
     assert cfg == load_cfg(child, ["SOLVER.EPOCHS", 3, "RKD.DISTANCE_WEIGHT", 5, "DKD.ALPHA", 2])
 
 
+def test_a_switch_that_is_said_to_be_off_is_off_and_one_that_nobody_set_says_nothing():
+    given, cfg = get_cfg(), get_cfg()
+    given.DISTILLER.TYPE = "EA-KD"  # its EA is the default
+    cfg.merge_from_other_cfg(given)
+    assert (cfg.DISTILLER.TYPE, cfg.DISTILLER.EA) == ("EA-KD", True)
+    cfg.merge_from_list(["DISTILLER.EA", "False"])
+    assert (cfg.DISTILLER.TYPE, cfg.DISTILLER.EA) == ("KD", False)
+
+
 @pytest.mark.parametrize("opts, expected", [
     (["KD.TEMPERATUR", 2], "command line: unknown key KD.TEMPERATUR; nearest: KD.TEMPERATURE"),
     (["KD.TEMPERATURE", "hot"], "command line: KD.TEMPERATURE: expected float, found 'hot'"),

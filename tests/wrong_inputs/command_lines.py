@@ -151,7 +151,7 @@ WORDS = [
     typed("cache", "clean", "clean"),
     typed("cache", "prefill", "--cfg"),
     typed("cache", f"prefill --cfg {BASE} --epochs 0", "--epochs: expected at least 1"),
-    typed("cache", "prefill --cfg none.yaml", "none.yaml: cannot be read"),
+    typed("cache", "prefill --cfg none.yaml", "none.yaml: no such config file"),
     typed("cache", f"prefill --cfg {BASE} DISTILLER.TYPE NONE", "NONE has no teacher"),
     typed("cache", f"prefill --cfg {BASE} DISTILLER.TYPE FITNET", "FITNET reads the teacher's features"),
     typed("cache", f"prefill --cfg {BASE} TEACHER_CACHE.DIR taken", "TEACHER_CACHE.DIR", TAKEN),

@@ -14,7 +14,7 @@ FILES = [
     typed("train", "--cfg none.yaml", "none.yaml: no such config file; nearest: configs/digits/none"),
     typed("train", "--cfg a.yaml", "a.yaml: cannot be read: Is a directory", {"a.yaml": folder}, "config: a folder"),
     typed("train", "--cfg a.yaml", "a.yaml: cannot be read: not a regular file", {"a.yaml": pipe}, "config: a pipe"),
-    typed("train", f"--cfg {'x' * 300}.yaml", "cannot be read: File name too long", name="config: a name too long"),
+    typed("train", f"--cfg {'x' * 300}.yaml", "no such config file", name="config: a name too long"),
     config("binary", b"\xff\xfe\x00\x01", "a.yaml: cannot be read"),
     config("a NUL", b"SOLVER: {LR: 0.1}\0", "a.yaml:"),
     config("Latin-1", "EXPERIMENT: {TAG: é}".encode("latin-1"), "a.yaml: cannot be read"),
@@ -138,7 +138,8 @@ def _wrong_type(key):
     if kinds == (str,):
         return None  # texts take every word of a command line; see TEXTS
     given = {bool: "perhaps", int: "2.5", float: "fast", list: "7"}[kinds[0]] if len(kinds) == 1 else "[1]"
-    return given, f"{key}: expected {' or '.join(kind.__name__ for kind in kinds)}"
+    expected = "a list such as" if list in kinds else " or ".join(kind.__name__ for kind in kinds)
+    return given, f"{key}: expected {expected}"
 
 
 def _outside(key):
