@@ -1,4 +1,4 @@
-"""Where the files that come along are: configs and small teachers, of the checkout or of the installed package."""
+"""Where configs and teachers are: those of the user, and those of the checkout or of the installed package."""
 
 import difflib
 import os
@@ -12,6 +12,12 @@ CHECKOUT = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else None  # None: in
 SHIPPED = CHECKOUT or Path(__file__).resolve().parent / "shipped"  # holds configs/ and checkpoints/
 CONFIGS, CHECKPOINTS = SHIPPED / "configs", SHIPPED / "checkpoints"
 HOME = CHECKOUT or Path()  # where commands put what belongs to the project: the checkout, else the working folder
+
+# Usual file names of a teacher, below checkpoints/ or download_ckpts/ of the working folder or of the shipped files.
+TEACHER_FILES = {
+    "cifar100": "cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth",
+    "tiny_imagenet": "tiny_imagenet_teachers/{name}_vanilla/ti_res18",
+}
 
 
 SHORT = (  # how other code bases write the parts of a config's name, and how they are compared
@@ -57,3 +63,31 @@ def _parts(path):
     for pattern, short in SHORT:
         text = re.sub(pattern, short, text)
     return text.split("/")
+
+
+def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
+    """Path of the teacher's checkpoint: the configured file, else the first usual path that exists.
+
+    Raises UserError when there is no such file.
+    """
+    if configured:
+        for root in (Path(), SHIPPED):
+            if os.path.isfile(root / configured):
+                return root / configured
+        raise UserError(f"DISTILLER.TEACHER_CHECKPOINT: no such file: {configured}")
+    places = [f"{dataset}/{name.replace('/', '-').replace(':', '-')}.pth"]
+    if dataset in TEACHER_FILES:
+        places.append(TEACHER_FILES[dataset].format(name=name))
+    for root in dict.fromkeys((Path().resolve(), SHIPPED)):
+        for folder in ("checkpoints", "download_ckpts"):
+            for place in places:
+                if (root / folder / place).is_file():
+                    return root / folder / place
+    recipes = f"configs/{dataset}/vanilla/"
+    how = f"train one ({recipes if (SHIPPED / recipes).is_dir() else 'DISTILLER.TYPE NONE'})"
+    if dataset == "cifar100":
+        how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
+    raise UserError(
+        f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
+        f"({' or '.join(places)}); {how} or set its path"
+    )

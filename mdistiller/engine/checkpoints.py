@@ -14,16 +14,9 @@ from mdistiller.engine.weights import fitting_state, say_choice
 from mdistiller.errors import UserError
 from mdistiller.files import write_atomically
 from mdistiller.libraries import import_extra
-from mdistiller.places import SHIPPED
 
 # Teacher files of the public archives hold their training options; reading a Namespace runs no code.
 torch.serialization.add_safe_globals([argparse.Namespace])
-
-# Usual file names of a teacher, below checkpoints/ or download_ckpts/ of the working folder or of the shipped files.
-TEACHER_FILES = {
-    "cifar100": "cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth",
-    "tiny_imagenet": "tiny_imagenet_teachers/{name}_vanilla/ti_res18",
-}
 
 
 def save(content: dict, path: Path, keep: Path | None = None) -> None:
@@ -93,31 +86,3 @@ def _completed(content, network):
     if not isinstance(part, str) or not isinstance(state, dict):
         return content
     return {"model": {key: value for key, value in network.state_dict().items() if not key.startswith(part)} | state}
-
-
-def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
-    """Path of the teacher's checkpoint: the configured file, else the first usual path that exists.
-
-    Raises UserError when there is no such file.
-    """
-    if configured:
-        for root in (Path(), SHIPPED):
-            if os.path.isfile(root / configured):
-                return root / configured
-        raise UserError(f"DISTILLER.TEACHER_CHECKPOINT: no such file: {configured}")
-    places = [f"{dataset}/{name.replace('/', '-').replace(':', '-')}.pth"]
-    if dataset in TEACHER_FILES:
-        places.append(TEACHER_FILES[dataset].format(name=name))
-    for root in dict.fromkeys((Path().resolve(), SHIPPED)):
-        for folder in ("checkpoints", "download_ckpts"):
-            for place in places:
-                if (root / folder / place).is_file():
-                    return root / folder / place
-    recipes = f"configs/{dataset}/vanilla/"
-    how = f"train one ({recipes if (SHIPPED / recipes).is_dir() else 'DISTILLER.TYPE NONE'})"
-    if dataset == "cifar100":
-        how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
-    raise UserError(
-        f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
-        f"({' or '.join(places)}); {how} or set its path"
-    )

@@ -11,6 +11,7 @@ from mdistiller.engine.device import place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.errors import UserError
 from mdistiller.models import MODELS
+from mdistiller.places import find_teacher
 from mdistiller.tasks import Task
 
 log = logging.getLogger("mdistiller")
@@ -52,7 +53,7 @@ def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
         digest = checkpoints.state_sha256(teacher.state_dict())
         log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
         return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
-    path = checkpoints.find_teacher(info.name, _registered(name, info.family), configured)
+    path = find_teacher(info.name, _registered(name, info.family), configured)
     checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes", cfg.DISTILLER.TEACHER_WEIGHTS)
     digest = files.sha256(path)
     log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])

@@ -138,7 +138,8 @@ class RunFolder:
             if there.get(key) and digest and there[key] != digest:
                 words = {"teacher_sha256": "another teacher", "data_sha256": "other training data"}[key]
                 raise UserError(
-                    f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now"
+                    f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now; set "
+                    "EXPERIMENT.NAME, or in a sweep EXPERIMENT.PROJECT, for a run of its own"
                 )
 
     def describe(self, cfg: CfgNode, **metadata) -> None:

@@ -1,10 +1,11 @@
 """The training of a table's cell: config file, overrides and smoke settings. Does not import torch."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,21 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, stated
 from mdistiller.errors import UserError
-from mdistiller.places import find_config
+from mdistiller.files import sha256
+from mdistiller.places import find_config, find_teacher
 from mdistiller.runs.paper import Cell
-from mdistiller.runs.records import counts
+from mdistiller.runs.records import RunRecord, counts
 
+OWN_DATA = ("imagefolder", "coco", "instructions")  # types whose data are what the user puts into DATASET.ROOT
+ROOT, TEACHER = "DATASET.ROOT", "DISTILLER.TEACHER_CHECKPOINT"
 LONGEST_NAME = 150  # characters; file systems allow 255 bytes
 SMOKE = read_yaml(Path(__file__).parent / "smoke.yaml")
+
+
+@cache
+def _sha256(path, changed):
+    """The SHA-256 of a teacher's file, which many trainings share; `changed` is the time of its last change."""
+    return sha256(path)
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,30 @@ class Training:
             if counts(key, method) and value != self.published.get(key, BASE.get(key))
         )
 
+    def has_files_of(self, run: RunRecord) -> bool:
+        """Whether a run had the same teacher, by its SHA-256, and the same folder of a user's own data.
+
+        What cannot be told counts as the same: a teacher's file that is not there yet, a run without a digest.
+        """
+        if self.settings.get("DATASET.TYPE") in OWN_DATA:
+            roots = (settings.get(ROOT, BASE[ROOT]) for settings in (self.settings, run.config))
+            if len(set(map(os.path.realpath, roots))) > 1:
+                return False
+        digest = self.teacher_sha256
+        return None in (digest, run.teacher_sha256) or digest == run.teacher_sha256
+
+    @cached_property
+    def teacher_sha256(self) -> str | None:
+        """The SHA-256 of the teacher's file; None without a teacher or a file."""
+        settings = {**BASE, **self.settings}
+        if settings["DISTILLER.TYPE"] == "NONE":
+            return None
+        try:
+            path = find_teacher(settings["DATASET.TYPE"], settings["DISTILLER.TEACHER"], settings[TEACHER])
+            return _sha256(path, path.stat().st_mtime_ns)
+        except (UserError, OSError):  # also random and a library's weights; the run will say whether a file is missing
+            return None
+
     @property
     def project(self) -> Path:
         """The folder that contains the run folders."""
@@ -91,11 +125,13 @@ class Training:
 
     @property
     def name(self) -> str:
-        """A name made of the config path and the overrides that count, without the smoke settings."""
+        """A name made of the config path and the overrides that count or name files, without the smoke settings."""
         parts = Path(self.config).with_suffix("").parts
         parts = parts[parts.index("configs") + 1:] if "configs" in parts else parts[-2:]
         method = self.settings.get("DISTILLER.TYPE", "NONE")
-        shown = [text for text in (*self.overrides, *self.extra) if counts(_spelled(text.split("=")[0]), method)]
+        content = {TEACHER, *([ROOT] if self.settings.get("DATASET.TYPE") in OWN_DATA else [])}
+        shown = [text for text in (*self.overrides, *self.extra)
+                 if text.split("=")[0] in content or counts(_spelled(text.split("=")[0]), method)]
         name = re.sub(r"[^\w.+-]+", "-", "_".join([*parts, *(text.replace("=", "-") for text in shown)])).strip("-")
         if len(name) <= LONGEST_NAME:
             return name

@@ -164,9 +164,10 @@ class Progress:
         self._fitting: dict[Training, list[RunRecord]] = {}
 
     def fitting(self, training: Training) -> list[RunRecord]:
-        """Finished runs of exactly this configuration, in any folder and with any name."""
+        """Finished runs of exactly this configuration, teacher and data, in any folder and with any name."""
         if training not in self._fitting:
-            self._fitting[training] = [run for run in self.finished if fit(run, training.settings) == ()]
+            self._fitting[training] = [run for run in self.finished if fit(run, training.settings) == ()
+                                       and training.has_files_of(run)]
         return self._fitting[training]
 
     def state(self, run: PlannedRun) -> str:
@@ -191,9 +192,10 @@ def current_state(run: PlannedRun) -> str:
     if not (run.folder / "config.yaml").is_file():
         return FAILED if run.failure() else LEFT
     record = read_run(run.folder)
-    if record.done and "DISTILLER.TYPE" in record.config:  # the config may use another name of the method, like MLKD
+    if record.done:  # the config may use another name of the method, like MLKD
         settings = {**run.training.settings, "DISTILLER.TYPE": record.config["DISTILLER.TYPE"]}
-        return DONE if fit(record, settings) == () else LEFT  # with other settings the run will fail
+        same = fit(record, settings) == () and run.training.has_files_of(record)
+        return DONE if same else LEFT  # with other settings or another teacher the run will fail
     return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED
 
 

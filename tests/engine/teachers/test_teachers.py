@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from mdistiller.engine.checkpoints import find_teacher
 from mdistiller.engine.teachers import archives as teachers
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
+from mdistiller.places import find_teacher
 from tests.engine.support import REPOSITORY
 from tests.engine.teachers.support import archive
 
