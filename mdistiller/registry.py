@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mdistiller.errors import UserError
 
@@ -48,7 +50,9 @@ class Registry(dict):
         if str(name).lower() in keys:
             return keys[str(name).lower()]
         near = dict.fromkeys(keys[key] for key in difflib.get_close_matches(str(name).lower(), keys))
-        raise UnknownName(f"unknown {self.kind} {name!r}; nearest: {', '.join(near or sorted(self))}")
+        known = list(near) or sorted(self)
+        apart = "; " if any("," in one for one in known) else ", "
+        raise UnknownName(f"unknown {self.kind} {name!r}; nearest: {apart.join(known)}")
 
     def __missing__(self, name):
         return super().__getitem__(self.canonical(name))
@@ -62,6 +66,14 @@ class Registry(dict):
 
 def _origin(obj):
     return obj.__module__, obj.__qualname__
+
+
+def chosen(kind: str, entries: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The entries with these names in their own order, all of them without a name; looked up as in a `Registry`."""
+    known = Registry(kind)
+    known.update(entries)
+    wanted = {known.canonical(name) for name in names} or entries.keys()
+    return {name: entry for name, entry in entries.items() if name in wanted}
 
 
 DISTILLERS = Registry("method")

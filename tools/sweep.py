@@ -23,6 +23,7 @@ quiet_interrupts()
 
 from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
+from mdistiller.registry import chosen
 from mdistiller.report.study import load_studies
 from mdistiller.runs.folders import check_folder
 from mdistiller.runs.language import SPEC as LANGUAGE
@@ -86,16 +87,12 @@ def planned(args):
     extra = as_overrides(args.opts)
     if args.study:
         lines = load_studies(extra)[args.study].lines
-        for name in args.methods:
-            if name not in lines:
-                raise UserError(f"--methods: {name}: not a line of this study; expected one of {', '.join(lines)}")
-        chosen = {name: line for name, line in lines.items() if name in (args.methods or lines)}
-        waiting = [name for name, line in chosen.items() if not line.ready]
+        lines = chosen(f"line of study {args.study}", lines, args.methods)
+        waiting = [name for name, line in lines.items() if not line.ready]
         tuning = f"python tools/tune.py --study {args.study}"
         if waiting:
             print(f"not trained, because they are not tuned yet ({tuning}): {'; '.join(waiting)}")
-        seeds = {name: min(line.seeds, args.seeds or line.seeds) for name, line in chosen.items()}
-        wanted = [(line.training, seeds[name]) for name, line in chosen.items() if line.ready]
+        wanted = [(line.training, args.seeds or line.seeds) for line in lines.values() if line.ready]
         if not wanted:
             raise UserError(f"--study {args.study}: no line is tuned yet; tune them with {tuning}")
     elif args.table and any(map(is_language, args.table)):
@@ -119,11 +116,8 @@ def _language(args, extra):
         if not is_language(name):
             raise UserError(f"--table: {name}: cannot be combined with tables of language models")
         rows |= trainings(name, extra, args.smoke)
-    for word in args.methods:
-        if word not in rows:
-            raise UserError(f"--methods: {word}: not a row of the table; expected one of {', '.join(rows)}")
     seeds = args.seeds or (1 if args.smoke else LANGUAGE["seeds"])
-    return [(training, seeds) for label, training in rows.items() if label in (args.methods or rows)]
+    return [(training, seeds) for training in chosen("row of the table", rows, args.methods).values()]
 
 
 def main():

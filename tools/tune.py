@@ -20,6 +20,9 @@ from mdistiller.config.stated import as_overrides
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
 from mdistiller.libraries import import_extra
+from mdistiller.registry import chosen
+
+SEEDS = 5  # of the final runs
 
 
 def parse():
@@ -29,11 +32,14 @@ def parse():
     what.add_argument("--study", metavar="NAME", help="all lines of a study that are tuned: fair")
     parser.add_argument("--methods", nargs="+", default=[], metavar="LINE", help="of --study: these lines alone")
     parser.add_argument("--trials", type=int, default=16, metavar="N", help="the budget (default: 16)")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="of the final runs (default: 5)")
+    parser.add_argument("--seeds", type=int, metavar="N", help=f"of the final runs of --cfg (default: {SEEDS})")
     parser.add_argument("--name", help="of the study (default: made of FILE and KEY VALUE)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides; the keys that they set are not varied")
     args = parser.parse_intermixed_args()
     split_overrides(args, "methods")
+    if args.study and args.seeds is not None:
+        raise UserError("--seeds: of --cfg; tools/sweep.py --study NAME --seeds N trains the lines of a study")
+    args.seeds = SEEDS if args.seeds is None else args.seeds
     for name in ("trials", "seeds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}: expected a number of {name}, at least 1; found {getattr(args, name)}")
@@ -56,19 +62,16 @@ def main():
     from mdistiller.report.study import load_studies
 
     lines = {name: line for name, line in load_studies(extra, tuned=False)[args.study].lines.items() if line.tuned}
-    for name in args.methods:
-        if name not in lines:
-            raise UserError(f"--methods: {name}: no line of {args.study} that is tuned; expected one of "
-                            f"{', '.join(lines) or 'none'}")
-    for name, line in lines.items():
-        if name in (args.methods or lines):
-            training, folder = line.training, f"{args.study}/{line.training.name}"
-            tuned = tune(training.config, training.overrides, folder, args.trials, 0, extra)
-            if tuned is not None:
-                best, page = tuned
-                rows = [row for row in page.splitlines() if not row.startswith("![")]  # its plot lies elsewhere
-                comments = "".join(f"# {row}".rstrip() + "\n" for row in rows)
-                write_text(line.tuned, comments + yaml.safe_dump(best))
+    if not lines:
+        raise UserError(f"--study {args.study}: has no line that is tuned")
+    for line in chosen(f"line of study {args.study} that is tuned", lines, args.methods).values():
+        training, folder = line.training, f"{args.study}/{line.training.name}"
+        tuned = tune(training.config, training.overrides, folder, args.trials, 0, extra)
+        if tuned is not None:
+            best, page = tuned
+            rows = [row for row in page.splitlines() if not row.startswith("![")]  # its plot lies elsewhere
+            comments = "".join(f"# {row}".rstrip() + "\n" for row in rows)
+            write_text(line.tuned, comments + yaml.safe_dump(best))
 
 
 def tune(config, overrides, name, trials, seeds, extra=()):

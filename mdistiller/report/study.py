@@ -1,7 +1,6 @@
 """The project's own experiments (studies.yaml): their trainings and their tables. Does not import torch."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from mdistiller.config.stated import as_overrides
 from mdistiller.places import HOME
 from mdistiller.registry import Registry, ea_name
 from mdistiller.report.compare import percent
-from mdistiller.report.ranks import complete_blocks, rank_lines
+from mdistiller.report.ranks import common_means, complete_blocks, rank_lines
 from mdistiller.report.significance import (
     GAIN_HEAD,
     RESAMPLED_HEAD,
@@ -133,11 +132,12 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     """Markdown with a table for each section, computed from finished runs; gains are paired by seed."""
     runs = list(runs)
     groups = {name: best_exact(runs, line) for name, line in study.lines.items()}
-    blocks, compared = [f"## {study.title}", study.words.strip(), WORDS], []
+    blocks = [f"## {study.title}", study.words.strip(), WORDS]
+    compared: dict[tuple, Gain | None] = {}  # by names and measure: one test, in however many tables it stands
     for title, lines in study.sections.items():
         pairs = [(line.name, line.baseline) for line in lines.values()]
         gains = [_gain(groups, *pair) for pair in pairs]
-        compared += [(*pair, gain, None) for pair, gain in zip(pairs, gains, strict=True)]
+        compared |= {(*pair, None): gain for pair, gain in zip(pairs, gains, strict=True)}
         rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
         blocks += [f"### {title}", markdown.table((*HEAD, *GAIN_HEAD), rows)]
     if study.measures:
@@ -147,7 +147,7 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
     for title, spec in study.comparisons.items():
         pairs, of = (spec, None) if isinstance(spec, list) else (spec["pairs"], (spec["measure"], spec["factor"]))
         gains = [_gain(groups, *pair, of) for pair in pairs]
-        compared += [(*pair, gain, of) for pair, gain in zip(pairs, gains, strict=True)]
+        compared |= {(*pair, of): gain for pair, gain in zip(pairs, gains, strict=True)}
         seeds = (str(gain.seeds) if gain else "missing" for gain in gains)
         rows = [(*pair, seen, *cells) for pair, seen, cells in zip(pairs, seeds, gain_cells(gains), strict=True)]
         blocks += [f"### {title}", markdown.table((*COMPARISON, *GAIN_HEAD), rows)]
@@ -158,7 +158,7 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
 
 def _tested(compared, groups):
     """Tests besides the t-tests, and how many t-tests remain significant after a correction over all tables."""
-    compared = [(pair, gain, of) for *pair, gain, of in compared if gain]
+    compared = [(pair, gain, of) for (*pair, of), gain in compared.items() if gain]
     rows = [resampled_row(pair, gain, probability_of_improvement(*(_last(groups[name], of).values() for name in pair)))
             for pair, gain, of in compared]
     rows = [row for row in rows if row]
@@ -167,10 +167,10 @@ def _tested(compared, groups):
 
 
 def _ranked(ranked, groups):
-    means = {names[0]: {kind: fmean(_last(groups[name]).values()) if groups[name] else math.nan
-                        for kind, name in zip(ranked["of"], names, strict=True)} for names in ranked["blocks"]}
+    means = {names[0]: common_means({kind: _last(groups[name]) for kind, name in zip(ranked["of"], names, strict=True)})
+             for names in ranked["blocks"]}
     whole, missing = complete_blocks(means)
-    left_out = [f"Left out, for runs are missing: {', '.join(missing)}."] if missing else []
+    left_out = [f"Left out, for runs are missing: {'; '.join(missing)}."] if missing else []
     if len(whole) < 2:
         return ["Fewer than two blocks have runs of every method.", *left_out]
     head, rows, words = rank_lines(rank_methods(whole))
@@ -189,7 +189,8 @@ def _row(line: Line, groups) -> tuple[str, ...]:
     if not runs:
         return (line.name, f"0 of {line.seeds}", "missing", "", "")
     shown = [percent([run.result(epoch) for run in runs.values()]) for epoch in ("last", "best")]
-    return (line.name, f"{len(runs)} of {line.seeds}", *shown, line.baseline if groups.get(line.baseline) else "")
+    number = f"{len(runs)} of {max(len(runs), line.seeds)}"  # more may be trained than the study names
+    return (line.name, number, *shown, line.baseline if groups.get(line.baseline) else "")
 
 
 def _gain(groups, name: str, baseline: str | None, of: tuple[str, float] | None = None) -> Gain | None:

@@ -28,7 +28,10 @@ def tuning_page(
     title: str, budget: str, space: Mapping[str, tuple[str, str]], trials: Sequence[TrialRow],
     final: Mapping[str, Mapping[int, float]],
 ) -> str:
-    """Markdown. `space`: key -> (own value, range). `final`: "best" and "own" -> seed -> test result."""
+    """Markdown. `space`: key -> (own value, range). `final`: "best" and "own" -> seed -> test result.
+
+    Without "own" in `final`, the best settings are those of the configuration.
+    """
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value)
     blocks = [f"# {title}", budget, "## Space and best settings"]
     rows = [(key, own, words, _shown(best.settings[key])) for key, (own, words) in space.items()]
@@ -49,8 +52,8 @@ def _tested(final):
         return "Not looked at: `tools/sweep.py --study` trains the best settings over fresh seeds."
     seeds = {label: f"{percent(values.values())} ({len(values)} seeds)" for label, values in final.items() if values}
     words = "Looked at once, after the last trial, with fresh seeds and all training images."
-    if final["best"] == final["own"]:
-        return f"{words} The best settings are the configuration's own: {seeds['own']}."
+    if "own" not in final:
+        return f"{words} The best settings are the configuration's own: {seeds['best']}."
     gain = paired_gain(final["best"], final["own"])
     words += f" Best settings: {seeds['best']}; the configuration's own: {seeds['own']}. Gain: {gain.mean:+.2f}"
     if math.isnan(gain.p):

@@ -235,8 +235,8 @@ class Tuning:
     def run_final(self) -> dict[str, list[RunRecord]]:
         """Train the best settings, and those of the configuration, over fresh seeds on all training images.
 
-        Returns the finished runs of both, by BEST and OWN; the same runs if the best settings are those of the
-        configuration. A run that another process trains is left to it.
+        Returns the finished runs of both, by BEST and OWN; no OWN if the best settings are those of the configuration.
+        A run that another process trains is left to it.
         """
         own = {key: setting.own for key, setting in self.space.items()}
         number = self.study.best_trial.number  # in the name: a larger budget may have another best trial
@@ -252,4 +252,4 @@ class Tuning:
                 with lock:
                     self._train(name, chosen, {"EXPERIMENT.SEED": seed})
                 runs[label].append(read_run(self.folder / name))
-        return {BEST: runs[BEST], OWN: runs.get(OWN, runs[BEST])}
+        return runs

@@ -139,6 +139,20 @@ def test_lines_are_compared_by_another_measure_of_the_last_epoch(tmp_path):
     assert "| EA-KD | KD | missing |  |  |  |  |  |" in text
 
 
+def test_a_comparison_of_two_tables_is_one_test_and_ranks_are_of_common_seeds(tmp_path):
+    for name, results in (("KD", [20.0, 22.0]), ("EA-KD", [21.0, 25.0]), ("DKD", [30.0]), ("EA-DKD", [31.0, 9.0])):
+        for seed, last in enumerate(results):
+            made(tmp_path, STUDY.lines[name], seed, last)
+    ranks = {"Ranks": {"of": ["plain", "EA"], "blocks": [["KD", "EA-KD"], ["DKD", "EA-DKD"]]}}
+    one = dataclasses.replace(STUDY, comparisons={"Again": [["EA-KD", "KD"]]}, ranks=ranks)
+    text = table(one, find_runs(tmp_path))
+    assert text.count("| EA-KD |") == 2 and "Tests of all tables together: 1;" in text
+    assert "| EA | 1.00 |" in text and "| plain | 2.00 |" in text  # of EA-DKD, seed 1 has no partner
+    for seed in range(2, 6):
+        made(tmp_path, STUDY.lines["KD"], seed, 20.0)
+    assert "| KD | 6 of 6 |" in table(one, find_runs(tmp_path))
+
+
 @pytest.mark.parametrize("name", load_studies())
 def test_comparisons_name_existing_lines(name):
     one = load_studies()[name]

@@ -8,7 +8,9 @@ from argparse import Namespace
 import pytest
 
 from mdistiller.errors import UserError
+from mdistiller.files import sha256
 from mdistiller.report.layout import fill_command
+from mdistiller.report.study import load_studies
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import covered_tables, load_tables
 from mdistiller.runs.records import find_runs
@@ -80,6 +82,17 @@ def test_two_files_that_would_share_a_run_folder_are_refused_at_once(tmp_path):
     assert len(plan_runs([(trainings[0], 2)])) == 2
 
 
+def test_lines_of_a_study_are_chosen_in_either_case_and_over_any_number_of_seeds(monkeypatch):
+    def runs(*words):
+        monkeypatch.setattr("sys.argv", ["sweep.py", "--study", "small", "--methods", *words])
+        return [(run.training.label, run.seed) for run in sweep.planned(sweep.parse())]
+
+    assert runs("ea-dkd", "--seeds", "6") == [("EA-DKD", seed) for seed in range(6)]
+    assert len(runs("ea-dkd")) == load_studies()["small"].lines["EA-DKD"].seeds == 3
+    with pytest.raises(UserError, match="unknown line of study small 'EA-KD, normalised'; nearest: EA-KD, normalized;"):
+        runs("EA-KD, normalised")
+
+
 def test_the_command_of_a_run_names_its_folder_and_seed(tmp_path):
     run = planned(tmp_path, "EA-KD", 3, "SOLVER.EPOCHS=2", "DATASET.ROOT=/data")
     assert run.folder == tmp_path / "sweep" / "cifar100_ea_kd_res32x4_res8x4_SOLVER.EPOCHS-2_s3"
@@ -95,6 +108,31 @@ def test_a_finished_run_counts_wherever_it_is_and_whatever_its_name(tmp_path):
     progress = Progress(find_runs(tmp_path))
     assert [progress.state(planned(tmp_path, "KD", seed)) for seed in (0, 1)] == [DONE, LEFT]
     assert progress.state(planned(tmp_path, "KD", 1, "SOLVER.EPOCHS=2")) == DONE
+
+
+def test_a_run_of_another_teacher_is_trained_in_a_folder_of_its_own(tmp_path):
+    files = [tmp_path / f"{name}.pth" for name in ("first", "second", "later")]
+    for path in files[:2]:
+        path.write_text(path.stem)
+    runs = [planned(tmp_path, "KD", 0, f"DISTILLER.TEACHER_CHECKPOINT={path}") for path in files]
+    made = make_run(tmp_path, "KD", 0, 73.0, metadata={"teacher_sha256": sha256(files[0])})
+    progress = Progress(find_runs(tmp_path))
+    assert [progress.state(run) for run in runs] == [DONE, LEFT, DONE]  # the third file is not there yet
+    assert len({run.folder for run in runs}) == 3
+    files[0].write_text("other weights")
+    runs[0].folder.parent.mkdir()
+    made.rename(runs[0].folder)
+    assert Progress(find_runs(tmp_path)).state(planned(tmp_path, "KD", 0, runs[0].training.extra[1])) == LEFT
+
+
+def test_a_run_on_a_users_own_data_counts_for_the_same_folder_alone(tmp_path):
+    own = ("DATASET.TYPE=imagefolder", "DATASET.ROOT=")
+    make_run(tmp_path, "KD", 0, 73.0, DATASET__TYPE="imagefolder", DATASET__ROOT="flowers")
+    make_run(tmp_path, "EA-KD", 0, 73.0, DATASET__ROOT="elsewhere")
+    progress = Progress(find_runs(tmp_path))
+    runs = [planned(tmp_path, "KD", 0, own[0], own[1] + root) for root in ("flowers", "birds")]
+    assert [progress.state(run) for run in runs] == [DONE, LEFT] and "DATASET.ROOT-birds" in runs[1].name
+    assert progress.state(planned(tmp_path, "EA-KD", 0, "DATASET.ROOT=here")) == DONE  # the same images everywhere
 
 
 @pytest.mark.parametrize(("status", "state"), [

@@ -161,7 +161,7 @@ def test_where_the_best_settings_are_the_configurations_own_they_are_trained_onc
     mine = tiny(tmp_path, 1)
     mine.run_trials()
     runs = mine.run_final()
-    assert runs["own"] == runs["best"] and len(runs["best"]) == 1
+    assert list(runs) == ["best"] and len(runs["best"]) == 1
     assert {path.name for path in mine.folder.glob("*_*") if path.is_dir()} == {"trial_000", "best_000_s0"}
     final = {label: {run.seed: 21.0 for run in found} for label, found in runs.items()}
     page = tuning_page("KD", "1 trial", {}, [TrialRow(0, {}, 50.0, "complete")], final)
@@ -234,6 +234,8 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     # differences 1, 2, 3: mean 2, t = 2 sqrt(3), p = 0.0742; of 8 choices of signs, 2 are as far from 0
     assert "Gain: +2.00 (95 % interval -0.48 to +4.48, p 0.074, exact sign-flip p 0.2500)" in text
     assert "| 2 | 9 | 70.00 | pruned |" in text and "| 3 | 1 |  | fail |" in text
+    same = tuning_page("KD", "", {"KD.T": ("4.0", "1 to 16")}, trials, {"best": final["own"], "own": final["own"]})
+    assert "the configuration's own: 22.00 ± 2.00 (3 seeds). Gain: +0.00" in same  # other settings, equal results
     assert math.isclose(sum(final["own"].values()) / 3, 22) and "22.00 ± 2.00 (3 seeds)" in text
 
 
@@ -243,7 +245,9 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     (["--cfg", CONFIG, "--name", "../other"], "--name: expected the name of a folder; found ../other"),
     (["--cfg", CONFIG, "--methods", "KD"], "--methods: of --study"),
     (["--study", "small", "--name", "x"], "--name: of --cfg"),
-    (["--study", "small", "--methods", "KD"], "KD: no line of small that is tuned"),
+    (["--study", "small", "--methods", "KD"], "--study small: has no line that is tuned"),
+    (["--study", "fair", "--methods", "EA-KD, normalised"], "unknown line of .* nearest: EA-KD, normalized; "),
+    (["--study", "fair", "--seeds", "6"], "--seeds: of --cfg; tools/sweep.py --study"),
 ])
 def test_wrong_arguments_are_refused_in_one_line(words, message, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tune.py", *words])
