@@ -53,8 +53,9 @@ def rank_lines(ranks: Ranks) -> tuple[tuple[str, ...], list[tuple[str, ...]], st
     """(head, rows, text) of a rank table, the best method first."""
     rows = [(name, f"{mean:.2f}") for name, mean in sorted(ranks.means.items(), key=lambda item: item[1])]
     friedman = f"Friedman's p {_equals(p_text(ranks.p))}. " if not math.isnan(ranks.p) else ""
-    words = (f"Mean ranks over {ranks.blocks} blocks, 1 being best, each by the seeds that all have. {friedman}"
-             f"Critical difference {ranks.critical:.2f} (Nemenyi): methods that are less apart are not told apart at {LEVEL}.")
+    words = (f"Mean ranks over {ranks.blocks} blocks, 1 being best, each by the seeds that all have. "
+             f"{friedman}Critical difference {ranks.critical:.2f} (Nemenyi): methods that are less apart are not told "
+             f"apart at {LEVEL}.")
     return ("method", "mean rank"), rows, words
 
 

@@ -22,13 +22,16 @@ LEAST_FREEDOM = 4  # least degrees of freedom of a pooled deviation; with fewer 
 WORDS = (
     "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test; *pooled* is the interval "
     "from the deviation of all differences of the table together, for two or three differences alone are decided by "
-    "chance (it assumes that the rows scatter alike, so that one unstable row widens all, and needs four degrees of "
-    "freedom); *p, Holm* is corrected for the number of tests in the table."
+    "chance (it assumes that the rows scatter alike, so that one unstable row widens all, and independently, though "
+    "rows with one baseline share its runs; it needs four degrees of freedom); *p, Holm* is corrected for the number "
+    "of tests in the table."
 )
 RESAMPLED_WORDS = (
-    "Comparisons over five seeds and more, without a normal distribution: the BCa bootstrap interval of the mean gain, "
-    "the exact sign-flip test (which cannot be below 0.0625 with five seeds: six are the least for a claim), and the "
-    "chance that a run of the method is above a run of what it is compared with, over all pairs of runs."
+    "Comparisons over five seeds and more, without a normal distribution: the BCa bootstrap interval of the mean gain "
+    "(too narrow for so few: of 600 simulated normal samples it held the mean in 85 % with five seeds, 88 % with six, "
+    "89 % with ten, where Student's holds it in 95 %), the exact sign-flip test (which cannot be below 0.0625 with "
+    "five seeds: six are the least for a claim), and the chance that a run of the method is above a run of what it is "
+    "compared with, over all pairs of runs."
 )
 
 

@@ -82,7 +82,9 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
     """The 95 % BCa bootstrap interval (Efron 1987) of the mean difference; NaN for fewer than five or equal ones.
 
-    Resampled 9,999 times with a fixed seed, so that a table is the same whenever it is made.
+    Resampled 9,999 times with a fixed seed, so that a table is the same whenever it is made. It covers the mean less
+    often than 95 % says: of 600 samples `rng.normal(size=n)` with `rng = np.random.default_rng(0)`, given with that
+    `random_state=rng` to `scipy.stats.bootstrap` as below, 85.0 % with n = 5, 87.5 % with n = 6, 88.5 % with n = 10.
     """
     if len(differences) < LEAST_TO_RESAMPLE or np.ptp(differences) < 1e-9:
         return math.nan, math.nan
