@@ -22,7 +22,7 @@ from mdistiller.report.language import language_blocks, language_csv
 from mdistiller.report.layout import WIDEST, Grid, Paragraph, layout
 from mdistiller.report.pages import write_into
 from mdistiller.report.ranks import rank_blocks
-from mdistiller.report.significance import power_lines
+from mdistiller.report.significance import RESAMPLED_WORDS, WORDS, power_lines
 from mdistiller.report.study import load_studies, table
 from mdistiller.runs.fill import EPOCHS, fill
 from mdistiller.runs.folders import check_folder
@@ -72,7 +72,7 @@ def main():
     if args.study:
         text = table(load_studies(extra)[args.study], readable_runs(args.runs or DEFAULT_RUNS))
         if args.write:
-            write_into(Path(args.write), args.study, text)
+            write_into(Path(args.write), args.study, text, explained=(WORDS, RESAMPLED_WORDS))
         print(text, end="")
         return
     if any(map(is_language, args.table)):

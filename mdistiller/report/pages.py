@@ -1,5 +1,6 @@
 """Replace the part of a page between two marks, which a command generates. Does not import torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdistiller.errors import UserError
@@ -23,7 +24,13 @@ def parts_of(page: Path, name: str) -> tuple[str, str]:
     return old[: old.index(begin)], old[old.index(end) :]
 
 
-def write_into(page: Path, name: str, text: str) -> None:
-    """Replace the text between the two marks. Raises UserError when they are missing or the page cannot be written."""
+def write_into(page: Path, name: str, text: str, explained: Sequence[str] = ()) -> None:
+    """Replace the text between the two marks; paragraphs of `explained` that stand above them are not repeated.
+
+    Raises UserError when the marks are missing or the page cannot be written.
+    """
     before, after = parts_of(page, name)
+    for paragraph in explained:
+        if paragraph in before:
+            text = text.replace(f"{paragraph}\n\n", "")
     write_text(page, f"{before}{marks(name)[0]}\n\n{text}\n{after}")

@@ -20,18 +20,18 @@ RESAMPLED_HEAD = ("method", "compared with", "seeds", "gain", "BCa interval", "s
 LEVEL = 0.05
 LEAST_FREEDOM = 4  # least degrees of freedom of a pooled deviation; with fewer it is as uncertain as that of one row
 WORDS = (
-    "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test; *pooled* is the interval "
-    "from the deviation of all differences of the table together, for two or three differences alone are decided by "
-    "chance (it assumes that the rows scatter alike, so that one unstable row widens all, and independently, though "
-    "rows with one baseline share its runs; it needs four degrees of freedom); *p, Holm* is corrected for the number "
-    "of tests in the table."
+    "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test. *pooled* is the same "
+    "interval with one standard deviation estimated from all rows of the table, because two or three differences say "
+    "little about it; it assumes that all rows vary alike and independently (one unstable row widens all, and rows "
+    "with one baseline share its runs), and needs four degrees of freedom. *p, Holm* is corrected for the number of "
+    "tests in the table."
 )
 RESAMPLED_WORDS = (
-    "Comparisons over five seeds and more, without a normal distribution: the BCa bootstrap interval of the mean gain "
-    "(too narrow for so few: of 600 simulated normal samples it held the mean in 85 % with five seeds, 88 % with six, "
-    "89 % with ten, where Student's holds it in 95 %), the exact sign-flip test (which cannot be below 0.0625 with "
-    "five seeds: six are the least for a claim), and the chance that a run of the method is above a run of what it is "
-    "compared with, over all pairs of runs."
+    "Comparisons over five seeds and more, without a normal distribution. *BCa interval*: the 95 % bootstrap interval "
+    "of the mean gain, which is too narrow for so few seeds (of 600 simulated normal samples it held the mean in 85 % "
+    "with five seeds, 88 % with six and 89 % with ten). *sign-flip p*: the exact test, which cannot be below 0.0625 "
+    "with five seeds, so that six are the least for a claim. *chance of improvement*: the part of all pairs of runs in "
+    "which the run of the method is above that of the other."
 )
 
 

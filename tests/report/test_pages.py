@@ -19,6 +19,13 @@ def test_only_text_between_the_marks_is_replaced(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["page.md"]
 
 
+def test_what_stands_above_is_not_explained_again(tmp_path):
+    page, (begin, end) = tmp_path / "page.md", marks("numbers")
+    page.write_text(f"A gain is a mean.\n{begin}\nold\n{end}\n")
+    write_into(page, "numbers", "A gain is a mean.\n\np is a test.\n\nnew", ("A gain is a mean.", "p is a test."))
+    assert page.read_text() == f"A gain is a mean.\n{begin}\n\np is a test.\n\nnew\n{end}\n"
+
+
 def test_a_page_is_utf8_in_every_locale(tmp_path):
     page, (begin, end) = tmp_path / "page.md", marks("numbers")
     page.write_text(f"5 ± 2\n{begin}\n{end}\n", encoding="utf-8")
