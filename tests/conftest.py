@@ -5,11 +5,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
+import signal
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts background commands so; sweeps keep it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,7 @@ class OwnNodes(CfgNode):
         others -= {method.config_key, *method.reads}
         super().__init__()
         self.update((key, copy.deepcopy(value)) for key, value in cfg.items() if key not in others)
-        self.__dict__["others"], self.__dict__["method"] = others, method.method
+        self.__dict__.update({"others": others, "method": method.method, SOURCES: cfg.__dict__.get(SOURCES, {})})
 
     def __missing__(self, key):
         if key in self.__dict__.get("others", ()):
@@ -134,6 +134,11 @@ class OwnNodes(CfgNode):
         if name in self.__dict__.get("others", ()):
             return self[name]
         return super().__getattr__(name)
+
+
+def is_stated(cfg: CfgNode, key: str) -> bool:
+    """Whether a file or an override has set the key; in a tree of `get_cfg()`, whether it has another value now."""
+    return key in cfg.__dict__.get(SOURCES, {}) or flatten(cfg)[key] != GENERAL[key].default
 
 
 def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:

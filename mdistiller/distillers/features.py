@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mdistiller.config.keys import GENERAL
+from mdistiller.config.loading import is_stated
 from mdistiller.errors import UserError
 
 
@@ -34,11 +34,10 @@ def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -
 
 
 def name_of(distiller, role: str) -> str:
-    """The name of the "student" or "teacher" for messages: that of the config, or of its class if the config's is the
-    default, because a network built by hand has none."""
-    name, key = distiller.cfg.DISTILLER[role.upper()], GENERAL[f"DISTILLER.{role.upper()}"]
-    if name != key.default:
-        return name
+    """The name of the "student" or "teacher" for messages: that of the config, or of its class if the config has none,
+    because the network was built by hand."""
+    if is_stated(distiller.cfg, f"DISTILLER.{role.upper()}"):
+        return distiller.cfg.DISTILLER[role.upper()]
     network = getattr(distiller, role)
     while isinstance(getattr(network, "inner", None), nn.Module):  # a wrapper
         network = network.inner

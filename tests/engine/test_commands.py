@@ -46,7 +46,7 @@ DIGITS_KD = [*DIGITS, "DISTILLER.TYPE", "KD"]
 @pytest.mark.parametrize(
     "words, fragments",
     [
-        (["--cfg", "no/such.yaml"], ["no/such.yaml", "No such file"]),
+        (["--cfg", "no/such.yaml"], ["no/such.yaml", "no such config file"]),
         (["KD.TEMPERATUR", "3"], ["unknown key KD.TEMPERATUR", "nearest: KD.TEMPERATURE"]),
         (["SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
         (["SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
