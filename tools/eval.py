@@ -34,7 +34,8 @@ def arguments():
     args = parser.parse_intermixed_args()
     if args.checkpoint == AS_TEACHER:
         args.checkpoint = None
-    if bool(args.run) == bool(args.checkpoint and (args.model or args.cfg) or args.model and not args.cfg):
+    named = args.checkpoint and (args.model or args.cfg) or args.model and not args.cfg
+    if (args.model or args.checkpoint or args.cfg) if args.run else not named:
         parser.error("give either --run, or -m, or -c with --cfg")
     if args.batch_size is not None:
         args.opts = ["DATASET.TEST.BATCH_SIZE", args.batch_size, *args.opts]

@@ -67,8 +67,7 @@ def check_stored(logits: Any, inputs: Any, num_classes: int | None) -> None:
 
 
 def pair_of_numbers(given: Any) -> Any:
-    """`normalization`: None, "student", or (mean, deviation) as floats, one of each for a channel, deviations above 0.
-    """
+    """`normalization`: None, "student", or (mean, deviation), a float of each for every channel, deviations above 0."""
     if given is None or (isinstance(given, str) and given == "student"):
         return given
     try:

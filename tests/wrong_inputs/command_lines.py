@@ -19,6 +19,7 @@ WORDS = [
     typed("eval", f"--cfg {BASE} -m resnet8", "give either --run, or -m, or -c with --cfg"),
     typed("eval", f"-c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
     typed("eval", f"--run {RUN} -m resnet8 -c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
+    typed("eval", f"--run {RUN} -c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digit", "nearest: digits"),
     typed("eval", f"-m resnet9 -c {STUDENT} -d digits", "DISTILLER.STUDENT: unknown"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digits DEVICE gpu", "DEVICE: 'gpu'"),

@@ -42,8 +42,7 @@ class FirstStep:
         return FirstStep, ()  # a copy of the module has other parameters, and begins anew
 
     def before(self, kd, target: Tensor | None, extra: dict[str, Any]) -> None:
-        """Before the first pass: check numbers of classes and samples, which crash a GPU; the task keeps outputs.
-        """
+        """Before the first pass: check labels and index, which crash a GPU if out of range; the task keeps outputs."""
         if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
             raise_cause([*check_labels(Case(kd, None, target)), *check_index(kd, extra)])
             kd.distiller.task.kept = {}
