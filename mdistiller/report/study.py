@@ -138,8 +138,10 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
         pairs = [(line.name, line.baseline) for line in lines.values()]
         gains = [_gain(groups, *pair) for pair in pairs]
         compared |= {(*pair, None): gain for pair, gain in zip(pairs, gains, strict=True)}
-        rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)]
-        blocks += [f"### {title}", markdown.table((*HEAD, *GAIN_HEAD), rows)]
+        rows = [_row(line, groups) + cells for line, cells in zip(lines.values(), gain_cells(gains), strict=True)
+                if groups[line.name]]
+        missing = [line.name for line in lines.values() if not groups[line.name]]
+        blocks += [f"### {title}", *_shown((*HEAD, *GAIN_HEAD), rows, missing)]
     if study.measures:
         rows = [_measured(name, found, study.measures) for name, found in groups.items() if found]
         head = ("method", *study.measures)
@@ -148,12 +150,18 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
         pairs, of = (spec, None) if isinstance(spec, list) else (spec["pairs"], (spec["measure"], spec["factor"]))
         gains = [_gain(groups, *pair, of) for pair in pairs]
         compared |= {(*pair, of): gain for pair, gain in zip(pairs, gains, strict=True)}
-        seeds = (str(gain.seeds) if gain else "missing" for gain in gains)
-        rows = [(*pair, seen, *cells) for pair, seen, cells in zip(pairs, seeds, gain_cells(gains), strict=True)]
-        blocks += [f"### {title}", markdown.table((*COMPARISON, *GAIN_HEAD), rows)]
+        rows = [(*pair, str(gain.seeds), *cells) for pair, gain, cells in zip(pairs, gains, gain_cells(gains), strict=True)
+                if gain]
+        missing = [f"{name} over {baseline}" for (name, baseline), gain in zip(pairs, gains, strict=True) if not gain]
+        blocks += [f"### {title}", *_shown((*COMPARISON, *GAIN_HEAD), rows, missing)]
     for title, ranked in study.ranks.items():
         blocks += [f"### {title}", *_ranked(ranked, groups)]
     return "\n\n".join([*blocks, *_tested(compared, groups)]) + "\n"
+
+
+def _shown(head, rows, missing):
+    """The table of the rows that there are, and a line that names the missing ones."""
+    return [*([markdown.table(head, rows)] if rows else []), *([f"Missing: {'; '.join(missing)}."] if missing else [])]
 
 
 def _tested(compared, groups):
@@ -186,8 +194,6 @@ def best_exact(runs: list[RunRecord], line: Line) -> dict[int, RunRecord]:
 
 def _row(line: Line, groups) -> tuple[str, ...]:
     runs = groups[line.name]
-    if not runs:
-        return (line.name, f"0 of {line.seeds}", "missing", "", "")
     shown = [percent([run.result(epoch) for run in runs.values()]) for epoch in ("last", "best")]
     number = f"{len(runs)} of {max(len(runs), line.seeds)}"  # more may be trained than the study names
     return (line.name, number, *shown, line.baseline if groups.get(line.baseline) else "")
