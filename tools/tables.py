@@ -45,7 +45,7 @@ def main():
     what.add_argument("--power", nargs="*", type=float, metavar="POINTS", help=(
         "number of seeds that detect a difference of this many points with 80 %% power, for each --deviation"))
     parser.add_argument("--runs", help=f"a folder with run folders, at any depth (default: {DEFAULT_RUNS})")
-    parser.add_argument("--format", choices=formats.FORMATS, default="markdown")
+    parser.add_argument("--format", choices=formats.FORMATS, default="markdown", help="default: markdown")
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="epoch of the headline results (default: last)")
     parser.add_argument("--check", action="store_true", help="list the cells within two standard deviations")
     parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="deviations for --power")
@@ -72,7 +72,8 @@ def main():
     if args.study:
         text = table(load_studies(extra)[args.study], readable_runs(args.runs or DEFAULT_RUNS))
         if args.write:
-            write_into(Path(args.write), args.study, text, explained=(WORDS, RESAMPLED_WORDS))
+            untitled = text.partition("\n\n")[2]  # the page has a title of its own for it
+            write_into(Path(args.write), args.study, untitled, explained=(WORDS, RESAMPLED_WORDS))
         print(text, end="")
         return
     if any(map(is_language, args.table)):

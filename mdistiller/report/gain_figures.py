@@ -53,15 +53,17 @@ def _gain(study: Study, line: str, baseline: str, runs) -> Gain | None:
 def _plot(plt, spec, curves):
     """The places on the x axis are spread evenly: epochs and weights are chosen by factors, methods are names."""
     places = list(dict.fromkeys(x for points in curves.values() for x in points))
-    places = sorted(places) if not isinstance(places[0], str) else places
+    named = isinstance(places[0], str)
+    # Methods are there to be compared between curves.
+    places = [x for x in places if sum(x in points for points in curves.values()) > 1] if named else sorted(places)
     drawn, axes = plt.subplots(figsize=(1.5 * COLUMN, 0.85 * COLUMN))
     step = NUDGE * len(places)
     for number, (label, points) in enumerate(curves.items()):
         shift = (number - (len(curves) - 1) / 2) * step
-        x = [places.index(place) + shift for place in points]
-        means = [gain.mean for gain in points.values()]
-        errors = [gain.mean - gain.low if gain.low == gain.low else 0.0 for gain in points.values()]
-        style = curve_look(number) | ({"linestyle": "none"} if isinstance(places[0], str) else {})
+        shown = {places.index(place) + shift: gain for place, gain in points.items() if place in places}
+        x, means = list(shown), [gain.mean for gain in shown.values()]
+        errors = [gain.mean - gain.low if gain.low == gain.low else 0.0 for gain in shown.values()]
+        style = curve_look(number) | ({"linestyle": "none"} if named else {})
         axes.errorbar(x, means, yerr=errors, capsize=2, elinewidth=0.9, label=label, **style)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xticks=range(len(places)), xticklabels=[str(place) for place in places], xlabel=spec["x"],

@@ -150,10 +150,11 @@ def table(study: Study, runs: Iterable[RunRecord]) -> str:
         pairs, of = (spec, None) if isinstance(spec, list) else (spec["pairs"], (spec["measure"], spec["factor"]))
         gains = [_gain(groups, *pair, of) for pair in pairs]
         compared |= {(*pair, of): gain for pair, gain in zip(pairs, gains, strict=True)}
-        rows = [(*pair, str(gain.seeds), *cells) for pair, gain, cells in zip(pairs, gains, gain_cells(gains), strict=True)
-                if gain]
+        rows = [(*pair, str(gain.seeds), *cells)
+                for pair, gain, cells in zip(pairs, gains, gain_cells(gains), strict=True) if gain]
         missing = [f"{name} over {baseline}" for (name, baseline), gain in zip(pairs, gains, strict=True) if not gain]
-        blocks += [f"### {title}", *_shown((*COMPARISON, *GAIN_HEAD), rows, missing)]
+        head = GAIN_HEAD if of is None else ("difference, last epoch", *GAIN_HEAD[1:])  # less may be better
+        blocks += [f"### {title}", *_shown((*COMPARISON, *head), rows, missing)]
     for title, ranked in study.ranks.items():
         blocks += [f"### {title}", *_ranked(ranked, groups)]
     return "\n\n".join([*blocks, *_tested(compared, groups)]) + "\n"

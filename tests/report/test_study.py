@@ -132,6 +132,7 @@ def test_lines_are_compared_by_another_measure_of_the_last_epoch(tmp_path):
     text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
     # differences -10, -30, in thousandths: mean -20, error 10, p as above
     assert "| EA-KD | KD | 2 | -20.00 | -147.06 to +107.06 |  | 0.295 | 0.295 |" in text
+    assert "| seeds of both | difference, last epoch |" in text  # of a loss, less is better
     (path.parent / "metrics.jsonl").unlink()
     text = table(dataclasses.replace(STUDY, comparisons=spec), find_runs(tmp_path))
     assert "| EA-KD | KD | 1 | -10.00 |" in text
@@ -165,7 +166,7 @@ def test_the_page_of_results_is_the_table_of_the_records():
     page = (REPOSITORY / "docs" / "results.md").read_text()
     before, after = parts_of(REPOSITORY / "docs" / "results.md", "small")
     text = table(STUDY, find_runs(REPOSITORY / "results"))
-    assert page[len(before):-len(after)].partition("-->")[2].strip() == text.strip()
+    assert f"{text.splitlines()[0]}\n\n{page[len(before):-len(after)].partition('-->')[2].strip()}" == text.strip()
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_page():
@@ -181,7 +182,9 @@ def test_the_command_writes_the_page(tmp_path, capsys, monkeypatch):
     command = ["tables.py", "--study", "small", "--runs", str(tmp_path / "runs"), "--write", str(page)]
     monkeypatch.setattr("sys.argv", command)
     tables.main()
-    assert capsys.readouterr().out.strip() in page.read_text() and "| KD | 1 of 5 | 20.00 |" in page.read_text()
+    title, _, printed = capsys.readouterr().out.strip().partition("\n\n")
+    assert title == "## A small replica on CIFAR-100" and title not in page.read_text()
+    assert printed in page.read_text() and "| KD | 1 of 5 | 20.00 |" in page.read_text()
 
 
 def test_records_of_one_name_and_in_the_place_of_the_runs_are_refused(tmp_path):
