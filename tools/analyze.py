@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, WEIGHTS, "all"], metavar="NAME",
                         help="2, B1, ...; weights (of language models); or all")
     parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")
-    parser.add_argument("--output", default="analysis")
+    parser.add_argument("--output", default="analysis", help="folder for the measurements (default: analysis)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")
     parser.add_argument("--points", type=int, default=21, help="points per axis of a loss surface (default: 21)")
     parser.add_argument("--images", type=int, default=1000, help="images for a loss surface (default: 1000)")

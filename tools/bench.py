@@ -91,7 +91,7 @@ def _parse():
     parser.add_argument("--clock", choices=("wall", "process"), help=(
         "process: processor time, for a busy machine (replay, ea, cache and together, on the CPU; default: wall)"))
     parser.add_argument("--checkout", metavar="DIR", help="for peer: a checkout of the public mdistiller code base")
-    parser.add_argument("--output", default="output/bench", help="folder for bench.md and bench.json")
+    parser.add_argument("--output", default="output/bench", help="folder for the tables (default: output/bench)")
     parser.add_argument("--write", metavar="FILE", help="replace the tables of a document, such as docs/performance.md")
     args = parser.parse_args()
     if args.clock == "process" and not {*args.cases} <= {*IN_PROCESS}:

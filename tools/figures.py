@@ -23,9 +23,10 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--figure", nargs="+", required=True, choices=[*FIGURES, *GAIN_FIGURES, "all"],
                         metavar="NAME", help="2, B1, gain_epochs, ...; or all (all measured figures)")
-    parser.add_argument("--analysis", default="analysis", help="the --output of tools/analyze.py")
-    parser.add_argument("--runs", default="results", help="of gain_...: a folder with run folders or archived runs")
-    parser.add_argument("--output", default="figures")
+    parser.add_argument("--analysis", default="analysis", help="the --output of tools/analyze.py (default: analysis)")
+    parser.add_argument("--runs", default="results",
+                        help="for gain_...: a folder with run folders or archived runs (default: results)")
+    parser.add_argument("--output", default="figures", help="folder for PNG and PDF (default: figures)")
     args = parser.parse_args()
     analysis, names = Path(args.analysis), args.figure
     if "all" in names:

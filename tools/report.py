@@ -22,8 +22,8 @@ from mdistiller.runs.folders import check_folder
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--runs", required=True, help="a folder with run folders, at any depth")
-    parser.add_argument("--figures", default="figures", help="a folder with PNG figures; it may be missing")
-    parser.add_argument("--output", default="report.html")
+    parser.add_argument("--figures", default="figures", help="a folder with figures, if any (default: figures)")
+    parser.add_argument("--output", default="report.html", help="the page (default: report.html)")
     args = parser.parse_args()
     check_folder(args.runs)
     output = Path(args.output)

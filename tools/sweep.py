@@ -43,20 +43,21 @@ def parse():
     what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
     what.add_argument("--cfg", nargs="+", metavar="FILE")
     what.add_argument("--study", metavar="NAME", help="a study, such as small; --methods chooses lines")
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows or columns of the table")
-    parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="columns or rows: res32x4_res8x4, ...")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 ... N-1 (default: those of the paper; 1)")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="only these methods or lines")
+    parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="only these, such as res32x4_res8x4")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 ... N-1 (default: as the paper; 1 for --cfg)")
     parser.add_argument("--runs", help="folder to search for finished runs (default: the folder of new runs)")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel runs (default: number of CUDA devices, or 1)")
     parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short runs")
     parser.add_argument("--together", nargs="*", metavar="N", help="runs of one teacher and one seed of the data train "
                         "in one process, at most N, and share batches and the teacher's passes")
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local",
+                        help="where runs are started (default: local)")
     parser.add_argument("--cluster", default="slurm", help=argparse.SUPPRESS)  # another executor of submitit, for tests
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
                         help="option of submitit: slurm_partition=gpu, timeout_min=1440, gpus_per_node=1, ...")
     parser.add_argument("--smoke", action="store_true", help="test on digits, two epochs, with small networks")
-    parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--retry-failed", action="store_true", help="try failed runs again")
     parser.add_argument("--dry-run", action="store_true", help="only print the plan and the commands")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for all runs, such as SOLVER.EPOCHS 2")
     args = parser.parse_intermixed_args()

@@ -19,7 +19,7 @@ from mdistiller.report.live import serve
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--runs", required=True, help="a folder with run folders, at any depth")
-    parser.add_argument("--figures", default="figures", help="a folder with PNG figures; it may be missing")
+    parser.add_argument("--figures", default="figures", help="a folder with figures, if any (default: figures)")
     parser.add_argument("--port", type=int, default=8765, help="0 for any free port (default: 8765)")
     args = parser.parse_args()
     with serve(args.runs, args.port, args.figures) as server:

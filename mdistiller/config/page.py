@@ -4,7 +4,7 @@ import html
 
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL
-from mdistiller.config.loading import method_keys
+from mdistiller.config.loading import load_methods, method_keys
 from mdistiller.markdown import table
 
 HEAD = """# Configuration keys
@@ -26,7 +26,7 @@ KD.TEMPERATURE and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT), and `-m`, `--
 METHODS = """
 # Keys of the methods
 
-A method reads its own node, the general nodes above, and the nodes that its class lists in `reads`.
+A method reads its own node and the general nodes above. Some read the node of another method too.
 """
 
 
@@ -40,7 +40,12 @@ def _tables(keys):
     for name, key in keys.items():
         nodes.setdefault(name.split(".")[0] if "." in name else "Others", []).append(_row(name, key))
     head = ("key", "default", "values", "meaning")
-    return "".join(f"\n## {node}\n\n{table(head, rows)}\n" for node, rows in nodes.items())
+    return "".join(f"\n## {node}\n\n{_further(node)}{table(head, rows)}\n" for node, rows in nodes.items())
+
+
+def _further(node):
+    method = next((method for method in load_methods().values() if method.config_key == node and method.reads), None)
+    return f"Its method also reads: {', '.join(f'`{name}`' for name in method.reads)}.\n\n" if method else ""
 
 
 def _row(name, key):

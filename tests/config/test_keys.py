@@ -28,6 +28,7 @@ def lookup(cfg, name):
 def test_the_page_of_keys_is_what_its_command_writes():
     path = Path(__file__).resolve().parents[2] / "docs" / "config.md"
     assert path.read_text() == page(), "run python -m mdistiller.config"
+    assert "\n## SDD\n\nIts method also reads: `KD`, `DKD`.\n" in page()
 
 
 @pytest.mark.parametrize("name", KEYS)
