@@ -81,17 +81,23 @@ def standardize(logits: Tensor) -> Tensor:
 def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
     """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...).
 
-    A class to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, also if the student's is
-    0 too. The divergence is infinite if only the student's is 0.
+    The probabilities of a row must sum to 1; a row of the teacher without any (all -inf) has the divergence 0. A class
+    to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, also if the student's is 0 too.
+    The divergence is infinite if only the student's is 0.
     """
     return kl_by_class(log_p_student, log_p_teacher).sum(dim=-1)
 
 
 def kl_by_class(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """The terms of `kl_divergence` before their sum over the classes: (..., C), (..., C) -> (..., C)."""
-    absent = log_p_teacher.isneginf()  # masked before and after: 0 times an infinite number would be NaN
-    terms = F.kl_div(log_p_student, log_p_teacher.masked_fill(absent, 0.0), reduction="none", log_target=True)
-    return terms.masked_fill(absent, 0.0)
+    """The terms of `kl_divergence` before their sum over the classes: (..., C), (..., C) -> (..., C).
+
+    Each is p log(p / q) - (p - q), which is at least 0. The second part sums to 0 and has no gradient; without it the
+    sum for a student close to its teacher would be a small difference of large terms, and negative at times.
+    """
+    p_teacher, absent = log_p_teacher.exp(), log_p_teacher.isneginf()
+    ratio = (log_p_teacher - log_p_student).masked_fill(absent, 0.0)  # 0 times infinity would be NaN
+    p_student = log_p_student.detach().exp().masked_fill_(absent.all(dim=-1, keepdim=True), 0.0)  # no teacher: 0
+    return torch.addcmul(p_student.sub_(p_teacher.detach()), p_teacher, ratio)
 
 
 def cross_entropy(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdistiller.functional import in_full_precision, kl_divergence, log_softened
+from mdistiller.functional import cross_entropy, in_full_precision, log_softened
 from mdistiller.losses.kd import kd_loss
 
 INSTANCE_SMOOTHING = 1e-7  # added to the teacher's probabilities by the released instance-wise loss
@@ -32,7 +32,9 @@ def ctkd_loss(
     log_p_student, log_p_teacher = (log_softened(logits, temperature) for logits in (logits_student, logits_teacher))
     smoothed = torch.logaddexp(log_p_teacher, log_p_teacher.new_full((), math.log(smoothing)))
     log_p_teacher = smoothed.masked_fill(log_p_teacher.isneginf(), -math.inf)
-    return (temperature**2 * kl_divergence(log_p_student, log_p_teacher)[:, None]).squeeze(1)
+    # not kl_divergence, which needs probabilities that sum to 1
+    terms = cross_entropy(log_p_student, log_p_teacher) - cross_entropy(log_p_teacher, log_p_teacher)
+    return (temperature**2 * terms.sum(dim=1, keepdim=True)).squeeze(1)
 
 
 class _GradientReversal(torch.autograd.Function):

@@ -110,3 +110,12 @@ def test_half_precision_and_autocast_give_the_numbers_of_float32(name):
         found = flat(function(*tensors))
     for one, other in zip(found, flat(function(*tensors)), strict=True):
         assert one.dtype in (torch.float32, torch.bool) and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+@pytest.mark.parametrize("distance", [0.03, 0.3])
+def test_a_divergence_of_close_networks_keeps_its_digits_in_float32(temperature, distance):
+    teacher = 3 * torch.randn(32, 100, generator=NUMBERS)
+    student = teacher + distance * torch.randn(32, 100, generator=NUMBERS)
+    exact = losses.kd_loss(student.double(), teacher.double(), temperature)
+    torch.testing.assert_close(losses.kd_loss(student, teacher, temperature).double(), exact, rtol=0, atol=1e-5)
