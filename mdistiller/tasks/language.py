@@ -64,7 +64,8 @@ class Language(Task):
             sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
             raise UserError(f"DISTILLER.{role}: teacher and student must have the same vocabulary; found {sizes}")
         if settings.CHECKPOINTING and not teacher:
-            network.inner.gradient_checkpointing_enable()
+            old = network.inner.gradient_checkpointing_enable  # transformers 5 warns that it has another name there
+            getattr(network.inner, "activation_checkpointing_enable", old)()
         return network
 
     def inputs(self, batch, view):

@@ -1,5 +1,8 @@
 """Whole, gathered and chunked logits, padding, accumulation and processes give the same losses and gradients."""
 
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +14,20 @@ from mdistiller.data.instructions import TextData
 from mdistiller.distillers.divergence import forward_kl
 from mdistiller.engine.setup import build_run
 from mdistiller.models.language import Tokens
+from mdistiller.tasks.language import Language
 from tests.language.goldens import ARRAYS
 from tests.language.support import assert_same, config, distiller_of, step
 
 END = 50
 SAMPLES = [([1, 2, 3], [4, 5, 6]), ([1, 2, 3, 4, 5, 6], list(range(7, 15))), ([9], [8]), (list(range(3, 11)), [1, 2])]
+
+
+def test_checkpointing_is_that_of_the_student_and_warns_of_nothing():
+    task = Language(config("FKL", "LM.CHECKPOINTING", True), SimpleNamespace(num_classes=8, longest=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        networks = [task.network(role).inner for role in ("STUDENT", "TEACHER")]
+    assert [network.is_gradient_checkpointing for network in networks] == [True, False]
 
 
 def test_collation_equals_the_reference_with_cut_prompts_and_answers():
