@@ -5,11 +5,12 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdistiller.config.words import shown
 from mdistiller.errors import UserError
 
+OF_MANY = ("torchvision.models.detection", "torchvision.models.segmentation")  # samples in each image
 MOST = {"image_size": 2**14, "num_classes": 10**6, "num_train": 2**31 - 1}
 
 
@@ -19,6 +20,14 @@ def check_numbers(**numbers: int | None) -> None:
         whole = isinstance(number, Integral) and not isinstance(number, bool)
         if number is not None and not (whole and 1 <= number <= MOST[name]):
             raise UserError(f"distill: {name}: expected an integer from 1 to {MOST[name]}; found {shown(number)}")
+
+
+def check_samples(role: str, network: nn.Module | None) -> None:
+    """No detector or segmentation network of torchvision: it gives no logits (n, C) with a row for each image."""
+    kind = type(network)
+    if kind.__module__.startswith(OF_MANY):
+        raise UserError(f"distill: {role}: {kind.__name__} gives no logits (n, C) of a batch; apply ea_weight and "
+                        "kd_loss to those of its proposals or pixels, see 'Detectors' in docs/library.md")
 
 
 def check_epoch(epoch: Any, whole: bool = False) -> Any:

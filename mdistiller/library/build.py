@@ -14,7 +14,14 @@ from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
 from mdistiller.errors import UserError, first_line
-from mdistiller.library.arguments import check_example, check_numbers, labels_of, pair_of_numbers, pair_of_taps
+from mdistiller.library.arguments import (
+    check_example,
+    check_numbers,
+    check_samples,
+    labels_of,
+    pair_of_numbers,
+    pair_of_taps,
+)
 from mdistiller.library.loop import Configured, Distillation, stored_suffice
 from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings
@@ -106,6 +113,7 @@ def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None
     if isinstance(network, nn.Module) or (network is None and role == "teacher"):
         if checkpoint is not None:
             raise UserError(f"distill: {role}_checkpoint: goes with a name; found a module, which holds its weights")
+        check_samples(role, network)
         return network
     if not isinstance(network, str):
         raise UserError(f"distill: {role}: expected a module or a name; found {type(network).__name__}")

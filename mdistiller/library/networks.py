@@ -126,7 +126,11 @@ def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, exampl
         from mdistiller.models.torchvision_networks import TorchvisionNetwork, levels_of
 
         inputs = example(network)
-        return TorchvisionNetwork(network, None, False, levels_of(network, inputs.shape[-1]))
+        try:
+            levels = levels_of(network, inputs.shape[-1])
+        except Exception as error:  # of any kind: networks of another task are built otherwise
+            raise _unprobed(network, error) from error
+        return TorchvisionNetwork(network, None, False, levels)
     return _probed(network, example)
 
 
@@ -164,15 +168,19 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
     except UserError:
         raise
     except Exception as error:  # of any kind, raised by a user's network
-        raise UserError(
-            f"{type(network).__name__} cannot be probed ({first_line(error)}): pass a batch of your own inputs "
-            "(example=x), or the pixels a side of its images (image_size=...)"
-        ) from error
+        raise _unprobed(network, error) from error
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
+
+
+def _unprobed(network, error):
+    return UserError(
+        f"{type(network).__name__} cannot be probed ({first_line(error)}): pass a batch of your own inputs "
+        "(example=x), or the pixels a side of its images (image_size=...)"
+    )
 
 
 def _twice(inputs):

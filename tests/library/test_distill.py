@@ -1,5 +1,6 @@
 """The library for users' training loops: its numbers, accepted inputs, and error messages."""
 
+import importlib
 import logging
 import pickle
 import subprocess
@@ -41,6 +42,13 @@ class Own(nn.Module):
 def own_pair(**options):
     torch.manual_seed(0)
     return Own(**options), Own(16)
+
+
+def unbuilt(kind, name):
+    """A network of a part of torchvision.models without numbers."""
+    with torch.device("meta"):
+        keywords = {} if kind == "video" else {"weights_backbone": None}
+        return getattr(importlib.import_module(f"torchvision.models.{kind}"), name)(**keywords)
 
 
 @pytest.mark.parametrize("method", ["EA-DKD", "CRD"])
@@ -289,9 +297,14 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
         ("CRD", (IMAGES, LABELS), {"index": [0] * 6}, "index: expected the numbers of the samples, a tensor (n,)"),
         ("CRD", (IMAGES, LABELS), {"index": LABELS[:4]}, "index: expected the numbers of the samples, a tensor (n,)"),
         ("KD", (IMAGES, LABELS), {"epoch": 0}, "kd: epoch: counts from 1; found 0"))),
+    *((lambda kind=kind, name=name, method=method: distill(unbuilt(kind, name), Own(), method), line)
+      for kind, name, method, line in (
+        ("detection", "fasterrcnn_mobilenet_v3_large_320_fpn", "EA-KD", "distill: student: FasterRCNN gives no logits"),
+        ("segmentation", "lraspp_mobilenet_v3_large", "EA-REVIEWKD", "distill: student: LRASPP gives no logits (n, C)"),
+        ("video", "r3d_18", "EA-REVIEWKD", "VideoResNet cannot be probed"))),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(64))
+], ids=range(67))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
