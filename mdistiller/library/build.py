@@ -138,7 +138,8 @@ def _of_texts(cfg: CfgNode, method: str, networks, metadata) -> Distillation:
             "distill: teacher and student need one vocabulary; found student "
             f"{student.vocabulary}, teacher {teacher.vocabulary}"
         )
-    distiller = build_distiller(cfg, student, _or_stored(teacher, method), metadata, Texts(cfg, _Info(metadata)))
+    task = Texts(cfg, _Info(metadata), [network for network in (student, teacher) if network is not None])
+    distiller = build_distiller(cfg, student, _or_stored(teacher, method), metadata, task)
     return Distillation(distiller, *networks)
 
 

@@ -16,6 +16,7 @@ from mdistiller.library.doctor.first_step import FirstStep, explain
 from mdistiller.library.step import Evaluated, Step
 from mdistiller.library.tasks import Samples, Texts
 from mdistiller.models.transparent import Transparent
+from mdistiller.tasks import TaskOutput
 
 CHECKPOINTING = [f"{kind}_checkpointing_{do}" for kind in ("activation", "gradient") for do in ("enable", "disable")]
 
@@ -25,14 +26,16 @@ class Distillation(Transparent):
 
     The state dict contains the student and the method's modules, under their names in the distiller. The teacher is
     not a submodule: it stays in the mode that its method needs, outside the state dict, DDP and the optimiser, but `to`
-    moves it. The user sets `epoch`, which counts from 1; with None every warm-up counts as finished. `checked` False
-    skips the checks of the first step.
+    moves it. A tensor with two names, such as tied weights of a language model, is there twice, the second time as a
+    copy, because transformers' Trainer saves no shared memory; loading leaves the weights tied. The user sets `epoch`,
+    which counts from 1; with None every warm-up counts as finished. `checked` False skips the checks of the first step.
     """
 
     accepts_loss_kwargs = False  # transformers' Trainer divides the loss by the number of accumulated batches itself
 
     def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None):
         super().__init__(distiller)
+        self.register_state_dict_post_hook(_unshare)
         self._epoch: float | None = None
         self._watch = FirstStep()
         # The entries of a batch that the method's losses name, asked once because a signature takes 0.1 ms.
@@ -157,15 +160,31 @@ class Distillation(Transparent):
             extra["index"] = check_index(extra["index"], target)
 
     def _evaluated(self, batch) -> Evaluated:
-        task = self.distiller.task
-        output = task.run_student(self.distiller.deployed(), task.inputs(batch, "image"))
-        output = output.in_full() if hasattr(output, "in_full") else output
+        task, network = self.distiller.task, self.distiller.deployed()
+        inputs = task.inputs(batch, "image")
+        if isinstance(task, Texts):
+            logits = task.all_logits(network, inputs)
+            output = TaskOutput(logits.flatten(0, 1)[batch["positions"]])
+        else:
+            output = task.run_student(network, inputs)
+            output = output.in_full() if hasattr(output, "in_full") else output
+            logits = output.logits
         if batch["target"] is None or not batch.get("labelled", True):
-            return Evaluated((output.logits,))
+            return Evaluated((logits,))
         losses = task.supervised([output._replace(logits=wide(output.logits))], batch["target"], 0.0)
-        evaluated = Evaluated((sum(losses.values()), output.logits))
+        evaluated = Evaluated((sum(losses.values()), logits))
         evaluated.losses = losses
         return evaluated
+
+
+def _unshare(module, state_dict, prefix, local_metadata):
+    seen = set()
+    for name, value in state_dict.items():
+        if name.startswith(prefix) and type(value) is Tensor:  # neither parameters, with keep_vars, nor parts of FSDP
+            place = value.untyped_storage().data_ptr()
+            if place in seen:
+                state_dict[name] = value.clone()
+            seen.add(place)
 
 
 def stored_suffice(method: Distiller | type[Distiller]) -> bool:

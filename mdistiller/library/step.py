@@ -25,8 +25,9 @@ class Step(NamedTuple):
 class Evaluated(tuple):
     """The result of a batch in eval mode: (loss, logits), or (logits,) without labels, when `loss` is None.
 
-    A tuple of tensors alone, because transformers' Trainer gathers all entries behind the loss from its processes.
-    `losses` contains the cross-entropy, as in `Step`, and `weight` is None.
+    `logits` are (n, C), or (B, L, V), for all tokens, of a language model. `losses` contains the cross-entropy, as in
+    `Step`, and `weight` is None. A tuple of tensors alone, because transformers' Trainer gathers all entries behind the
+    loss from its processes.
     """
 
     losses: Mapping[str, Tensor] = MappingProxyType({})

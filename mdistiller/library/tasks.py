@@ -1,6 +1,7 @@
 """Tasks of a user's training loop: a batch contains the inputs of the user's networks, with or without labels."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mdistiller.tasks.classification import Classification
 from mdistiller.tasks.language import Language
 
 IGNORED = -100  # label of tokens without a loss, as in transformers
+TYPES = "token_type_ids"  # some tokenizers always give them, though few causal models read them
 
 
 class Samples(Classification):
@@ -61,11 +63,20 @@ class Texts(Language):
     Without labels all tokens but the first of each row are samples. The first token of a row never is one.
     """
 
+    def __init__(self, cfg, info, networks: Iterable[LanguageModel] = ()):
+        super().__init__(cfg, info)
+        self.reads_types = any(TYPES in inspect.signature(network.body.forward).parameters for network in networks)
+
     def prepare(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
         """A batch of the distiller from input_ids, attention_mask and labels (B, L each), -100 for no label."""
         inputs = {"input_ids": inputs} if isinstance(inputs, Tensor) else dict(inputs)
         ids = inputs.pop("input_ids", None)
         mask = inputs.pop("attention_mask", None)
+        if TYPES in inputs and not self.reads_types:
+            del inputs[TYPES]
+        if "position_ids" in inputs:
+            raise UserError("a language model is given one text a row, with padding and attention_mask; found "
+                            "position_ids, as of packed texts, which some models do not keep apart")
         if ids is None or inputs:
             found = ", ".join(inputs) or "no input_ids"
             raise UserError(f"a language model is given input_ids, attention_mask and labels; found {found}")
@@ -87,6 +98,12 @@ class Texts(Language):
             "target": (ids if target is None else target).flatten()[following],
             "labelled": target is not None,
         }
+
+    def all_logits(self, network: LanguageModel, batch: dict) -> Tensor:
+        """Logits (B, L, V) of all tokens, as models of transformers return them."""
+        ids = batch["ids"]
+        rows = self._hidden(network, batch, torch.arange(ids.numel(), device=ids.device))
+        return self._output(network, rows, batch).in_full().logits.unflatten(0, ids.shape)
 
     def _run(self, network, inputs):
         output = super()._run(network, inputs)
@@ -123,6 +140,5 @@ def as_language_model(network: nn.Module) -> LanguageModel:
     keeps_cache = network.config.use_cache
     wrapped = LanguageModel(network)
     network.config.use_cache = keeps_cache
-    if next(network.parameters()).device.type == "cpu":
-        check_head(wrapped, type(network).__name__)
+    check_head(wrapped, type(network).__name__)
     return wrapped
