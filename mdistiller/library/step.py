@@ -25,9 +25,9 @@ class Step(NamedTuple):
 class Evaluated(tuple):
     """The result of a batch in eval mode: (loss, logits), or (logits,) without labels, when `loss` is None.
 
-    `logits` are (n, C), or (B, L, V), for all tokens, of a language model. `losses` contains the cross-entropy, as in
-    `Step`, and `weight` is None. A tuple of tensors alone, because transformers' Trainer gathers all entries behind the
-    loss from its processes.
+    `logits` are (n, C); of a language model in `distill` (B, L, V), for all tokens. `losses` contains the
+    cross-entropy, as in `Step`, and `weight` is None. A tuple of tensors alone, because transformers' Trainer gathers
+    all entries behind the loss from its processes.
     """
 
     losses: Mapping[str, Tensor] = MappingProxyType({})

@@ -27,7 +27,7 @@ def test_checkpointing_is_that_of_the_student_and_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         networks = [task.network(role).inner for role in ("STUDENT", "TEACHER")]
-    assert [network.is_gradient_checkpointing for network in networks] == [True, False]
+    assert [network.transformer.gradient_checkpointing for network in networks] == [True, False]
 
 
 def test_collation_equals_the_reference_with_cut_prompts_and_answers():
