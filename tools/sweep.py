@@ -129,7 +129,7 @@ def main():
     jobs = args.jobs or (min(os.cpu_count(), MOST_FORKS) if fork else max(1, len(devices)))
     if args.runs:
         check_folder(args.runs)
-    progress = plan.Progress(readable_runs(args.runs or runs[0].folder.parent.parent, some=False))
+    progress = plan.Progress(readable_runs(args.runs or runs[0].training.prefix, some=False))
     states = {run: progress.state(run) for run in runs}
     wanted = (plan.STARTED, plan.LEFT, *([plan.FAILED] if args.retry_failed else []))
     todo = [run for run in runs if states[run] in wanted]

@@ -118,10 +118,19 @@ class Training:
             return None
 
     @property
-    def project(self) -> Path:
-        """The folder that contains the run folders."""
+    def prefix(self) -> Path:
+        """The folder of all projects."""
+        return Path(self.settings.get("LOG.PREFIX", BASE["LOG.PREFIX"]))
+
+    @cached_property
+    def project(self) -> str:
+        """The folder below `prefix` that contains the run folders. Raises UserError for a folder elsewhere."""
         project = stated(None, self.extra).get("EXPERIMENT.PROJECT", "sweep")
-        return Path(self.settings.get("LOG.PREFIX", BASE["LOG.PREFIX"])) / project
+        parts = Path(project).parts
+        if not parts or ".." in parts or Path(project).is_absolute():
+            raise UserError(f"command line: EXPERIMENT.PROJECT: expected, in a sweep, a folder below LOG.PREFIX, such "
+                            f"as sweep; found {project!r}")
+        return project
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ class PlannedRun:
 
     @cached_property
     def folder(self) -> Path:
-        return self.training.project / f"{self.training.name}_s{self.seed}"
+        return self.training.prefix / self.training.project / f"{self.training.name}_s{self.seed}"
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class PlannedRun:
 
     @cached_property
     def opts(self) -> tuple[str, ...]:
-        place = (f"EXPERIMENT.PROJECT={self.folder.parent.name}", f"EXPERIMENT.NAME={self.name}")
+        place = (f"EXPERIMENT.PROJECT={self.training.project}", f"EXPERIMENT.NAME={self.name}")
         return (*self.training.all_overrides, *place, f"EXPERIMENT.SEED={self.seed}")
 
     @cached_property

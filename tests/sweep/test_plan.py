@@ -7,6 +7,8 @@ from argparse import Namespace
 
 import pytest
 
+from mdistiller.config import load_cfg
+from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import UserError
 from mdistiller.files import sha256
 from mdistiller.report.layout import fill_command
@@ -100,6 +102,19 @@ def test_the_command_of_a_run_names_its_folder_and_seed(tmp_path):
     assert run.command[-3:] == ["EXPERIMENT.PROJECT=sweep", f"EXPERIMENT.NAME={run.name}", "EXPERIMENT.SEED=3"]
     with pytest.raises(UserError, match="use --seeds N"):
         planned(tmp_path, "KD", 0, "EXPERIMENT.SEED=1")
+
+
+@pytest.mark.parametrize("project", ["sweep", "a/b", "a b"])
+def test_a_run_trains_in_the_folder_of_its_plan(tmp_path, project):
+    run = planned(tmp_path, "KD", 1, f"EXPERIMENT.PROJECT={project}")
+    assert run.folder.parent == tmp_path / project
+    assert RunFolder.open(load_cfg(run.training.path, run.opts), resume=False).path == run.folder
+
+
+@pytest.mark.parametrize("project", ["../x", "a/../../x", "", ".", "/abs"])
+def test_a_project_outside_the_folder_of_all_runs_is_refused(tmp_path, project):
+    with pytest.raises(UserError, match="PROJECT: expected, in a sweep, a folder below"):
+        plan_runs([(planned(tmp_path, "KD", 0, f"EXPERIMENT.PROJECT={project}").training, 1)])
 
 
 def test_a_finished_run_counts_wherever_it_is_and_whatever_its_name(tmp_path):
