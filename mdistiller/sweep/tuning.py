@@ -17,12 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mdistiller import files
 from mdistiller.command import Interrupted
 from mdistiller.config import active_cfg, dump_cfg, load_cfg
 from mdistiller.config.length import num_epochs
 from mdistiller.config.loading import method_keys
+from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.run_folder import FREE, differences
 from mdistiller.engine.setup import train
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.libraries import import_extra
@@ -84,6 +88,17 @@ def _value(cfg, key):
     return cfg
 
 
+def _changed(there, now) -> str:
+    """What differs between two studies, in words; "" if nothing. Each is [a configuration as YAML, {key: its range}].
+
+    As for a run, keys in FREE may differ, and keys that only one configuration has belong to another version.
+    """
+    old, new = (flatten(yaml.safe_load(text)) for text, _ in (there, now))
+    kept = differences({key: value for key, value in old.items() if key not in FREE}, new)
+    varied = [dict.fromkeys((*there[1], *now[1]), "not varied") | ranges for _, ranges in (there, now)]
+    return kept or differences(*varied)
+
+
 class Pruned(Interrupted):
     """The pruner ended a trial after an epoch; its run folder is complete."""
 
@@ -110,26 +125,45 @@ class Tuning:
 
     @cached_property
     def study(self):
-        """The study in the journal file, created if there is none. Raises UserError if it has other settings."""
+        """The study in the journal file, created if there is none.
+
+        Raises UserError if it has other settings (those in FREE may change), or lacks a trial whose folder is there.
+        """
         with self.alone():
             journal = self._journal()
+            said = [dump_cfg(active_cfg(self.cfg)), {key: one.words for key, one in self.space.items()}]
             try:
+                storage = self.optuna.storages.JournalStorage(journal)
+                names = self.optuna.get_all_study_names(storage)  # its folder may have another name by now
                 study = self.optuna.create_study(
-                    storage=self.optuna.storages.JournalStorage(journal), study_name=self.name,
+                    storage=storage, study_name=names[0] if names else self.name,
                     direction="maximize", load_if_exists=True,
                     sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
                     pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=num_epochs(self.cfg.SOLVER) // 3),
                 )
-            except DAMAGE as error:  # a damaged journal may cause any of them
+                changed = _changed(json.loads(study.user_attrs.get("settings") or json.dumps(said)), said)
+            except (*DAMAGE, yaml.YAMLError) as error:  # a damaged journal may cause any of them
                 raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
                                 "restore it, or choose another --name") from None
-            said = json.dumps([dump_cfg(active_cfg(self.cfg)), {key: one.words for key, one in self.space.items()}])
-            if study.user_attrs.setdefault("settings", said) != said:
-                raise UserError(f"{self.folder}: the study there has other settings; choose another --name")
+            if changed:
+                raise UserError(f"{self.folder}: the study there has other settings: {changed}; choose another --name")
+            known = {self._trial_name(trial.number) for trial in study.trials
+                     if trial.state != self.optuna.trial.TrialState.WAITING}
+            for config in sorted(self.folder.glob("trial_*/config.yaml")):
+                if config.parent.name not in known:
+                    raise self._unrecorded(config.parent)
             if not study.trials:
-                study.set_user_attr("settings", said)
+                study.set_user_attr("settings", json.dumps(said))
                 study.enqueue_trial({key: setting.own for key, setting in self.space.items()})
         return study
+
+    def _unrecorded(self, folder):
+        return UserError(f"{self.folder / JOURNAL}: lacks what it held of {folder.name}, whose folder is there; "
+                         "restore the journal, delete that folder, or choose another --name")
+
+    @staticmethod
+    def _trial_name(number):
+        return f"trial_{number:03}"
 
     def _journal(self):
         """The journal file. What a process that died or a full disk left of a last line is taken off."""
@@ -180,8 +214,10 @@ class Tuning:
         return files.lock(self.folder / f".trial_{number:03}.lock", inherited=False)
 
     def _run_trial(self, trial):
+        name = self._trial_name(trial.number)
+        if (self.folder / name / "config.yaml").is_file() and trial.params.keys() != self.space.keys():
+            raise self._unrecorded(self.folder / name)
         chosen = {key: self._suggest(trial, key, setting) for key, setting in self.space.items()}
-        name = f"trial_{trial.number:03}"
         opts = {"DATASET.VAL_FRACTION": self.val_fraction, "DATASET.TEST.ENABLED": False, "EXPERIMENT.SEED": TRIAL_SEED}
         state = self.optuna.trial.TrialState
 

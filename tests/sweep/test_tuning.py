@@ -146,6 +146,43 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
 
 
+def test_a_study_continues_after_every_change_that_a_run_accepts(tmp_path):
+    begun = tiny(tmp_path / "a", 2)
+    begun._claim()[1].close()
+    text, space = json.loads(begun.study.user_attrs["settings"])
+    older = yaml.safe_load(text)
+    assert older["KD"].pop("TEMPERATURE") == 4.0  # as if a later version had added this key
+    begun.study.set_user_attr("settings", json.dumps([yaml.safe_dump(older), space]))
+    other = {"EXPERIMENT.PROJECT": "x", "EXPERIMENT.NAME": "x", "EXPERIMENT.TAG": "x", "DEVICE": "cpu",
+             "LOG.TENSORBOARD_FREQ": 7, "LOG.SAVE_CHECKPOINT_STEPS": 7, "DATASET.ROOT": "x", "DATASET.NUM_WORKERS": 1,
+             "DATASET.DOWNLOAD": True, "TEACHER_CACHE.DIR": "x", "TEACHER_CACHE.CHECK": 7, "SOLVER.CUDA_GRAPH": "never"}
+    assert other.keys() | {"LOG.PREFIX"} == tuning.FREE
+    (tmp_path / "b/tune").mkdir(parents=True)
+    begun.folder.rename(tmp_path / "b/tune/renamed")
+    changes = [f"LOG.PREFIX={tmp_path / 'b'}", *(f"{key}={value}" for key, value in other.items())]
+    now = Tuning(CONFIG, [*TINY, *changes], "renamed", 2, 1)
+    assert [trial.state.name for trial in now.study.trials] == ["RUNNING"]
+    differing = Tuning(CONFIG, [*TINY, *changes, "KD.LOSS.KD_WEIGHT=0.5"], "renamed", 2, 1)
+    with pytest.raises(UserError, match=r"other settings: KD.LOSS.KD_WEIGHT \(0.9 there, 0.5 now\); choose another"):
+        assert differing.study
+    fixed = Tuning(CONFIG, [*TINY, *changes, "KD.LOSS.KD_WEIGHT=0.9"], "renamed", 2, 1)
+    with pytest.raises(UserError, match=r"KD.LOSS.KD_WEIGHT \('0.09 to 9, logarithmic' there, 'not varied' now\);"):
+        assert fixed.study
+
+
+def test_a_journal_that_lost_a_trial_whose_folder_is_there_is_named(tmp_path):
+    mine = tiny(tmp_path, 2)
+    trial, lock = mine._claim()
+    lock.close()
+    (mine.folder / "trial_000").mkdir()
+    (mine.folder / "trial_000/config.yaml").write_text("")
+    with pytest.raises(UserError, match="journal.log: lacks what it held of trial_000, whose .* another --name"):
+        mine._run_trial(trial)  # its settings were in the lines that were lost
+    (mine.folder / tuning.JOURNAL).write_text("")
+    with pytest.raises(UserError, match="journal.log: lacks what it held of trial_000, whose .* another --name"):
+        assert tiny(tmp_path, 2).study
+
+
 def test_the_best_settings_of_a_line_of_a_study_are_kept_with_their_report(tmp_path, monkeypatch):
     line = SimpleNamespace(training=Training(CONFIG, tuple(TINY)), tuned=tmp_path / "results" / "ea_kd.yaml")
     studies = {"fair": SimpleNamespace(lines={"EA-KD": line})}
