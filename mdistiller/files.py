@@ -10,14 +10,14 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mdistiller.errors import RunError, cannot_write, first_line, writing
 
 log = logging.getLogger("mdistiller")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}  # EBADF: a folder of NFS
 SAY_AFTER, PATIENCE, TRY_EVERY = 5.0, 120.0, 0.02  # seconds of waiting for a lock
 Held = TypeVar("Held")
 
@@ -94,16 +94,40 @@ def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path):
         file = open(path, "a", opener=_without_waiting)
+    if not _taken(file, path, fcntl.flock if inherited else fcntl.lockf):
+        file.close()
+        return None
+    return file
+
+
+def _taken(file, path, take):
+    """Whether this process has the lock now, or the file system has none; False if another process has it."""
     try:
-        (fcntl.flock if inherited else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            file.close()
-            return None
+            return False
         if error.errno not in NO_LOCKS:
             raise
         log.warning("%s: this file system has no locks; do not start two runs in one folder", path)
-    return file
+    return True
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """A context for reading and then replacing files of a folder, which one process at a time can be in.
+
+    The folder itself is locked, so that no file of a lock is left in it. Raises UserError or RunError when it cannot be
+    opened, or when another process stays in it too long.
+    """
+    with writing(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with writing(folder):
+            wait_for(lambda: _taken(descriptor, folder, fcntl.flock) or None, folder)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _without_waiting(path, flags):

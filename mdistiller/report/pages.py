@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdistiller.errors import UserError
-from mdistiller.files import read_plain, write_text
+from mdistiller.files import alone_in, read_plain, write_text
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -29,8 +29,9 @@ def write_into(page: Path, name: str, text: str, explained: Sequence[str] = ()) 
 
     Raises UserError when the marks are missing or the page cannot be written.
     """
-    before, after = parts_of(page, name)
-    for paragraph in explained:
-        if paragraph in before:
-            text = text.replace(f"{paragraph}\n\n", "")
-    write_text(page, f"{before}{marks(name)[0]}\n\n{text}\n{after}")
+    with alone_in(page.parent):  # another process may write another part of the page
+        before, after = parts_of(page, name)
+        for paragraph in explained:
+            if paragraph in before:
+                text = text.replace(f"{paragraph}\n\n", "")
+        write_text(page, f"{before}{marks(name)[0]}\n\n{text}\n{after}")

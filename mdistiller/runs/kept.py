@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.config.files import read_yaml
-from mdistiller.errors import UserError
-from mdistiller.files import read_plain, write_text
+from mdistiller.errors import UserError, writing
+from mdistiller.files import alone_in, read_plain, write_text
 from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
@@ -79,7 +79,7 @@ def keep_records(runs: Iterable, folder: Path) -> int:
 
     Entries of run.json that identify the machine are left out. Raises UserError for two runs of one name, for a folder
     that contains the runs themselves, and for a path where no file can be written; RunError when the disk is full. The
-    files are then left unchanged.
+    files are then left unchanged. Several processes may add to one folder at once.
     """
     archived, folder = {}, Path(folder)
     for run in runs:
@@ -91,6 +91,15 @@ def keep_records(runs: Iterable, folder: Path) -> int:
         if name in archived:
             raise UserError(f"{run.path}: {archived[name].path} has the same name; names must be different")
         archived[name] = run
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        _add(archived, folder)
+    return len(archived)
+
+
+def _add(archived, folder):
+    """Add {name: run} to the two files."""
     rows = read_kept(folder / RUNS) if (folder / RUNS).is_file() else {}
     metrics = read_kept_metrics(folder / METRICS)
     for name, run in archived.items():
@@ -101,7 +110,6 @@ def keep_records(runs: Iterable, folder: Path) -> int:
         metrics[name] = run.metrics()
     write_text(folder / METRICS, _csv(metrics))
     write_text(folder / RUNS, "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))
-    return len(archived)
 
 
 def _csv(metrics):

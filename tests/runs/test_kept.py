@@ -1,13 +1,17 @@
 """Kept studies: the records of run folders in two files, to which runs are added atomically."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 
 from mdistiller.errors import RunError, UserError
+from mdistiller.files import write_text
+from mdistiller.runs import kept
 from mdistiller.runs.kept import METRICS, RUNS, keep_records, read_kept_metrics
 from mdistiller.runs.records import find_runs
+from tests import forked
 from tests.engine.support import run
 
 
@@ -56,6 +60,18 @@ def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
     keep_records(find_runs(tmp_path), tmp_path / "copy")  # kept runs can be copied to another folder
     for place in (tmp_path, tmp_path / "copy"):
         assert {name: (place / name).read_bytes() for name in before} == before
+
+
+def test_runs_that_two_processes_keep_at_once_are_all_there(folder, tmp_path, monkeypatch):
+    def slowly(path, text):
+        time.sleep(0.3)  # the other process would have read by then
+        write_text(path, text)
+
+    monkeypatch.setattr(kept, "write_text", slowly)
+    done = forked.run_together([lambda run=run: keep_records([run], tmp_path) and None for run in find_runs(folder)])
+    assert [process.returncode for process in done] == [0, 0]
+    assert [one.seed for one in find_runs(tmp_path)] == [0, 1] and len(read_kept_metrics(tmp_path / METRICS)) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {RUNS, METRICS}
 
 
 def test_a_full_disk_leaves_the_kept_records_intact(folder, tmp_path, monkeypatch):
