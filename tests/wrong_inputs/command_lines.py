@@ -159,6 +159,7 @@ WORDS = [
     typed("cache", f"prefill --cfg {BASE} TEACHER_CACHE.DTYPE float8", "TEACHER_CACHE.DTYPE"),
     typed("cache", f"prefill --cfg {BASE} TEACHER_CACHE.KIND reply", "replay"),
     typed("cache", f"prefill --cfg {BASE} TEACHER_CACHE.TOPK 5", "TEACHER_CACHE.TOPK: expected 0 (all logits)"),
+    typed("cache", "inspect none", "none: no such folder of teacher caches"),
     typed("cache", "verify", "expected folders of caches"),
     typed("cache", "verify none", "none: not a teacher cache"),
     typed("cache", f"verify {RUN}", "not a teacher cache"),

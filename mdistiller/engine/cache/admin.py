@@ -21,7 +21,7 @@ from mdistiller.engine.log import progress
 from mdistiller.engine.networks import ready_teacher
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.setup import prepare_device, set_seed, settle_precision
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from mdistiller.tasks import build_task
 
 SECONDS_BETWEEN_LINES = 60
@@ -33,11 +33,13 @@ def find_stores(directory: str | Path) -> list[Path]:
     directory = Path(directory)
     if read_metadata(directory):
         return [directory]
-    return [folder for folder in sorted(directory.iterdir()) if read_metadata(folder)] if directory.is_dir() else []
+    return [folder for folder in sorted(directory.iterdir()) if read_metadata(folder)]
 
 
 def inspect(directory: str | Path) -> str:
-    """One line per store: teacher, data, stored rows, disk space. Raises UserError for a damaged store."""
+    """One line per store: teacher, data, stored rows, disk space. Raises UserError for a damaged store or no folder."""
+    if not Path(directory).is_dir():
+        raise UserError(f"{directory}: no such folder of teacher caches; runs make TEACHER_CACHE.DIR")
     lines = [_line(folder) for folder in find_stores(directory)]
     return "\n".join(lines) or f"{directory}: no teacher caches"
 
@@ -58,10 +60,10 @@ def _line(folder):
     )
 
 
-def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCache | HiddenCache:
+def open_for(cfg: CfgNode, epochs: int | None = None, create: bool = True) -> TeacherCache | ReplayCache | HiddenCache:
     """The cache that runs of this config use; disk space is checked for `epochs` (None: all rows, see `prefill`).
 
-    Raises UserError when runs of this config use no cache.
+    Raises UserError when runs of this config use no cache, and without `create` when there is none yet.
     """
     method = DISTILLERS[cfg.DISTILLER.TYPE]
     if not method.needs_teacher:
@@ -81,14 +83,15 @@ def open_for(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCa
     else:
         views = len(data.view_numbers)
         epochs = views if epochs is None else min(epochs, views)
-    return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, epochs, method.views)
+    return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, epochs, method.views, create)
 
 
 def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCache | HiddenCache:
     """Store the rows that the first `epochs` epochs of a run read. None: the rows of all views of all training images,
     or with TEACHER_CACHE.KIND replay those of all epochs of the run.
 
-    It can be interrupted and continued at any time, and several processes may do it at once.
+    It can be interrupted and continued at any time, and several processes may do it at once. Raises RunError when the
+    disk does not take the rows.
     """
     cache = open_for(cfg, epochs)
     if cfg.TEACHER_CACHE.KIND == replay.KIND:
@@ -100,6 +103,8 @@ def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCac
     with progress(total, "filling", unit=" rows") as bar:
         for number in cache.fill(range(1, epochs + 1) if epochs else None):
             bar.update(number)
+            if not cache.store.writable:  # a run would go on without; the reason is in the log
+                raise RunError(f"{cache.store.folder}: cannot grow, see above; {cache.store.count} rows are stored")
             if bar.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 log.info("%d rows computed, %.0f a second", cache.misses, cache.misses / (said - started))
@@ -120,10 +125,12 @@ def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int, str]:
     """Compare at most `rows` random rows of the cache of this config with the teacher.
 
     Returns the folder of the cache, the number of compared rows, and a text about their error (empty for text data).
-    Raises UserError when a row differs.
+    Raises UserError when a row differs, and when there is none.
     """
     cfg.TEACHER_CACHE.CHECK = rows
-    cache = open_for(cfg, epochs=0)
+    cache = open_for(cfg, epochs=0, create=False)
+    if not cache.store.num_held:
+        raise UserError(f"{cache.store.folder}: holds no rows yet")
     error = cache.error(rows) if isinstance(cache, LogitCache) else ""
     return cache.store.folder, min(rows, cache.store.num_held), error
 

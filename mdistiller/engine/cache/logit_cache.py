@@ -65,6 +65,7 @@ class LogitCache:
         rows = computed.cpu().numpy()
         in_range(rows[:, : self.rows.num_logits], "logits")
         store.write(entries, rows)
+        self.store.writable &= store.writable  # `store` may be a part of it
 
     def samples(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """At most `count` random stored rows: (rows (n, width) as stored, the teacher's logits (n, C)), on the CPU."""

@@ -27,7 +27,7 @@ import numpy as np
 
 from mdistiller import files
 from mdistiller.data.hashing import random_bits
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import DISK_FAILS, RunError, UserError
 from mdistiller.files import open_plain, write_atomically
 
 FORMAT = 1
@@ -87,6 +87,12 @@ def summary(lookups: int, misses: int, stored: int) -> str:
     return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {stored} are stored"
 
 
+def unusable(folder: Path, error: Exception) -> UserError | RunError:
+    """The error for a store that cannot be opened or made: a RunError for a full, failing or read-only disk."""
+    disk = isinstance(error, RunError) or getattr(error, "errno", None) in DISK_FAILS
+    return (RunError if disk else UserError)(f"TEACHER_CACHE.DIR: {folder} cannot be used: {error}")
+
+
 class LogitStore:
     """Rows of C values, float16 or float32, by entry number 0..num_entries-1 (see the module's docstring)."""
 
@@ -96,7 +102,7 @@ class LogitStore:
         """Open the store in `folder`, or create it.
 
         `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
-        and `key`. Raises UserError when an existing store is damaged or has another `key`.
+        and `key`. Raises UserError when an existing store is damaged or has another `key`, and the error of `unusable`.
         """
         self.folder = Path(folder)
         check_metadata(self.folder, metadata)
@@ -117,7 +123,7 @@ class LogitStore:
             self._entries = open(self.folder / "entries.bin", "r+b")
             self.catch_up()
         except (OSError, RunError, MemoryError) as error:
-            raise UserError(f"TEACHER_CACHE.DIR: {self.folder} cannot be used: {error}") from error
+            raise unusable(self.folder, error) from error
 
     def _create(self, metadata):
         with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:

@@ -28,7 +28,15 @@ from torch import Tensor
 from mdistiller.data.hashing import permutation
 from mdistiller.data.images import upload
 from mdistiller.engine.cache.logit_cache import LogitCache, native
-from mdistiller.engine.cache.logit_store import ENTRY, FORMAT, LogitStore, check_metadata, read_metadata, remedy
+from mdistiller.engine.cache.logit_store import (
+    ENTRY,
+    FORMAT,
+    LogitStore,
+    check_metadata,
+    read_metadata,
+    remedy,
+    unusable,
+)
 from mdistiller.engine.cache.rows import Rows
 from mdistiller.errors import RunError, UserError
 from mdistiller.files import write_atomically
@@ -44,8 +52,9 @@ class ReplayStore:
     def __init__(self, folder: Path, metadata: dict):
         """Open or create the folder. `metadata` are those of the store of an epoch (see `LogitStore`), with `kind`.
 
-        Raises UserError when the folder cannot be used, or holds rows with another `key`.
+        Raises the error of `unusable`, and UserError when the folder holds rows with another `key`.
         """
+        self.writable = True  # until a row of any epoch cannot be written
         self.folder, self.metadata = Path(folder), metadata
         check_metadata(self.folder, metadata)
         self._create()
@@ -57,7 +66,7 @@ class ReplayStore:
             try:
                 write_atomically(self.folder / "metadata.json", lambda file: file.write(text))
             except (OSError, RunError) as error:
-                raise UserError(f"TEACHER_CACHE.DIR: {self.folder} cannot be used: {error}") from error
+                raise unusable(self.folder, error) from error
         elif (found.get("kind"), found.get("key")) != (KIND, self.metadata["key"]):
             raise UserError(f"{self.folder}: holds logits of something else; {remedy(self.folder)}")
 

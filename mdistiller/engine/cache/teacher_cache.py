@@ -120,12 +120,13 @@ def folder_of(directory: str | Path, key: dict) -> Path:
 
 
 def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | None, device: torch.device,
-               epochs: int | None = None, views: tuple = ("image",)) -> "TeacherCache | ReplayCache | HiddenCache":
+               epochs: int | None = None, views: tuple = ("image",),
+               create: bool = True) -> "TeacherCache | ReplayCache | HiddenCache":
     """Open or create the cache of the config's teacher (on its device, in eval mode), check it, and log its size.
 
     `epochs` is the number of epochs that will be read (None: those of the whole run), `views` those of the method.
-    Raises UserError when the disk is too small for the rows they may add, or when stored rows differ from the
-    teacher's.
+    Raises UserError when the disk is too small for the rows they may add, when stored rows differ from the teacher's,
+    and without `create` when there is no such cache.
     """
     hidden = hasattr(data, "tokens")  # text data: hidden states are stored instead of logits
     if hidden:
@@ -137,6 +138,8 @@ def open_cache(cfg: CfgNode, data, teacher: nn.Module, teacher_sha256: str | Non
         metadata = hidden_metadata(metadata, data, teacher.width)
     epochs = num_epochs(cfg.SOLVER) if epochs is None else epochs
     folder = folder_of(cfg.TEACHER_CACHE.DIR, metadata["key"])
+    if not (create or read_metadata(folder)):
+        raise UserError(f"TEACHER_CACHE.DIR: no cache of this config in {cfg.TEACHER_CACHE.DIR}; it would be {folder}")
 
     def logits_of(image):
         with torch.no_grad(), autocast(device, teacher_amp(cfg)):

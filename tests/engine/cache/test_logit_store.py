@@ -1,5 +1,6 @@
 """The file of logits: reading, writing, crashes and damage."""
 
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from mdistiller import files
 from mdistiller.engine.cache import admin, logit_store
 from mdistiller.engine.cache.logit_store import LogitStore
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from tests import forked
 
 ENTRIES, CLASSES = 2000, 7
@@ -174,6 +175,16 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="TEACHER_CACHE.DIR: .*file/store cannot be used"):
         open_store(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_without_room_for_a_store_is_no_mistake_of_the_user(tmp_path, monkeypatch, number):
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(logit_store.Path, "mkdir", fails)
+    with pytest.raises(RunError, match=f"TEACHER_CACHE.DIR: .* cannot be used: .*{os.strerror(number)}"):
+        open_store(tmp_path)
 
 
 def test_an_unfinished_store_is_made_again(tmp_path):

@@ -1,6 +1,7 @@
 """Stored logits of any view, by epoch and image: those of the live teacher, shared by whoever shares a data seed."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from mdistiller.data import build_data
-from mdistiller.engine.cache import admin, teacher_cache
+from mdistiller.engine.cache import admin, logit_store, teacher_cache
 from mdistiller.engine.cache.logit_cache import LogitCache
 from mdistiller.engine.cache.replay import ReplayCache, count_records, part_of
 from mdistiller.engine.cache.teacher_cache import announce, describe, folder_of, open_cache, why_live
 from mdistiller.engine.periods import in_periods
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from tests import forked
 from tests.data.support import write_folders
 from tests.engine.cache.test_teacher_cache import teacher_of
@@ -36,6 +37,10 @@ def replay_cfg(folder, method="MLD", *opts):
 def cache_of(cfg, views=BOTH, teacher=None):
     data = in_periods(build_data(cfg, CPU), cfg.SOLVER)
     return open_cache(cfg, data, teacher or teacher_of(), None, CPU, views=views)
+
+
+def disk_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def attached(cache, epoch, **place):
@@ -212,8 +217,17 @@ def test_sizes_are_announced_for_imagenet(tmp_path, monkeypatch, caplog):
     assert "this run may add 26.90 GB" in caplog.text
 
 
-def test_the_commands_fill_list_verify_and_delete(tmp_path):
+def test_the_commands_fill_list_verify_and_delete(tmp_path, monkeypatch):
     cfg = replay_cfg(tmp_path, "MLD")
+    with pytest.raises(UserError, match=f"TEACHER_CACHE.DIR: no cache of this config in .*; it would be {tmp_path}"):
+        admin.verify_against_teacher(cfg, 100)
+    assert not (tmp_path / "cache").exists()
+    with monkeypatch.context() as full:
+        full.setattr(logit_store, "_write_all", disk_full)
+        with pytest.raises(RunError, match="cannot grow, see above; 0 rows are stored"):
+            admin.prefill(cfg)
+    with pytest.raises(UserError, match="holds no rows yet"):
+        admin.verify_against_teacher(cfg, 100)
     cache = admin.prefill(cfg)
     total = cache.data.info.num_train
     text = admin.inspect(tmp_path / "cache")
