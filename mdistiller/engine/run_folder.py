@@ -88,7 +88,7 @@ class RunFolder:
 
     def _check_state(self):
         """Raise UserError when the checkpoints are missing, so that resuming would overwrite the results of the run."""
-        if any((self / name).exists() for name in CHECKPOINTS):
+        if any((self / name).is_file() for name in CHECKPOINTS):
             return
         epochs = len(files.read_text(self / "metrics.jsonl").splitlines())
         if self.finished or epochs > 1:  # a run that is killed before its first checkpoint may have one epoch

@@ -29,6 +29,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again(tmp_path):
     folder = run(tmp_path, "KD")
     for name in ("latest.pth", "previous.pth"):
         (folder / name).unlink()
+        (folder / name).mkdir()  # a folder of that name is no checkpoint
     before = contents(folder)
     with pytest.raises(UserError, match="the run has finished, and its checkpoints .* are missing"):
         run(tmp_path, "KD", resume=True)
