@@ -45,7 +45,7 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     student before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises
     UserError when the run is not one of language models or has no teacher.
     """
-    _check(sets, seeds, ngram, checkpoint, limit)
+    _check(sets, seeds, ngram, limit)
     folder = Path(run_folder)
     run = _run_of(folder, checkpoint, opts)
     place = folder / FOLDER / checkpoint
@@ -60,12 +60,10 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     return summarize(place)
 
 
-def _check(sets, seeds, ngram, checkpoint, limit):
+def _check(sets, seeds, ngram, limit):
     for name in sets:
         if not name or Path(name).name != name:
             raise UserError(f"--sets: expected a name without slashes, or FILE alone; found {name}")
-    if Path(checkpoint).name != checkpoint:
-        raise UserError(f"--checkpoint: expected a name such as best or epoch_40; found {checkpoint}")
     given = [("--ngram", ngram, GENERATION["NO_REPEAT_NGRAM"])]
     given += [("--seeds", seed, GENERATION["SEED"]) for seed in seeds]
     given += [] if limit is None else [("--limit", limit, Key(1, least=1))]

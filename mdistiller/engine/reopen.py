@@ -1,6 +1,7 @@
 """Open finished runs and single checkpoint files for evaluation, analysis and export."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from mdistiller.engine.setup import Run, build_run
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
 from mdistiller.precision import autocast
+
+log = logging.getLogger("mdistiller")
 
 
 def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
@@ -37,6 +40,8 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
     The teacher has random weights, since evaluating the student does not need it. Raises UserError when the checkpoint
     is missing or does not belong to the run's config.
     """
+    if Path(checkpoint).name != checkpoint:  # of another run, perhaps
+        raise UserError(f"--checkpoint: expected a name such as best or epoch_40; found {checkpoint!r}")
     cfg = read_config(folder, opts)
     with errors_name_files(cfg):
         run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
@@ -56,11 +61,13 @@ def evaluate_run(folder: str | Path, opts: Sequence = (), results: str | None = 
     Predictions of the last epoch's network are written to the file `results` if given, see `Task.results`.
     """
     last, best = (open_run(folder, checkpoint, opts) for checkpoint in ("latest", "best"))
-    return {"last": _test(last, results=results), "best": _test(best)}
+    return {"last": _test(last, f"{folder}/latest.pth", results=results), "best": _test(best, f"{folder}/best.pth")}
 
 
-def _test(run, network=None, results=None):
+def _test(run, source, network=None, results=None):
     network = run.distiller.deployed().eval() if network is None else network
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        log.warning("%s: the weights are not finite, so the numbers below say nothing", source)
     with autocast(run.device, run.cfg.SOLVER.AMP):
         numbers = run.task.evaluate(network, run.data.eval_batches("test"), run.device)
     if results is not None:
@@ -90,4 +97,5 @@ def evaluate_checkpoint(
     if path is not None:
         name = f"{cfg.DISTILLER.STUDENT} with {run.data.info.num_classes} classes"
         checkpoints.load_network(network, path, name, cfg.DISTILLER.STUDENT_WEIGHTS)
-    return _test(run, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval(), results)
+    source = path or "the teacher's checkpoint"
+    return _test(run, source, place(network, run.device, cfg.SOLVER.CHANNELS_LAST).eval(), results)

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from mdistiller.engine import checkpoints
+from mdistiller.engine.reopen import evaluate_checkpoint
 from tests.engine.support import REPOSITORY, assert_same_weights, command, run, train_command, typed
 
 
@@ -37,6 +39,15 @@ def test_eval_of_the_run_agrees_with_its_summary_and_with_its_student_file(finis
     assert f"best: top-1 {summary['best_top1']:.2f}" in printed.stdout
     alone = command("tools/eval.py", "-m", "resnet8", "-c", folder / "student_best.pth", "-d", "digits")
     assert f"resnet8: top-1 {summary['best_top1']:.2f}" in alone.stdout and "mean entropy" in alone.stdout
+
+
+def test_eval_says_that_weights_are_not_finite(finished, tmp_path, caplog):
+    _, folder = finished
+    content = checkpoints.load(folder / "student_best.pth")
+    next(iter(content["model"].values())).fill_(float("nan"))
+    checkpoints.save(content, tmp_path / "nan.pth")
+    evaluate_checkpoint("resnet8", tmp_path / "nan.pth", "digits")
+    assert f"{tmp_path / 'nan.pth'}: the weights are not finite" in caplog.text
 
 
 DIGITS = ["DATASET.TYPE", "digits"]
