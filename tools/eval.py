@@ -37,6 +37,8 @@ def arguments():
     named = args.checkpoint and (args.model or args.cfg) or args.model and not args.cfg
     if (args.model or args.checkpoint or args.cfg) if args.run else not named:
         parser.error("give either --run, or -m, or -c with --cfg")
+    if args.run and args.dataset:
+        parser.error("-d cannot be combined with --run, which is evaluated on its own data set")
     if args.batch_size is not None:
         args.opts = ["DATASET.TEST.BATCH_SIZE", args.batch_size, *args.opts]
     return args

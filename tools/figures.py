@@ -28,7 +28,7 @@ def main():
                         help="for gain_...: a folder with run folders or archived runs (default: results)")
     parser.add_argument("--output", default="figures", help="folder for PNG and PDF (default: figures)")
     args = parser.parse_args()
-    analysis, names = Path(args.analysis), args.figure
+    analysis, names = Path(args.analysis), list(dict.fromkeys(args.figure))
     if "all" in names:
         names = [name for name in FIGURES if (analysis / f"figure_{name}.json").is_file()]
         if not names:

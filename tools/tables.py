@@ -55,12 +55,8 @@ def main():
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs")
     args = parser.parse_intermixed_args()
     split_overrides(args, "table")
-    if args.study:
-        for option, given in (("--format", args.format != "markdown"), ("--epoch", args.epoch != "last"),
-                              ("--check", args.check), ("--smoke", args.smoke)):
-            if given:
-                parser.error(f"--study cannot be combined with {option}; its tables are Markdown and show both epochs")
-
+    args.table = list(dict.fromkeys(args.table or ()))
+    refuse_ignored(args, parser)
     if args.runs:
         check_folder(args.runs)
     extra = as_overrides(args.opts)
@@ -89,6 +85,24 @@ def main():
         words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
     commands = [" ".join(["python tools/sweep.py --table", each.name, *words]) for each in tables]
     print(_text(args, filled, commands), end="")
+
+
+def refuse_ignored(args, parser):
+    """Raise UserError for an option that would have no effect beside another one."""
+    given = {"--runs": args.runs, "--format": args.format != "markdown", "--epoch": args.epoch != "last",
+             "--check": args.check, "--ranks": args.ranks, "--smoke": args.smoke, "--deviation": args.deviation}
+    tables = [name for name in given if name != "--deviation"]
+    for what, chosen, ignored in (
+        ("--study", args.study, {*given} - {"--runs"}),
+        ("--power", args.power is not None, tables),
+        ("--table", args.table, ["--deviation"]),
+        ("--table of language models", any(map(is_language, args.table)), ("--epoch", "--check", "--ranks")),
+        ("--format csv", args.format == "csv", ("--check", "--ranks")),
+        ("--ranks", args.ranks, ["--check"]),
+    ):
+        for option in given:
+            if chosen and given[option] and option in ignored:
+                parser.error(f"{what} cannot be combined with {option}")
 
 
 def _power(args):
