@@ -23,6 +23,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, **options)
         self._negative_number_matcher = NEGATIVE
 
+    def parse_args(self, *args, **options) -> argparse.Namespace:
+        return self._without_empty_words(super().parse_args(*args, **options))
+
+    def parse_intermixed_args(self, *args, **options) -> argparse.Namespace:
+        return self._without_empty_words(super().parse_intermixed_args(*args, **options))
+
+    def _without_empty_words(self, namespace):
+        """The namespace. Raises UserError for an empty word, unless it is the value of a key of KEY VALUE."""
+        names = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
+        for name, words in vars(namespace).items():
+            words = words if isinstance(words, list) else [words]
+            keys = (place for place, word in enumerate(words) if isinstance(word, str) and OVERRIDE.fullmatch(word))
+            if name != "opts" and "" in words[: next(keys, None)]:  # an empty key is unknown as others are
+                self.error(f"{names.get(name, name)}: expected a value, found an empty one, perhaps of a variable of "
+                           "the shell that is not set")
+        return namespace
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; see {self.prog} --help")
 

@@ -36,6 +36,8 @@ def write_atomically(path: Path, write, keep: Path | None = None) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # "." would only be busy
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
             write(file)

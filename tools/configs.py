@@ -45,11 +45,11 @@ def copy(names: list[Path], folder: Path) -> int:
 def main():
     parser = Parser(__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", help="a part of the name, such as digits or ea_kd/")
-    parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy them there, with what they inherit from")
+    parser.add_argument("--copy", metavar="FOLDER", help="copy them there, with what they inherit from")
     args = parser.parse_intermixed_args()
     names = matching(args.words)
     if args.copy:
-        print(f"{copy(names, args.copy)} files in {args.copy}")
+        print(f"{copy(names, Path(args.copy))} files in {args.copy}")
     else:
         print(*names, sep="\n")
 

@@ -1,6 +1,6 @@
 """Wrong words for each tool: options, names, places to write to, plugins, networks."""
 
-from tests.wrong_inputs.case import BASE, RUN, SAVED, STUDENT, config, folder, pipe, train, typed
+from tests.wrong_inputs.case import BASE, RUN, SAVED, STUDENT, Case, config, folder, pipe, train, typed
 
 RUNS = f"{SAVED}/runs"
 TAKEN = {"taken": "a file where a folder is wanted\n"}
@@ -20,6 +20,7 @@ WORDS = [
     typed("eval", f"-c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
     typed("eval", f"--run {RUN} -m resnet8 -c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
     typed("eval", f"--run {RUN} -c {STUDENT}", "give either --run, or -m, or -c with --cfg"),
+    typed("eval", f"--run {RUN} -d cifar100", "-d cannot be combined with --run"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digit", "nearest: digits"),
     typed("eval", f"-m resnet9 -c {STUDENT} -d digits", "DISTILLER.STUDENT: unknown"),
     typed("eval", f"-m resnet8 -c {STUDENT} -d digits DEVICE gpu", "DEVICE: 'gpu'"),
@@ -43,7 +44,8 @@ WORDS = [
           "--formats: expected one of pth, safetensors, onnx, torchscript; found 'tflite'"),
     typed("export", f"--run {RUN} --checkpoint epoch_99 --output out", "epoch_99.pth: no such checkpoint"),
     typed("export", f"--run {RUN} --checkpoint ema --output out", "student_ema.pth: no such checkpoint"),
-    typed("export", f"--run {RUN} --checkpoint ../../../x --output out", "no such checkpoint"),
+    typed("export", f"--run {RUN} --checkpoint ../kd/best --output out",
+          "--checkpoint: expected a name such as best or epoch_40; found '../kd/best'"),
     typed("export", f"--run {RUN} --formats pth --output taken", "taken", TAKEN),
     typed("export", f"--run {RUN} --formats pth --output /dev/null/x", "/dev/null/x"),
     typed("export", f"--run {RUN} --output out DISTILLER.STUDENT resnet14", "does not hold the state of the run"),
@@ -95,7 +97,15 @@ WORDS = [
           "sweep: a list as method"),
     typed("sweep", "--study small --smoke --dry-run", "--study cannot be combined with --smoke"),
     typed("sweep", "--study small --pairs vgg13_vgg8 --dry-run", "--study cannot be combined with --pairs"),
-    typed("tables", "--study small --format latex", "--study cannot be combined with --format"),
+    *(typed("tables", line, f"{says.replace(' and ', ' cannot be combined with ')}; see") for line, says in (
+        ("--study small --format latex", "--study and --format"),
+        ("--study small --ranks", "--study and --ranks"),
+        ("--power 1 --runs .", "--power and --runs"),
+        ("--table 2 --deviation 1", "--table and --deviation"),
+        ("--table 2 --ranks --check --format csv", "--format csv and --check"),
+        ("--table 2 --ranks --check", "--ranks and --check"),
+        ("--table 7 --ranks", "--table of language models and --ranks"),
+    )),
     typed("analyze", f"--figure 2 --methods KD --output out --runs {RUNS} {RUNS} SOLVER.EPOCH 2", "SOLVER.EPOCHS"),
     typed("sweep", f"--cfg {BASE} --fork LOG.PREFIX=taken", "taken", TAKEN),
     typed("sweep", f"--cfg {BASE} --launcher slurm --cluster moon", "--launcher slurm"),
@@ -138,6 +148,7 @@ WORDS = [
     typed("report", "", "--runs"),
     typed("report", "--runs none", "--runs: no such folder: none"),
     typed("report", f"--runs {RUNS} --output out", "out", {"out": folder}),
+    typed("report", f"--runs {RUNS} --output .", ".: cannot be written: Is a directory"),
     typed("report", f"--runs {RUNS} --output taken/a.html", "taken", TAKEN),
     typed("report", f"--runs {RUNS} --output /dev/null/a.html", "/dev/null"),
     typed("configs", "digits ea_kdd", "digits and ea_kdd"),
@@ -187,6 +198,15 @@ WORDS = [
     typed("bench", "step --quick --pairs resnet8: --output out", "--pairs"),
     typed("bench", "data --quick --output taken", "taken", TAKEN),
     typed("bench", "data --quick --write none.md --output out", "none.md"),
+]
+
+EMPTY = [  # as of a variable of the shell that is not set
+    Case(f"{tool}: an empty word", tool, words, f"{name}: expected a value, found an empty one")
+    for tool, words, name in (
+        ("compare", ("",), "runs"), ("compare", (RUNS, "--keep", ""), "--keep"), ("train", ("--cfg", ""), "--cfg"),
+        ("configs", ("digits/ea_kd/", "--copy", ""), "--copy"), ("cache", ("inspect", ""), "folder"),
+        ("samples", ("--runs", RUNS, ""), "--runs"), ("eval", ("--run", "", "DEVICE", ""), "--run"),
+    )
 ]
 
 PLACES = [
@@ -289,4 +309,4 @@ NETWORKS = [
     train("a layer that is not there", "DISTILLER.TYPE", "FITNET", "FITNET.HINT_LAYER", 99, says="FITNET.HINT_LAYER"),
 ]
 
-CASES = [*WORDS, *PLACES, *PLUGINS, *NETWORKS]
+CASES = [*WORDS, *EMPTY, *PLACES, *PLUGINS, *NETWORKS]
