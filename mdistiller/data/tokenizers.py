@@ -10,6 +10,14 @@ END_OF_WORDS = "<end>"
 
 def load_tokenizer(name: str):
     """The tokenizer of a folder, a GGUF file or a hub name. Raises UserError if it is missing or has no EOS token."""
+    tokenizer = find_tokenizer(name)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"LM.TOKENIZER: {name} has no end-of-text token, with which every answer ends")
+    return tokenizer
+
+
+def find_tokenizer(name: str):
+    """The tokenizer of a folder, a GGUF file or a hub name. Raises UserError if there is none."""
     transformers = import_transformers()
     place, keywords = source_of(name)
     try:
@@ -19,6 +27,8 @@ def load_tokenizer(name: str):
             tokenizer = transformers.GPT2Tokenizer(str(Path(place) / "vocab.json"), str(Path(place) / "merges.txt"))
         else:
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **keywords)
+        if not own_tokens(tokenizer):  # transformers makes an empty one of a folder with config.json alone
+            raise ValueError("no vocabulary")
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {name} needs gguf: pip install 'mdistiller-ea[llm]' ({first_line(error)})"
@@ -28,9 +38,26 @@ def load_tokenizer(name: str):
             f"LM.TOKENIZER: no tokenizer {name!r}: expected a folder with tokenizer.json (or vocab.json and "
             f"merges.txt), a .gguf file, or a name of the reachable Hugging Face hub ({first_line(error)})"
         ) from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"LM.TOKENIZER: {name} has no end-of-text token, with which every answer ends")
     return tokenizer
+
+
+def own_tokens(tokenizer) -> dict[int, str]:
+    """The tokens of a vocabulary by number, without those that were added to it, such as special tokens."""
+    added = tokenizer.get_added_vocab()
+    return {number: token for token, number in tokenizer.get_vocab().items() if token not in added}
+
+
+def first_difference(tokenizer, other) -> tuple[int, str, str] | None:
+    """(number, its token, its token in the other one) of the first number that means another token there, or None.
+
+    Tokens that only one of the vocabularies has, and added tokens, may differ, except for the end-of-text token.
+    """
+    one, two = own_tokens(tokenizer), own_tokens(other)
+    end, names = tokenizer.eos_token_id, {number: token for token, number in other.get_vocab().items()}
+    if end in names:
+        one, two = one | {end: tokenizer.eos_token}, two | {end: names[end]}
+    number = min((number for number in one.keys() & two.keys() if one[number] != two[number]), default=None)
+    return None if number is None else (number, one[number], two[number])
 
 
 def word_tokenizer(words: list[str]):

@@ -1,5 +1,6 @@
 """Language models: a sample is a supervised token, which is a token of an answer or the end-of-text token."""
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from mdistiller.config.words import shown
+from mdistiller.data.tokenizers import find_tokenizer, first_difference
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError, writing
 from mdistiller.functional import kl_by_class, wide
@@ -15,6 +18,7 @@ from mdistiller.models.language import LanguageModel, Tokens, build_language_mod
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
 from mdistiller.tasks.rouge import exact, rouge_l
 
+log = logging.getLogger("mdistiller")
 SEED_STEP = 10  # difference between the seeds of answers to the same example
 END_OF_TEXT = "<|endoftext|>"  # an answer ends here if the model writes this text
 NEAR_CHANCE = 2.0  # factor of the accuracy of random guessing
@@ -63,10 +67,27 @@ class Language(Task):
         if len(set(self.vocabulary.values())) > 1:
             sizes = ", ".join(f"{key.lower()} {size}" for key, size in self.vocabulary.items())
             raise UserError(f"DISTILLER.{role}: teacher and student must have the same vocabulary; found {sizes}")
+        if pretrained:
+            self._check_tokens(role, name)
         if settings.CHECKPOINTING and not teacher:
             old = network.inner.gradient_checkpointing_enable  # transformers 5 warns that it has another name there
             getattr(network.inner, "activation_checkpointing_enable", old)()
         return network
+
+    def _check_tokens(self, role, name):
+        """Raise UserError if the tokenizer that a pretrained network comes with gives the numbers to other tokens."""
+        used = self.cfg.LM.TOKENIZER or self.cfg.DISTILLER.STUDENT
+        if name == used:
+            return
+        try:
+            theirs = find_tokenizer(name)
+        except UserError:
+            log.info("DISTILLER.%s: %s has no tokenizer that could be compared with %s", role, name, used)
+            return
+        if found := first_difference(self.info.tokenizer, theirs):
+            number, ours, other = found
+            raise UserError(f"DISTILLER.{role}: {name} has another tokenizer than {used} (LM.TOKENIZER): token "
+                            f"{number} is {shown(other)} there and {shown(ours)} here; expected the same vocabulary")
 
     def inputs(self, batch, view):
         if view != "image":
