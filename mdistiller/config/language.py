@@ -7,6 +7,9 @@ MOST_TOKENS = 2**20
 LM = {
     "TOKENIZER": Key("", path=True, help=(
         "A folder, a .gguf file or a name of the Hugging Face hub; empty: the tokenizer of DISTILLER.STUDENT.")),
+    "BOS": Key("auto", choices=("auto", "none"), help=(
+        "auto: each prompt begins with the tokens that the tokenizer itself puts in front of a text, such as <s> (for "
+        "GPT-2 none), and they count in the lengths; none: it does not.")),
     "TRAIN_FILE": Key("", path=True, help="JSON Lines of the training set, below DATASET.ROOT."),
     "VAL_FILE": Key("", path=True, help="File on which the best epoch is chosen; empty means the test file."),
     "TEST_FILE": Key("", path=True, help="JSON Lines of the test set, below DATASET.ROOT."),

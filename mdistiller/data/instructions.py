@@ -20,7 +20,7 @@ from mdistiller.data.hashing import permutation
 from mdistiller.data.images import upload
 from mdistiller.data.info import DataInfo
 from mdistiller.data.splits import train_val_positions
-from mdistiller.data.tokenizers import load_tokenizer
+from mdistiller.data.tokenizers import beginning, load_tokenizer
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 
@@ -101,18 +101,29 @@ def _example(place, line):
     return Example(prompt, output[0], output, given or instruction, place)
 
 
+def in_front(tokenizer, settings: CfgNode) -> list[int]:
+    """The tokens with which every prompt begins, for `settings`, the node LM: the tokenizer's own, or none (LM.BOS).
+
+    What a tokenizer puts at the end of a text is never used: an answer ends with one end-of-text token.
+    """
+    return beginning(tokenizer) if settings.BOS == "auto" else []
+
+
 def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str,
                  answered: bool = True) -> list[tuple[Example, list]]:
     """The examples, each with the tokens of its prompt, for `settings`, the node LM; `name` is for messages.
 
     Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH where they are `answered`, that is, followed
-    by an answer of the set) are left out or cut (LM.LONG_PROMPTS), and their number is logged. Raises UserError if no
-    prompt is left, and for one of which the tokenizer makes no token.
+    by an answer of the set) are left out or cut (LM.LONG_PROMPTS), and their number is logged. The tokens of LM.BOS are
+    not doubled where the text of a prompt begins with them. Raises UserError if no prompt is left, and for one of which
+    the tokenizer makes no token.
     """
     prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
     if not all(prompts):
         empty = examples[prompts.index([])]
         raise UserError(f"{empty.place}: prompt: expected at least one token, found {shown(empty.prompt)}")
+    first = in_front(tokenizer, settings)
+    prompts = [prompt if prompt[: len(first)] == first else [*first, *prompt] for prompt in prompts]
     limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH) if answered else settings.MAX_PROMPT
     key = "LM.MAX_PROMPT" if limit == settings.MAX_PROMPT else "LM.MAX_LENGTH"
     long, drop = sum(len(prompt) > limit for prompt in prompts), settings.LONG_PROMPTS == "drop"
@@ -148,6 +159,8 @@ class TextData:
         if len(val) and "val" not in held_out:
             held_out = {"val": [train[number] for number in val], **held_out}
         self.examples = {"train": [train[number] for number in keep], **held_out}
+        if first := in_front(tokenizer, self.settings):
+            log.info("each prompt begins with %s, as the tokenizer's own texts (LM.BOS)", tokenizer.decode(first))
         self.samples = {split: self._tokenize(split) for split in self.examples}
         self.tokens = np.array([len(sample.answer) for sample in self.samples["train"]])
         number = len(self.tokens)

@@ -41,6 +41,13 @@ def find_tokenizer(name: str):
     return tokenizer
 
 
+def beginning(tokenizer) -> list[int]:
+    """The tokens that a tokenizer itself puts in front of a text, such as [1] for LLaMA's <s>; GPT-2's puts none."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    places = range(len(whole) - len(bare) + 1)
+    return next((whole[:place] for place in places if whole[place : place + len(bare)] == bare), [])
+
+
 def own_tokens(tokenizer) -> dict[int, str]:
     """The tokens of a vocabulary by number, without those that were added to it, such as special tokens."""
     added = tokenizer.get_added_vocab()

@@ -19,7 +19,7 @@ import torch
 from mdistiller import files
 from mdistiller.config.key import Key
 from mdistiller.config.language import GENERATION
-from mdistiller.data.instructions import Example, read_examples, within_limit
+from mdistiller.data.instructions import Example, in_front, read_examples, within_limit
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
@@ -95,7 +95,8 @@ def _source(run, network):
     """A hash of what the answers depend on apart from seed, example and n-gram rule: weights and settings."""
     cfg = run.cfg
     settings = decoding_of(cfg)._replace(no_repeat_ngram=0), cfg.LM.MAX_PROMPT, cfg.LM.MAX_LENGTH, cfg.SOLVER.AMP
-    content = json.dumps([state_sha256(network.state_dict()), settings])
+    first = in_front(run.task.info.tokenizer, cfg.LM)
+    content = json.dumps([state_sha256(network.state_dict()), settings, *([first] if first else [])])
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -132,8 +133,8 @@ def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int, 
             found = json.loads(line)
             if found.get("source", source) != source:
                 raise UserError(f"{path}: these answers were generated with other weights or other settings "
-                                "(GENERATION, LM.MAX_PROMPT, LM.MAX_LENGTH, SOLVER.AMP); move the file away, or delete "
-                                "it")
+                                "(GENERATION, LM.MAX_PROMPT, LM.MAX_LENGTH, LM.BOS, SOLVER.AMP); move the file away, "
+                                "or delete it")
             if found.get("prompt") != example.prompt:
                 raise UserError(f"{path}: answer {number} is to another prompt than the set now has; give the set "
                                 "another name (NAME=FILE), or delete the file")

@@ -1,11 +1,17 @@
-"""Vocabularies of one size that mean other tokens."""
+"""Tokens that a tokenizer puts in front of a text, and vocabularies of one size that mean other tokens."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from mdistiller.config import load_cfg
 from mdistiller.data import build_data
-from mdistiller.data.tokenizers import first_difference, load_tokenizer
+from mdistiller.data.instructions import read_examples, within_limit
+from mdistiller.data.tokenizers import beginning, first_difference, load_tokenizer, word_tokenizer
+from mdistiller.engine.generation import _source
+from mdistiller.engine.reopen import read_config
 from mdistiller.errors import UserError
 from mdistiller.models.language import build_language_model
 from mdistiller.tasks import build_task
@@ -72,3 +78,45 @@ def test_the_end_of_text_token_must_be_the_teachers_and_other_added_tokens_may_d
 def test_a_folder_with_a_network_alone_has_no_tokenizer(folder):
     with pytest.raises(UserError, match=r"LM.TOKENIZER: no tokenizer .*bare.*\(ValueError: no vocabulary\)"):
         load_tokenizer(str(folder / "bare"))
+
+
+def test_a_prompt_begins_once_with_what_the_tokenizer_puts_in_front_and_an_answer_ends_once(folder):
+    data = build_data(config_of(folder), "cpu")
+    samples = data.samples["train"]
+    assert [sample.prompt for sample in samples] == [[BEGIN, AB], [BEGIN, AB], [BEGIN, AB, B]]
+    assert [sample.answer for sample in samples] == [[B, A, END]] * 3
+    assert data.info.longest == 5
+    batch = data.batch("train", np.array([0]))
+    assert batch["ids"].tolist() == [[BEGIN, AB, B, A]]
+    assert batch["labels"].tolist() == [[-100, B, A, END]] and batch["target"].tolist() == [B, A, END]
+    bare = build_data(config_of(folder, "LM.BOS", "none"), "cpu")
+    assert [sample.prompt for sample in bare.samples["train"]] == [[AB], [BEGIN, AB], [AB, B]]
+    assert bare.info.fingerprint != data.info.fingerprint  # of a teacher cache
+    fewer = build_data(config_of(folder, "LM.MAX_PROMPT", 2), "cpu")
+    assert [sample.prompt for sample in fewer.samples["train"]] == [[BEGIN, AB]] * 2
+
+
+def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beginnings(folder):
+    network, examples = build_language_model("tiny_1x16", 8), read_examples(folder / "set.jsonl")
+
+    def answers(tokenizer, *opts):
+        cfg = config_of(folder, *opts)
+        chosen = within_limit(examples, tokenizer, cfg.LM, "set", answered=False)
+        run = SimpleNamespace(cfg=cfg, task=SimpleNamespace(info=SimpleNamespace(tokenizer=tokenizer)))
+        return [prompt for _, prompt in chosen][0], _source(run, network)
+
+    (prompt, source), (bare, before) = answers(letters()), answers(letters(), "LM.BOS", "none")
+    assert prompt == [BEGIN, AB] and bare == [AB] and source != before
+    words = word_tokenizer(["ab"])
+    assert answers(words) == answers(words, "LM.BOS", "none") == ([1], before)  # nothing in front: as it always was
+
+
+def test_only_what_is_in_front_of_a_text_is_a_beginning():
+    found = [beginning(letters(template=template)) for template in ("<s> $A", "<s> <s> $A </s>", "$A </s>", "$A")]
+    assert found == [[BEGIN], [BEGIN, BEGIN], [], []]
+
+
+def test_a_run_from_before_the_key_is_evaluated_without_tokens_in_front(tmp_path):
+    (tmp_path / "config.yaml").write_text("DATASET: {TYPE: words}\n")
+    assert load_cfg(tmp_path / "config.yaml").LM.BOS == "auto" and read_config(tmp_path).LM.BOS == "none"
+    assert read_config(tmp_path, ["LM.BOS", "auto"]).LM.BOS == "auto"
