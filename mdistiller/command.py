@@ -6,13 +6,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from mdistiller.errors import DISK_FAILS, PLACE_FAILS, RunError, UserError
 
 NEGATIVE = re.compile(r"-\.?\d.*")  # a value, such as -1e-3, which argparse takes for an option
-OVERRIDE = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")  # the first word of KEY VALUE
+# The first word of KEY VALUE, but not the name of a file such as Dolly.jsonl.
+OVERRIDE = re.compile(r"(?![^=]*\.(ya?ml|jsonl?)$)[A-Z][A-Za-z_]*(\.\w+)+(=.*)?|(DEVICE|COMPILE)(=.*)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,8 +27,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *args, **options) -> argparse.Namespace:
         return self._without_empty_words(super().parse_args(*args, **options))
 
-    def parse_intermixed_args(self, *args, **options) -> argparse.Namespace:
-        return self._without_empty_words(super().parse_intermixed_args(*args, **options))
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """As in argparse, but KEY VALUE may also follow an option of several words, which would take them as well."""
+        words = self._overrides_first(sys.argv[1:] if args is None else args)
+        return self._without_empty_words(super().parse_intermixed_args(words, namespace))
 
     def _without_empty_words(self, namespace):
         """The namespace. Raises UserError for an empty word, unless it is the value of a key of KEY VALUE."""
@@ -40,6 +43,23 @@ class Parser(argparse.ArgumentParser):
                            "the shell that is not set")
         return namespace
 
+    def _overrides_first(self, words):
+        """The words, with KEY VALUE from behind options of several words moved in front of the first option."""
+        moved, rest, several, moves = [], [], False, False
+        for word in words:
+            if word.startswith("--") or word in self._option_string_actions:
+                action = self._option_string_actions.get(word)
+                several, moves = action is not None and action.nargs in ("+", "*"), False
+            moves = moves or (several and OVERRIDE.fullmatch(word) is not None)
+            (moved if moves else rest).append(word)
+        place = next((index for index, word in enumerate(rest) if word in self._option_string_actions), len(rest))
+        return [*rest[:place], *moved, *rest[place:]]
+
+    def refuse_more_seeds(self, args: argparse.Namespace) -> None:
+        """Raise UserError for seeds that are listed, where --seeds is their number."""
+        if args.seeds is not None and args.opts and args.opts[0].isdecimal():
+            self.error(f"--seeds takes one number N and trains seeds 0 ... N-1; found also {args.opts[0]}")
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"command line: {message}; see {self.prog} --help")
 
@@ -49,17 +69,6 @@ def add_standardization(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
     parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or DKD.T (default: 2)")
     parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or DKD.LS_WEIGHT (default: 9)")
-
-
-def split_overrides(args: argparse.Namespace, *options: str) -> None:
-    """Move KEY VALUE from behind options of several words, which argparse takes for more of them, to `args.opts`."""
-    for name in options:
-        words = getattr(args, name)
-        if words is None:
-            continue
-        cut = next((index for index, word in enumerate(words) if OVERRIDE.fullmatch(word)), len(words))
-        args.opts = [*args.opts, *words[cut:]]
-        setattr(args, name, words[:cut])
 
 
 class Interrupted(Exception):

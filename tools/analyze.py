@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
@@ -36,7 +36,6 @@ def main():
     parser.add_argument("--again", action="store_true", help="repeat measurements that exist already")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "runs", "methods")
     if args.points < 2 or args.images < 1:
         raise UserError("expected --points of at least 2 and --images of at least 1")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command, split_overrides
+from mdistiller.command import Parser, run_command
 from mdistiller.errors import UserError
 
 
@@ -24,7 +24,6 @@ def main():
     parser.add_argument("--limit", type=int, help="examples of each set (default: all)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as GENERATION.BATCH_SIZE 64")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "sets")
     sets = {}
     for entry in args.sets:
         name, _, file = entry.rpartition("=")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, run_command, split_overrides
+from mdistiller.command import Parser, run_command
 
 
 def main():
@@ -20,8 +20,7 @@ def main():
                         help="any of pth, safetensors, onnx, torchscript (default: all that the network supports)")
     parser.add_argument("--output", metavar="DIR", help="output folder (default: export/ in the run's folder)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
-    args = parser.parse_args()
-    split_overrides(args, "formats")
+    args = parser.parse_intermixed_args()
 
     from mdistiller.engine.export import export_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
@@ -26,7 +26,6 @@ def main():
                         help="latest (default), best, or epoch_<n>")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "runs")
     if args.images < 0:
         raise UserError(f"--images: expected at least 0; found {args.images}")
     runs = [run for folder in args.runs for run in readable_runs(folder)]

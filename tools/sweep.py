@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command, split_overrides
+from mdistiller.command import Interrupted, Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
@@ -61,7 +61,7 @@ def parse():
     parser.add_argument("--dry-run", action="store_true", help="only print the plan and the commands")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides for all runs, such as SOLVER.EPOCHS 2")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "table", "cfg", "methods", "pairs", "together")
+    parser.refuse_more_seeds(args)
     if args.study and (args.smoke or args.pairs):
         parser.error(f"--study cannot be combined with {'--smoke' if args.smoke else '--pairs'}; use --methods")
     for name in ("seeds", "jobs"):

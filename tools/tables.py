@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
@@ -54,7 +54,6 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="use the runs of a smoke sweep, on digits")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "table")
     args.table = list(dict.fromkeys(args.table or ()))
     refuse_ignored(args, parser)
     if args.runs:

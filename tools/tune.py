@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
-from mdistiller.command import Parser, quiet_interrupts, run_command, split_overrides
+from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
@@ -36,7 +36,7 @@ def parse():
     parser.add_argument("--name", help="of this tuning (default: made of FILE and KEY VALUE)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides; the keys that they set are not varied")
     args = parser.parse_intermixed_args()
-    split_overrides(args, "methods")
+    parser.refuse_more_seeds(args)
     if args.study and args.seeds is not None:
         raise UserError("--seeds: of --cfg; tools/sweep.py --study NAME --seeds N trains the lines of a study")
     args.seeds = SEEDS if args.seeds is None else args.seeds
