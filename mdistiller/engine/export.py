@@ -52,7 +52,8 @@ def export_run(
     size; its logits are compared with PyTorch's. A state dict belongs to the network without the conversion of size and
     normalisation that timm and torchvision models get, so that its input may differ (`state_dict_input`). With
     `formats` None all formats of the task are written; a detector becomes a TorchScript module for the data's image
-    size. Raises UserError for errors that the user can fix, RunError when the logits of ONNX and PyTorch differ.
+    size, a language model the folder pretrained/ of transformers. Raises UserError for errors that the user can fix,
+    RunError when the logits of ONNX and PyTorch differ.
     """
     _check_formats(formats or ())
     folder = Path(folder)
@@ -62,10 +63,10 @@ def export_run(
     output = Path(output) if output else folder / "export"
     if checkpoint == "ema":
         checkpoints.load_network(network, folder / "student_ema.pth", cfg.DISTILLER.STUDENT)
-    place = run.task.publish(network, output)
-    if place is not None:  # the task has a format of its own; `formats` are those of image classifiers
-        return sorted(place.iterdir())
     formats = _formats_of(run, formats)
+    place = run.task.publish(network, output)
+    if place is not None:  # the task has a format of its own
+        return sorted(place.iterdir())
     size, metadata = info.image_size, _metadata(run, network, folder, checkpoint)
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
     written = []

@@ -34,6 +34,7 @@ class Language(Task):
 
     unit = "tokens"
     teacher_waits = False
+    export_formats = ("safetensors",)  # see `publish`
 
     def __init__(self, cfg, info):
         super().__init__(cfg, info)

@@ -19,6 +19,7 @@ from mdistiller.config import load_cfg
 from mdistiller.config.stated import flatten
 from mdistiller.data import build_data, instructions
 from mdistiller.data.tokenizers import word_tokenizer
+from mdistiller.engine.export import export_run
 from mdistiller.engine.generation import evaluate_answers
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
@@ -113,6 +114,15 @@ def test_the_best_student_loads_in_transformers_with_identical_logits(finished):
         found = ours.head(ours.eval()(Tokens(ids, torch.ones_like(ids), places, places[0])))
     assert cfg.DISTILLER.STUDENT == "tiny_1x32" and ids.shape[1] == 5
     assert torch.equal(found, expected)
+
+
+def test_only_the_format_of_transformers_is_exported(finished, tmp_path):
+    with pytest.raises(UserError, match="--formats: onnx cannot hold a network for words; expected one of safetensors"):
+        export_run(finished, formats=["safetensors", "onnx"], output=tmp_path)
+    assert not list(tmp_path.iterdir())
+    for formats in (None, ["safetensors"]):
+        written = export_run(finished, formats=formats, output=tmp_path)
+        assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in written}
 
 
 def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished, tmp_path):
