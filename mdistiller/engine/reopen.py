@@ -8,7 +8,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from mdistiller.config import errors_name_files, load_cfg
-from mdistiller.config.loading import is_stated, refuse_own_networks
+from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.networks import load_teacher
@@ -31,8 +31,6 @@ def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
         raise UserError(f"{folder}: not a run folder (config.yaml is missing)")
     cfg = load_cfg(path, opts, trusted=())
     refuse_own_networks(cfg)
-    if not is_stated(cfg, "LM.BOS"):  # a run from before this key put no token in front
-        cfg.LM.BOS = "none"
     return cfg
 
 

@@ -20,7 +20,6 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
-from mdistiller.config.loading import is_stated
 from mdistiller.config.stated import flatten
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
@@ -71,8 +70,6 @@ class RunFolder:
             recorded = load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)
             if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
                 cfg.SOLVER.AMP = recorded.SOLVER.AMP
-            if not is_stated(recorded, "LM.BOS"):  # from before this key: `check_same` finds texts that it changes
-                recorded.LM.BOS = cfg.LM.BOS
             changed = differences(settings(recorded), settings(cfg))
             if changed:
                 raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set another "

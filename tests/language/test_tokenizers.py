@@ -6,12 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.data.instructions import read_examples, within_limit
 from mdistiller.data.tokenizers import beginning, first_difference, load_tokenizer, word_tokenizer
 from mdistiller.engine.generation import _source
-from mdistiller.engine.reopen import read_config
 from mdistiller.errors import UserError
 from mdistiller.models.language import build_language_model
 from mdistiller.tasks import build_task
@@ -114,9 +112,3 @@ def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beg
 def test_only_what_is_in_front_of_a_text_is_a_beginning():
     found = [beginning(letters(template=template)) for template in ("<s> $A", "<s> <s> $A </s>", "$A </s>", "$A")]
     assert found == [[BEGIN], [BEGIN, BEGIN], [], []]
-
-
-def test_a_run_from_before_the_key_is_evaluated_without_tokens_in_front(tmp_path):
-    (tmp_path / "config.yaml").write_text("DATASET: {TYPE: words}\n")
-    assert load_cfg(tmp_path / "config.yaml").LM.BOS == "auto" and read_config(tmp_path).LM.BOS == "none"
-    assert read_config(tmp_path, ["LM.BOS", "auto"]).LM.BOS == "auto"
