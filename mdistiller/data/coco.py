@@ -13,7 +13,7 @@ from mdistiller.config.words import shown
 from mdistiller.data.boxes import Annotation, clip_boxes
 from mdistiller.data.build import DATASETS
 from mdistiller.data.detection import BoxSource, DetectionData
-from mdistiller.data.files import open_image
+from mdistiller.data.files import ImageFiles, image_files, open_image, quick_check, sound_positions
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 
@@ -53,6 +53,10 @@ def _folder(name, root, cfg, device):
     train, val = sets
     if train.categories != val.categories:
         raise UserError(f"{val.file}: its categories differ from those of {train.file}")
+    sound = sound_positions([one.files for one in sets], lambda number, position: sets[number].examine(position),
+                            "checking", cfg.DATASET.SKIP_BROKEN)
+    for one, kept in zip(sets, sound, strict=True):
+        one.keep(kept)
     return DetectionData(train, val, cfg, device, name=name, flip=True)
 
 
@@ -69,17 +73,15 @@ class CocoFolder(BoxSource):
         self.categories = tuple(sorted((number, entry["name"]) for number, entry in categories.items()))
         entries = self._images(content)
         self.entries = [entries[key] for key in sorted(entries)]
+        self.left_out: list[int] = []  # ids of broken images
         self.sizes = np.array([(entry["height"], entry["width"]) for entry in self.entries], np.int64)
         self.truth = self._truth(content["annotations"], entries)
         self.annotations = [self._annotation(entry) for entry in self.entries]
 
     def image(self, position: int) -> Image.Image:
         """The image as RGB, converted from grey or CMYK; its EXIF orientation is ignored, as in COCO."""
-        entry = self.entries[position]
-        image = open_image(self.folder / entry["file_name"])
-        if image.size != (entry["width"], entry["height"]):
-            raise ValueError(f"{image.width}x{image.height} pixels, expected {entry['width']}x{entry['height']} as in "
-                             f"{self.file.name}")
+        image = open_image(self.place(position))
+        self._expect_size(position, image.size)
         return image
 
     def place(self, position: int) -> str:
@@ -87,8 +89,34 @@ class CocoFolder(BoxSource):
         return str(self.folder / self.entries[position]["file_name"])
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the annotation file."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        """SHA-256 (hex) of the annotation file, and of the ids of the images that were left out, if any."""
+        left_out = b"".join(number.to_bytes(8, "little", signed=True) for number in self.left_out)
+        return hashlib.sha256(self.file.read_bytes() + left_out).hexdigest()
+
+    @property
+    def files(self) -> ImageFiles:
+        """The image files, in the order of the positions, all of one class."""
+        return image_files(self.folder, [entry["file_name"] for entry in self.entries], np.zeros(len(self.entries)))
+
+    def examine(self, position: int) -> None:
+        """Raise an exception for an image that is broken or of another size, see `quick_check`."""
+        self._expect_size(position, quick_check(self.place(position)))
+
+    def keep(self, positions: np.ndarray) -> None:
+        """Leave out all images but those at `positions`, which are renumbered in this order."""
+        self.left_out += [self.entries[one]["id"] for one in np.setdiff1d(np.arange(len(self.entries)), positions)]
+        self.entries, self.annotations = ([each[one] for one in positions] for each in (self.entries, self.annotations))
+        self.sizes = self.sizes[positions]
+
+    def _expect_size(self, position, size):
+        stated = self.entries[position]["width"], self.entries[position]["height"]
+        if size == stated:
+            return
+        why = ""
+        if size == stated[::-1]:
+            why = (": width and height are exchanged, as if the boxes were drawn after applying its EXIF orientation, "
+                   "which is ignored here; store it upright")
+        raise ValueError(f"{size[0]}x{size[1]} pixels, expected {stated[0]}x{stated[1]} as in {self.file.name}{why}")
 
     def _fail(self, words):
         raise UserError(f"{self.file}: {words}")

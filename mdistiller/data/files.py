@@ -149,8 +149,8 @@ def open_image(path: Path | str) -> Image.Image:
         return image.convert("RGB")
 
 
-def quick_check(path: Path | str) -> None:
-    """Raise an exception for a file that is not an image or is incomplete, without decoding most files.
+def quick_check(path: Path | str) -> tuple[int, int]:
+    """(width, height) of an image; raises an exception for another or incomplete file, without decoding most files.
 
     The header of every file is read. A JPEG that ends with its end marker is accepted, since a truncated one does not.
     All other files, including a JPEG with further bytes after its end, are decoded. For a PNG, comparing checksums
@@ -160,6 +160,7 @@ def quick_check(path: Path | str) -> None:
     with _opened(path) as (file, image):
         if image.format != "JPEG" or not _ends(file):
             image.load()
+        return image.size
 
 
 @contextlib.contextmanager

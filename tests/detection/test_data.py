@@ -8,7 +8,8 @@ from PIL import Image
 from mdistiller.data import build_data
 from mdistiller.data.boxes import GroupedOrder, View, draw_seeds, draw_views, flip_boxes, resized, show
 from mdistiller.errors import UserError
-from tests.detection.support import config, write_coco
+from tests.detection.support import SMALL, config, write_coco
+from tests.wrong_inputs.case import run_here
 
 SIZES = [  # height, width, shorter side, longer side at most -> height, width: by hand from detectron2's rule
     (480, 640, 800, 1333, (800, 1067)), (640, 480, 800, 1333, (1067, 800)), (427, 640, 800, 1333, (800, 1199)),
@@ -159,17 +160,53 @@ def test_a_missing_folder_and_a_file_that_is_not_json_are_refused(tmp_path):
             build_data(config(tmp_path), "cpu")
 
 
-def test_grey_and_cmyk_images_are_read_as_rgb_and_a_wrong_size_is_reported(tmp_path):
+def test_grey_and_cmyk_images_are_read_as_rgb(tmp_path):
     root = write_coco(tmp_path)
     for name, mode in (("000000000100.jpg", "L"), ("000000000101.jpg", "CMYK")):
         path = root / "train2017" / name
         Image.open(path).convert(mode).save(path)
     source, _ = build_data(config(root), "cpu").sources["train"]
     assert source.image(0).mode == source.image(1).mode == "RGB"
-    Image.new("RGB", (5, 5)).save(root / "val2017" / "000000000100.jpg")
-    data = build_data(config(root), "cpu")
-    with pytest.raises(UserError, match="000000000100.jpg .5x5 pixels, expected 64x60 as in instances_val2017.json"):
-        list(data.eval_batches("test"))
+
+
+def turn(path):
+    """Stored on its side, with the EXIF orientation that lets viewers show 62x68 pixels as before."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (68, 62)).save(path, exif=exif)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+BAD_IMAGES = {
+    "turned": ("train2017/000000000101.jpg", turn, "68x62 pixels, expected 62x68 as in instances_train2017.json: width "
+               "and height are exchanged, as if the boxes were drawn after applying its EXIF orientation"),
+    "cut": ("train2017/000000000101.jpg", cut, "truncated"),
+    "of another size": ("val2017/000000000100.jpg", lambda path: Image.new("RGB", (5, 5)).save(path),
+                        "000000000100.jpg (5x5 pixels, expected 64x60 as in instances_val2017.json)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_ends_a_run_before_its_folder_exists_or_is_skipped(tmp_path, name):
+    file, change, words = BAD_IMAGES[name]
+    root = write_coco(tmp_path / "data")
+    before = build_data(config(root), "cpu")
+    change(root / file)
+    (tmp_path / "a.yaml").write_text("DATASET: {ROOT: data}\n")
+    code, _, err = run_here("train", ["--cfg", "a.yaml", *map(str, SMALL)], tmp_path)
+    assert code == 2 and words in err and "DATASET.SKIP_BROKEN True" in err and file in err
+    assert not (tmp_path / "output").exists()
+    data = build_data(config(root, "DATASET.SKIP_BROKEN", True), "cpu")
+    split = "train" if file.startswith("train") else "test"
+    sizes = {split: len(positions) for split, (_, positions) in before.sources.items()}
+    assert {key: len(kept) for key, (_, kept) in data.sources.items()} == sizes | {split: sizes[split] - 1}
+    assert (data.info.fingerprint != before.info.fingerprint) == (split == "train")
+    if split == "train":
+        seen = [target for batch in data.train_batches(1) for target in batch["target"]]
+        assert {target["image_id"] for target in seen} <= {100, 102, 103, 104}
 
 
 def test_drawn_digits_are_a_function_of_the_seed_with_boxes_around_visible_parts():
