@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdistiller.config.loading import with_other_spellings
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.distillers.declared import class_for
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.registry import DISTILLERS, ea_name
 
@@ -20,12 +21,12 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
     For classification, networks return logits (B, C), `(logits, features)` or an object with these (see `Output`).
     `data_info` is an object or a mapping with the training set's num_classes, num_train, image_size and targets;
     entries that the method does not need may be missing. `task` defines what a sample is; None means classification.
-    Raises UserError for an unknown method, or for networks that the method cannot use.
+    Raises UserError for an unknown method, or for a task or networks that the method cannot use.
     """
     cfg = with_other_spellings(cfg)
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE, cfg.TASK.TYPE)
     name = ea_name(name) if cfg.DISTILLER.EA else name
-    return DISTILLERS[name].suited(task)(cfg, student, teacher, data_info, task)
+    return class_for(DISTILLERS[name], task)(cfg, student, teacher, data_info, task)
 
 
 def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor:
@@ -33,4 +34,4 @@ def plain_kd_loss(cfg, logits_student: Tensor, logits_teacher: Tensor) -> Tensor
     return kd_loss(logits_student, logits_teacher, cfg.KD.TEMPERATURE)
 
 
-__all__ = ["DISTILLERS", "Distiller", "build_distiller", "plain_kd_loss", "register"]
+__all__ = ["DISTILLERS", "Distiller", "build_distiller", "class_for", "plain_kd_loss", "register"]

@@ -22,6 +22,7 @@ class AttentionTransfer(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
 
     def build(self, cfg):
         self.p, self.ce_weight, self.attention_weight = cfg.P, cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

@@ -106,6 +106,7 @@ class CRD(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10, "NCE.TEMPERATURE": 4}
     inputs = "features"
+    needs = ("pooled_feat", "index")
     own_buffers = ("memory_", "sampler.")  # tens of MB, which DDP would send in every step
 
     def build(self, cfg):

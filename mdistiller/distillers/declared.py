@@ -1,18 +1,23 @@
-"""The declarations of a method's class, checked when it is registered: a slip there would train something else."""
+"""The declarations of a method's class, checked when it is registered and against the task of a run."""
 
 from collections.abc import Mapping
 
 from mdistiller.errors import UserError
+from mdistiller.registry import DISTILLERS
+from mdistiller.tasks.base import OFFERS, TASKS, Task
 
 CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
 FLAGS = ("standardizes", "needs_teacher", "varying_modules")
-NAMES = ("reads", "batch_terms", "rare_terms", "views", "own_buffers")
+NAMES = ("needs", "reads", "batch_terms", "rare_terms", "views", "own_buffers")
 MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "search")
 VIEWS = ("image", "image_strong")  # what loaders yield
 
 
 def check_declarations(cls: type) -> None:
-    """Raise UserError, naming class and attribute, for a declaration of a `Distiller` that holds what it cannot."""
+    """Raise UserError, naming class and attribute, for a declaration of a `Distiller` that holds what it cannot.
+
+    Such a slip would train something else.
+    """
 
     def expect(holds, attribute, expected):
         if not holds:
@@ -28,9 +33,31 @@ def check_declarations(cls: type) -> None:
         expect(names, attribute, "a tuple of names, such as ('image',)")
     for attribute in MAPPINGS:
         expect(isinstance(getattr(cls, attribute), Mapping), attribute, "a dict")
+    expect(all(name in OFFERS for name in cls.needs), "needs", f"a part of {tuple(OFFERS)}")
     factors = all(isinstance(factor, int | float) and factor > 1 for factor in cls.search.values())
     expect(factors, "search", "keys to factors above 1, such as {'LOSS.KD_WEIGHT': 10}")
     views = cls.views
     expect(views and views[0] == "image" and all(view in VIEWS for view in views), "views", f"a part of {VIEWS} that "
            "begins with 'image'")
     expect(all(view in views for view in cls.term_views.values()), "term_views", f"names of losses to views of {views}")
+
+
+def class_for(method: type, task: Task | None) -> type:
+    """The class of a method for a task; None is classification.
+
+    Raises UserError, in one line with the methods of the task, if the task does not offer what the method needs.
+    """
+    suited = method.suited(task)
+    missing = _missing(suited, task)
+    if missing:
+        kind = next((name for name, one in TASKS.items() if isinstance(task, one)), type(task).__name__)
+        possible = sorted(name for name, one in DISTILLERS.items() if not _missing(one.suited(task), task)
+                          and one.needs_teacher and not one.weighted)
+        raise UserError(f"DISTILLER.TYPE: {method.method} needs {OFFERS[missing[0]]}, which {kind} does not offer; "
+                        f"expected one of {', '.join(possible)}")
+    return suited
+
+
+def _missing(method, task):
+    offers = OFFERS if task is None else task.offers
+    return [name for name in (*method.views[1:], *method.needs) if name not in offers]

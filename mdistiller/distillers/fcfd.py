@@ -105,6 +105,7 @@ class FCFD(Distiller):
     }
     search = {"KD_WEIGHT": 10, "FEAT_WEIGHT": 10, "TEMPERATURE": 4}
     inputs = "features"
+    needs = ("feats",)
     teacher_mode = "train"
     varying_modules = True  # a bridge into the student is used only if its path is drawn
     rare_terms = ("functional", "mixed")  # without a path into the teacher, or without any
@@ -205,6 +206,7 @@ class PyramidFCFD(FCFD):
     code: a bridge into the student that its head would not read is not made.
     """
 
+    needs = ("image_feats",)
     teacher_mode = "eval"
     varying_modules = False
     image_terms = ("appearance",)

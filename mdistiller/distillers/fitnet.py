@@ -54,6 +54,7 @@ class FitNet(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
 
     def build(self, cfg):
         self.level = cfg.HINT_LAYER

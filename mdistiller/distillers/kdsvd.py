@@ -25,6 +25,7 @@ class KDSVD(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
 
     def build(self, cfg):
         self.k, self.sign = cfg.K, cfg.SIGN

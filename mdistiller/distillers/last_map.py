@@ -35,6 +35,7 @@ class LastMapDistiller(Distiller):
     """A method whose losses read `features["map"]` of both networks, see `run_to_map`. Call `check_maps` in `build`."""
 
     inputs = "features"
+    needs = ("feats", "classifier")
 
     def run_student(self, image: Tensor) -> Output:
         return run_to_map(self.student, image)

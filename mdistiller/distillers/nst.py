@@ -16,6 +16,7 @@ class NeuronSelectivityTransfer(Distiller):
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(50.0)}}
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
 
     def build(self, cfg):
         self.ce_weight, self.selectivity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

@@ -36,6 +36,7 @@ class OFD(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
     teacher_mode = "train"
 
     def build(self, cfg):

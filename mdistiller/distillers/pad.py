@@ -35,6 +35,7 @@ class PAD(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("pooled_feat",)
 
     def build(self, cfg):
         self.eps, self.warmup, self.detach_branch = cfg.EPS, cfg.WARMUP, cfg.DETACH_BRANCH

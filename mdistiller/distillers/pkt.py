@@ -16,6 +16,7 @@ class PKT(Distiller):
     defaults = {"LOSS": {"CE_WEIGHT": weight_key(1.0, "the cross-entropy"), "FEAT_WEIGHT": weight_key(30000.0)}}
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("pooled_feat",)
 
     def build(self, cfg):
         self.ce_weight, self.affinity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT

@@ -81,6 +81,7 @@ class ReviewKD(Distiller):
     }
     search = {"REVIEWKD_WEIGHT": 10}
     inputs = "features"
+    needs = ("image_feats",)
     sample_axis = "image"
     release_weighting = {"upper_bound": LOG_100}
 

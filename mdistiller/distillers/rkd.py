@@ -24,6 +24,7 @@ class RKD(Distiller):
     }
     search = {"DISTANCE_WEIGHT": 10, "ANGLE_WEIGHT": 10}
     inputs = "features"
+    needs = ("pooled_feat",)
 
     def build(self, cfg):
         self.weights = cfg.DISTANCE_WEIGHT, cfg.ANGLE_WEIGHT

@@ -42,6 +42,7 @@ class VID(Distiller):
     }
     search = {"LOSS.FEAT_WEIGHT": 10}
     inputs = "features"
+    needs = ("feats",)
 
     @classmethod
     def check(cls, cfg):

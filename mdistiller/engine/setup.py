@@ -16,7 +16,7 @@ import mdistiller
 from mdistiller import distributed
 from mdistiller.config import errors_name_files
 from mdistiller.data import build_data
-from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
+from mdistiller.distillers import DISTILLERS, Distiller, build_distiller, class_for
 from mdistiller.engine import checkpoints
 from mdistiller.engine.cache.teacher_cache import open_cache, why_live
 from mdistiller.engine.device import (
@@ -95,7 +95,7 @@ def build_run(cfg: CfgNode, device: torch.device, weights: bool = True, shared: 
     if not cfg.DATASET.TEST.ENABLED and "val" not in data.splits:
         raise UserError("DATASET.TEST.ENABLED False: expected validation images, set DATASET.VAL_FRACTION above 0")
     task = build_task(cfg, data.info)
-    method, teacher, metadata = DISTILLERS[cfg.DISTILLER.TYPE].suited(task), None, {}
+    method, teacher, metadata = class_for(DISTILLERS[cfg.DISTILLER.TYPE], task), None, {}
     if weights:
         set_seed(cfg.EXPERIMENT.SEED)
     student = load_student(cfg, task) if weights else task.network("STUDENT")

@@ -12,6 +12,14 @@ from yacs.config import CfgNode
 from mdistiller.registry import Registry
 
 TASKS = Registry("TASK.TYPE")
+OFFERS = {  # what a method may need of a task beside logits, see `Task.offers` -> its name in messages
+    "feats": "a feature map of each sample (feats)",
+    "image_feats": "feature maps of whole images (feats)",
+    "pooled_feat": "a feature vector of each sample (pooled_feat)",
+    "classifier": "networks that end in a linear layer of the data's classes",
+    "index": "the number of each sample in the training set (index)",
+    "image_strong": "a second view of each image",
+}
 
 
 class TaskOutput(NamedTuple):
@@ -76,6 +84,7 @@ class Task:
     # and the share of the distillation loss.
     parts: Mapping[str, str] = MappingProxyType({})
 
+    offers: tuple[str, ...] = tuple(OFFERS)  # a method that needs anything else of `OFFERS` is refused
     teacher_waits = True  # whether the teacher's pass reads the student's output, which must then be there
     head_maps = 0  # number of feature maps, from the finest on, that `head` reads; 0 if there is no `head`
     export_formats: tuple[str, ...] = ("pth", "safetensors", "onnx")  # formats in which a student can be exported

@@ -10,6 +10,7 @@ from torch import nn
 from mdistiller.distributed import gather
 from mdistiller.errors import UserError
 from mdistiller.models import detection as detectors  # whose names import torchvision when they are used
+from mdistiller.models.base import Features
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
 from mdistiller.tasks.coco_ap import average_precision, standard_results
 
@@ -35,6 +36,7 @@ class Detection(Task):
     proposals.
     """
 
+    offers = ("image_feats",)
     headline = "ap"
     metrics = ("ap", "ap50", "ap75")
     unit = "proposals"
@@ -42,6 +44,12 @@ class Detection(Task):
     parts = MappingProxyType({"foreground": "background"})
     head_maps = len(detectors.LEVELS)
     export_formats = ("pth", "safetensors", "torchscript")
+
+    def __init__(self, cfg, info):
+        super().__init__(cfg, info)
+        if cfg.SOLVER.LABEL_SMOOTHING:
+            raise UserError("SOLVER.LABEL_SMOOTHING: not available for detection; expected 0, found "
+                            f"{cfg.SOLVER.LABEL_SMOOTHING}")
 
     def network(self, role, pretrained=False):
         cfg, name = self.cfg, self.cfg.DISTILLER[role]
@@ -73,22 +81,22 @@ class Detection(Task):
         images = network.normalise(inputs.images)
         if not network.training:  # a dry run to find shapes
             return TaskOutput(images.tensors.new_zeros(0, network.num_classes + 1),
-                              {"feats": network.features(images)}, images.tensors.new_zeros(0).long())
+                              Features(feats=network.features(images)), images.tensors.new_zeros(0).long())
         step = network.train_pass(images, inputs.targets, inputs.seeds)
         sampled = step.sampled
         logits, deltas, group = self._distilled(sampled, step.logits, sampled.deltas, sampled.image_index)
-        return TaskOutput(logits, step.features, group, step.task_losses, sampled, regression=offsets(deltas))
+        return TaskOutput(logits, Features(step.features), group, step.task_losses, sampled, regression=offsets(deltas))
 
     def run_teacher(self, network, inputs, student):
         feats = network.features(network.normalise(inputs.images))
         if student is None or student.extra is None:
-            return TaskOutput(feats[0].new_zeros(0, network.num_classes + 1), {"feats": feats})
+            return TaskOutput(feats[0].new_zeros(0, network.num_classes + 1), Features(feats=feats))
         return self.head(network, feats, student)
 
     def head(self, network, maps, student):
         sampled = student.extra
         logits, deltas = self._distilled(sampled, *network.box_logits(maps, sampled.proposals, sampled.image_sizes))
-        return TaskOutput(logits, {"feats": maps}, student.group, regression=offsets(deltas))
+        return TaskOutput(logits, Features(feats=maps), student.group, regression=offsets(deltas))
 
     def _distilled(self, sampled, *rows):
         """The rows (N, ...) of those proposals that are distilled."""
@@ -102,8 +110,6 @@ class Detection(Task):
         return target
 
     def supervised(self, outputs, target, label_smoothing):
-        if label_smoothing:
-            raise UserError(f"SOLVER.LABEL_SMOOTHING: not available for detection; expected 0, found {label_smoothing}")
         (output,) = outputs
         return dict(output.losses)
 

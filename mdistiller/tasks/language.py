@@ -13,6 +13,7 @@ from mdistiller.data.tokenizers import find_tokenizer, first_difference
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError, writing
 from mdistiller.functional import kl_by_class, wide
+from mdistiller.models.base import Features
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
@@ -32,6 +33,7 @@ class Language(Task):
     the order of the sequences. `group` is the sequence of a token.
     """
 
+    offers = ("pooled_feat", "classifier")
     unit = "tokens"
     teacher_waits = False
     export_formats = ("safetensors",)  # see `publish`
@@ -122,7 +124,8 @@ class Language(Task):
         device = rows.device.type
         amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         head = Head(network.head, network.vocabulary, self.cfg.LM.LOSS_CHUNK, amp)
-        return TaskOutput(rows, {"pooled_feat": rows}, inputs["group"], importance=inputs.get("importance"), head=head)
+        importance, features = inputs.get("importance"), Features(pooled_feat=rows)
+        return TaskOutput(rows, features, inputs["group"], importance=importance, head=head)
 
     def target(self, batch, student):
         return batch["target"]
