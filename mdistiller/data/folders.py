@@ -25,7 +25,7 @@ def imagenet(cfg: CfgNode, device: torch.device | str) -> StreamedData:
     """ImageNet (ILSVRC 2012): 1,281,167 training images, and the 50,000 validation images as the test set.
 
     DATASET.ROOT contains imagenet/ (or imagenet-1k/, ...), or is this folder. A subset of the classes is accepted
-    with a warning.
+    with a warning, and tables mark its runs as runs on other data.
     """
     folder = find_folder(cfg.DATASET.ROOT, "imagenet", "imagenet*", val=cfg.DATASET.VAL_FOLDER)
     train, test, classes = _scan(folder, cfg.DATASET.VAL_FOLDER)

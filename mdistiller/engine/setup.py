@@ -147,7 +147,7 @@ def _training(cfg, resume, after_epoch, shared, stop):
         run = build_run(cfg, device, shared=shared)
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache, after_epoch, stop)
-        metadata = run.metadata | {"data_sha256": getattr(run.data.info, "fingerprint", None)}
+        metadata = run.metadata | _described(run.data.info)
         folder.check_same(**{key: metadata.get(key) for key in ("teacher_sha256", "data_sha256")})
         distributed.barrier()  # every rank must have checked the folder before the first rank creates it
         if distributed.rank() == 0:
@@ -175,6 +175,12 @@ def _training(cfg, resume, after_epoch, shared, stop):
         if folder is not None:
             folder.release()
         distributed.stop()
+
+
+def _described(info):
+    """What run.json says of the training data; None where the data do not know it."""
+    names = {"data_sha256": "fingerprint", "num_classes": "num_classes", "num_train": "num_train"}
+    return {name: getattr(info, attribute, None) for name, attribute in names.items()}
 
 
 def _teacher_cache(run):

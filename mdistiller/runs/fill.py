@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mdistiller.config.stated import BASE
-from mdistiller.runs.matching import TRIALS, best_group, equal, fit
+from mdistiller.runs.matching import TRIALS, best_group, equal, fit, other_content
 from mdistiller.runs.paper import Cell, Table
 from mdistiller.runs.records import RunRecord, mean_and_std, repeated_runs
 from mdistiller.runs.statistics import Gain, holm, paired_gain
@@ -67,7 +67,7 @@ class Filled:
             del values["SOLVER.EPOCHS"]  # has no effect on a run whose length is counted in updates
         told = [
             _PROTOCOL.get(key, key + " {}").format(value) for key, value in values.items()
-            if (key in _ALWAYS_SHOWN and value) or value != BASE[key]
+            if (key in _ALWAYS_SHOWN and value) or value != BASE.get(key)
         ]
         return ", ".join([told[0], f"{views} view{'s' if views > 1 else ''}", *told[1:]])
 
@@ -215,11 +215,14 @@ def _protocol(cell, training, group):
     departed = set(fit(group[0], training.settings)) if group else set()
     other = sorted(key for key in departed | training.changed if not equal(here.get(key), paper.get(key)))
     told = tuple(f"{key} {here.get(key)} (not {paper.get(key)})" for key in other)
+    content = other_content(group)
+    told += tuple(f"{found} {key} (not {expected})" for key, (found, expected) in content.items())
     if training.smoke:
         told, other = ("smoke settings",), []
     shared = [*_PROTOCOL, *(key for key in other if key in BASE and not key.startswith(_PER_METHOD))]
     shared += ["DATASET.TYPE"] if here["DATASET.TYPE"] in TRIALS else []
-    return told, (("views", cell.run.views), *((key, _hashable(here[key])) for key in dict.fromkeys(shared)))
+    settings = tuple((key, _hashable(here[key])) for key in dict.fromkeys(shared))
+    return told, (("views", cell.run.views), *settings, *((key, found) for key, (found, _) in content.items()))
 
 
 def _hashable(value):

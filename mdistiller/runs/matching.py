@@ -8,6 +8,10 @@ from mdistiller.runs.records import RunRecord, counts, group_runs
 
 RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT that tests of a pipeline use
 TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
+CONTENT = {  # data set of the paper's tables -> its classes and training images; other data in its format have others
+    "cifar100": (100, 50_000), "tiny_imagenet": (200, 100_000), "imagenet": (1000, 1_281_167), "coco": (80, 117_266),
+}
+NEAR = 0.01  # relative difference of a number of images that rounding by class, or boxes left out, may cause
 SETTLED = {"SOLVER.AMP": "auto"}  # the value that a run replaces by what it means on its device, and records
 # If one of these differs, the run is another experiment. If another key that counts differs (schedule, batch size,
 # fraction of the images), it is the same experiment with another protocol.
@@ -43,13 +47,35 @@ def fit(run: RunRecord, wanted: Mapping[str, Any]) -> tuple[str, ...] | None:
 def best_group(runs: Iterable[RunRecord], wanted: Mapping[str, Any]) -> tuple[list[RunRecord], int]:
     """The finished runs, one per seed, of the configuration that fits `wanted` best, and how many others fit too.
 
-    The best one has the fewest differences in protocol, then the most seeds. Runs of different configurations, with
-    different teacher weights or data are never mixed.
+    The best one has the fewest differences in protocol and data, then the most seeds. Runs of different configurations,
+    with different teacher weights or data are never mixed.
     """
     fitting = [(departures, run) for run in runs if run.done and (departures := fit(run, wanted)) is not None]
-    nearest = {run.identity: len(departures) for departures, run in fitting}
-    groups = sorted(group_runs(run for _, run in fitting), key=lambda group: (nearest[group[0].identity], -len(group)))
+    departed = {run.identity: len(departures) for departures, run in fitting}
+    groups = sorted(group_runs(run for _, run in fitting), key=lambda group: (
+        departed[group[0].identity] + len(other_content(group)), -len(group)))
     return (groups[0], len(groups) - 1) if groups else ([], 0)
+
+
+def other_content(group: Iterable[RunRecord]) -> dict[str, tuple[int, int]]:
+    """{"classes" or "training images": (their number in the data of these runs, that in the data set they name)}.
+
+    Only what differs is named. `group` are runs of one configuration; those of older versions do not record the numbers
+    and are taken to be right.
+    """
+    found = {}
+    for run in group:
+        classes, images = CONTENT.get(run.config["DATASET.TYPE"], (None, None))
+        used = run.config.get("DATASET.TRAIN_FRACTION", 1.0) * (1 - run.config.get("DATASET.VAL_FRACTION", 0.0))
+        there = run.metadata.get("num_classes"), run.metadata.get("num_train")
+        if classes is None or None in there:
+            continue
+        if there[0] != classes:
+            found["classes"] = there[0], classes
+        expected = round(images * used)
+        if abs(there[1] - expected) > max(NEAR * expected, 2 * classes):
+            found["training images"] = there[1], expected
+    return found
 
 
 def _teacher(config):

@@ -10,7 +10,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import read_plain, read_text
 
 KINDS = {  # expected types of values in summary.json and run.json
-    **dict.fromkeys(("epoch", "best_epoch", "wall_seconds"), (int | float, "a number")),
+    **dict.fromkeys(("epoch", "best_epoch", "wall_seconds", "num_classes", "num_train"), (int | float, "a number")),
     **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
     **dict.fromkeys(("status", "selected_on", "device", "commit", "command", "started"), (str, "a text")),
     **dict.fromkeys(("teacher_sha256", "data_sha256"), (str, "a text")),

@@ -54,6 +54,7 @@ def test_the_run_folder_contains_the_promised_files(unbroken):
     metadata = json.loads((unbroken / "run.json").read_text())
     assert torch.__version__.startswith(metadata["versions"]["torch"].split("+")[0])
     assert metadata["seed"] == 0 and metadata["command"] and metadata["device"].startswith("cpu")
+    assert (metadata["num_classes"], metadata["num_train"]) == (10, 150)
 
 
 def test_the_saved_student_is_the_student_inside_the_checkpoint(unbroken):

@@ -143,6 +143,37 @@ def test_runs_on_a_few_images_of_coco_are_shown_as_not_comparable(tmp_path):
     assert "DATASET.TYPE coco_tiny (not coco)" in " ".join(markdown(layout(table, "command")).split())
 
 
+@pytest.mark.parametrize(("numbers", "differences"), [
+    ((7, 50_000), ("7 classes (not 100)",)),
+    ((100, 8), ("8 training images (not 50000)",)),
+    ((7, 8), ("7 classes (not 100)", "8 training images (not 50000)")),
+    ((100, 49_999), ()),  # an image that cannot be read
+])
+def test_own_data_in_the_format_of_a_data_set_is_marked_and_ranked_apart(tmp_path, numbers, differences):
+    own = dict(zip(("num_classes", "num_train"), numbers, strict=True)) | {"data_sha256": "c" * 64}
+    make_run(tmp_path, "KD", 0, 99.0, metadata=own)
+    make_run(tmp_path, "EA-KD", 0, 99.5, metadata=own)
+    make_run(tmp_path, "DKD", 0, 76.0, metadata={"num_classes": 100, "num_train": 50_000})
+    make_run(tmp_path, "CTKD", 0, 74.0)  # by a version that did not record the numbers
+    table = filled(tmp_path)
+    assert table.cells["KD", PAIR].differences == table.cells["EA-KD", PAIR].differences == differences
+    assert math.isnan(table.cells["KD", PAIR].difference("last")) == bool(differences)
+    assert table.cells["DKD", PAIR].differences == table.cells["CTKD", PAIR].differences == ()
+    assert table.ranked_first == {("EA-KD", PAIR)} | ({("DKD", PAIR)} if differences else set())  # each on its own data
+    text = " ".join(markdown(layout(table, "command")).split())
+    assert all(one in text for one in differences)
+    make_run(tmp_path, "KD", 0, 73.0, metadata={"num_classes": 100, "num_train": 50_000, "data_sha256": "b" * 64})
+    if differences:
+        assert (cell(tmp_path, "KD").by_seed("last"), cell(tmp_path, "KD").differences) == ({0: 73.0}, ())
+
+
+def test_a_part_of_the_images_is_compared_with_the_same_part_of_the_data_set(tmp_path):
+    for row, images in (("KD", 5000), ("DKD", 800)):
+        make_run(tmp_path, row, 0, 50.0, DATASET__TRAIN_FRACTION=0.1,
+                 metadata={"num_classes": 100, "num_train": images})
+    assert [len(cell(tmp_path, row).differences) for row in ("KD", "DKD")] == [1, 2]
+
+
 def test_the_views_of_a_method_belong_to_its_protocol(tmp_path):
     make_run(tmp_path, "DKD", 0, 76.0)
     make_run(tmp_path, "KD", 0, 73.0)
