@@ -20,8 +20,9 @@ def fitting_state(content: dict, network: nn.Module, key: str | None = None) -> 
 
     A checkpoint may be a state dict or contain several; `key` selects one, such as "state_dict_ema" or, for a nested
     one, "ema.model". In the checkpoint of a whole run the network's names begin with `student.`. A prefix of all names
-    (`module.`, `model.`, `_orig_mod.`) is removed if the remaining names fit. Names and shapes are compared strictly;
-    only `num_batches_tracked` may be missing. Raises ValueError, saying which entries differ, when none fits.
+    (`module.`, `model.`, `_orig_mod.`) is removed if the remaining names fit, and one of all names of the network
+    (`model.` of a detector, in which torchvision's is wrapped) is added. Names and shapes are compared strictly; only
+    `num_batches_tracked` may be missing. Raises ValueError, saying which entries differ, when none fits.
     """
     found = _mappings(content)
     if key is not None:
@@ -31,6 +32,8 @@ def fitting_state(content: dict, network: nn.Module, key: str | None = None) -> 
     own, fits, problems = network.state_dict(), {}, []
     for name in sorted(found, key=_rank):
         versions = _without_prefixes(found[name])
+        versions += [{f"{prefix}{key}": value for key, value in version.items()}
+                     for version in versions if (prefix := _common_prefix(own))]
         state = next((state for state in versions if not mismatch(state, own)), None)
         if state is not None:
             fits[name] = state
@@ -89,13 +92,16 @@ def _without_prefixes(state):
     if any(key.startswith("student.") for key in state):  # a whole run, with modules of its method
         state = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     versions = [state]
-    while state:
-        first, dot, _ = next(iter(state)).partition(".")
-        if not dot or not all(key.startswith(f"{first}.") for key in state):
-            break
-        state = {key.removeprefix(f"{first}."): value for key, value in state.items()}
+    while prefix := _common_prefix(state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
         versions.append(state)
     return versions
+
+
+def _common_prefix(state):
+    """The first part of all names, such as "model."; "" if there is none."""
+    first, dot, _ = next(iter(state), "").partition(".")
+    return f"{first}." if dot and all(key.startswith(f"{first}.") for key in state) else ""
 
 
 def _distance(state, own):

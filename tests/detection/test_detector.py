@@ -1,13 +1,19 @@
 """The detector: torchvision's own losses, sampled proposals, the teacher's logits, small images."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import MultiScaleRoIAlign
 
+from mdistiller.engine import checkpoints
 from mdistiller.errors import UserError
-from mdistiller.models.detection import pretrained, stack
+from mdistiller.models.detection import LEVELS, pretrained, stack
 from mdistiller.models.detection.parts import SeededSampler, box_losses
 from tests.detection.support import detector, images, targets
 
@@ -205,3 +211,28 @@ def test_anchors_of_the_coarsest_level_are_64_pixels_apart_whatever_the_size():
 def test_an_unknown_network_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match="unknown detector 'r19': expected one of r18, r34, r50, r101, mv2"):
         detector("r19")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_detector_of_torchvision_is_loaded_and_finds_the_same_boxes(tmp_path, wrapped):
+    parts = {"rpn_post_nms_top_n_test": 20, "box_score_thresh": 0.0}
+    ours = detector("r50", 3, preset="torchvision", norm="bn", box_score_thresh=0.0).eval()
+    backbone = detector("r50", 3, preset="torchvision", norm="bn").model.backbone
+    torch.manual_seed(1)
+    theirs = FasterRCNN(backbone, box_head=TwoMLPHead(16 * 49, 32), box_predictor=FastRCNNPredictor(32, 4),
+                        box_roi_pool=MultiScaleRoIAlign(LEVELS, 7, 2), min_size=64, max_size=96, **parts).eval()
+    with torch.no_grad():
+        for one in theirs.parameters():
+            one.normal_(0, 0.1)
+    state = theirs.state_dict()
+    torch.save({"model": state, "args": Namespace(lr=1)} if wrapped else state, tmp_path / "own.pth")
+    checkpoints.load_network(ours, tmp_path / "own.pth", "r50 with 3 classes")
+    pixels = images((64, 80), (64, 64))
+    with torch.no_grad():
+        expected = [theirs([one / 255])[0] for one in pixels]
+    for found, wanted in zip(ours.detect(pixels), expected, strict=True):
+        assert len(wanted["boxes"]) > 3 and torch.equal(found["labels"], wanted["labels"])
+        torch.testing.assert_close(found["boxes"], wanted["boxes"], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"box_predictor.bbox_pred.bias is \(16,\) in the file and \(28,\) in the net"):
+        checkpoints.load_network(detector("r50", 6, preset="torchvision", norm="bn"), tmp_path / "own.pth", "r50")
