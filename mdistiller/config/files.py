@@ -1,11 +1,13 @@
 """Reads YAML files, and the files that they inherit from, as plain dicts. Imports no torch, as reports use it."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from mdistiller.config.words import expanded, shown
+from mdistiller.config.words import Typed, expanded, shown
 from mdistiller.errors import UserError
 from mdistiller.files import open_plain
 
@@ -13,11 +15,25 @@ BASE_KEY = "_BASE_"
 MOST_BYTES = 2**24
 MOST_VALUES = 10**6  # in a file with its aliases expanded; the largest file of this project has some thousands
 MOST_FILES = 4000  # in the inheritance of one file, each counted as often as it is named
-MERGE = "tag:yaml.org,2002:merge"  # "<<: *anchor", whose keys may be repeated
+TAG = "tag:yaml.org,2002:"
+MERGE = f"{TAG}merge"  # "<<: *anchor", whose keys may be repeated
+NUMBERS = {  # what is a number without quotes, instead of YAML 1.1's: 010 is not octal there, 1:30 not of base 60
+    f"{TAG}int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$"),
+    f"{TAG}float": re.compile(
+        r"([-+]?((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also rejects repeated keys in a mapping and aliases that expand to too many values."""
+    """The safe loader, which also rejects repeated keys in a mapping and aliases that expand to too many values.
+
+    Departs from YAML 1.1: integers are written as in Python, and dates, 010, 1_000 and 1:30 are texts.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in kinds if tag != f"{TAG}timestamp"]
+        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_data(self):
         node = self.get_single_node()
@@ -37,6 +53,23 @@ class _Loader(yaml.SafeLoader):
                 raise _problem(f"key {shown(key)} is written twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_int(self, node):
+        return int(self.construct_scalar(node), 0)
+
+
+_Loader.add_constructor(f"{TAG}int", _Loader.construct_int)
+
+
+class _AsWritten(_Loader):
+    """The same loader, but numbers are `Typed`, so that a key of text has them as they are written."""
+
+    def construct_number(self, node):
+        return Typed(self.construct_scalar(node))
+
+
+for _tag in NUMBERS:
+    _AsWritten.add_constructor(_tag, _AsWritten.construct_number)
 
 
 def _problem(text, mark=None):
@@ -67,8 +100,21 @@ def parse(text: str):
         return text
 
 
+def plain(value: Any) -> Any:
+    """The value with every `Typed` word in it read as YAML."""
+    if isinstance(value, Mapping):
+        return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return parse(value) if isinstance(value, Typed) else value
+
+
 def read_yaml(path: str | Path) -> dict:
     """One YAML file as a dict, without reading its `_BASE_`. Raises UserError, with file and line, if that fails."""
+    return _read(path, _Loader)
+
+
+def _read(path, loader):
     try:
         with open_plain(path) as file:
             data = file.read(MOST_BYTES + 1)
@@ -76,7 +122,7 @@ def read_yaml(path: str | Path) -> dict:
             raise UserError(f"{path}: expected at most {MOST_BYTES >> 20} MiB of YAML")
         text = data.decode("utf-8")
         if "\0" in text:  # UTF-16 of English words
-            raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "a NUL character")
+            raise UserError(f"{path}: cannot be read: a NUL byte at byte {data.index(0)}; save it as UTF-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except (OSError, ValueError) as error:
@@ -84,7 +130,7 @@ def read_yaml(path: str | Path) -> dict:
             raise
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)
+        tree = yaml.load(text, Loader=loader)
     except Exception as error:  # PyYAML raises many kinds, such as KeyError for "!!bool maybe"
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else path
@@ -99,6 +145,8 @@ def read_yaml(path: str | Path) -> dict:
 
 def chain(path: str | Path) -> list[tuple[str, dict]]:
     """The file and all files that it inherits from: [(path, tree without `_BASE_`), ...], where later ones win.
+
+    Numbers are `Typed`, as on the command line: only the key of a value tells whether it is one or a text.
 
     `_BASE_` is a file, or a list of files of which the later ones win. Its paths are relative to the file that
     contains it; "~" and "$VARIABLES" are expanded. Raises UserError if a file is missing or inherits from itself.
@@ -116,7 +164,7 @@ def chain(path: str | Path) -> list[tuple[str, dict]]:
         if len(links) + len(unfinished) >= MOST_FILES:
             raise UserError(f"{path}: {BASE_KEY}: expected at most {MOST_FILES:,} files")
         if resolved not in known:
-            known[resolved] = read_yaml(current)
+            known[resolved] = _read(current, _AsWritten)
         tree = dict(known[resolved])
         unfinished[resolved] = (str(current), tree, iter(_bases(current, tree.pop(BASE_KEY, None))))
         base = None
@@ -132,6 +180,7 @@ def chain(path: str | Path) -> list[tuple[str, dict]]:
 
 
 def _bases(path, value):
+    value = plain(value)
     bases = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: {BASE_KEY}: expected the path of a YAML file or a list of them; found {shown(value)}")

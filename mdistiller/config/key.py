@@ -4,11 +4,12 @@ A node of keys is a nested dict of `Key`; a plain value in it is a key with that
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdistiller.config.files import parse
+from mdistiller.config.files import parse, plain
 from mdistiller.config.words import Typed, expanded, nearest, shown
 
 MOST_INT, MOST_FLOAT = 2**31 - 1, 1e30  # limits of keys without a range: their sums fit into int64 and float32
@@ -52,6 +53,8 @@ class Key:
         if isinstance(value, str):  # of a YAML file, a quoted value, which yacs reads as well
             by_text = self.kinds == (str,) if isinstance(value, Typed) else str in self.kinds
             value = str(value) if by_text else parse(value)
+        elif self._item_kind is not str:
+            value = plain(value)
         if self.optional and isinstance(value, str | None) and value in NULLS:
             return None
         for kind in self.kinds:
@@ -61,6 +64,10 @@ class Key:
         expected = "a list such as " + self._example() if list in self.kinds else " or ".join(
             kind.__name__ for kind in self.kinds)
         raise ValueError(f"expected {expected}, found {shown(value)}")
+
+    @property
+    def _item_kind(self):
+        return self.item or (type(self.default[0]) if isinstance(self.default, list | tuple) and self.default else None)
 
     def _example(self):
         return f"[{', '.join(map(str, self.default or (('a', 'b') if self.item is str else (1, 2))))}]"
@@ -78,7 +85,7 @@ class Key:
             value = parse(f"[{value.removeprefix('(').removesuffix(')')}]")
         if not isinstance(value, list | tuple):
             return None
-        kind = self.item or (type(self.default[0]) if self.default else None)
+        kind = self._item_kind
         items = [item if kind is None else _convert(item, kind) for item in value]
         for item, found in zip(items, value, strict=True):
             if item is None:
@@ -156,24 +163,33 @@ def flat_keys(node: Mapping, prefix: str = "") -> dict[str, Key]:
 
 def _convert(value, kind):
     """The value as a `kind`, or None if it cannot be converted."""
+    if isinstance(value, str) and kind in (int, float):  # YAML 1.1 reads 1e-4 as text
+        value = _number_of(value, kind)
     number = isinstance(value, int | float) and not isinstance(value, bool) and _holdable(value)
     if kind is bool:
         return bool(value) if isinstance(value, bool) or (number and value in (0, 1)) else None
     if kind is int:
         return int(value) if number and value == int(value) else None
     if kind is float:
-        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-            number = math.isfinite(value)
         return float(value) if number else None
     if kind is str:
         if isinstance(value, float) and not isinstance(value, bool):
             return str(value)
         return _text(str(value)) if isinstance(value, str) or number else None
     return value if isinstance(value, kind) else None
+
+
+def _number_of(text, kind):
+    """The number that a text is, such as 1e-4 or 1_000, or None. Raises ValueError for 010, which YAML 1.1 has as 8."""
+    padded = re.fullmatch(r"([-+]?)0[0_]*(\d[\d_.e+-]*)", text, re.ASCII)
+    if padded:
+        sign, rest = padded.groups()
+        octal = f" or {sign}0o{rest}" if re.fullmatch("[1-7][0-7]*", rest) else ""
+        raise ValueError(f"expected a number without a leading zero, found {shown(text)}; write {sign}{rest}{octal}")
+    try:
+        return kind(text) if text.isascii() else None
+    except ValueError:
+        return None
 
 
 def _text(value):

@@ -13,8 +13,9 @@ Written by `python -m mdistiller.config` from the declarations in `mdistiller/co
 files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
 `SOLVER.LR=0.1`. What is said later wins: `DISTILLER.EA False` makes KD of EA-KD. `_BASE_` names the file, or the list
 of files, from which a file inherits; in a list, later files win. In a path, `~` and `$VARIABLES` are expanded.
-`CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of the public code of logit standardization
-(weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
+A number is decimal or begins with 0x, 0o or 0b. A leading zero is refused: other programs read 010 as 8. A text stays
+as it is written, so that the name 010 is 010. `CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of
+the public code of logit standardization (weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
 
 Files of the public code bases of mdistiller, its forks, SDD, CAT-KD, WKD, RLD and GDKD are read unchanged
 (`mdistiller/config/public.py`): their names of methods and keys stand for those below, keys without an effect here are

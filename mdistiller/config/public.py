@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from mdistiller.config.files import parse
+from mdistiller.config.files import plain
 from mdistiller.config.words import Typed, shown
 from mdistiller.errors import UserError
 from mdistiller.registry import ea_name, split_ea
@@ -90,7 +90,7 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
     tree = _copy(tree)
     ignored = [name for name in sorted(WITHOUT_EFFECT) if _take(tree, name) is not ABSENT]
     for name, only in ONE_VALUE.items():
-        value = _take(tree, name)
+        value = plain(_take(tree, name))
         if value is not ABSENT and not _equal(value, only):
             raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
                             f"{shown(value)}")
@@ -196,5 +196,4 @@ def _put(tree, name, value):
 
 
 def _equal(value, only):
-    value = parse(value) if isinstance(value, Typed) else value
     return value == only or (only is None and value in ("None", ""))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mdistiller.config.public as public
-from mdistiller.config.files import BASE_KEY, chain, parse
+from mdistiller.config.files import BASE_KEY, chain, parse, plain
 from mdistiller.config.key import Key
 from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
 from mdistiller.config.words import Typed, nearest, shown
@@ -143,8 +143,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     """A nested mapping as dotted keys."""
     flat = {}
     for key, value in tree.items():
-        name = prefix + _text(key)
-        value = parse(value) if isinstance(value, Typed) else value
+        name, value = prefix + _text(key), plain(value)
         flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
