@@ -139,7 +139,7 @@ def _read(path, loader):
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of keys, found {type(tree).__name__}")
+        raise UserError(f"{path}: expected a mapping of keys, found {type(plain(tree)).__name__}")
     return tree
 
 

@@ -113,15 +113,26 @@ class Meters:
         return {"names": self.names, "rows": rows, "counts": self.counts, "progress": self.progress}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError for the measurements of epochs with another number of steps."""
+        """Raises ValueError for what is no measurements, or is those of epochs with another number of steps."""
         if len(state["counts"]) != self.num_batches:
             raise ValueError(f"measurements of {len(state['counts'])} steps, expected {self.num_batches}")
-        self.names, self.counts = state["names"], state["counts"]
+        names, progress = state["names"], state.get("progress", {})
+        shapes = {"counts": (self.num_batches,), "rows": None if names is None else (self.num_batches, len(names))}
+        if not all(_floats(state[key], shape) for key, shape in shapes.items()) or not all(
+                isinstance(factor, float) for factor in progress.values()):
+            raise ValueError("its measurements are no numbers")
+        self.names, self.counts = names, state["counts"]
         self.progress = state.get("progress", {})
         if "progress" not in state and self.names:  # saved by a version that only knew image classification
             self.names = ["top1" if name == "hits" else name for name in self.names]
             self.progress = {"top1": 100.0}
         self.rows = None if state["rows"] is None else state["rows"].to(self.device)
+
+
+def _floats(value, shape):
+    """Whether a value is a tensor of floating-point numbers of this shape, or None if the shape is None."""
+    return value is None if shape is None else (
+        isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape)
 
 
 def _sums_by_part(progress, monitor, parts):

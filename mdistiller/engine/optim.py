@@ -10,10 +10,10 @@ from yacs.config import CfgNode
 from mdistiller.config.length import num_epochs
 from mdistiller.distributed import sum_over_ranks, world_size
 from mdistiller.engine.graphs import why_eager
+from mdistiller.engine.weights import misfit
 from mdistiller.errors import UserError
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-WAYS = ("fused", "foreach", "capturable")  # settings of how an optimiser computes
 DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 
 
@@ -121,7 +121,7 @@ class Updater:
         self.optimizer, self.scaler, self.clip_norm = optimizer, scaler, clip_norm
         rate = optimizer.param_groups[0]["lr"]
         self.rate = rate if isinstance(rate, Tensor) else None  # the tensor that recorded steps read
-        self.ways = [{key: group[key] for key in WAYS if key in group} for group in optimizer.param_groups]
+        self.settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
     def set_learning_rate(self, rate: float) -> None:
         rate = rate if self.rate is None else self.rate.fill_(rate)
@@ -149,11 +149,33 @@ class Updater:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over the saved state, but not the way of computing, which may be that of another device."""
+        """Take over the saved state, but not the settings, which are those of the configuration and of this device.
+
+        Raises ValueError for a state of other parameters.
+        """
+        _check_state(self.optimizer, state["optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, ways in zip(self.optimizer.param_groups, self.ways, strict=True):
-            group.update(ways)
+        for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
+            group.update(settings)
+        if not all(isinstance(value, int | float) for value in state["scaler"].values()):
+            raise ValueError(f"the scaler's state is {state['scaler']}")
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _check_state(optimizer, state):
+    """Raise ValueError for a state of an optimiser that it would take over, but not continue with."""
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else set()
+    for number, parameter in zip(numbers, parameters, strict=False):
+        entries = state["state"].get(number, {})
+        if entries and needed - entries.keys():
+            raise ValueError(f"{min(needed - entries.keys())} of parameter {number} is missing")
+        for name, value in entries.items():
+            one = torch.zeros(()) if name == "step" else parameter
+            text = None if value is None else misfit(f"{name} of parameter {number}", value, one)
+            if text and not (name == "step" and isinstance(value, int | float)):
+                raise ValueError(text)
 
 
 class DOT(torch.optim.Optimizer):

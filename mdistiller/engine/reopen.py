@@ -13,6 +13,7 @@ from mdistiller.engine import checkpoints
 from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.networks import load_teacher
 from mdistiller.engine.setup import Run, build_run
+from mdistiller.engine.weights import load_exactly
 from mdistiller.errors import UserError
 from mdistiller.files import write_text
 from mdistiller.precision import autocast
@@ -47,9 +48,11 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
         run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     path = Path(folder) / f"{checkpoint}.pth"
     try:
-        run.distiller.load_state_dict(checkpoints.load(path)["model"])
-    except (KeyError, RuntimeError, TypeError, AttributeError):
-        raise UserError(f"{path}: does not hold the state of the run that {folder}/config.yaml describes") from None
+        load_exactly(run.distiller, checkpoints.load(path)["model"])
+    except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        reason = f": {error}" if isinstance(error, ValueError) else ""
+        raise UserError(
+            f"{path}: does not hold the state of the run that {folder}/config.yaml describes{reason}") from None
     run.distiller.eval()
     return run
 

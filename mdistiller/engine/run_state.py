@@ -8,10 +8,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from mdistiller import distributed, files
 from mdistiller.config.length import num_epochs
+from mdistiller.config.words import shown
 from mdistiller.engine import checkpoints
 from mdistiller.engine.meters import Meters
 from mdistiller.engine.optim import Updater
 from mdistiller.engine.run_folder import CHECKPOINTS, RunFolder, differences, settings
+from mdistiller.engine.weights import load_exactly
 from mdistiller.errors import UserError
 
 log = logging.getLogger("mdistiller")
@@ -145,8 +147,9 @@ class RunState:
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = error if isinstance(error, ValueError) else type(error).__name__
             raise UserError(
-                f"{self.folder / LATEST}: does not hold the state of this run ({type(error).__name__}); put a copy of "
+                f"{self.folder / LATEST}: does not hold the state of this run ({reason}); put a copy of "
                 "best.pth or epoch_<n>.pth in its place, or delete it to start again"
             ) from error
         if self.first:
@@ -187,11 +190,13 @@ class RunState:
                 raise TypeError(f"{key} is {type(state[key]).__name__}")
         if not (1 <= state["epoch"] <= self.epochs + 1 and 0 <= state["step"] < self.data.num_batches):
             raise IndexError(f"epoch {state['epoch']}, step {state['step']}")
-        self.distiller.load_state_dict(state["model"])
+        for name in ("best", "metrics"):
+            self._check_results(name, state[name])
+        load_exactly(self.distiller, state["model"])
         if "teacher" in state:
-            self.distiller.teacher.load_state_dict(state["teacher"])
+            load_exactly(self.distiller.teacher, state["teacher"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_exactly(self.average, state["average"])
         self.updater.load_state_dict(state["updater"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
@@ -199,7 +204,16 @@ class RunState:
         meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]
         if distributed.rank() < len(meters):  # the measurements of this rank in the epoch
             self.meters.load_state_dict(meters[distributed.rank()])
-        self.skipped = state.get("skipped", 0)
+        self.skipped = int(state.get("skipped", 0))
+
+    def _check_results(self, name, results):
+        """Raise ValueError for results of an epoch that hold anything but numbers, or not the headline metric."""
+        headline = f"{self.run.splits[0]}_{self.run.task.headline}"
+        if results and headline not in results:
+            raise ValueError(f"{name} has no {headline}")
+        for key, value in results.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"{name}: {shown(key)}: expected a number, found {shown(value)}")
 
 
 def summary_line(summary: dict) -> str:

@@ -1,6 +1,7 @@
 """Find the weights of a network in a checkpoint, under any key and with any prefix of the parameter names."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,11 +62,26 @@ def mismatch(state: dict, own: dict[str, torch.Tensor]) -> str | None:
     optional = {key for key in own if key.endswith("num_batches_tracked")}  # absent from very old files
     missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - own.keys())
-    other = [text for key in own.keys() & state.keys() if (text := _other(key, state[key], own[key]))]
+    other = _others(state, own)
     problems = [f"{len(missing)} keys missing ({missing[0]}, ...)"] if missing else []
     problems += [f"{len(unexpected)} unknown keys ({unexpected[0]}, ...)"] if unexpected else []
     problems += [min(other)] if other else []
     return "; ".join(problems) or None
+
+
+def load_exactly(module: nn.Module, state: dict) -> None:
+    """Load the state of such a module as it was saved. Raises ValueError for an entry of another shape or type.
+
+    PyTorch alone would convert a weight of booleans or of uint16 without a word. Names that do not fit raise its
+    RuntimeError, after the hooks that rename the entries of older versions.
+    """
+    if other := _others(state, module.state_dict()):
+        raise ValueError(min(other))
+    module.load_state_dict(state)
+
+
+def _others(state, own):
+    return [text for key in own.keys() & state.keys() if (text := misfit(key, state[key], own[key]))]
 
 
 def _mappings(content, prefix="", depth=0):
@@ -110,11 +126,13 @@ def _distance(state, own):
     return len(own.keys() ^ state.keys()) - optional
 
 
-def _other(key, value, own):
+def misfit(key: str, value: Any, own: torch.Tensor) -> str | None:
+    """One line that says how an entry of a file differs from the tensor `own` that it is to replace; None if it fits.
+    """
     shape, number = tuple(own.shape), own.dtype.is_floating_point
     if _kind(value) != shape:
         return f"{key} is {_kind(value)} in the file and {shape} in the network"
-    if value.dtype not in (NUMBERS if number else NUMBERS | INTEGERS):
+    if value.dtype not in {own.dtype, *NUMBERS, *(() if number else INTEGERS)}:
         return f"{key} is of {value.dtype} in the file and of {own.dtype} in the network"
     return None
 

@@ -58,6 +58,18 @@ def state_of(name, change):
     return changed
 
 
+def inside(path, value):
+    """A state with another value at a dotted path; the value may be a function of the one before."""
+    def change(state):
+        *nodes, last = [int(word) if word.isdecimal() else word for word in path.split("/")]
+        node = state
+        for word in nodes:
+            node = node[word]
+        node[last] = value(node[last]) if callable(value) else value
+        return state
+    return change
+
+
 def without(key):
     return lambda state: {name: value for name, value in state.items() if name != key}
 
@@ -169,6 +181,8 @@ OPENED = {  # what is wrong with the run that is opened -> (how, what the error 
     "a model that is a list": (state_of("best.pth", lambda s: {**s, "model": [1]}), "does not hold the state"),
     "a model that is null": (state_of("best.pth", lambda s: {**s, "model": None}), "does not hold the state"),
     "a model of texts": (state_of("best.pth", lambda s: {"model": dict.fromkeys(s["model"], "x")}), "does not hold"),
+    "a weight of booleans": (state_of("best.pth", inside("model/student.fc.bias", torch.Tensor.bool)),
+                             "describes: student.fc.bias is of torch.bool in the file"),
     "a model with numbered weights": (state_of("best.pth", lambda s: {"model": dict(enumerate(s["model"].values()))}),
                                       "does not hold"),
     "a list as checkpoint": (state_of("best.pth", lambda s: list(s.items())), "best.pth: expected a dict"),
@@ -242,6 +256,21 @@ RESUMED = [
       for key in ("model", "updater", "epoch", "step", "best", "metrics", "meters", "wall_seconds")),
     resumed("a checkpoint of epoch -1", "latest.pth", state_of("latest.pth", lambda state: {**state, "epoch": -1})),
     resumed("a checkpoint of step 999", "latest.pth", state_of("latest.pth", lambda state: {**state, "step": 999})),
+    *(resumed(f"a checkpoint whose {what}", f"latest.pth: does not hold the state of this run ({says}",
+              state_of("latest.pth", inside(path, value)))
+      for what, says, path, value in (
+          ("best epoch lacks the headline", "best has no test_top1", "best", {"epoch": 1}),
+          ("best accuracy is a tensor", "best: 'test_top1': expected a number, found tensor(", "best/test_top1",
+           torch.tensor),
+          ("metrics hold a text", "metrics: 'lr': expected a number, found 'x'", "metrics",
+           {"test_top1": 9.0, "lr": "x"}),
+          ("weight is of booleans", "student.fc.bias is of torch.bool in the file and of torch.float32",
+           "model/student.fc.bias", torch.Tensor.bool),
+          ("momentum is of uint16", "momentum_buffer of parameter 0 is of torch.uint16",
+           "updater/optimizer/state/0/momentum_buffer", lambda value: value.to(torch.uint16)),
+          ("momentum has another shape", "momentum_buffer of parameter 0 is (3,) in the file",
+           "updater/optimizer/state/0/momentum_buffer", torch.zeros(3)),
+          ("measurements are of another size", "its measurements are no numbers", "meters/names", ["loss"]))),
     resumed("metrics of numbers", "metrics.jsonl", text_of("metrics.jsonl", "3\n")),
     resumed("metrics without an epoch", "metrics.jsonl", text_of("metrics.jsonl", '{"test_top1": 3}\n')),
     resumed("a run.json of a list", "run.json", text_of("run.json", "[1]")),
