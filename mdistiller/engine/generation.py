@@ -9,7 +9,6 @@ settings of generation. answers/<checkpoint>/scores.json holds the mean scores.
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,6 +24,7 @@ from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
 from mdistiller.engine.setup import build_run
 from mdistiller.errors import UserError, writing
+from mdistiller.json_text import read_answer
 from mdistiller.precision import autocast
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
@@ -33,6 +33,7 @@ log = logging.getLogger("mdistiller")
 FOLDER, SCORES = "answers", "scores.json"
 COPY = "copy"  # the answer is a copy of the input, or of the instruction when there is no input
 TEACHER, START = "teacher", "start"
+NUMBERS = ("rouge_l", "exact", "tokens")  # of an answer
 
 
 def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Sequence[int], ngram: int,
@@ -152,12 +153,8 @@ def _whole_lines(path):
     """The lines up to the first that is incomplete or damaged."""
     kept: list[str] = []
     for line in files.read_plain(path, errors="replace").split("\n") if path.exists() else ():
-        try:
-            content = json.loads(line)
-            numbers = [float(content[key]) for key in ("rouge_l", "exact", "tokens")]
-            if content["index"] != len(kept) or not all(map(math.isfinite, numbers)):
-                break
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        content = read_answer(line, NUMBERS)
+        if content is None or content["index"] != len(kept):
             break
         kept.append(line)
     return kept
@@ -190,7 +187,7 @@ def summarize(place: Path) -> dict:
         name, rule, seed = (["", *path.stem.rsplit("_", 2)])[-3:]
         lines = list(read_answers(path))
         if lines and seed.removeprefix("seed").isdecimal():
-            means = {key: fmean(line[key] for line in lines) for key in ("rouge_l", "exact", "tokens")}
+            means = {key: fmean(line[key] for line in lines) for key in NUMBERS}
             found.setdefault(name, {}).setdefault(rule, {})[int(seed.removeprefix("seed"))] = means, len(lines)
     scores = {name: {rule: _over_seeds(seeds, f"{place}: {name}, {rule}") for rule, seeds in rules.items()}
               for name, rules in found.items()}
@@ -204,7 +201,7 @@ def _over_seeds(seeds, place):
         words = ", ".join(f"seed {seed} with {number}" for seed, number in fewer.items())
         log.warning("%s: left out, as others have %d answers: %s", place, most, words)
     whole = {seed: means for seed, (means, number) in seeds.items() if number == most}
-    means = {key: fmean(one[key] for one in whole.values()) for key in ("rouge_l", "exact", "tokens")}
+    means = {key: fmean(one[key] for one in whole.values()) for key in NUMBERS}
     each = [one["rouge_l"] for one in whole.values()]
     return means | {
         "rouge_l_std": stdev(each) if len(each) > 1 else None, "seeds": sorted(whole), "examples": most,

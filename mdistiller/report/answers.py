@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
 from mdistiller.files import read_text
-from mdistiller.runs.reading import ANSWERS, is_measurement, parse_json
+from mdistiller.json_text import read_answer
+from mdistiller.runs.reading import ANSWERS
 from mdistiller.runs.records import RunRecord
 
 EXAMPLES = 4  # number of examples shown of each run
@@ -43,16 +44,10 @@ def _first_lines(path):
     for number, text in enumerate(read_text(path).split("\n")[:EXAMPLES], start=1):
         if not text:
             break
-        try:
-            line = parse_json(text, f"{path}, line {number}")
-            fits = all(isinstance(line[key], str) for key in ("prompt", "answer"))
-            fits = fits and isinstance(line["references"], list) and is_measurement(line["rouge_l"])
-            fits = fits and type(line.get("index", number)) is int
-        except (ValueError, KeyError, TypeError):
-            fits = False
-        if not fits:
-            raise UserError(f"{path}, line {number}: expected prompt, answer, references and rouge_l of an answer")
-        found[line.get("index", number)] = line
+        line = read_answer(text)
+        if line is None:
+            raise UserError(f"{path}, line {number}: expected index, prompt, answer, references and rouge_l")
+        found[line["index"]] = line
     return found
 
 

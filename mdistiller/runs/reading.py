@@ -8,6 +8,7 @@ from typing import Any
 from mdistiller.config.words import shown
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain, read_text
+from mdistiller.json_text import LARGEST, is_measurement, parse_json
 
 KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds", "num_classes", "num_train"), (int | float, "a number")),
@@ -18,40 +19,6 @@ KINDS = {  # expected types of values in summary.json and run.json
 }
 NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys whose values are numbers
 ANSWERS, SCORES = "answers", "scores.json"  # in a run folder: answers/<checkpoint>/scores.json
-LARGEST = 1e30  # upper limit of a measurement, whose square can still be summed
-DEEPEST = 20  # levels of nested objects and lists; files of this project have three
-
-
-def is_measurement(value: Any) -> bool:
-    """Whether a value is a finite number of at most LARGEST in magnitude."""
-    return isinstance(value, int | float) and abs(value) <= LARGEST  # False for NaN
-
-
-def parse_json(text: str, source: str | Path) -> Any:
-    """The content of a JSON text.
-
-    Raises JSONDecodeError when the text is incomplete, UserError when it is nested too deeply or holds a huge integer.
-    """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        raise UserError(f"{source}: expected at most {DEEPEST} levels of objects and lists") from None
-    except ValueError as error:  # an integer of more digits than Python reads
-        raise UserError(f"{source}: cannot be read: {error}") from None
-    level = [content]
-    for _ in range(DEEPEST):
-        level = [child for value in level for child in _children(value)]
-    if level:
-        raise UserError(f"{source}: expected at most {DEEPEST} levels of objects and lists")
-    return content
-
-
-def _children(value):
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def read_record(path: Path) -> dict[str, Any]:

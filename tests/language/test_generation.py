@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import os
 
 import pytest
@@ -199,9 +200,9 @@ def test_seeds_with_fewer_answers_are_not_averaged_with_whole_ones(tmp_path, mon
 
 
 @pytest.mark.parametrize("damage", [
-    b"\xff", b"[" * 100_000, b"[]", b'{"index": 2}', b'{"index": 2, "rouge_l": "x", "exact": 0, "tokens": 1}',
-    b'{"index": 2, "rouge_l": 1' + 400 * b"0" + b', "exact": 0, "tokens": 1}',
-    b'{"index": 2, "rouge_l": NaN, "exact": 0, "tokens": 1}'], ids=lambda line: line[:30].decode(errors="replace"))
+    b"\xff", b"[" * 100_000, b"[]", b'{"index": 2}',
+    *({"rouge_l": value} for value in ("x", "50", 10**400, math.nan, 1e308, None)),
+    {"exact": "0"}, {"tokens": 1e31}, {"index": 2.0}, {"index": "2"}, {"answer": 3}, {"references": "star"}], ids=str)
 def test_a_damaged_line_of_answers_and_those_after_it_are_made_anew(damage, tmp_path):
     write_set(tmp_path / "set.jsonl", 4)
     file, asked = tmp_path / "set_free_seed1.jsonl", []
@@ -213,6 +214,7 @@ def test_a_damaged_line_of_answers_and_those_after_it_are_made_anew(damage, tmp_
     generation._complete(file, read_examples(tmp_path / "set.jsonl"), answer, 4, SOURCE)
     whole = file.read_bytes()
     lines = whole.split(b"\n")
+    damage = json.dumps(json.loads(lines[2]) | damage).encode() if isinstance(damage, dict) else damage
     file.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
     assert generation.summarize(tmp_path)["set"]["free"]["examples"] == 2
     asked.clear()
