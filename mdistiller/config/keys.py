@@ -95,7 +95,9 @@ DETECTION = {
     "SCORE_THRESHOLD": Key(0.05, least=0, most=1, help="Minimum score of a detection."),
     "NMS": Key(0.5, least=0, most=1, help="Overlap (IoU) of non-maximum suppression of detections of a class."),
     "DETECTIONS": Key(100, least=1, most=MOST_IMAGES, help="Maximum number of detections per image."),
-    "FOREGROUND_ONLY": Key(False, help="Distil only on the foreground proposals among the sampled ones."),
+    "FOREGROUND_ONLY": Key(False, help=(
+        "Distil only on the foreground proposals among the sampled ones. The loss is then their mean, not that of all "
+        "proposals, and greater by about the ratio of the two numbers.")),
 }
 
 DISTILLER = {
@@ -126,13 +128,15 @@ EA = {
     "UPPER_BOUND": Key(None, types=(float, str), choices=("log_c",), above=0, most=1e6, help=(
         "Upper bound of the entropy; log_c is the logarithm of the number of classes, and so is None, or with COMPAT "
         "release the bound of the published code. A stated bound wins over that.")),
-    "LOGITS": Key("raw", choices=("raw", "standardized"), help="Logits from which the weights are computed."),
+    "LOGITS": Key("raw", choices=("raw", "standardized"), help=(
+        "Logits from which the weights are computed. With COMPAT release those of the published code; standardized, if "
+        "it is stated, wins over them.")),
     "COMPAT": Key("paper", choices=("paper", "release"), help=(
         "release uses the settings of the published code, which differ between methods.")),
     "LEVEL": Key("sample", choices=LEVELS, help=(
         "sample (token): each sample has its own weight. group (sequence): the samples of an image or sequence have "
         "the weight of their mean entropies; prompt_and_response includes all tokens in the mean. mean_weight (image): "
-        "they have the mean of their weights.")),
+        "they have the mean of their weights. For images each is the same as sample.")),
 }
 
 SOLVER = {

@@ -356,8 +356,8 @@ register("NONE")(Vanilla)
 def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | None) -> Weighting:
     """The settings of the node EA, or with EA.COMPAT release those of the method's published code.
 
-    A stated EA.UPPER_BOUND wins over that of the published code. Raises UserError if no code was published for the
-    method.
+    A stated EA.UPPER_BOUND, or EA.LOGITS standardized, wins over that of the published code; raw, the default that
+    records of runs state too, does not. Raises UserError if no code was published for the method.
     """
     release = {}
     if method.weighted and cfg.EA.COMPAT == "release":
@@ -371,7 +371,7 @@ def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | Non
     bound = None if bound == "log_c" else bound
     standardized = cfg.EA.LOGITS == "standardized"
     if release:  # the published code takes the entropies of the logits that it distils
-        standardized = bool(cfg.DISTILLER.LS) and release.get("logits") == "standardized"
+        standardized |= bool(cfg.DISTILLER.LS) and release.get("logits") == "standardized"
     temperature = release.get("temperature", cfg.EA.TEMPERATURE)
     return Weighting(cfg.EA.KIND, temperature, bound, cfg.EA.LEVEL, standardized)
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mdistiller.distillers import DISTILLERS
+from mdistiller.distillers.ea import ea_weight
 from mdistiller.distillers.kd import kd_loss
 from mdistiller.engine.export import export_run
 from mdistiller.engine.meters import Meters
@@ -81,10 +82,22 @@ def test_a_weight_of_two_doubles_what_is_distilled_and_leaves_the_detectors_loss
 
 
 def test_only_the_foreground_is_distilled_on_request(root):
-    _, (logits, losses) = one_step(config(root, "DISTILLER.TYPE", "EA-KD", "DETECTION.FOREGROUND_ONLY", True))
-    _, (_, all_losses) = one_step(config(root, "DISTILLER.TYPE", "EA-KD"))
-    assert 0 < len(logits) < 32
-    assert losses["cls"] == all_losses["cls"] and losses["kd"] != all_losses["kd"]
+    """The loss is then the mean over the foreground of what all proposals contribute without the switch."""
+    seen = {}
+
+    def record(student, teacher, target, **batch):
+        seen.update(logits=(student.logits, teacher.logits), target=target)
+        return {"kd": kd_loss(student.logits, teacher.logits, 1.0)}
+
+    opts = ("DISTILLER.TYPE", "EA-KD", "KD.LOSS.KD_WEIGHT", 1.0, "KD.TEMPERATURE", 1.0)
+    _, (logits, losses) = one_step(config(root, *opts, "DETECTION.FOREGROUND_ONLY", True))
+    _, (_, all_losses) = one_step(config(root, *opts), sample_losses=record)
+    each = ea_weight(*seen["logits"], 3.0) * kd_loss(*seen["logits"], 1.0)
+    foreground = seen["target"] > 0
+    assert 0 < len(logits) == foreground.sum() < len(each) == 32
+    torch.testing.assert_close(all_losses["kd"], each.mean())
+    torch.testing.assert_close(losses["kd"], each[foreground].mean())
+    assert losses["cls"] == all_losses["cls"]
 
 
 def test_fcfd_reads_bridged_pyramids_through_the_other_networks_head(root):

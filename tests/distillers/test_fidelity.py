@@ -38,8 +38,9 @@ def test_the_weights_of_the_release_and_of_the_paper(name, opts, data, temperatu
     torch.testing.assert_close(weight("paper"), ea_weight(*LOGITS, CONFIGURED, upper_bound=math.log(10)))
 
 
-def test_a_number_and_standardized_logits_are_switches_of_their_own():
-    distiller = tiny_distiller("EA-KD", "EA.UPPER_BOUND", 100, "EA.LOGITS", "standardized")
+@pytest.mark.parametrize("bound", [("EA.UPPER_BOUND", 100), ("EA.COMPAT", "release")])
+def test_a_number_and_standardized_logits_are_switches_of_their_own(bound):
+    distiller = tiny_distiller("EA-KD", *bound, "EA.LOGITS", "standardized")
     flat = standardize(LOGITS.flatten(0, 1)).view_as(LOGITS)
     torch.testing.assert_close(distiller.sample_weight(*LOGITS), ea_weight(*flat, 3.0, upper_bound=100.0))
 
