@@ -203,7 +203,7 @@ WORDS = [
 ]
 
 EMPTY = [  # as of a variable of the shell that is not set
-    Case(f"{tool}: an empty word", tool, words, f"{name}: expected a value, found an empty one")
+    Case(f"{tool}: an empty word for {name}", tool, words, f"{name}: expected a value, found an empty one")
     for tool, words, name in (
         ("compare", ("",), "runs"), ("compare", (RUNS, "--keep", ""), "--keep"), ("train", ("--cfg", ""), "--cfg"),
         ("configs", ("digits/ea_kd/", "--copy", ""), "--copy"), ("cache", ("inspect", ""), "folder"),
