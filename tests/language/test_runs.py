@@ -252,7 +252,7 @@ def errors(tmp_path):
             [*using("whole.jsonl"), "LM.MAX_PROMPT", 40, "LM.MAX_LENGTH", 100, "LM.LONG_PROMPTS", "cut",
              "DISTILLER.TEACHER", str(short), "DISTILLER.TEACHER_CHECKPOINT", "pretrained"],
             f"LM.MAX_LENGTH: a text of 41 tokens is longer than the 32 positions of DISTILLER.TEACHER {short}"),
-        "an image method": (["DISTILLER.TYPE", "MLD"], "MLD needs a second view of each image, which language does not offer"),
+        "an image method": (["DISTILLER.TYPE", "MLD"], "MLD needs a second view of each image, which language"),
         "no level": (["EA.LEVEL", "sentence"], "EA.LEVEL: expected one of sample, group"),
         "no rate": (["FKL.KD_RATE", 1.5], "FKL.KD_RATE: expected a number at least 0 and at most 1; found 1.5"),
     }
