@@ -130,11 +130,8 @@ class DetectionData:
     ) -> Iterator[dict]:
         """Batches of an epoch from number `start` on; with several ranks, the part for `rank` and its `share`.
 
-        See `mdistiller.data.base.Data.train_batches`. Raises UserError for a view other than "image", and if a rank
-        would have no image.
+        See `mdistiller.data.base.Data.train_batches`. Raises UserError if a rank would have no image.
         """
-        if tuple(views) != ("image",):
-            raise UserError(f"DISTILLER.TYPE: {self.info.name} has one view of an image; the method needs {views}")
         if world_size > self.batch_size:
             raise UserError(f"SOLVER.BATCH_SIZE: {self.batch_size} images for {world_size} processes; expected at "
                             "least one image for each process")

@@ -205,8 +205,6 @@ class TextData:
 
         With LM.REDUCTION sequence it is a fraction of the examples; with LM.AVERAGE micro_batch all shares are equal.
         """
-        if tuple(views) != ("image",):
-            raise UserError(f"DISTILLER.TYPE: needs a second view of an image ({views[-1]}), which text does not have")
         order = permutation(self.seed, epoch, self.info.num_train)
         for number in range(start, self.num_batches):
             pieces = np.array_split(order[self._part(number)], world_size)

@@ -54,8 +54,8 @@ def _plot(plt, spec, curves):
     """The places on the x axis are spread evenly: epochs and weights are chosen by factors, methods are names."""
     places = list(dict.fromkeys(x for points in curves.values() for x in points))
     named = isinstance(places[0], str)
-    # Methods are there to be compared between curves.
-    places = [x for x in places if sum(x in points for points in curves.values()) > 1] if named else sorted(places)
+    shared = [x for x in places if sum(x in points for points in curves.values()) > 1]
+    places = (shared or places) if named else sorted(places)  # methods are there to be compared between curves
     drawn, axes = plt.subplots(figsize=(1.5 * COLUMN, 0.85 * COLUMN))
     step = NUDGE * len(places)
     for number, (label, points) in enumerate(curves.items()):

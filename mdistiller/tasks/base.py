@@ -103,7 +103,10 @@ class Task:
         raise NotImplementedError
 
     def inputs(self, batch: dict, view: str) -> Any:
-        """The inputs of a network for one view of a batch. Raises ValueError for a view that the batch lacks."""
+        """The inputs of a network for one view of a batch, "image" unless `offers` names another.
+
+        Raises ValueError for a view that the batch lacks.
+        """
         raise NotImplementedError
 
     def run_student(self, network: nn.Module, inputs: Any) -> TaskOutput:

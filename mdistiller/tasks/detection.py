@@ -72,8 +72,6 @@ class Detection(Task):
         return network
 
     def inputs(self, batch, view):
-        if view != "image":
-            raise ValueError(f"needs {view!r} in the batch: a second view, which detection does not have")
         images = detectors.stack(batch["image"], batch.get("canvas"))
         return DetectorInputs(images, batch.get("target"), batch.get("seeds"))
 

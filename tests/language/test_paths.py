@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from mdistiller.data import build_data
 from mdistiller.data.collate import Sample, collate, cut
-from mdistiller.data.instructions import TextData
 from mdistiller.distillers.divergence import forward_kl
 from mdistiller.engine.setup import build_run
 from mdistiller.models.language import Tokens
@@ -180,13 +179,6 @@ def test_no_logits_are_made_at_positions_without_a_label_nor_of_more_than_a_chun
     supervised = len(batch["target"])
     assert 80 < supervised < batch["ids"].numel() / 2
     assert seen.most == (chunk or supervised)
-
-
-def test_text_has_one_view():
-    data = build_data(config(), "cpu")
-    assert isinstance(data, TextData)
-    with pytest.raises(ValueError, match="text does not have"):
-        next(data.train_batches(1, views=("image", "image_strong")))
 
 
 @pytest.mark.parametrize("method", ["SFT", "FKL"])

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from mdistiller.config.length import num_epochs
 from mdistiller.data import build_data
-from mdistiller.distillers import DISTILLERS
+from mdistiller.distillers import DISTILLERS, class_for
 from mdistiller.engine.cache import replay
 from mdistiller.engine.cache.hidden_cache import HiddenCache
 from mdistiller.engine.cache.logit_cache import LogitCache
@@ -72,11 +72,13 @@ def open_for(cfg: CfgNode, epochs: int | None = None, create: bool = True) -> Te
     settle_precision(cfg, device)
     kind = cfg.TEACHER_CACHE.KIND
     data = build_data(cfg, device)
+    task = build_task(cfg, data.info)
+    method = class_for(method, task)
     reason = why_live(method, data, kind)
     if reason is not None:
         raise UserError(f"DISTILLER.TYPE: {reason}: its runs have no teacher cache")
     set_seed(cfg.EXPERIMENT.SEED)
-    teacher, metadata = ready_teacher(cfg, build_task(cfg, data.info), method, device)
+    teacher, metadata = ready_teacher(cfg, task, method, device)
     teacher.eval()
     if kind == replay.KIND:
         data = in_periods(data, cfg.SOLVER)
