@@ -9,12 +9,12 @@ import pytest
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import stated
 from mdistiller.engine import run_folder
-from mdistiller.engine.run_folder import RunFolder, commit, overridden
+from mdistiller.engine.run_folder import FREE, RunFolder, commit, overridden
 from mdistiller.engine.run_state import summary_line
 from mdistiller.errors import UserError
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import load_runs
-from mdistiller.runs.records import read_run
+from mdistiller.runs.records import counts, read_run
 from tests.engine.support import REPOSITORY, run
 
 PAPER = {(run.config, run.overrides): run for run in load_runs() if run.config.endswith("/res32x4_res8x4.yaml")}
@@ -50,11 +50,15 @@ def test_a_run_folder_matches_only_its_own_file_and_overrides(described, config,
     (["SOLVER.EPOCHS=2", "DATASET.TRAIN_FRACTION=0.5"], ("DATASET.TRAIN_FRACTION", "SOLVER.EPOCHS")),
     (["CTKD.T_END=30.0"], None),  # declared only by the method's class
     (["KD.TEMPERATURE=9.0"], ()),  # of a node that the run does not read
-    (["DEVICE=cpu", "EXPERIMENT.SEED=7", "LOG.PREFIX=elsewhere", "DISTILLER.t=5"], ()),
+    (["DEVICE=cpu", "EXPERIMENT.SEED=7", "LOG.PREFIX=elsewhere", "TEACHER_CACHE.DIR=there", "DISTILLER.t=5"], ()),
 ])
 def test_differences_from_a_protocol_are_listed(described, opts, expected):
     path = REPOSITORY / "configs/cifar100/ctkd/res32x4_res8x4.yaml"
     assert fit(described(path, opts), stated(path)) == expected
+
+
+def test_what_a_run_may_change_when_it_continues_makes_no_other_experiment():
+    assert not {key for key in FREE if counts(key, "EA-KD")}
 
 
 def test_every_session_records_its_versions_and_another_teacher_is_refused(tmp_path):
