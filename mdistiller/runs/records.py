@@ -148,11 +148,27 @@ class RunRecord:
         """A text that is equal for runs which differ only in the seed and in keys that do not count.
 
         It includes the protocol (epochs, fraction of the images, batch size) and the SHA-256 of the teacher's weights.
-        The data, which runs of older versions do not name, are left to `split_by_data`.
+        What runs of older versions do not name is left to `group_runs`.
         """
-        method = self.config["DISTILLER.TYPE"]
-        kept = {key: value for key, value in {**BASE, **self.config}.items() if counts(key, method)}
+        method, unnamed = self.config["DISTILLER.TYPE"], self.unnamed_by_older
+        kept = {key: value for key, value in {**BASE, **self.config}.items()
+                if counts(key, method) and key not in unnamed}
         return json.dumps([sorted(kept.items()), self.teacher_sha256], default=str)
+
+    @cached_property
+    def unnamed_by_older(self) -> dict[str, Any]:
+        """What runs of older versions may not name: the data, and the keys of the method that have their defaults.
+
+        run.json names the keys of a method that do not have their defaults, which are known only to its class.
+        """
+        changed, method = self.metadata.get("overridden", ()), self.config["DISTILLER.TYPE"]
+        return self.named_data | {key: value for key, value in self.config.items()
+                                  if counts(key, method) and key not in BASE and key not in changed}
+
+    @property
+    def named_data(self) -> dict[str, str]:
+        """The SHA-256 of the data by "data"; empty in runs of older versions."""
+        return {} if self.data_sha256 is None else {"data": self.data_sha256}
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -241,7 +257,8 @@ def by_path(runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Group runs by configuration and data, each group ordered by seed.
+    """Group runs by configuration and data, each group ordered by seed. A run of an older version, which does not name
+    its data or a key that its method has got since, belongs to those that have the key's default.
 
     Of several runs of one seed, that which was started last is kept; `repeated_runs` has the others.
     """
@@ -264,7 +281,7 @@ def _by_seed(runs):
     for run in runs:
         same.setdefault(run.identity, []).append(run)
     found = []
-    for part in (part for each in same.values() for part in split_by_data(each)):
+    for part in (part for each in same.values() for part in _split(each, lambda run: run.unnamed_by_older)):
         seeds: dict[int, list[RunRecord]] = {}
         for run in part:
             seeds.setdefault(run.seed, []).append(run)
@@ -278,11 +295,19 @@ def _started(run):
 
 def split_by_data(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
     """Runs by the SHA-256 of their data. Those without one join the others if these all have the same data."""
-    known = {run.data_sha256 for run in runs} - {None}
-    only = next(iter(known)) if len(known) == 1 else None
-    parts: dict[str | None, list[RunRecord]] = {}
+    return _split(runs, lambda run: run.named_data)
+
+
+def _split(runs, facts):
+    """Runs by what `facts(run)` names. A run that does not name one of them joins the others if these agree in it."""
+    named: dict[str, dict[str, Any]] = {}
     for run in runs:
-        parts.setdefault(run.data_sha256 or only, []).append(run)
+        for key, value in facts(run).items():
+            named.setdefault(key, {})[json.dumps(value, default=str)] = value
+    agreed = {key: next(iter(values.values())) for key, values in named.items() if len(values) == 1}
+    parts: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        parts.setdefault(json.dumps(sorted((agreed | facts(run)).items()), default=str), []).append(run)
     return list(parts.values())
 
 

@@ -111,3 +111,17 @@ def test_a_folder_that_is_missing_is_named_with_its_option(monkeypatch):
     monkeypatch.setattr("sys.argv", ["compare.py", "nowhere"])
     with pytest.raises(UserError, match="runs: no such folder: nowhere"):
         compare.main()
+
+
+def seeds_of_groups(root):
+    return sorted([run.seed for run in group] for group in group_runs(find_runs(root)))
+
+
+def test_a_run_without_a_newer_key_of_its_method_belongs_to_those_with_its_default(tmp_path):
+    newer = {"KD.LOSS.NEWER": 1.0}
+    make_run(tmp_path, "KD", 0, 70.0)
+    make_run(tmp_path, "KD", 1, 71.0, **newer)
+    make_run(tmp_path, "KD", 2, 72.0, KD__LOSS__NEWER=2.0, metadata={"overridden": {"KD.LOSS.NEWER": 2.0}})
+    assert seeds_of_groups(tmp_path) == [[0, 1], [2]]
+    make_run(tmp_path, "KD", 3, 73.0, KD__LOSS__NEWER=3.0)  # the default of a third version: the first may have either
+    assert seeds_of_groups(tmp_path) == [[0], [1], [2], [3]]
