@@ -80,9 +80,9 @@ def _now():
 
 def _cards(book):
     """(number, words) that sum up the page."""
-    done = sum(run.done for run in book.runs)
-    cards = [(str(done), "finished runs"), (str(len(book.entries)), "configurations"),
-             (str(len({entry.method for entry in book.entries})), "methods")]
+    numbers = {"finished run": sum(run.done for run in book.runs), "configuration": len(book.entries),
+               "method": len({entry.method for entry in book.entries})}
+    cards = [(str(number), word if number == 1 else f"{word}s") for word, number in numbers.items()]
     if book.gains:
         above = sum(gain.mean > 0 for _, _, gain in book.gains)
         cards.append((f"{above} of {len(book.gains)}", "EA variants above their baseline"))

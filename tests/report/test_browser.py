@@ -107,7 +107,10 @@ def test_tables_and_charts_hold_the_numbers_of_the_run_folders(desk):
     assert (line["y"], upper["y"], lower["y"]) == ([0.8, 0.8], [pytest.approx(1.1)] * 2, [pytest.approx(0.5)] * 2)
     desk.locator("#curve-key").select_option(index=0)
     *_, costs = drawn(desk, "cost")
-    assert costs["x"] == [1, 1] and costs["y"] == [73.5, 70.5]  # minutes, percent
+    assert costs["x"] == [60, 60] and costs["y"] == [73.5, 70.5]  # seconds, percent
+    units = desk.evaluate("[599, 600, 36000].map(time => charts.unit([time, null])[0])")
+    assert units == ["seconds", "minutes", "hours"]
+    assert desk.evaluate("[charts.whole([{x: [1, 2]}]).dtick, charts.whole([{x: [240]}]).dtick]") == [1, None]
     heat, mean = drawn(desk, "weights")
     assert [row[0] for row in heat["z"] if row[0]] == [25, 50, 25] and mean["y"] == [0.5]
     assert drawn(desk, "classes")[0]["y"] == [3, 0]

@@ -113,19 +113,31 @@ charts.curves = (data, entries) => {
   const many = traces.length && charts.narrow() ? Math.min(24 * shown.length, 150) : 0;
   charts.draw("curves", `${data.curves[key]} over epochs, ${pair}`, traces, {
     height: 430 + many, showlegend: true, uirevision: `${key}|${pair}`,
-    xaxis: {title: {text: "epoch"}},
+    xaxis: {title: {text: "epoch"}, ...charts.whole(traces)},
     yaxis: {title: {text: charts.text(data.curves[key])}, type: charts.logs.has("curves") ? "log" : "linear"},
   }, Object.keys(data.curves).length > 0);
 };
 
-charts.costs = {
-  time: ["training time (minutes)", run => run.seconds === null ? null : run.seconds / 60],
+// Ticks at whole numbers for the axis of a few epochs, which would have fractions otherwise.
+charts.whole = traces => Math.max(0, ...traces.flatMap(trace => trace.x)) <= 10 ? {dtick: 1} : {};
+
+charts.costs = {  // words for the menu and the axis, the number of a run, and whether it is a time of seconds
+  time: ["training time", run => run.seconds, true],
   rate: ["seconds per 1000 samples", run => run.rate ? 1000 / run.rate : null],
+};
+
+// The unit in which the longest of some times (in seconds) has at least two digits, and its seconds.
+charts.unit = times => {
+  const longest = Math.max(0, ...times);
+  return longest < 600 ? ["seconds", 1] : longest < 36000 ? ["minutes", 60] : ["hours", 3600];
 };
 
 charts.cost = (data, entries) => {
   const key = charts.menu("cost-key", Object.entries(charts.costs).map(([name, [words]]) => [name, words]));
-  const [words, measure] = charts.costs[key], cost = entry => filters.runs(entry).map(measure).filter(Number.isFinite);
+  const [name, measure, time] = charts.costs[key];
+  const [unit, size] = time ? charts.unit(entries.flatMap(entry => filters.runs(entry).map(measure))) : ["", 1];
+  const words = time ? `${name} (${unit})` : name;
+  const cost = entry => filters.runs(entry).map(measure).filter(Number.isFinite).map(value => value / size);
   const having = entries.filter(entry => cost(entry).length), pair = charts.menu("cost-pair", charts.pairs(having),
     charts.commonest(having));
   const shown = charts.ranked(having, pair), looks = charts.looks(shown), at = new Map();
@@ -177,7 +189,7 @@ charts.weights = (data, entries) => {
     line: {color: charts.palette()[1], width: 2.5}, hovertemplate: "epoch %{x}: mean weight %{y:.3f} nats<extra></extra>",
   };
   charts.draw("weights", `Weights over epochs, ${entry.label}`, [heat, mean], {
-    xaxis: {title: {text: "epoch"}, showgrid: false}, yaxis: {title: {text: "weight (nats)"}, showgrid: false},
+    xaxis: {title: {text: "epoch"}, showgrid: false, ...charts.whole([heat])}, yaxis: {title: {text: "weight (nats)"}, showgrid: false},
   });
 };
 
