@@ -16,6 +16,7 @@ from mdistiller.registry import ea_name, split_ea
 MOST_BITS = 1000  # of an integer, so that it has a float
 COMMAND_LINE = "command line"
 TYPE, EA = "DISTILLER.TYPE", "DISTILLER.EA"
+RECORDED = ("DISTILLER.TYPE", "DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")  # in any run
 BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
 
@@ -150,7 +151,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
 
 def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
     """`flatten` for the config of a run: general keys must have the right type; unknown keys (of older versions) are
-    allowed. Raises UserError that names `source` and the key."""
+    allowed. Raises UserError that names `source` and the key, also for a config that was cut off."""
     flat = flatten(tree)
     for key, value in flat.items():
         if key in GENERAL:
@@ -162,6 +163,9 @@ def flatten_checked(tree: Mapping, source: str | Path) -> dict[str, Any]:
             raise UserError(f"{source}: {key}: expected keys below it, found {shown(value)}")
         elif not _is_usual(value):
             raise UserError(f"{source}: {key}: expected numbers of a usual size, found {shown(value)}")
+    missing = [key for key in RECORDED if key not in flat]
+    if missing:
+        raise UserError(f"{source}: {missing[0]} is missing; a run's config holds every key")
     return flat
 
 

@@ -12,6 +12,7 @@ from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
 from mdistiller.engine.networks import load_teacher
+from mdistiller.engine.run_folder import read_recorded
 from mdistiller.engine.setup import Run, build_run
 from mdistiller.engine.weights import load_exactly
 from mdistiller.errors import UserError
@@ -30,7 +31,7 @@ def read_config(folder: str | Path, opts: Sequence = ()) -> CfgNode:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: not a run folder (config.yaml is missing)")
-    cfg = load_cfg(path, opts, trusted=())
+    cfg = read_recorded(path, opts)
     refuse_own_networks(cfg)
     return cfg
 

@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from yacs.config import CfgNode
 import mdistiller
 from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
-from mdistiller.config.stated import flatten
+from mdistiller.config.files import read_yaml
+from mdistiller.config.stated import flatten, flatten_checked
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
 
@@ -32,6 +33,13 @@ FREE = {  # settings that may change between the sessions of a run; the first tw
 }
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
+
+
+def read_recorded(path: Path, opts: Sequence = (), trusted: Sequence[str] = ()) -> CfgNode:
+    """The config of a run from its file, see `load_cfg`. Raises UserError for a file that was cut off."""
+    cfg = load_cfg(path, opts, trusted)
+    flatten_checked(read_yaml(path), path)
+    return cfg
 
 
 def run_name(cfg: CfgNode) -> str:
@@ -67,7 +75,7 @@ class RunFolder:
         folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
         config = folder / "config.yaml"
         if config.is_file():
-            recorded = load_cfg(config, trusted=cfg.EXPERIMENT.PLUGINS)
+            recorded = read_recorded(config, trusted=cfg.EXPERIMENT.PLUGINS)
             if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
                 cfg.SOLVER.AMP = recorded.SOLVER.AMP
             changed = differences(settings(recorded), settings(cfg))

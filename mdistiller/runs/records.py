@@ -37,10 +37,6 @@ NOT_IDENTITY = {
     "DISTILLER.TEACHER_CHECKPOINT", "DISTILLER.EA", "SOLVER.CHANNELS_LAST", "SOLVER.CUDA_GRAPH", "COMPILE", "DEVICE",
     "LM.TEACHER_KL", "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK", *OTHER_SPELLINGS,
 }
-
-
-# Keys that reports need.
-READ = ("DISTILLER.TYPE", "DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")
 HEADLINE = "top1"  # of older runs, whose summary does not name the headline metric
 _WORDS = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "rouge_l": "Rouge-L",
           "teacher_kl": "KL from the teacher"}
@@ -178,16 +174,8 @@ def read_run(folder: Path) -> RunRecord:
     """
     path = folder / "config.yaml"
     parts = (read_record(folder / name) for name in ("summary.json", "run.json"))
-    run = RunRecord(folder, _config(read_yaml(path), path), *parts)
+    run = RunRecord(folder, flatten_checked(read_yaml(path), path), *parts)
     return _checked(run, folder / "summary.json")
-
-
-def _config(tree, source):
-    config = flatten_checked(tree, source)
-    missing = [key for key in READ if key not in config]
-    if missing:
-        raise UserError(f"{source}: {missing[0]} is missing; a run's config holds every key")
-    return config
 
 
 def _checked(run, source):
@@ -248,7 +236,7 @@ def archived_runs(root: str | Path, problems: list[str] | None = None) -> list[R
 def _archived(path, name, row):
     source = f"{path}: {name}"
     parts = [checked_record(row[part], source) for part in ("summary", "run")]
-    return _checked(RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row), source)
+    return _checked(RunRecord(path.parent / name, flatten_checked(row["config"], source), *parts, kept=row), source)
 
 
 def by_path(runs: Iterable[RunRecord]) -> list[RunRecord]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,7 @@ def records_of_a_run(change):
 
 
 LISTED = {  # what is wrong with the run below any/ -> (how, what the error says)
+    "a config that is cut off": (lambda run: os.truncate(run / "config.yaml", 100), "DISTILLER.TYPE is missing"),
     "a config of bytes": (text_of("config.yaml", b"\xff\xfe"), "any/ea/config.yaml"),
     "a config of a list": (text_of("config.yaml", "- a\n"), "any/ea/config.yaml"),
     "a config cut off": (text_of("config.yaml", "SOLVER: {LR: 0.1\n"), "any/ea/config.yaml"),
@@ -165,6 +167,7 @@ ANSWERS = [
 
 OPENED = {  # what is wrong with the run that is opened -> (how, what the error says)
     "no config": (gone("config.yaml"), "not a run folder"),
+    "a config that is cut off": (lambda run: os.truncate(run / "config.yaml", 100), "DISTILLER.TYPE is missing"),
     "a config of bytes": (text_of("config.yaml", b"\xff\xfe"), "config.yaml: cannot be read"),
     "a config of an unknown key": (text_of("config.yaml", "SOLVR: {}\n"), "config.yaml: unknown key SOLVR"),
     "a config of another network": (config_of(DISTILLER__STUDENT="resnet14"), "does not hold the state of the run"),
