@@ -8,6 +8,7 @@ overrides of the runs' configs that do not change results, such as DATASET.ROOT 
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
@@ -52,7 +53,8 @@ def main():
             print(f"figure {name}: measured already, see {files.marker(output, name)} (--again repeats it)")
             continue
         figure = measure.FIGURES[name]
-        methods = chosen_runs(runs, args.methods or figure.methods, figure.several, " ".join(args.runs))
+        key = options.key if figure.several else None
+        methods = chosen_runs(runs, args.methods or figure.methods, key, " ".join(args.runs))
         content = figure.measure(methods, options)
         used = [run for same in methods.values() for run in same]
         source = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "runs": [describe(r) for r in used]}
@@ -60,11 +62,11 @@ def main():
         print(f"figure {name}: {', '.join(map(str, written))}", flush=True)
 
 
-def chosen_runs(runs, names, several, where):
+def chosen_runs(runs, names, varied, where):
     """Finished runs by method, one per seed, each baseline before its EA- variant.
 
-    Raises UserError for a method without runs, for several networks or data sets, and, unless `several` is set, for
-    several configurations of one method.
+    Raises UserError for a method without runs, for several networks or data sets, and for several configurations of one
+    method, except those that differ in the key `varied` alone (None: in no key).
     """
     from mdistiller.runs.records import group_runs
 
@@ -76,10 +78,14 @@ def chosen_runs(runs, names, several, where):
                         "bash scripts/reproduce_figures.sh trains what the figures need")
     methods = {}
     for name in names or found:
-        groups = group_runs(run for run in done if run.method == name)
-        if len(groups) > 1 and not several:
-            raise UserError(f"{where}: {len(groups)} configurations of {name}; choose folders with only one by --runs")
-        methods[name] = [run for group in groups for run in group]
+        same = [run for run in done if run.method == name]
+        groups = group_runs(replace(run, config={key: run.config[key] for key in run.config if key != varied})
+                            for run in same)
+        if len(groups) > 1:
+            apart = f", {varied} left out" if varied else ""
+            raise UserError(f"{where}: {len(groups)} configurations of {name}{apart}; choose folders with only one by "
+                            "--runs")
+        methods[name] = [run for group in group_runs(same) for run in group]
     pairs = {tuple(run.config[key] for key in ("DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT"))
              for same in methods.values() for run in same}
     if len(pairs) > 1:

@@ -229,6 +229,11 @@ ANALYZED = [
         ("analyze: no speed", "1", "summary.json: images_per_second", json_of("summary.json", images_per_second=None)),
     )
 ]
+ANALYZED.append(typed(
+    "analyze", "--figure 8 --runs any --methods EA-KD --key KD.TEMPERATURE --output out",
+    "2 configurations of EA-KD, KD.TEMPERATURE left out",
+    {f"any/{rate}": partial(run_copy, change=config_of(SOLVER__LR=rate, KD__TEMPERATURE=rate)) for rate in (0.25, 0.5)},
+    "analyze: runs that differ in more than the key"))
 
 
 def resumed(name, says, change):
