@@ -80,8 +80,8 @@ class RunFolder:
                 cfg.SOLVER.AMP = recorded.SOLVER.AMP
             changed = differences(settings(recorded), settings(cfg))
             if changed:
-                raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set another "
-                                "EXPERIMENT.NAME, or delete the folder")
+                raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set them as "
+                                "there to continue it, or set another EXPERIMENT.NAME, or delete the folder")
             if not resume:
                 raise folder._taken()
             folder._check_state()

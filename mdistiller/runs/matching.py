@@ -84,7 +84,7 @@ def _teacher(config):
 
 def _same(run, key, wanted):
     if key not in wanted and key not in BASE:
-        return key not in run.metadata.get("overridden", ())
+        return key not in run.changed
     if key in SETTLED and wanted.get(key) == SETTLED[key]:
         return True
     return equal(run.config.get(key, BASE.get(key)), wanted.get(key, BASE.get(key)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+import mdistiller.config.former as former
 from mdistiller.config.files import read_yaml
 from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
@@ -153,13 +154,18 @@ class RunRecord:
 
     @cached_property
     def unnamed_by_older(self) -> dict[str, Any]:
-        """What runs of older versions may not name: the data, and the keys of the method that have their defaults.
-
-        run.json names the keys of a method that do not have their defaults, which are known only to its class.
-        """
-        changed, method = self.metadata.get("overridden", ()), self.config["DISTILLER.TYPE"]
+        """What runs of older versions may not name: the data, and the keys of the method that have their defaults."""
+        method = self.config["DISTILLER.TYPE"]
         return self.named_data | {key: value for key, value in self.config.items()
-                                  if counts(key, method) and key not in BASE and key not in changed}
+                                  if counts(key, method) and key not in BASE and key not in self.changed}
+
+    @cached_property
+    def changed(self) -> set[str]:
+        """The keys that do not have the defaults of this version, among them all such keys of the method.
+
+        Defaults of methods are known only to their classes; run.json therefore lists what differs from them.
+        """
+        return former.changed(self.config, self.metadata.get("overridden") or {})
 
     @property
     def named_data(self) -> dict[str, str]:
@@ -174,8 +180,12 @@ def read_run(folder: Path) -> RunRecord:
     """
     path = folder / "config.yaml"
     parts = (read_record(folder / name) for name in ("summary.json", "run.json"))
-    run = RunRecord(folder, flatten_checked(read_yaml(path), path), *parts)
+    run = RunRecord(folder, _config(read_yaml(path), path), *parts)
     return _checked(run, folder / "summary.json")
+
+
+def _config(tree, source):
+    return former.completed(flatten_checked(tree, source))
 
 
 def _checked(run, source):
@@ -236,7 +246,7 @@ def archived_runs(root: str | Path, problems: list[str] | None = None) -> list[R
 def _archived(path, name, row):
     source = f"{path}: {name}"
     parts = [checked_record(row[part], source) for part in ("summary", "run")]
-    return _checked(RunRecord(path.parent / name, flatten_checked(row["config"], source), *parts, kept=row), source)
+    return _checked(RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row), source)
 
 
 def by_path(runs: Iterable[RunRecord]) -> list[RunRecord]:
@@ -288,15 +298,20 @@ def split_by_data(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 def _split(runs, facts):
     """Runs by what `facts(run)` names. A run that does not name one of them joins the others if these agree in it."""
-    named: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        for key, value in facts(run).items():
-            named.setdefault(key, {})[json.dumps(value, default=str)] = value
-    agreed = {key: next(iter(values.values())) for key, values in named.items() if len(values) == 1}
+    common = agreed(map(facts, runs))
     parts: dict[str, list[RunRecord]] = {}
     for run in runs:
-        parts.setdefault(json.dumps(sorted((agreed | facts(run)).items()), default=str), []).append(run)
+        parts.setdefault(json.dumps(sorted((common | facts(run)).items()), default=str), []).append(run)
     return list(parts.values())
+
+
+def agreed(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all that name it agree in; a run of an older version may be taken to agree too."""
+    named: dict[str, dict[str, Any]] = {}
+    for each in facts:
+        for key, value in each.items():
+            named.setdefault(key, {})[json.dumps(value, default=str)] = value
+    return {key: next(iter(values.values())) for key, values in named.items() if len(values) == 1}
 
 
 def data_of(group: Iterable[RunRecord]) -> str | None:
