@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from mdistiller.config.stated import BASE
 from mdistiller.config.words import shown
 from mdistiller.runs.matching import equal
-from mdistiller.runs.records import RunRecord, counts, data_of
+from mdistiller.runs.records import RunRecord, agreed, counts, data_of
 
 DIGITS = 8  # of a SHA-256, shown if teachers or data of the same name differ
 DIGESTS = {"teacher": lambda group: group[0].teacher_sha256, "data": data_of}
@@ -20,28 +20,29 @@ def differences(groups: Sequence[Sequence[RunRecord]], kinds: Sequence[Hashable]
     by_kind: dict[Hashable, list] = {}
     for group, kind in zip(groups, kinds, strict=True):
         by_kind.setdefault(kind, []).append(group)
-    differing = {kind: _differing(each) for kind, each in by_kind.items()}
-    return [", ".join(f"{name} {_text(group, name)}" for name in differing[kind])
-            for group, kind in zip(groups, kinds, strict=True)]
+    texts = {kind: iter(_differing(each)) for kind, each in by_kind.items()}
+    return [next(texts[kind]) for kind in kinds]
 
 
 def _differing(groups):
-    """The keys that count, sorted, and the digests that are not constant over groups of one method."""
-    first, *others = groups
-    method = first[0].config["DISTILLER.TYPE"]
+    """The label of each of the groups of one method: the keys that count, sorted, and the digests that differ."""
+    method = groups[0][0].config["DISTILLER.TYPE"]
     keys = {key for group in groups for key in group[0].config if counts(key, method)} - {"DISTILLER.TYPE"}
-    return [name for name in [*sorted(keys), *DIGESTS]
-            if not all(equal(_value(first, name), _value(other, name)) for other in others)]
+    defaults = BASE | agreed(run.unnamed_by_older for group in groups for run in group)
+    columns = {name: [_value(group, name, defaults) for group in groups] for name in [*sorted(keys), *DIGESTS]}
+    shown = {name: values for name, values in columns.items() if not all(equal(values[0], value) for value in values)}
+    return [", ".join(f"{name} {_text(values[place], name)}" for name, values in shown.items())
+            for place in range(len(groups))]
 
 
-def _value(group, name):
+def _value(group, name, defaults):
+    """The value that a group has in a column; runs of older versions do not name their data, nor every key."""
     if name in DIGESTS:
-        return DIGESTS[name](group)
-    return group[0].config.get(name, BASE.get(name, "at its default"))
+        return DIGESTS[name](group) or defaults.get(name)
+    return group[0].config.get(name, defaults.get(name, "at its default"))
 
 
-def _text(group, name):
-    value = _value(group, name)
+def _text(value, name):
     if name in DIGESTS:
         return digits(value)
     return value if isinstance(value, str) and value else shown(value)

@@ -125,3 +125,12 @@ def test_a_run_without_a_newer_key_of_its_method_belongs_to_those_with_its_defau
     assert seeds_of_groups(tmp_path) == [[0, 1], [2]]
     make_run(tmp_path, "KD", 3, 73.0, KD__LOSS__NEWER=3.0)  # the default of a third version: the first may have either
     assert seeds_of_groups(tmp_path) == [[0], [1], [2], [3]]
+
+
+def test_what_only_newer_runs_name_is_no_difference(tmp_path):
+    make_run(tmp_path, "KD", 0, 70.0)
+    make_run(tmp_path, "KD", 0, 71.0, KD__LOSS__NEWER=1.0, SOLVER__LR=0.1, metadata={"data_sha256": "1" * 64})
+    assert [row[0] for row in lines_of(comparison(tmp_path))] == ["KD (SOLVER.LR 0.05)", "KD (SOLVER.LR 0.1)"]
+    make_run(tmp_path, "KD", 0, 72.0, KD__LOSS__NEWER=2.0, metadata={"overridden": {"KD.LOSS.NEWER": 2.0}})
+    assert [row[0] for row in lines_of(comparison(tmp_path))] == [
+        f"KD (KD.LOSS.NEWER {value}, SOLVER.LR {rate})" for value, rate in ((1.0, 0.05), (1.0, 0.1), (2.0, 0.05))]
