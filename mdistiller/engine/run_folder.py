@@ -31,6 +31,7 @@ FREE = {  # settings that may change between the sessions of a run; the first tw
     "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR",
     "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH",
 }
+OF_ITS_OWN = "set EXPERIMENT.NAME, or in a sweep EXPERIMENT.PROJECT, for a run of its own"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
@@ -81,7 +82,7 @@ class RunFolder:
             changed = differences(settings(recorded), settings(cfg))
             if changed:
                 raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set them as "
-                                "there to continue it, or set another EXPERIMENT.NAME, or delete the folder")
+                                f"there to continue it, {OF_ITS_OWN}, or delete the folder")
             if not resume:
                 raise folder._taken()
             folder._check_state()
@@ -146,8 +147,8 @@ class RunFolder:
             if there.get(key) and digest and there[key] != digest:
                 words = {"teacher_sha256": "another teacher", "data_sha256": "other training data"}[key]
                 raise UserError(
-                    f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now; set "
-                    "EXPERIMENT.NAME, or in a sweep EXPERIMENT.PROJECT, for a run of its own"
+                    f"{self / 'run.json'}: the run to resume has {words}: {key} {there[key]} there, {digest} now; "
+                    f"{OF_ITS_OWN}"
                 )
 
     def describe(self, cfg: CfgNode, **metadata) -> None:

@@ -103,7 +103,7 @@ def test_other_settings_are_refused_by_key_and_the_message_names_the_way_out(unb
     """With and without --resume, which would not help here: a circle of advice for a mistyped rate."""
     for resume in (False, True):
         with pytest.raises(UserError, match=r"other settings: SOLVER.LR \(0.05 there, 0.1 now\); set them as there to "
-                                            "continue it, or set another EXPERIMENT.NAME, or delete the folder$"):
+                                            "continue it, set EXPERIMENT.NAME, .* its own, or delete the folder$"):
             run(unbroken.parents[1], "EA-KD", "SOLVER.LR", 0.1, resume=resume)
     with pytest.raises(UserError, match=r"settings: DISTILLER.EA .*, DISTILLER.TYPE \('EA-KD' there, 'NONE' now\);"):
         run(unbroken.parents[1], "NONE", "EXPERIMENT.NAME", unbroken.name, resume=True)
