@@ -43,7 +43,7 @@ from mdistiller.models import build_model
 from mdistiller.report.compare import comparison
 from mdistiller.report.page import report
 from mdistiller.runs.fill import fill
-from mdistiller.runs.kept import keep_records
+from mdistiller.runs.keeping import keep_records
 from mdistiller.runs.language import scores_of
 from mdistiller.runs.paper import covered_tables
 from mdistiller.runs.records import find_runs

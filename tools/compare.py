@@ -16,7 +16,7 @@ quiet_interrupts()
 
 from mdistiller.report.compare import comparison
 from mdistiller.runs.folders import check_folder
-from mdistiller.runs.kept import keep_records
+from mdistiller.runs.keeping import keep_records
 from mdistiller.runs.records import find_runs
 
 

@@ -1,20 +1,16 @@
-"""Archive finished runs of a study without weights: runs.jsonl (a line per run), metrics.csv (a row per epoch)."""
+"""Read finished runs that are archived without weights: runs.jsonl (a line per run), metrics.csv (a row per epoch)."""
 
 import csv
-import io
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mdistiller.config.files import read_yaml
-from mdistiller.errors import UserError, writing
-from mdistiller.files import alone_in, read_plain, write_text
+from mdistiller.errors import UserError
+from mdistiller.files import read_plain
 from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
-OF_THE_MACHINE = ("host", "package", "teacher_checkpoint", "teacher_cache", "sessions")  # not archived
 PARTS = ("config", "summary", "run")
 LONGEST_NAME = 255  # bytes, of file systems
 
@@ -72,51 +68,3 @@ def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
 
 def _number(text):
     return int(text) if text.lstrip("-").isdecimal() else float(text)
-
-
-def keep_records(runs: Iterable, folder: Path) -> int:
-    """Add finished runs to the two files in `folder`; returns their number. A run of the same name is replaced.
-
-    Entries of run.json that identify the machine are left out. Raises UserError for two runs of one name, for a folder
-    that contains the runs themselves, and for a path where no file can be written; RunError when the disk is full. The
-    files are then left unchanged. Several processes may add to one folder at once.
-    """
-    archived, folder = {}, Path(folder)
-    for run in runs:
-        name = run.path.name
-        if not run.done:
-            continue
-        if (folder / name).resolve() == run.path.resolve():
-            raise UserError(f"{run.path}: cannot be archived into its own folder; choose another folder")
-        if name in archived:
-            raise UserError(f"{run.path}: {archived[name].path} has the same name; names must be different")
-        archived[name] = run
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder):
-        _add(archived, folder)
-    return len(archived)
-
-
-def _add(archived, folder):
-    """Add {name: run} to the two files."""
-    rows = read_kept(folder / RUNS) if (folder / RUNS).is_file() else {}
-    metrics = read_kept_metrics(folder / METRICS)
-    for name, run in archived.items():
-        metadata = {key: value for key, value in run.metadata.items() if key not in OF_THE_MACHINE}
-        config = read_yaml(run.path / "config.yaml") if run.kept is None else run.kept["config"]
-        rows[name] = {"name": name, "config": config, "summary": dict(run.summary), "run": metadata}
-        rows[name] |= {"answers": run.answers} if run.answers else {}
-        metrics[name] = run.metrics()
-    write_text(folder / METRICS, _csv(metrics))
-    write_text(folder / RUNS, "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)))
-
-
-def _csv(metrics):
-    columns = dict.fromkeys(key for name in sorted(metrics) for row in metrics[name] for key in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["run", *columns], lineterminator="\n")
-    writer.writeheader()
-    for name in sorted(metrics):
-        writer.writerows({"run": name, **row} for row in metrics[name])
-    return text.getvalue()

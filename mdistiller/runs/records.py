@@ -239,11 +239,12 @@ def archived_runs(root: str | Path, problems: list[str] | None = None) -> list[R
     found: list[RunRecord] = []
     for path in (folder / RUNS for folder, names in folders_below(root) if RUNS in names):
         rows = _read(problems, read_kept, path) or {}
-        found += filter(None, (_read(problems, _archived, path, name, row) for name, row in rows.items()))
+        found += filter(None, (_read(problems, archived_run, path, name, row) for name, row in rows.items()))
     return found
 
 
-def _archived(path, name, row):
+def archived_run(path: Path, name: str, row: Mapping[str, Any]) -> RunRecord:
+    """The run of a line of the runs.jsonl at `path`. Raises UserError, naming the run and the key, if it is invalid."""
     source = f"{path}: {name}"
     parts = [checked_record(row[part], source) for part in ("summary", "run")]
     return _checked(RunRecord(path.parent / name, _config(row["config"], source), *parts, kept=row), source)

@@ -12,7 +12,7 @@ from mdistiller.errors import UserError
 from mdistiller.report import study
 from mdistiller.report.pages import marks, parts_of
 from mdistiller.report.study import load_studies, table
-from mdistiller.runs.kept import keep_records
+from mdistiller.runs.keeping import keep_records
 from mdistiller.runs.records import find_runs
 from tests.report.support import REPOSITORY, nested
 from tools import tables
@@ -189,7 +189,8 @@ def test_the_command_writes_the_page(tmp_path, capsys, monkeypatch):
 
 def test_records_of_one_name_and_in_the_place_of_the_runs_are_refused(tmp_path):
     for root in ("a", "b"):
-        made(tmp_path / "runs" / root, STUDY.lines["KD"], 0, 20.0)
+        folder = made(tmp_path / "runs" / root, STUDY.lines["KD"], 0, 20.0)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("EPOCHS: 15", "EPOCHS: 16"))
     with pytest.raises(UserError, match="same name"):
         keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept")
     with pytest.raises(UserError, match="into its own folder"):

@@ -8,11 +8,13 @@ import pytest
 
 from mdistiller.errors import RunError, UserError
 from mdistiller.files import write_text
-from mdistiller.runs import kept
-from mdistiller.runs.kept import METRICS, RUNS, keep_records, read_kept_metrics
+from mdistiller.runs import keeping
+from mdistiller.runs.keeping import keep_records
+from mdistiller.runs.kept import METRICS, RUNS, read_kept_metrics
 from mdistiller.runs.records import find_runs
 from tests import forked
 from tests.engine.support import run
+from tests.report.support import make_run
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,52 @@ def test_runs_are_added_and_replaced_by_name(folder, tmp_path):
         assert {name: (place / name).read_bytes() for name in before} == before
 
 
+def made(root, row="KD", seed=0, last=70.0, started="2026-11-01T10:00:00+00:00", **changed):
+    return make_run(root, row, seed, last, name="run", metadata={"started": started}, **changed)
+
+
+def test_of_a_run_of_two_machines_the_last_one_is_kept_with_what_a_copy_alone_has(tmp_path):
+    whole, archive = made(tmp_path / "a"), tmp_path / "study"
+    (whole / "metrics.jsonl").write_text('{"epoch": 1, "test_top1": 70.0}\n')
+    (whole / "answers" / "best").mkdir(parents=True)
+    (whole / "answers" / "best" / "scores.json").write_text('{"dolly": {"ngram6": {"rouge_l": 9.5}}}')
+    made(tmp_path / "b")  # the same run, copied without these files
+    made(tmp_path / "c", last=60.0, started="2026-11-01T09:00:00+00:00")  # trained before it, on another machine
+    for root in ("a", "b", "c", "."):  # from each machine in turn, and from a folder with all of them
+        assert keep_records(find_runs(tmp_path / root), archive) == 1
+        (kept,) = find_runs(archive)
+        assert kept.result("last") == 70.0 and kept.answers["best"]["dolly"]["ngram6"]["rouge_l"] == 9.5
+        assert read_kept_metrics(archive / METRICS) == {"run": [{"epoch": 1, "test_top1": 70.0}]}
+    made(tmp_path / "d", last=80.0, started="2026-11-01T11:00:00+00:00")
+    keep_records(find_runs(tmp_path / "d"), archive)
+    (kept,) = find_runs(archive)
+    assert kept.result("last") == 80.0 and not kept.answers and not read_kept_metrics(archive / METRICS)
+
+
+@pytest.mark.parametrize("other", [{"SOLVER__LR": 0.01}, {"seed": 1}, {"row": "DKD"}])
+def test_another_run_of_the_same_name_does_not_replace_the_archived_one(other, tmp_path):
+    made(tmp_path / "a")
+    made(tmp_path / "b", **other)
+    keep_records(find_runs(tmp_path / "a"), tmp_path / "study")
+    before = (tmp_path / "study" / RUNS).read_bytes()
+    for runs in (find_runs(tmp_path / "b"), find_runs(tmp_path)):
+        with pytest.raises(UserError, match="two runs of the same name, .*; rename a run's folder"):
+            keep_records(runs, tmp_path / "study")
+    assert (tmp_path / "study" / RUNS).read_bytes() == before
+
+
+def test_a_name_that_a_line_cannot_hold_is_refused(tmp_path):
+    made(tmp_path).rename(tmp_path / "any" / "run\r")  # of a script with the line ends of Windows
+    with pytest.raises(UserError, match=r"run\\r': cannot be archived: .*; rename the folder"):
+        keep_records(find_runs(tmp_path), tmp_path / "study")
+
+
 def test_runs_that_two_processes_keep_at_once_are_all_there(folder, tmp_path, monkeypatch):
     def slowly(path, text):
         time.sleep(0.3)  # the other process would have read by then
         write_text(path, text)
 
-    monkeypatch.setattr(kept, "write_text", slowly)
+    monkeypatch.setattr(keeping, "write_text", slowly)
     done = forked.run_together([lambda run=run: keep_records([run], tmp_path) and None for run in find_runs(folder)])
     assert [process.returncode for process in done] == [0, 0]
     assert [one.seed for one in find_runs(tmp_path)] == [0, 1] and len(read_kept_metrics(tmp_path / METRICS)) == 2

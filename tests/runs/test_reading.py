@@ -12,7 +12,8 @@ from mdistiller.report.formats import latex
 from mdistiller.report.layout import Heading, Items, Paragraph
 from mdistiller.report.page import report
 from mdistiller.report.pages import marks, write_into
-from mdistiller.runs.kept import RUNS, keep_records
+from mdistiller.runs.keeping import keep_records
+from mdistiller.runs.kept import RUNS
 from mdistiller.runs.reading import read_metrics
 from mdistiller.runs.records import find_runs
 from tests.report.support import make_run
