@@ -22,16 +22,18 @@ from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import flatten, flatten_checked
+from mdistiller.engine.networks import RANDOM_TEACHER
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 FREE = {  # settings that may change between the sessions of a run; the first two are its place, and it may be moved
     "EXPERIMENT.PROJECT", "EXPERIMENT.NAME", "EXPERIMENT.TAG", "DEVICE", "LOG.PREFIX", "LOG.TENSORBOARD_FREQ",
-    "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "TEACHER_CACHE.DIR",
-    "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH",
+    "LOG.SAVE_CHECKPOINT_STEPS", "DATASET.ROOT", "DATASET.NUM_WORKERS", "DATASET.DOWNLOAD", "DATASET.TEST.BATCH_SIZE",
+    "TEACHER_CACHE.DIR", "TEACHER_CACHE.CHECK", "SOLVER.CUDA_GRAPH",
 }
 OF_ITS_OWN = "set EXPERIMENT.NAME, or in a sweep EXPERIMENT.PROJECT, for a run of its own"
+TEACHER = "DISTILLER.TEACHER_CHECKPOINT"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
@@ -103,7 +105,8 @@ class RunFolder:
         if self.finished or epochs > 1:  # a run that is killed before its first checkpoint may have one epoch
             raise UserError(
                 f"{self.path}: the run {'has finished' if self.finished else f'has {epochs} epochs'}, and its "
-                f"checkpoints ({' and '.join(CHECKPOINTS)}) are missing; restore one, or set EXPERIMENT.NAME or .SEED"
+                f"checkpoints ({' and '.join(CHECKPOINTS)}) are missing; restore one, or move the folder away to start "
+                "a new run"
             )
 
     def take(self, resume: bool) -> None:
@@ -253,8 +256,10 @@ def differences(there: Mapping, now: Mapping) -> str:
     """The first settings that differ, in words; "" when none does.
 
     Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
+    The teacher's file may lie elsewhere on another machine, and is known by its SHA-256, unless it is a random one.
     """
-    keys = [key for key in sorted(there.keys() & now.keys()) if there[key] != now[key]]
+    keys = [key for key in sorted(there.keys() & now.keys()) if there[key] != now[key]
+            and not (key == TEACHER and RANDOM_TEACHER not in (there[key], now[key]))]
     return ", ".join(f"{key} ({there[key]!r} there, {now[key]!r} now)" for key in keys[:5])
 
 

@@ -9,7 +9,7 @@ import pytest
 from mdistiller.config import load_cfg
 from mdistiller.config.stated import stated
 from mdistiller.engine import run_folder
-from mdistiller.engine.run_folder import FREE, RunFolder, commit, overridden
+from mdistiller.engine.run_folder import FREE, RunFolder, commit, differences, overridden
 from mdistiller.engine.run_state import summary_line
 from mdistiller.errors import UserError
 from mdistiller.runs.matching import fit
@@ -70,6 +70,13 @@ def test_every_session_records_its_versions_and_another_teacher_is_refused(tmp_p
     with pytest.raises(UserError, match="another teacher"):
         folder.check_same(teacher_sha256="b" * 64)
     folder.check_same(teacher_sha256="a" * 64)
+
+
+def test_the_file_of_the_teacher_may_lie_elsewhere_but_is_not_exchanged_for_random_weights():
+    there, elsewhere, found, none = ({"DISTILLER.TEACHER_CHECKPOINT": path} for path in ("a/t.pth", "b/u.pth", None,
+                                                                                         "random"))
+    assert not differences(there, elsewhere) and not differences(found, there)
+    assert "'a/t.pth' there, 'random' now" in differences(there, none) and differences(none, found)
 
 
 def test_the_commit_is_recorded_only_in_a_checkout_of_this_project(tmp_path, monkeypatch):

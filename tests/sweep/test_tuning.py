@@ -155,7 +155,8 @@ def test_a_study_continues_after_every_change_that_a_run_accepts(tmp_path):
     begun.study.set_user_attr("settings", json.dumps([yaml.safe_dump(older), space]))
     other = {"EXPERIMENT.PROJECT": "x", "EXPERIMENT.NAME": "x", "EXPERIMENT.TAG": "x", "DEVICE": "cpu",
              "LOG.TENSORBOARD_FREQ": 7, "LOG.SAVE_CHECKPOINT_STEPS": 7, "DATASET.ROOT": "x", "DATASET.NUM_WORKERS": 1,
-             "DATASET.DOWNLOAD": True, "TEACHER_CACHE.DIR": "x", "TEACHER_CACHE.CHECK": 7, "SOLVER.CUDA_GRAPH": "never"}
+             "DATASET.DOWNLOAD": True, "DATASET.TEST.BATCH_SIZE": 7, "TEACHER_CACHE.DIR": "x", "TEACHER_CACHE.CHECK": 7,
+             "SOLVER.CUDA_GRAPH": "never"}
     assert other.keys() | {"LOG.PREFIX"} == tuning.FREE
     (tmp_path / "b/tune").mkdir(parents=True)
     begun.folder.rename(tmp_path / "b/tune/renamed")
