@@ -76,15 +76,8 @@ class RunFolder:
         config, or when the folder contains other files.
         """
         folder = cls(Path(cfg.LOG.PREFIX) / cfg.EXPERIMENT.PROJECT / run_name(cfg))
-        config = folder / "config.yaml"
-        if config.is_file():
-            recorded = read_recorded(config, trusted=cfg.EXPERIMENT.PLUGINS)
-            if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
-                cfg.SOLVER.AMP = recorded.SOLVER.AMP
-            changed = differences(settings(recorded), settings(cfg))
-            if changed:
-                raise UserError(f"{folder.path}: already contains a run with other settings: {changed}; set them as "
-                                f"there to continue it, {OF_ITS_OWN}, or delete the folder")
+        if (folder / "config.yaml").is_file():
+            folder.check_settings(cfg)
             if not resume:
                 raise folder._taken()
             folder._check_state()
@@ -93,6 +86,16 @@ class RunFolder:
                 f"{folder.path}: not empty and not a run folder (no config.yaml); choose another EXPERIMENT.NAME"
             )
         return folder
+
+    def check_settings(self, cfg: CfgNode) -> None:
+        """Raise UserError when the run in the folder has other settings. SOLVER.AMP auto becomes what it records."""
+        recorded = read_recorded(self / "config.yaml", trusted=cfg.EXPERIMENT.PLUGINS)
+        if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
+            cfg.SOLVER.AMP = recorded.SOLVER.AMP
+        changed = differences(settings(recorded), settings(cfg))
+        if changed:
+            raise UserError(f"{self.path}: already contains a run with other settings: {changed}; set them as "
+                            f"there to continue it, {OF_ITS_OWN}, or delete the folder")
 
     def _taken(self):
         return UserError(f"{self.path}: already contains a run; add --resume, or set EXPERIMENT.NAME or .SEED")

@@ -26,7 +26,7 @@ from mdistiller.config.length import num_epochs
 from mdistiller.config.loading import method_keys
 from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.run_folder import FREE, differences
+from mdistiller.engine.run_folder import FREE, RunFolder, differences
 from mdistiller.engine.setup import train
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.libraries import import_extra
@@ -127,7 +127,8 @@ class Tuning:
     def study(self):
         """The study in the journal file, created if there is none.
 
-        Raises UserError if it has other settings (those in FREE may change), or lacks a trial whose folder is there.
+        Raises UserError if it has other settings (those in FREE may change) or another teacher, or lacks a trial whose
+        folder is there.
         """
         with self.alone():
             journal = self._journal()
@@ -147,6 +148,10 @@ class Tuning:
                                 "restore it, or choose another --name") from None
             if changed:
                 raise UserError(f"{self.folder}: the study there has other settings: {changed}; choose another --name")
+            teachers = study.user_attrs.get("teacher_sha256"), self.training.teacher_sha256  # None: nothing is known
+            if None not in teachers and len({*teachers}) > 1:
+                raise UserError(f"{self.folder}: the study there has another teacher: teacher_sha256 {teachers[0]} "
+                                f"there, {teachers[1]} now; restore its file, or choose another --name")
             known = {self._trial_name(trial.number) for trial in study.trials
                      if trial.state != self.optuna.trial.TrialState.WAITING}
             for config in sorted(self.folder.glob("trial_*/config.yaml")):
@@ -154,6 +159,7 @@ class Tuning:
                     raise self._unrecorded(config.parent)
             if not study.trials:
                 study.set_user_attr("settings", json.dumps(said))
+                study.set_user_attr("teacher_sha256", teachers[1])
                 study.enqueue_trial({key: setting.own for key, setting in self.space.items()})
         return study
 
@@ -252,8 +258,13 @@ class Tuning:
     def _train(self, name, chosen: Mapping[str, Any], opts, after_epoch=None):
         said = {**chosen, **opts, "EXPERIMENT.PROJECT": f"{PROJECT}/{self.name}", "EXPERIMENT.NAME": name}
         words = [word for pair in said.items() for word in pair]
-        begun = (self.folder / name / "config.yaml").is_file()
-        train(load_cfg(self.training.path, [*self.training.overrides, *words]), begun, after_epoch)
+        cfg, folder = load_cfg(self.training.path, [*self.training.overrides, *words]), RunFolder(self.folder / name)
+        begun = (folder / "config.yaml").is_file()
+        if begun and folder.finished:  # its records are enough; its checkpoints may have stayed on another machine
+            folder.check_settings(cfg)
+            folder.check_same(teacher_sha256=self.training.teacher_sha256)
+        else:
+            train(cfg, begun, after_epoch)
 
     @property
     def open_trials(self) -> int:

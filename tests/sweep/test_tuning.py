@@ -171,6 +171,33 @@ def test_a_study_continues_after_every_change_that_a_run_accepts(tmp_path):
         assert fixed.study
 
 
+def test_a_study_goes_on_with_its_teacher_from_another_place_and_with_no_other_one(tmp_path):
+    def study(name):
+        return tiny(tmp_path, 1, f"DISTILLER.TEACHER_CHECKPOINT={tmp_path / name}").study
+
+    for name, content in (("t.pth", b"one"), ("same.pth", b"one"), ("other.pth", b"two")):
+        (tmp_path / name).write_bytes(content)
+    assert study("t.pth").user_attrs == study("same.pth").user_attrs
+    with pytest.raises(UserError, match="has another teacher: teacher_sha256 .* there, .* now; restore"):
+        study("other.pth")
+    with pytest.raises(UserError, match="other settings: DISTILLER.TEACHER_CHECKPOINT .*, 'random' now"):
+        assert tiny(tmp_path, 1).study
+
+
+def test_a_study_whose_runs_were_copied_without_checkpoints_is_reported_and_trains_nothing_again(tmp_path):
+    mine = tiny(tmp_path, 1)
+    mine.run_trials()
+    values = mine.run_final()["best"][0].metrics()
+    for path in mine.folder.rglob("*.pth"):
+        path.unlink()
+    copied = tiny(tmp_path, 1)
+    assert copied.run_final()["best"][0].metrics() == values
+    config = mine.folder / "best_000_s0" / "config.yaml"
+    config.write_text(config.read_text().replace("TEMPERATURE: 4.0", "TEMPERATURE: 5.0"))
+    with pytest.raises(UserError, match="other settings: KD.TEMPERATURE"):  # of another machine's study, perhaps
+        copied.run_final()
+
+
 def test_a_journal_that_lost_a_trial_whose_folder_is_there_is_named(tmp_path):
     mine = tiny(tmp_path, 2)
     trial, lock = mine._claim()
