@@ -1,6 +1,7 @@
 """How far the runs below a folder are: what is running, has stopped, failed or waits, and the time left."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ def progress(root: str | Path, runs: Iterable[RunRecord], now: float | None = No
     runs, now = list(runs), time.time() if now is None else now
     kept = _sweep_files(root)
     errors, plans = _errors(kept), [_plan(path) for path in kept if path.name == PLAN]
-    there = {_key(run.path) for run in runs}
-    found = [_unfinished(run, errors.get(_key(run.path), ""), now) for run in runs if not run.done]
+    there = {_key(run.path.parent, run.path.name) for run in runs}
+    found = [_unfinished(run, errors.get(_key(run.path.parent, run.path.name), ""), now)
+             for run in runs if not run.done]
     planned = dict.fromkeys(key for plan in plans for key in plan["runs"])
     found += [Unfinished(key[1], FAILED if key in errors else WAITING, error=errors.get(key, ""))
               for key in {**planned, **errors} if key not in there]
@@ -96,9 +98,14 @@ def _unfinished(run: RunRecord, error: str, now: float) -> Unfinished:
     return Unfinished(run.path.name, state, int(epoch), epochs, left, silence, error, run)
 
 
-def _key(path):
-    """Project and name: of a run folder, and of what a sweep keeps for it."""
-    return path.parent.name, path.name
+def _key(project, name):
+    """A run by the folder of its project, whose path says which machine's copy it is, and its name."""
+    return os.path.realpath(project), name
+
+
+def _project(kept):
+    """The folder of the runs for which a sweep keeps a file <folder>/.sweep/<project>/<name>."""
+    return kept.parents[2] / kept.parent.name
 
 
 def _sweep_files(root):
@@ -108,12 +115,12 @@ def _sweep_files(root):
 
 
 def _errors(kept):
-    """Project and name of a run -> the message with which its last attempt in a sweep failed."""
+    """Key of a run -> the message with which its last attempt in a sweep failed."""
     found = {}
     for path in (path for path in kept if path.suffix == ".failed"):
         content = _content(path)
         if isinstance(content, dict):
-            found[_key(path.with_suffix(""))] = str(content.get("error", ""))
+            found[_key(_project(path), path.stem)] = str(content.get("error", ""))
     return found
 
 
@@ -122,7 +129,7 @@ def _plan(path):
     content = content if isinstance(content, dict) else {}
     names, jobs = content.get("runs"), content.get("jobs")
     names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    return {"runs": [(path.parent.name, name) for name in names],
+    return {"runs": [_key(_project(path), name) for name in names],
             "jobs": jobs if isinstance(jobs, int) and 0 < jobs < 10**6 else 1}
 
 

@@ -76,11 +76,12 @@ def test_half_written_folders_are_named_and_hide_no_other_run(ask, tmp_path, nam
 
 
 def test_planned_and_failed_runs_of_a_sweep_are_shown(ask, tmp_path):
-    records = tmp_path / ".sweep" / tmp_path.name
+    records = tmp_path / ".sweep" / "tried"
     records.mkdir(parents=True)
-    (records / "plan.json").write_text(json.dumps({"runs": ["KD_s0", "KD_s1", "DKD_s0"], "jobs": 2}))
+    (records / "plan.json").write_text(json.dumps({"runs": ["KD_s1", "DKD_s0"], "jobs": 2}))
     (records / "DKD_s0.failed").write_text(json.dumps({"error": "the loss <dkd> is NaN"}))
-    write_run(tmp_path / "KD_s1", "KD", 1, 70.0, status="running")
+    (tmp_path / "tried").mkdir()
+    write_run(tmp_path / "tried" / "KD_s1", "KD", 1, 70.0, status="running")
     _, main, _ = ask("/main")
     assert "1 of 3 runs are done" in main and "1 running" in main and "1 failed" in main
     assert "the loss &lt;dkd&gt; is NaN" in main

@@ -54,3 +54,16 @@ def test_a_run_of_unknown_length_leaves_the_whole_time_unknown(tmp_path):
     write(tmp_path / "p" / "a", "running", 0, 0.0)
     found = progress(tmp_path, find_runs(tmp_path), NOW)
     assert found.left is None and found.unfinished[0].left is None and progress(tmp_path, [], NOW).left is None
+
+
+def test_what_failed_or_waits_on_one_machine_is_not_told_of_the_copy_of_another(tmp_path):
+    for machine, status in (("laptop", "running"), ("cluster", "failed")):
+        write(tmp_path / machine / "sweep" / "a", status, 5, 60.0)
+        folder = tmp_path / machine / ".sweep" / "sweep"
+        folder.mkdir(parents=True)
+        (folder / "plan.json").write_text('{"runs": ["a", "b"], "jobs": 1}')
+    (folder / "a.failed").write_text('{"error": "no memory"}')
+    (tmp_path / "link").symlink_to(tmp_path / "laptop")
+    found = progress(tmp_path, find_runs(tmp_path), NOW)
+    assert [(one.name, one.state, one.error) for one in found.unfinished] == [
+        ("a", "failed", "no memory"), ("a", "running", ""), ("b", "waiting", ""), ("b", "waiting", "")]
