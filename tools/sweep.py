@@ -196,14 +196,14 @@ class Reporter:
     def end(self, failed_before):
         """Print the summary; returns the exit code.
 
-        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier, or were
-        stopped by somebody else.
+        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier, were
+        stopped by somebody else, or are still trained by another sweep.
         """
         bad, left = len(self.bad), self.total - self.ended
         words = [f"{self.ended - bad} of {self.total} done", f"{bad} not" if bad else ""]
         words += [f"{left} not tried, since they would end with the same error" if left else ""]
         print("; ".join(filter(None, words)) if self.total else "nothing left to do")
-        if {processes.FAILED, processes.STOPPED} & set(self.bad) or failed_before or self.ended > bad > 0:
+        if {*self.bad} - {processes.REFUSED} or failed_before or self.ended > bad > 0:
             return 3
         return 2 if bad or left else 0
 

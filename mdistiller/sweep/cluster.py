@@ -17,6 +17,7 @@ from mdistiller.sweep.processes import (
     POLL_SECONDS,
     Outcome,
     Signals,
+    forget_failure,
     outcome,
     start,
     take_lock,
@@ -33,6 +34,7 @@ class SubmittedRun:
         lock = take_lock(task.record)
         if lock is None:
             return Outcome(ELSEWHERE, "its lock is held by another sweep, or by a run that such a sweep left running")
+        forget_failure(task.record)
         self.process = start(task, lock)
         try:
             return outcome(task, self.process.wait())

@@ -49,6 +49,11 @@ def take_lock(record: Path) -> io.TextIOBase | None:
     return files.lock(Path(f"{record}.lock"))
 
 
+def forget_failure(record: Path) -> None:
+    """Delete the message of the last attempt of a run, which is tried again now."""
+    Path(f"{record}.failed").unlink(missing_ok=True)
+
+
 def start(task, *locks: io.TextIOBase, device: str | None = None) -> subprocess.Popen:
     """Start the process of a task that writes to a log file; `device`: its CUDA_VISIBLE_DEVICES (None: inherited)."""
     environment = os.environ if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
@@ -91,14 +96,13 @@ def code_file(run) -> Path:
 
 
 def outcome(task, code: int, told_by=None) -> Outcome:
-    """The outcome for an exit code. A failure is also written to a file, which a successful run deletes.
+    """The outcome for an exit code. A failure is also written to a file, see `forget_failure`.
 
     `told_by` is the task whose log has the error, if it is not that of the run.
     """
     if code in (130, 143) or -code in STOP_SIGNALS:
         return Outcome(STOPPED)
     if code == 0:
-        Path(f"{task.record}.failed").unlink(missing_ok=True)
         return Outcome(DONE)
     told_by = told_by or task
     error = f"{last_line(told_by)} (exit code {code}; full output: {told_by.record}.log)"
@@ -206,7 +210,7 @@ class LocalSweep:
                 lock.close()
                 self.report(run, Outcome(ELSEWHERE))
             else:
-                Path(f"{run.record}.failed").unlink(missing_ok=True)  # it is tried again now
+                forget_failure(run.record)
                 locks[run] = lock
         return locks
 

@@ -101,11 +101,15 @@ def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_and_continues(tmp_path)
     assert finish(process)[0] == 130 and ended(tmp_path) == {0: ("interrupted", 2)}
 
 
-def test_a_run_that_somebody_else_stopped_is_not_done(tmp_path, capsys):
+@pytest.mark.parametrize("outcome, words", [
+    (sweep.Outcome(sweep.STOPPED), "stopped: a: the same command continues it"),
+    (sweep.Outcome(sweep.ELSEWHERE, "its lock is held"), "elsewhere: a: its lock is held"),
+])
+def test_a_run_that_somebody_else_has_or_has_stopped_is_not_done(outcome, words, tmp_path, capsys):
     reporter = Reporter(1)
-    reporter.report(SimpleNamespace(name="a", folder=tmp_path / "not made yet"), sweep.Outcome(sweep.STOPPED))
+    reporter.report(SimpleNamespace(name="a", folder=tmp_path / "not made yet"), outcome)
     assert reporter.end(0) == 3
-    assert capsys.readouterr().out == "[1/1] stopped: a: the same command continues it\n0 of 1 done; 1 not\n"
+    assert capsys.readouterr().out == f"[1/1] {words}\n0 of 1 done; 1 not\n"
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,8 @@ def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
     assert cluster.SubmittedRun()(tasks[0]).kind == sweep.ELSEWHERE
     lock.close()
     assert (tmp_path / "bad.failed").is_file()
+    stopped = python(tmp_path, "bad", "raise SystemExit(143)")  # the second attempt, which the same command continues
+    assert cluster.SubmittedRun()(stopped).kind == sweep.STOPPED and not (tmp_path / "bad.failed").exists()
 
 
 def test_without_submitit_the_error_says_what_to_install(monkeypatch):
