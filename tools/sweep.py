@@ -138,10 +138,10 @@ def main():
     if args.dry_run:
         print("".join(map(commands, tasks)), end="")
         return 0
-    plan.write_plans(todo, jobs)
     reporter = Reporter(len(todo))
     try:
-        launch(args, tasks, jobs, devices, fork, reporter)
+        with plan.announced(todo, jobs):
+            launch(args, tasks, jobs, devices, fork, reporter)
     except Interrupted as stop:
         print(f"stopped by {stop}; the same command continues", file=sys.stderr)
         return 128 + stop.number

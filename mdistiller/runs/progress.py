@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from mdistiller.errors import UserError
 from mdistiller.files import read_text
@@ -58,15 +59,15 @@ def progress(root: str | Path, runs: Iterable[RunRecord], now: float | None = No
     """The progress of the runs below `root`, with those that a sweep there has planned or seen fail."""
     runs, now = list(runs), time.time() if now is None else now
     kept = _sweep_files(root)
-    errors, plans = _errors(kept), [_plan(path) for path in kept if path.name == PLAN]
+    errors, plans = _errors(kept), {path: read_plan(path) for path in kept if path.name == PLAN}
     there = {_key(run.path.parent, run.path.name) for run in runs}
     found = [_unfinished(run, errors.get(_key(run.path.parent, run.path.name), ""), now)
              for run in runs if not run.done]
-    planned = dict.fromkeys(key for plan in plans for key in plan["runs"])
+    planned = dict.fromkeys(_key(_project(path), name) for path, plan in plans.items() for name in plan["runs"])
     found += [Unfinished(key[1], FAILED if key in errors else WAITING, error=errors.get(key, ""))
               for key in {**planned, **errors} if key not in there]
     found.sort(key=lambda one: (ORDER.index(one.state), one.name))
-    jobs = max([sum(one.state == RUNNING for one in found), *(plan["jobs"] for plan in plans if found), 1])
+    jobs = max([sum(one.state == RUNNING for one in found), *(plan["jobs"] for plan in plans.values() if found), 1])
     return Progress(sum(run.done for run in runs), found, _time_left(found, runs, jobs))
 
 
@@ -124,12 +125,12 @@ def _errors(kept):
     return found
 
 
-def _plan(path):
+def read_plan(path: Path) -> dict[str, Any]:
+    """The names of `runs` and the number of `jobs` in a sweep's list; those of no run if it cannot be read."""
     content = _content(path)
     content = content if isinstance(content, dict) else {}
     names, jobs = content.get("runs"), content.get("jobs")
-    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    return {"runs": [_key(_project(path), name) for name in names],
+    return {"runs": [name for name in names if isinstance(name, str)] if isinstance(names, list) else [],
             "jobs": jobs if isinstance(jobs, int) and 0 < jobs < 10**6 else 1}
 
 

@@ -1,22 +1,24 @@
 """Plan the runs of tables or configs: which runs are needed, which are finished, and the time for the others."""
 
+import contextlib
 import difflib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+from mdistiller import files
 from mdistiller.config.common import group_settings
 from mdistiller.errors import UserError
-from mdistiller.files import read_plain, write_text
+from mdistiller.files import read_plain
 from mdistiller.places import CHECKOUT
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
-from mdistiller.runs.progress import PLAN, duration
+from mdistiller.runs.progress import PLAN, duration, read_plan
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
@@ -199,13 +201,24 @@ def current_state(run: PlannedRun) -> str:
     return FAILED if record.summary.get("status") == "failed" or run.failure() else STARTED
 
 
-def write_plans(runs: Iterable[PlannedRun], jobs: int) -> None:
-    """Leave a list of the planned runs beside their folders, for tools/watch.py."""
+@contextlib.contextmanager
+def announced(runs: Iterable[PlannedRun], jobs: int) -> Iterator[None]:
+    """A context of a sweep: beside the folders of its runs lies a list of them, for tools/watch.py.
+
+    The list of an earlier sweep is replaced, unless that one still goes on: then this one's runs and jobs are added.
+    """
     names: dict[Path, list[str]] = {}
     for run in runs:
         names.setdefault(run.record.parent, []).append(run.name)
-    for folder, these in names.items():
-        write_text(folder / PLAN, json.dumps({"runs": these, "jobs": jobs}) + "\n")
+    with contextlib.ExitStack() as held:
+        for folder, these in names.items():
+            alone = files.lock(folder / f"{PLAN}.lock", inherited=False)
+            there = {"runs": [], "jobs": 0} if alone else read_plan(folder / PLAN)
+            plan = {"runs": list(dict.fromkeys([*there["runs"], *these])), "jobs": there["jobs"] + jobs}
+            files.write_text(folder / PLAN, json.dumps(plan) + "\n")
+            if alone:
+                held.enter_context(alone)
+        yield
 
 
 def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, todo: Sequence, jobs: int) -> str:

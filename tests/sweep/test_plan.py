@@ -15,6 +15,7 @@ from mdistiller.report.layout import fill_command
 from mdistiller.report.study import load_studies
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import covered_tables, load_tables
+from mdistiller.runs.progress import PLAN, read_plan
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import SMOKE, Training
 from mdistiller.sweep.plan import (
@@ -24,12 +25,14 @@ from mdistiller.sweep.plan import (
     STARTED,
     PlannedRun,
     Progress,
+    announced,
     choose_cells,
     duration,
     grouped,
     plan_runs,
     summary,
 )
+from tests import forked
 from tests.report.support import REPOSITORY, make_run
 from tools import sweep
 
@@ -169,6 +172,21 @@ def test_a_failure_recorded_by_a_sweep_is_reported(tmp_path):
     assert progress.state(run) == FAILED
     text = summary([run], {run: FAILED}, progress, [], 1)
     assert "1 failed" in text and "again with --retry-failed" in text and "loss ce is not finite" in text
+
+
+def test_sweeps_that_share_a_folder_at_once_are_in_one_list_and_a_later_one_replaces_it(tmp_path):
+    first, second, third = (planned(tmp_path, row) for row in ("KD", "DKD", "MLD"))
+
+    def other():
+        with announced([first, second], 2):
+            pass
+
+    plan = first.record.parent / PLAN
+    with announced([first], 1):
+        (done,) = forked.run_together([other])
+        assert done.returncode == 0 and read_plan(plan) == {"runs": [first.name, second.name], "jobs": 3}
+    with announced([third], 1):
+        assert read_plan(plan) == {"runs": [third.name], "jobs": 1}
 
 
 def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
