@@ -48,8 +48,9 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
     with errors_name_files(cfg):
         run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
     path = Path(folder) / f"{checkpoint}.pth"
+    state = checkpoints.load(path)
     try:
-        load_exactly(run.distiller, checkpoints.load(path)["model"])
+        load_exactly(run.distiller, state["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         reason = f": {error}" if isinstance(error, ValueError) else ""
         raise UserError(

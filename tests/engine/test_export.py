@@ -38,6 +38,11 @@ def test_the_state_dict_is_the_student_alone_and_plain(finished, tmp_path):
     assert json.loads(metadata.read_text())["deployed"] == "ResNet"
 
 
+def test_a_checkpoint_that_was_not_copied_along_is_missing_and_not_one_of_another_run(finished):
+    with pytest.raises(UserError, match=rf"^{finished}/epoch_7.pth: no such checkpoint$"):
+        open_run(finished, "epoch_7")
+
+
 def test_the_input_format_is_written_beside_the_network(finished, tmp_path):
     run = open_run(finished)
     data = run.data
