@@ -30,7 +30,11 @@ class UserError(Short, ValueError):
 
 
 class RunError(Short, RuntimeError):
-    """An error that ends a run, such as a non-finite loss (exit code 3). Everything saved before stays intact."""
+    """An error that ends a run, such as a full disk (exit code 3). Everything saved before stays intact."""
+
+
+class NotFinite(RunError):
+    """A loss, or a result of an epoch, is not finite. Only this one is the fault of a run's settings."""
 
 
 def first_line(error: object, kind: bool = True) -> str:

@@ -21,7 +21,7 @@ from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
 from mdistiller.engine.trace import EntropyTrace
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import NotFinite, RunError, UserError
 from mdistiller.precision import autocast
 
 log = logging.getLogger("mdistiller")
@@ -105,7 +105,7 @@ class Trainer:
         """Train from the current state to the last epoch, as a generator; returns the summary.
 
         It yields this trainer after each step and each epoch. Between two steps, other runs may take theirs: nothing
-        but the state of the process is common to them. Raises RunError for a non-finite loss, and Interrupted after a
+        but the state of the process is common to them. Raises NotFinite for a non-finite loss, and Interrupted after a
         request to stop, when the state is saved.
         """
         every = self.cfg.LOG.TENSORBOARD_FREQ
@@ -230,7 +230,7 @@ class Trainer:
                 checkpoints.save(content, self.folder.to_write(path.name))
         except RunError as error:
             words = str(error)
-        raise RunError(
+        raise NotFinite(
             f"{method}: loss {', '.join(terms)} is not finite at epoch {self.epoch}, step {step + 1}; {words}; "
             "files saved before are intact (a lower SOLVER.LR or distillation weight may help)"
         )
@@ -288,7 +288,7 @@ class Trainer:
                 record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
         bad = [name for name, value in record.items() if not math.isfinite(value)]
         if bad:  # the last update diverged; the losses of the steps were computed before it
-            raise RunError(
+            raise NotFinite(
                 f"{self.cfg.DISTILLER.TYPE}: {', '.join(bad)} is not finite after epoch {self.epoch}; files saved "
                 "before are intact (a lower SOLVER.LR or distillation weight may help)"
             )

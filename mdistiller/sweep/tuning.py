@@ -28,7 +28,7 @@ from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.run_folder import FREE, RunFolder, differences
 from mdistiller.engine.setup import train
-from mdistiller.errors import RunError, UserError, writing
+from mdistiller.errors import NotFinite, RunError, UserError, writing
 from mdistiller.libraries import import_extra
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
@@ -237,7 +237,7 @@ class Tuning:
             self._train(name, chosen, opts, after_epoch)
         except Pruned:
             self.study.tell(trial, state=state.PRUNED)
-        except RunError as error:  # a loss that is not finite: these settings do not work
+        except NotFinite as error:  # these settings do not work; after any other error the trial is resumed
             trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=state.FAIL)
         else:

@@ -17,7 +17,7 @@ from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import learning_rate
 from mdistiller.engine.setup import train
 from mdistiller.engine.trainer import StopRequest, Trainer
-from mdistiller.errors import RunError, UserError
+from mdistiller.errors import NotFinite, RunError, UserError
 from tests.engine.support import assert_same_weights, run, small_cfg, weights
 
 
@@ -184,7 +184,7 @@ def unruly():
 
 
 def test_the_batch_of_a_non_finite_loss_is_saved_for_replay(unruly, tmp_path):
-    with pytest.raises(RunError, match="loss boom is not finite at epoch 2, step 2.*nonfinite.pt"):
+    with pytest.raises(NotFinite, match="loss boom is not finite at epoch 2, step 2.*nonfinite.pt"):
         run(tmp_path, unruly)
     folder = next(tmp_path.glob("*/*"))
     metadata = torch.load(folder / "nonfinite.pt", weights_only=True)
@@ -371,7 +371,7 @@ def test_two_accumulated_halves_train_like_one_batch(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_diverging_last_update_fails_the_run_and_is_not_saved(tmp_path, epochs):
-    with pytest.raises(RunError, match="test_loss is not finite after epoch 1"):
+    with pytest.raises(NotFinite, match="test_loss is not finite after epoch 1"):
         run(tmp_path, "EA-KD", "SOLVER.BATCH_SIZE", 300, "SOLVER.LR", 1e30, "SOLVER.EPOCHS", epochs)
     folder = next(tmp_path.glob("*/*"))
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"

@@ -1,5 +1,6 @@
 """Tuning on validation images: search spaces computed by hand, and short trials, shared and stopped."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from mdistiller.config import load_cfg
 from mdistiller.config.loading import method_keys
 from mdistiller.data import digits
 from mdistiller.distillers import DISTILLERS
-from mdistiller.errors import UserError
+from mdistiller.errors import NotFinite, RunError, UserError
 from mdistiller.report.tuning import TrialRow, tuning_page
 from mdistiller.runs.records import read_run
 from mdistiller.runs.training import Training
@@ -144,6 +145,18 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
     assert final["EXPERIMENT"]["SEED"] == 0 and final["KD"]["TEMPERATURE"] == mine.best()["KD.TEMPERATURE"]
     with pytest.raises(UserError, match="other settings"):
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
+
+
+@pytest.mark.parametrize("error, state", [(NotFinite, "FAIL"), (RunError, "RUNNING")])
+def test_a_trial_fails_by_its_settings_and_not_by_a_full_disk(error, state, tmp_path, monkeypatch):
+    def ends(*_):
+        raise error("latest.pth: cannot be written: No space left on device")
+
+    monkeypatch.setattr(tuning, "train", ends)
+    mine = tiny(tmp_path, 1)
+    with contextlib.nullcontext() if error is NotFinite else pytest.raises(RunError, match="No space left"):
+        mine.run_trials()
+    assert [trial.state.name for trial in mine.study.trials] == [state]
 
 
 def test_a_study_continues_after_every_change_that_a_run_accepts(tmp_path):
