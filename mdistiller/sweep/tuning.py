@@ -103,6 +103,25 @@ class Pruned(Interrupted):
     """The pruner ended a trial after an epoch; its run folder is complete."""
 
 
+class JournalLock:
+    """The lock of a journal for Optuna, whose own ones are files that a killed process leaves behind.
+
+    Optuna takes those for left behind after 30 seconds, but waits forever for one that names a place of another
+    machine, or a relative one.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def acquire(self) -> bool:
+        with writing(self.path):
+            self.held = files.wait_for(lambda: files.lock(self.path), self.path)
+        return True
+
+    def release(self) -> None:
+        self.held.close()
+
+
 class Tuning:
     """The study of one configuration and its folder, `<LOG.PREFIX>/tune/<name>`; several processes may hold one.
 
@@ -173,8 +192,7 @@ class Tuning:
 
     def _journal(self):
         """The journal file. What a process that died or a full disk left of a last line is taken off."""
-        path, journal = self.folder / JOURNAL, self.optuna.storages.journal
-        lock = journal.JournalFileSymlinkLock(str(path))
+        path, lock = self.folder / JOURNAL, JournalLock(self.folder / ".journal.lock")
         if path.exists():
             lock.acquire()
             try:
@@ -184,7 +202,7 @@ class Tuning:
                     os.truncate(path, content.rfind(b"\n") + 1)
             finally:
                 lock.release()
-        return journal.JournalFileBackend(str(path), lock)
+        return self.optuna.storages.journal.JournalFileBackend(str(path), lock)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -246,6 +246,16 @@ def test_where_the_best_settings_are_the_configurations_own_they_are_trained_onc
     assert "The best settings are the configuration's own: 21.00 (1 seeds)." in page
 
 
+def test_the_lock_of_a_killed_process_that_was_copied_along_is_not_waited_for(tmp_path):
+    mine = tiny(tmp_path, 1)
+    mine._claim()[1].close()
+    for name in (f"{tuning.JOURNAL}.lock", ".journal.lock"):
+        (mine.folder / name).unlink(missing_ok=True)
+    (mine.folder / f"{tuning.JOURNAL}.lock").symlink_to("/laptop/tune/mine/journal.log")  # as Optuna's own
+    (mine.folder / ".journal.lock").write_text("")
+    assert len(tiny(tmp_path, 1).study.trials) == 1
+
+
 def test_a_line_that_a_process_left_half_written_costs_that_line_alone(tmp_path):
     mine = tiny(tmp_path, 3)
     trial, lock = mine._claim()
