@@ -16,6 +16,7 @@ a full disk or a truncated file causes an ordinary error instead of a SIGBUS.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -39,6 +40,7 @@ VERIFY_RECORDS = 1 << 16  # records verified at a time
 MAX_METADATA = 1 << 20  # bytes of metadata.json
 MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
 MAX_CHUNK = 10**6
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # a store that others have filled may be used all the same
 log = logging.getLogger("mdistiller")
 
 
@@ -114,16 +116,28 @@ class LogitStore:
         self.writable = True
         try:
             self.index = np.full(metadata["num_entries"], NO_RECORD, ENTRY)  # entry number -> record number
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "ab")
-            with self._locked():
-                self.metadata = read_metadata(self.folder) or self._create(metadata)
-            self._check(metadata)
-            self._logits = open(self.folder / "logits.bin", "r+b")
-            self._entries = open(self.folder / "entries.bin", "r+b")
+            self._open(metadata)
             self.catch_up()
         except (OSError, RunError, MemoryError) as error:
             raise unusable(self.folder, error) from error
+
+    def _open(self, metadata):
+        """Open the files, for reading alone if the store is one that this process may not change."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "ab")
+        except OSError as error:
+            self.metadata = read_metadata(self.folder)
+            if error.errno not in READ_ONLY or self.metadata is None:
+                raise
+            self._lock, self.writable = None, False
+            log.warning("teacher cache: %s is read-only: rows that are missing are not stored", self.folder)
+        else:
+            with self._locked():
+                self.metadata = read_metadata(self.folder) or self._create(metadata)
+        self._check(metadata)
+        mode = "r+b" if self.writable else "rb"
+        self._logits, self._entries = (open(self.folder / name, mode) for name in ("logits.bin", "entries.bin"))
 
     def _create(self, metadata):
         with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:
@@ -145,7 +159,7 @@ class LogitStore:
 
     def close(self) -> None:
         """Close the files; the store cannot be used any more."""
-        for file in (self._logits, self._entries, self._lock):
+        for file in filter(None, (self._logits, self._entries, self._lock)):
             file.close()
 
     @contextlib.contextmanager

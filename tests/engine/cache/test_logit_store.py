@@ -177,6 +177,25 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
         open_store(tmp_path / "file" / "store")
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_others_have_filled_is_read_where_it_may_not_be_changed(tmp_path, number, monkeypatch, caplog):
+    open_store(tmp_path).write(np.array([3]), rows_of([3]))
+
+    def refuses(path, mode):
+        if mode != "rb":
+            raise OSError(number, os.strerror(number))
+        return open(path, mode)
+
+    monkeypatch.setattr(logit_store, "open", refuses, raising=False)
+    store = open_store(tmp_path)
+    store.write(np.array([4]), rows_of([4]))
+    assert_holds(store, [3])
+    assert not store.writable and list(store.held()) == [3] and "is read-only: rows that are missing" in caplog.text
+    store.close()
+    with pytest.raises((UserError, RunError), match="cannot be used"):  # there is none, and none can be made
+        open_store(tmp_path / "new")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_without_room_for_a_store_is_no_mistake_of_the_user(tmp_path, monkeypatch, number):
     def fails(*_, **__):
