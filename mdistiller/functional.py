@@ -145,3 +145,12 @@ def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float =
     """Mean of the values in each group 0..num_groups-1, or `empty` without values: (n,), (n,) -> (num_groups,)."""
     sums, counts = (values.new_zeros(num_groups).index_add(0, group, one) for one in (values, torch.ones_like(values)))
     return torch.where(counts > 0, sums / counts.clamp_min(1), empty)
+
+
+def sequence_means(group: Tensor, num_groups: int) -> Tensor:
+    """Factors (n,) with mean 1, with which a mean over samples is one over groups of their means: (n,) -> (n,).
+
+    `group` (n,) int64 are numbers from 0 to `num_groups` - 1; a group without samples does not count.
+    """
+    counts = group.new_zeros(num_groups).index_add(0, group, torch.ones_like(group))
+    return counts.sum() / ((counts > 0).sum() * counts[group])

@@ -23,6 +23,7 @@ from mdistiller.data.splits import train_val_positions
 from mdistiller.data.tokenizers import beginning, load_tokenizer
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
+from mdistiller.functional import sequence_means
 
 log = logging.getLogger("mdistiller")
 # The Alpaca template. Existing answers and models were made with exactly this text, so it must not be changed.
@@ -224,7 +225,7 @@ class TextData:
         length = self.settings.MAX_LENGTH if fixed else None
         arrays = collate(samples, self.pad, length)
         if self.settings.REDUCTION == "sequence":
-            arrays["importance"] = _sequence_means(arrays["group"])
+            arrays["importance"] = sequence_means(torch.from_numpy(arrays["group"]), len(samples)).numpy()
         return {name: upload(array, self.device) for name, array in {**arrays, "index": np.asarray(index)}.items()}
 
     def _part(self, number):
@@ -267,12 +268,6 @@ class TextData:
         for sample in self.samples["train"]:
             digest.update(repr((sample.prompt, sample.answer)).encode())
         return digest.hexdigest()
-
-
-def _sequence_means(group):
-    """Weights (n,) float32 with mean 1; with them, a mean over tokens is a mean over sequences of their token means."""
-    counts = np.bincount(group)
-    return (len(group) / (np.count_nonzero(counts) * counts[group])).astype(np.float32)
 
 
 def _file(cfg: CfgNode, key: str) -> Path:

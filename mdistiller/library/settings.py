@@ -21,8 +21,8 @@ GENERAL = {  # settings that belong to no method
     "EPOCHS": "SOLVER.EPOCHS",
     "BATCH_SIZE": "SOLVER.BATCH_SIZE",
     **{f"EA_{name}": f"EA.{name}" for name in EA},
-    **{f"LM_{name}": f"LM.{name}" for name in ("LOSS_CHUNK", "REDUCTION")},
 }
+OF_TEXTS = {f"LM_{name}": f"LM.{name}" for name in ("LOSS_CHUNK", "REDUCTION")}  # of language models alone
 
 
 def canonical_method(name: str, task: str) -> str:
@@ -39,7 +39,7 @@ def settings(method: str, task: str, keywords: Mapping[str, Any]) -> CfgNode:
     A key `LOSS.CE_WEIGHT` of the method's node is the keyword LOSS_CE_WEIGHT or CE_WEIGHT. Keys of other nodes that the
     method reads are KD_TEMPERATURE or, where its own node has no such key, TEMPERATURE.
     """
-    known = known_keywords(method)
+    known = known_keywords(method) | (OF_TEXTS if task == "language" else {})
     options: list[Any] = ["TASK.TYPE", task, "DISTILLER.TYPE", method]
     for keyword, value in _flat(keywords):
         if keyword.upper() not in known:

@@ -86,6 +86,22 @@ def test_a_trainer_saves_and_resumes_a_student_with_tied_weights(tmp_path):
     assert not torch.equal(student.lm_head.weight, before.lm_head.weight)
 
 
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_a_mean_over_sequences_is_that_of_each_texts_own_means(chunk):
+    student, teacher = gpt(), gpt(seed=1)
+    labels = LABELS[:3].masked_fill(torch.arange(6) < torch.tensor([[0], [4], [6]]), -100)  # 4, 2 and no tokens
+    kd = distill(student, teacher, "EA-KD", LM_REDUCTION="sequence", LM_LOSS_CHUNK=chunk, EA_LEVEL="sequence")
+    whole = kd(input_ids=IDS[:3], labels=labels).losses
+    alone = [kd(input_ids=IDS[row : row + 1], labels=labels[row : row + 1]).losses for row in (0, 1)]
+    for name, loss in whole.items():
+        torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2)
+
+
+def test_settings_of_texts_are_none_of_images():
+    with pytest.raises(UserError, match="LM_REDUCTION is no setting of KD"):
+        distill(nn.Linear(4, 3), nn.Linear(4, 3), "KD", LM_REDUCTION="sequence")
+
+
 def test_a_trainers_metrics_get_the_logits_of_all_tokens(tmp_path):
     pytest.importorskip("accelerate")
     kd = distill(llama(), llama(seed=1), "EA-KD", LM_LOSS_CHUNK=3)
