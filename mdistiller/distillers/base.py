@@ -82,7 +82,7 @@ class Distiller(nn.Module):
     inputs = "logits"  # which outputs of the networks the losses read: "logits" or "features"
     sample_axis = "sample"  # "sample": one loss per sample; "image": one per image, with the mean weight of its samples
     image_terms: tuple = ()  # names of losses with one value per image, beside others with one value per sample
-    standardizes = True  # whether `sample_losses` of a logit method gets standardized logits under DISTILLER.LS
+    standardizes = True  # whether a logit method gets standardized logits under DISTILLER.LS; False: it does so itself
     needs_teacher = True
     teacher_mode = "eval"  # "eval" or "train"; in train mode batch norms use and update batch statistics
     own_buffers: tuple = ()  # prefixes of buffers the method synchronizes itself; DDP skips them

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 
+from yacs.config import CfgNode
+
+from mdistiller.config.keys import KEYS
+from mdistiller.config.loading import SOURCES
+from mdistiller.config.stated import COMMAND_LINE
 from mdistiller.errors import UserError
-from mdistiller.registry import DISTILLERS
+from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks.base import OFFERS, TASKS, Task
 
 CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
@@ -56,6 +61,23 @@ def class_for(method: type, task: Task | None) -> type:
         raise UserError(f"DISTILLER.TYPE: {method.method} needs {OFFERS[missing[0]]}, which {kind} does not offer; "
                         f"expected one of {', '.join(possible)}")
     return suited
+
+
+def without_effect(cfg: CfgNode, method: type) -> list[str]:
+    """The settings that a user stated and a method does not read, in words. Without them the run would be the same.
+
+    Of EA and of other methods only overrides count, since files inherit settings for several methods.
+    """
+    words, nodes = [], {other.config_key for other in DISTILLERS.values()} - KEYS.keys()
+    if cfg.DISTILLER.LS and not (method.needs_teacher and (method.inputs == "logits" or not method.standardizes)):
+        words.append(f"DISTILLER.LS True has no effect: {method.method} compares no logits")
+    for key in (key for key, source in cfg.__dict__.get(SOURCES, {}).items() if source == COMMAND_LINE):
+        node = key.split(".")[0]
+        if node == "EA" and not method.weighted:
+            words.append(f"{key} has no effect: {method.method} does not weigh samples, {ea_name(method.method)} does")
+        elif node in nodes - {method.config_key, *method.reads}:
+            words.append(f"{key} has no effect: {method.method} does not read it")
+    return words
 
 
 def _missing(method, task):

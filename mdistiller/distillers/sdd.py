@@ -39,6 +39,7 @@ class SDD(LastMapDistiller):
     }
     search = {"KD.LOSS.KD_WEIGHT": 10, "COMPLEMENTARY_WEIGHT": 10}
     reads = ("KD", "DKD")  # the settings of its LOSS
+    standardizes = False  # its logits are those of the cells of a map
 
     @classmethod
     def check(cls, cfg):

@@ -69,6 +69,7 @@ class WKD(Distiller):
     search = {"LOSS.WKD_LOGIT_WEIGHT": 10, "TEMPERATURE": 4}
     inputs = "features"  # of the teacher, where the costs are measured, and its classifier
     needs = ("classifier",)
+    standardizes = False  # it reads features too, and standardizes its logits itself
 
     def build(self, cfg):
         self.ce_weight, self.wkd_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.WKD_LOGIT_WEIGHT

@@ -174,6 +174,31 @@ def test_logit_standardization_makes_logit_methods_blind_to_the_scale_of_the_tea
     torch.testing.assert_close(run(1.0), run(3.0), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", HOSTS)
+def test_the_log_says_so_where_logit_standardization_has_no_effect(name, caplog):
+    def losses(standardized):
+        caplog.clear()
+        distiller = tiny_distiller(name, "DISTILLER.LS", standardized)
+        torch.manual_seed(0)
+        return {key: loss.item() for key, loss in distiller(**tiny_batch())[1].items()}
+
+    plain = losses(False)
+    assert "has no effect" not in caplog.text
+    same = losses(True) == plain
+    assert same == ("DISTILLER.LS True has no effect" in caplog.text)
+
+
+@pytest.mark.parametrize("method, opts, words", [
+    ("KD", ["EA.KIND", "constant"], "EA.KIND has no effect: KD does not weigh samples, EA-KD does"),
+    ("EA-KD", ["DKD.BETA", 2], "DKD.BETA has no effect: KD does not read it"),
+    ("EA-MLD", ["EA.KIND", "constant", "KD.TEMPERATURE", 2], ""),
+    ("EA-KD", ["DISTILLER.t", 2], ""),
+])
+def test_the_log_names_overrides_that_the_method_does_not_read(method, opts, words, caplog):
+    tiny_distiller(method, *opts)
+    assert words in caplog.text and bool(words) == ("has no effect" in caplog.text)
+
+
 def test_stored_teacher_logits_replace_its_forward_pass():
     distiller = tiny_distiller("KD")
     batch = tiny_batch()
