@@ -170,17 +170,17 @@ def ea_weight(
     divides w by that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the
     batch to its samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With
     several processes, the batch is that of the process, as in every method that relates the samples of a batch.
-    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`, a temperature that is not above
-    0, logits of two shapes or of integers, and groups that are no integers (n,).
+    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`, a temperature or bound that is
+    not above 0, logits of two shapes or of integers, and groups that are no integers (n,).
     """
-    _check(logits_student, logits_teacher, temperature, group)
+    _check(logits_student, logits_teacher, temperature, upper_bound, group)
     group = None if group is None else group.long()
     weighting = Weighting(kind, temperature, upper_bound, level)
     entropies = weighting.entropy(logits_student), weighting.entropy(logits_teacher)
     return weighting.weights(*entropies, logits_teacher.shape[-1], group)
 
 
-def _check(student, teacher, temperature, group):
+def _check(student, teacher, temperature, upper_bound, group):
     """Raise ValueError for what `ea_weight` cannot use. Values on the device are not read."""
     for name, logits in (("logits_student", student), ("logits_teacher", teacher)):
         if not isinstance(logits, Tensor) or not logits.is_floating_point():
@@ -190,6 +190,8 @@ def _check(student, teacher, temperature, group):
         raise ValueError(f"expected logits (n, C) of one shape for student and teacher; found {found}")
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0; found {temperature}")
+    if upper_bound is not None and (isinstance(upper_bound, str) or not upper_bound > 0):
+        raise ValueError(f"upper_bound: expected a number above 0, or None for log C; found {upper_bound!r}")
     if group is None:
         return
     integers = isinstance(group, Tensor) and not group.is_floating_point() and not group.is_complex()
