@@ -48,8 +48,8 @@ def check_example(example: Any) -> None:
         raise UserError(f"distill: example: expected a batch of inputs, a tensor or a mapping of them; found {found}")
 
 
-def labels_of(targets: Any) -> Tensor | None:
-    """The labels (N,) of a training set as integers from 0."""
+def labels_of(targets: Any, num_train: int | None = None) -> Tensor | None:
+    """The labels (N,) of a training set as integers from 0; N is `num_train`, if that is given too."""
     if targets is None:
         return None
     try:
@@ -60,6 +60,8 @@ def labels_of(targets: Any) -> Tensor | None:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or (labels < 0).any():
         raise UserError("distill: targets: expected integers from 0, (N,), one for each image; found "
                         f"{labels.dtype} {tuple(labels.shape)}")
+    if num_train not in (None, len(labels)):
+        raise UserError(f"distill: num_train: expected {len(labels)}, the number of targets; found {num_train}")
     return labels
 
 

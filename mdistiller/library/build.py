@@ -76,7 +76,7 @@ def distill(
     check_numbers(image_size=image_size, num_classes=num_classes, num_train=num_train)
     if example is not None:
         check_example(example)
-    targets, taps, normalization = labels_of(targets), pair_of_taps(taps), pair_of_numbers(normalization)
+    targets, taps, normalization = labels_of(targets, num_train), pair_of_taps(taps), pair_of_numbers(normalization)
     given = (("student", student, student_checkpoint), ("teacher", teacher, teacher_checkpoint))
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"

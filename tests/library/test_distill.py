@@ -266,6 +266,8 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
                              (torch.zeros(0, 3, 8, 8), "a tensor (0, 3, 8, 8)"))),
     *((lambda targets=targets: distill(*own_pair(), "CRD", targets=targets), "distill: targets: expected integers")
       for targets in ("abc", [None], [0.5], [[1]], [-1])),
+    (lambda: distill(*own_pair(), "CRD", targets=LABELS, num_train=99),
+     f"distill: num_train: expected {len(LABELS)}, the number of targets; found 99"),
     *((lambda stored=stored: distill(*own_pair(), "KD")(IMAGES, teacher_logits=stored),
        f"teacher_logits: expected a tensor ({len(IMAGES)}, 10); found {found}") for stored, found in (
         ([[0.0] * 10], "list"), (torch.zeros(1, 10), "a tensor (1, 10)"), (torch.zeros(10), "a tensor (10,)"),
@@ -304,7 +306,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
         ("video", "r3d_18", "EA-REVIEWKD", "VideoResNet cannot be probed"))),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(67))
+], ids=range(68))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
