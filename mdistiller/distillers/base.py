@@ -21,7 +21,7 @@ from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import losses_by_name, weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize, wide
-from mdistiller.models.base import any_parameter, as_output
+from mdistiller.models.base import any_parameter, as_output, with_stem
 from mdistiller.precision import teachers_own_precision, unless_half
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
@@ -217,7 +217,7 @@ class Distiller(nn.Module):
 
     def run_student(self, inputs: Any) -> TaskOutput:
         """The student's output for one view."""
-        return self.task.run_student(self.student, inputs)
+        return with_stem(self.task.run_student(self.student, inputs))
 
     def run_teacher(self, inputs: Any, student: TaskOutput | None = None) -> TaskOutput:
         """The teacher's output for one view, for the samples of the student's output, without gradient.
@@ -225,7 +225,7 @@ class Distiller(nn.Module):
         Inference mode is not possible here, because a mean squared error saves its target for the backward pass.
         """
         with torch.no_grad():
-            return self.task.run_teacher(self.teacher, inputs, student)
+            return with_stem(self.task.run_teacher(self.teacher, inputs, student))
 
     def predict(self, inputs: Any):
         """The output of the deployed network in eval mode: for images (B, 3, H, W), logits (B, C)."""

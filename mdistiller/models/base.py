@@ -13,6 +13,7 @@ from mdistiller.registry import Registry
 
 MODELS = Registry("model family")
 MODELS.update({family: Registry(f"{family} model") for family in ("cifar", "tiny_imagenet", "imagenet")})
+STEM_APART = "stem_apart"  # entry of the features of a network whose `feats` begin with the first stage
 SMALL_IMAGES = ("cifar", "tiny_imagenet")  # families that share the networks for 32x32 images
 
 
@@ -36,7 +37,8 @@ class Output(NamedTuple):
 
     `logits` are (B, num_classes). `features` has `feats`, a list of maps (B, C, H, W), that of the stem and then one
     for each stage; `preact_feats`, the same maps before the last activation of each stage (missing for networks without
-    one); and `pooled_feat` (B, D), the input of the classifier.
+    one); and `pooled_feat` (B, D), the input of the classifier. ImageNet's MobileNetV1 gives the stem apart, as its
+    public code has `feats`; see `with_stem`.
     """
 
     logits: Tensor
@@ -75,6 +77,17 @@ def as_output(network: nn.Module, output: Any) -> Any:
     return give_output(network, (), output)
 
 
+def with_stem(output: Any) -> Any:
+    """The output with the stem as the first level of its maps, also of a network that gives the stem apart."""
+    features = getattr(output, "features", None)
+    if not isinstance(features, Mapping) or STEM_APART not in features:
+        return output
+    features = dict(features)
+    stem = features.pop(STEM_APART)
+    features |= {key: [stem, *features[key]] for key in ("feats", "preact_feats")}
+    return output._replace(features=features)
+
+
 def any_parameter(*networks: nn.Module | None) -> Tensor:
     """A parameter of the first network that has any, for the dtype and device of inputs; without one, a CPU tensor."""
     return next(chain.from_iterable(one.parameters() for one in networks if one is not None), torch.empty(0))
@@ -99,8 +112,8 @@ def try_out(network: nn.Module, num_classes: int, image_size: int) -> None:
 class Network(nn.Module):
     """Base class of networks that map images (B, 3, H, W), of any size, to an `Output`.
 
-    `stage_channels` are the channels of `feats`, from the stem on. `stage_kind` says where `stages` divides the
-    network: after a ReLU, before a ReLU, or before the batch norm of the next stage.
+    `stage_channels` are the channels of `feats`. `stage_kind` says where `stages` divides the network: after a ReLU,
+    before a ReLU, or before the batch norm of the next stage.
     """
 
     stage_kind: str  # "after_relu", "before_relu" or "before_bn"
@@ -122,7 +135,7 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no separate head")
 
     def get_stage_channels(self) -> list[int]:
-        """Channels of `feats`, from the stem on (for some networks, mdistiller returns other numbers)."""
+        """Channels of `feats` (for some networks, mdistiller returns other numbers)."""
         return list(self.stage_channels)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:

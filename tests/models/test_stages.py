@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mdistiller.models.base import with_stem
 from tests.models.support import EXPECTED, every_network, image_of, network
 
 
@@ -76,7 +77,7 @@ def test_stages_have_the_channels_of_the_method(name, channels):
 @torch.no_grad()
 def test_inner_stages_are_the_features_of_that_kind(name):
     model = network(name).eval()
-    features = model(image_of(name)).features
+    features = with_stem(model(image_of(name))).features
     expected = features["preact_feats" if model.stage_kind == "before_relu" else "feats"]
     for level, output in enumerate(run(model, image_of(name))[1:-1], start=1):
         torch.testing.assert_close(output, expected[level])

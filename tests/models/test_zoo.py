@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mdistiller.models import Output, build_model
+from mdistiller.models.base import with_stem
 from tests.models.support import (
     EXPECTED,
     every_network,
@@ -14,13 +15,6 @@ from tests.models.support import (
     norms,
     shapes,
 )
-
-
-def levels_of(name, key):
-    """Expected shapes of a feature list; ImageNet's MobileNetV1 has a stem level that the public code lacks."""
-    expected = EXPECTED[name][key]
-    stem = [[2, 32, 112, 112]] if name == "imagenet_MobileNetV1" else []
-    return expected and stem + expected
 
 
 @every_network
@@ -40,12 +34,12 @@ def test_features_have_the_published_shapes(name):
     assert isinstance(output, Output)
     logits, features = output
     assert list(logits.shape) == entry["logits"]
-    assert shapes(features["feats"]) == levels_of(name, "feats")
+    assert shapes(features["feats"]) == entry["feats"]
     assert list(features["pooled_feat"].shape) == entry["pooled_feat"][:2]
     if entry["preact_feats"] is None:
         assert "preact_feats" not in features
     else:
-        assert shapes(features["preact_feats"]) == levels_of(name, "preact_feats")
+        assert shapes(features["preact_feats"]) == entry["preact_feats"]
     assert model.get_stage_channels() == [level.shape[1] for level in features["feats"]]
 
 
@@ -62,7 +56,16 @@ def test_batch_norms_before_relu_are_the_published_ones(name):
     channels = [norm.num_features for norm in model.get_bn_before_relu()]
     skipped = 1 if name.startswith("imagenet_ResNet") else 0  # the reference leaves out layer1; we do not
     assert (found[skipped:], channels[skipped:]) == (expected, entry["bn_before_relu_channels"])
-    assert channels == model.get_stage_channels()[1:]
+    assert channels == model.get_stage_channels()[-len(channels) :]
+
+
+@torch.no_grad()
+def test_methods_see_the_stem_as_level_0_where_the_public_feats_lack_it():
+    output = network("imagenet_MobileNetV1").eval()(images(64))
+    features = with_stem(output).features
+    assert [feat.shape[1] for feat in features["feats"]] == [32, 128, 256, 512, 1024]
+    assert all(ours is theirs for ours, theirs in zip(features["feats"][1:], output.features["feats"], strict=True))
+    assert features.keys() == {"feats", "preact_feats", "pooled_feat"} and len(features["preact_feats"]) == 5
 
 
 @every_network
@@ -76,7 +79,7 @@ def test_a_training_step_runs_every_batch_norm_exactly_once(name):
 @pytest.mark.parametrize("name", [name for name, entry in EXPECTED.items() if entry["preact_feats"]])
 @torch.no_grad()
 def test_pre_activations_come_out_before_the_relu(name):
-    features = network(name).train()(image_of(name)).features
+    features = with_stem(network(name).train()(image_of(name))).features
     is_wide, is_shuffled = name.startswith("wrn"), name == "ShuffleV2"
     for level, (feat, preact) in enumerate(zip(features["feats"], features["preact_feats"], strict=True)):
         if level == 0:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError
-from mdistiller.models.base import Network, Output, global_pool, register_model
+from mdistiller.models.base import STEM_APART, Network, Output, global_pool, register_model
 
 STEM = 32
 BLOCKS = (  # output channels, stride; the first block is model.1
@@ -23,7 +23,7 @@ BLOCKS = (  # output channels, stride; the first block is model.1
     (1024, 2),
     (1024, 1),
 )
-LEVELS = (0, 3, 5, 11, 13)  # entries of `model` whose outputs are the levels of `feats`
+LEVELS = (3, 5, 11, 13)  # entries of `model` whose outputs are the levels of `feats`
 
 
 class SeparableBlock(nn.Sequential):
@@ -49,9 +49,9 @@ class SeparableBlock(nn.Sequential):
 class MobileNetV1(Network):
     """Thirteen depthwise-separable blocks.
 
-    Departs from the public code, whose `feats` have four levels without the stem: here level 0 is the stem, the output
-    of model.0, in `feats` and `preact_feats`. Methods that skip level 0 so compare stage k with stage k of a ResNet. In
-    the public code they skip a stage and compare stage k + 1.
+    As in the public code, `feats` have four levels without the stem, which is given apart. Departs from it in methods:
+    they see the stem as level 0 (`with_stem`), so those that skip it compare stage k with stage k of a ResNet. In the
+    public code they skip a stage and compare stage k + 1.
     """
 
     stage_kind = "after_relu"
@@ -69,12 +69,12 @@ class MobileNetV1(Network):
             channels = width
         self.model = nn.Sequential(stem, *blocks)
         self.fc = nn.Linear(channels, num_classes)
-        self.stage_channels = [STEM, *(BLOCKS[level - 1][0] for level in LEVELS[1:])]
+        self.stage_channels = [BLOCKS[level - 1][0] for level in LEVELS]
 
     def forward(self, x: Tensor) -> Output:
-        stem, *blocks = self.model
-        x = stem(x)
-        feats, preact_feats = [x], [x]
+        first, *blocks = self.model
+        x = stem = first(x)
+        feats, preact_feats = [], []
         for index, block in enumerate(blocks, start=1):
             if index not in LEVELS:
                 x = block(x)
@@ -84,17 +84,18 @@ class MobileNetV1(Network):
             feats.append(x)
             preact_feats.append(preact)
         pooled = global_pool(x)
-        return Output(self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled})
+        features = {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled, STEM_APART: stem}
+        return Output(self.fc(pooled), features)
 
     def stages(self) -> list[Callable[[Tensor], Tensor]]:
-        starts, ends = (0, *(level + 1 for level in LEVELS[:-1])), (level + 1 for level in LEVELS)
-        return [self.model[start:end] for start, end in zip(starts, ends, strict=True)]
+        ends = (1, *(level + 1 for level in LEVELS))  # the stem is a stage here
+        return [self.model[start:end] for start, end in zip((0, *ends[:-1]), ends, strict=True)]
 
     def head(self, x: Tensor) -> Tensor:
         return self.fc(global_pool(F.relu(x)))
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [self.model[level][-2] for level in LEVELS[1:]]
+        return [self.model[level][-2] for level in LEVELS]
 
 
 for _name in ("MobileNetV1", "MobileNetV2"):
