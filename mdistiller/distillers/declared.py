@@ -69,9 +69,13 @@ def without_effect(cfg: CfgNode, method: type) -> list[str]:
     Of EA and of other methods only overrides count, since files inherit settings for several methods.
     """
     words, nodes = [], {other.config_key for other in DISTILLERS.values()} - KEYS.keys()
+    elsewhere = {"EA.COMPAT"} if cfg.DISTILLER.LS else set()  # it also chooses the factor of DKD's terms
+    if cfg.LOG.ENTROPY_TRACE and method.needs_teacher:  # of every method, entropies and losses of plain KD are traced
+        elsewhere |= {"EA.TEMPERATURE", "KD.TEMPERATURE"}
     if cfg.DISTILLER.LS and not (method.needs_teacher and (method.inputs == "logits" or not method.standardizes)):
         words.append(f"DISTILLER.LS True has no effect: {method.method} compares no logits")
-    for key in (key for key, source in cfg.__dict__.get(SOURCES, {}).items() if source == COMMAND_LINE):
+    stated = {key for key, source in cfg.__dict__.get(SOURCES, {}).items() if source == COMMAND_LINE}
+    for key in sorted(stated - elsewhere):
         node = key.split(".")[0]
         if node == "EA" and not method.weighted:
             words.append(f"{key} has no effect: {method.method} does not weigh samples, {ea_name(method.method)} does")

@@ -193,6 +193,9 @@ def test_the_log_says_so_where_logit_standardization_has_no_effect(name, caplog)
     ("EA-KD", ["DKD.BETA", 2], "DKD.BETA has no effect: KD does not read it"),
     ("EA-MLD", ["EA.KIND", "constant", "KD.TEMPERATURE", 2], ""),
     ("EA-KD", ["DISTILLER.t", 2], ""),
+    ("DKD", ["EA.TEMPERATURE", 2, "KD.TEMPERATURE", 2, "LOG.ENTROPY_TRACE", 9], ""),  # the trace reads both
+    ("NONE", ["EA.TEMPERATURE", 2, "LOG.ENTROPY_TRACE", 9], "EA.TEMPERATURE has no effect"),
+    ("DKD", ["EA.COMPAT", "release", "DISTILLER.LS", True], ""),  # it chooses the factor of both terms
 ])
 def test_the_log_names_overrides_that_the_method_does_not_read(method, opts, words, caplog):
     tiny_distiller(method, *opts)
