@@ -255,14 +255,15 @@ def settings(cfg: CfgNode) -> dict[str, Any]:
     return {key: value for key, value in flatten(active_cfg(cfg)).items() if key not in FREE}
 
 
-def differences(there: Mapping, now: Mapping) -> str:
+def differences(there: Mapping, now: Mapping, elsewhere: bool = True) -> str:
     """The first settings that differ, in words; "" when none does.
 
     Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
-    The teacher's file may lie elsewhere on another machine, and is known by its SHA-256, unless it is a random one.
+    With `elsewhere`, the teacher's file may lie elsewhere on another machine, since the caller compares its SHA-256;
+    a random one has none.
     """
     keys = [key for key in sorted(there.keys() & now.keys()) if there[key] != now[key]
-            and not (key == TEACHER and RANDOM_TEACHER not in (there[key], now[key]))]
+            and not (elsewhere and key == TEACHER and RANDOM_TEACHER not in (there[key], now[key]))]
     return ", ".join(f"{key} ({there[key]!r} there, {now[key]!r} now)" for key in keys[:5])
 
 

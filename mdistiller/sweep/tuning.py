@@ -88,13 +88,14 @@ def _value(cfg, key):
     return cfg
 
 
-def _changed(there, now) -> str:
+def _changed(there, now, elsewhere: bool) -> str:
     """What differs between two studies, in words; "" if nothing. Each is [a configuration as YAML, {key: its range}].
 
-    As for a run, keys in FREE may differ, and keys that only one configuration has belong to another version.
+    As for a run, keys in FREE may differ, keys that only one configuration has belong to another version, and with
+    `elsewhere` the teacher's file may have another place.
     """
     old, new = (flatten(yaml.safe_load(text)) for text, _ in (there, now))
-    kept = differences({key: value for key, value in old.items() if key not in FREE}, new)
+    kept = differences({key: value for key, value in old.items() if key not in FREE}, new, elsewhere)
     varied = [dict.fromkeys((*there[1], *now[1]), "not varied") | ranges for _, ranges in (there, now)]
     return kept or differences(*varied)
 
@@ -161,20 +162,21 @@ class Tuning:
                     sampler=self.optuna.samplers.TPESampler(n_startup_trials=WARM_UP),
                     pruner=self.optuna.pruners.MedianPruner(WARM_UP, n_warmup_steps=num_epochs(self.cfg.SOLVER) // 3),
                 )
-                changed = _changed(json.loads(study.user_attrs.get("settings") or json.dumps(said)), said)
+                teachers = study.user_attrs.get("teacher_sha256"), self.training.teacher_sha256
+                known = None not in teachers  # not in studies of older versions, nor of a library's weights
+                changed = _changed(json.loads(study.user_attrs.get("settings") or json.dumps(said)), said, known)
             except (*DAMAGE, yaml.YAMLError) as error:  # a damaged journal may cause any of them
                 raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
                                 "restore it, or choose another --name") from None
             if changed:
                 raise UserError(f"{self.folder}: the study there has other settings: {changed}; choose another --name")
-            teachers = study.user_attrs.get("teacher_sha256"), self.training.teacher_sha256  # None: nothing is known
-            if None not in teachers and len({*teachers}) > 1:
+            if known and teachers[0] != teachers[1]:
                 raise UserError(f"{self.folder}: the study there has another teacher: teacher_sha256 {teachers[0]} "
                                 f"there, {teachers[1]} now; restore its file, or choose another --name")
-            known = {self._trial_name(trial.number) for trial in study.trials
+            begun = {self._trial_name(trial.number) for trial in study.trials
                      if trial.state != self.optuna.trial.TrialState.WAITING}
             for config in sorted(self.folder.glob("trial_*/config.yaml")):
-                if config.parent.name not in known:
+                if config.parent.name not in begun:
                     raise self._unrecorded(config.parent)
             if not study.trials:
                 study.set_user_attr("settings", json.dumps(said))

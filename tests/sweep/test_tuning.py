@@ -195,6 +195,12 @@ def test_a_study_goes_on_with_its_teacher_from_another_place_and_with_no_other_o
         study("other.pth")
     with pytest.raises(UserError, match="other settings: DISTILLER.TEACHER_CHECKPOINT .*, 'random' now"):
         assert tiny(tmp_path, 1).study
+    with pytest.raises(UserError, match="other settings: DISTILLER.TEACHER_CHECKPOINT .*/missing.pth' now"):
+        study("missing.pth")  # what is not known by a SHA-256, like a library's weights, is known by its name
+    study("t.pth").set_user_attr("teacher_sha256", None)  # as in a study of an older version
+    assert study("t.pth").user_attrs
+    with pytest.raises(UserError, match="other settings: DISTILLER.TEACHER_CHECKPOINT .*/other.pth' now"):
+        study("other.pth")
 
 
 def test_a_study_whose_runs_were_copied_without_checkpoints_is_reported_and_trains_nothing_again(tmp_path):
