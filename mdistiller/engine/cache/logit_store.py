@@ -89,6 +89,11 @@ def summary(lookups: int, misses: int, stored: int) -> str:
     return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {stored} are stored"
 
 
+def say_read_only(folder: Path) -> None:
+    """Log that a store is read, but does not grow."""
+    log.warning("teacher cache: %s is read-only: rows that are missing are not stored", folder)
+
+
 def unusable(folder: Path, error: Exception) -> UserError | RunError:
     """The error for a store that cannot be opened or made: a RunError for a full, failing or read-only disk."""
     disk = isinstance(error, RunError) or getattr(error, "errno", None) in DISK_FAILS
@@ -100,11 +105,12 @@ class LogitStore:
 
     words = ""  # about the content, for a line that describes the store
 
-    def __init__(self, folder: Path, metadata: dict):
+    def __init__(self, folder: Path, metadata: dict, part: bool = False):
         """Open the store in `folder`, or create it.
 
         `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
-        and `key`. Raises UserError when an existing store is damaged or has another `key`, and the error of `unusable`.
+        and `key`. A `part` of a larger store that is read-only is empty where it cannot be created; the larger one
+        says so. Raises UserError when an existing store is damaged or has another `key`, and the error of `unusable`.
         """
         self.folder = Path(folder)
         check_metadata(self.folder, metadata)
@@ -116,28 +122,32 @@ class LogitStore:
         self.writable = True
         try:
             self.index = np.full(metadata["num_entries"], NO_RECORD, ENTRY)  # entry number -> record number
-            self._open(metadata)
+            self._open(metadata, part)
             self.catch_up()
         except (OSError, RunError, MemoryError) as error:
             raise unusable(self.folder, error) from error
 
-    def _open(self, metadata):
+    def _open(self, metadata, part):
         """Open the files, for reading alone if the store is one that this process may not change."""
+        paths = [self.folder / name for name in ("logits.bin", "entries.bin")]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "ab")
         except OSError as error:
             self.metadata = read_metadata(self.folder)
-            if error.errno not in READ_ONLY or self.metadata is None:
+            if error.errno not in READ_ONLY or not (part or self.metadata):
                 raise
             self._lock, self.writable = None, False
-            log.warning("teacher cache: %s is read-only: rows that are missing are not stored", self.folder)
+            if not part:
+                say_read_only(self.folder)
         else:
             with self._locked():
                 self.metadata = read_metadata(self.folder) or self._create(metadata)
-        self._check(metadata)
-        mode = "r+b" if self.writable else "rb"
-        self._logits, self._entries = (open(self.folder / name, mode) for name in ("logits.bin", "entries.bin"))
+        if self.metadata is None:  # the store that could not be created
+            self.metadata, paths = {"format": FORMAT, **metadata}, [os.devnull, os.devnull]
+        else:
+            self._check(metadata)
+        self._logits, self._entries = (open(path, "r+b" if self.writable else "rb") for path in paths)
 
     def _create(self, metadata):
         with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:

@@ -35,6 +35,7 @@ from mdistiller.engine.cache.logit_store import (
     check_metadata,
     read_metadata,
     remedy,
+    say_read_only,
     unusable,
 )
 from mdistiller.engine.cache.rows import Rows
@@ -55,6 +56,7 @@ class ReplayStore:
         Raises the error of `unusable`, and UserError when the folder holds rows with another `key`.
         """
         self.writable = True  # until a row of any epoch cannot be written
+        self._said = False  # whether the log says that the store is read-only
         self.folder, self.metadata = Path(folder), metadata
         check_metadata(self.folder, metadata)
         self._create()
@@ -75,7 +77,11 @@ class ReplayStore:
         self._create()  # it may have been deleted meanwhile
         metadata = {name: value for name, value in self.metadata.items() if name not in ("format", "kind")}
         key = metadata["key"] | {"view": view, "epoch": epoch}
-        return LogitStore(part_of(self.folder, view, epoch), metadata | {"key": key})
+        part = LogitStore(part_of(self.folder, view, epoch), metadata | {"key": key}, part=True)
+        if not (part.writable or self._said):
+            say_read_only(self.folder)
+            self._said = True
+        return part
 
     def parts(self) -> dict[Path, tuple[str, int]]:
         """{folder: (view, epoch)} of all stores of an epoch, ordered by name."""
@@ -105,7 +111,7 @@ class ReplayStore:
         """The number of rows with a wrong checksum; reads all rows."""
         number = 0
         for folder in self.parts():
-            with contextlib.closing(LogitStore(folder, read_metadata(folder))) as part:
+            with contextlib.closing(LogitStore(folder, read_metadata(folder), part=True)) as part:
                 number += part.damaged()
         return number
 

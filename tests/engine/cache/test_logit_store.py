@@ -177,16 +177,20 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_line(tmp_path):
         open_store(tmp_path / "file" / "store")
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_store_that_others_have_filled_is_read_where_it_may_not_be_changed(tmp_path, number, monkeypatch, caplog):
-    open_store(tmp_path).write(np.array([3]), rows_of([3]))
-
+def read_only(monkeypatch, number=errno.EROFS):
+    """No file of a store may be written from now on."""
     def refuses(path, mode):
         if mode != "rb":
             raise OSError(number, os.strerror(number))
         return open(path, mode)
 
     monkeypatch.setattr(logit_store, "open", refuses, raising=False)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_others_have_filled_is_read_where_it_may_not_be_changed(tmp_path, number, monkeypatch, caplog):
+    open_store(tmp_path).write(np.array([3]), rows_of([3]))
+    read_only(monkeypatch, number)
     store = open_store(tmp_path)
     store.write(np.array([4]), rows_of([4]))
     assert_holds(store, [3])

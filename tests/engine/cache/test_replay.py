@@ -20,6 +20,7 @@ from mdistiller.engine.periods import in_periods
 from mdistiller.errors import RunError, UserError
 from tests import forked
 from tests.data.support import write_folders
+from tests.engine.cache.test_logit_store import read_only
 from tests.engine.cache.test_teacher_cache import teacher_of
 from tests.engine.support import assert_same_weights, run, small_cfg, stopped_after
 
@@ -128,6 +129,18 @@ def test_a_longer_run_fills_the_rest(tmp_path):
     cfg = replay_cfg(tmp_path, "MLD")
     total = cache_of(cfg).data.info.num_train
     assert admin_fill(cfg, 1) == 2 * total and admin_fill(cfg, 2) == 2 * total and admin_fill(cfg, 2) == 0
+
+
+def test_epochs_that_a_read_only_store_lacks_are_computed(tmp_path, monkeypatch, caplog):
+    cfg = replay_cfg(tmp_path, "MLD")
+    admin_fill(cfg, 1)
+    read_only(monkeypatch)
+    cache = cache_of(cfg)
+    assert attached(cache, 1) and cache.misses == 0
+    live = torch.cat([cache.logits_of(batch["image"]) for batch in cache.data.train_batches(2)])
+    found = torch.cat([batch["logits_teacher"][0] for batch in attached(cache, 2)])
+    torch.testing.assert_close(found, live, rtol=1e-3, atol=1e-2)
+    assert cache.misses == cache.lookups / 2 and caplog.text.count("is read-only") == 1
 
 
 def admin_fill(cfg, epochs):
