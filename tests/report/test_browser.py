@@ -155,6 +155,19 @@ def test_keyboard_sorting_log_scale_and_theme(desk):
     assert not desk.locator("#pick-seed fieldset").is_visible()
 
 
+def test_the_unit_of_times_fits_the_pair_that_is_shown(opened, tmp_path):
+    for name in ("KD", "DKD", "MLD"):
+        write_run(tmp_path / name, name, 0, 70.0)
+    for file, short, long in (("config.yaml", "digits", "cifar100"), ("summary.json", "60.0", "36000.0")):
+        path = tmp_path / "MLD" / file
+        path.write_text(path.read_text().replace(short, long))
+    (tmp_path / "report.html").write_text(report(tmp_path))
+    page = opened((tmp_path / "report.html").as_uri())
+    assert drawn(page, "cost")[-1]["x"] == [60, 60]  # seconds
+    page.locator("#cost-pair").select_option(index=0)
+    assert drawn(page, "cost")[-1]["x"] == [10]  # hours
+
+
 def test_a_live_page_renews_itself_and_keeps_the_filters(opened, tmp_path):
     write_run(tmp_path / "KD_s0", "KD", 0, 70.0)
     with serve(tmp_path) as server:

@@ -135,13 +135,12 @@ charts.unit = times => {
 charts.cost = (data, entries) => {
   const key = charts.menu("cost-key", Object.entries(charts.costs).map(([name, [words]]) => [name, words]));
   const [name, measure, time] = charts.costs[key];
-  const [unit, size] = time ? charts.unit(entries.flatMap(entry => filters.runs(entry).map(measure))) : ["", 1];
-  const words = time ? `${name} (${unit})` : name;
-  const cost = entry => filters.runs(entry).map(measure).filter(Number.isFinite).map(value => value / size);
-  const having = entries.filter(entry => cost(entry).length), pair = charts.menu("cost-pair", charts.pairs(having),
+  const costs = entry => filters.runs(entry).map(measure).filter(Number.isFinite);
+  const having = entries.filter(entry => costs(entry).length), pair = charts.menu("cost-pair", charts.pairs(having),
     charts.commonest(having));
   const shown = charts.ranked(having, pair), looks = charts.looks(shown), at = new Map();
-  for (const entry of shown) at.set(entry.number, [numbers.mean(cost(entry)), numbers.mean(charts.last(entry))]);
+  const [unit, size] = time ? charts.unit(shown.flatMap(costs)) : ["", 1], words = time ? `${name} (${unit})` : name;
+  for (const entry of shown) at.set(entry.number, [numbers.mean(costs(entry)) / size, numbers.mean(charts.last(entry))]);
   const lines = data.gains.filter(gain => at.has(gain.entry) && at.has(gain.baseline)).map(gain => ({
     x: [at.get(gain.baseline)[0], at.get(gain.entry)[0]], y: [at.get(gain.baseline)[1], at.get(gain.entry)[1]],
     mode: "lines", line: {color: looks.get(gain.entry).colour, width: 1}, opacity: 0.6, hoverinfo: "skip",
