@@ -15,7 +15,7 @@ from mdistiller.runs.folders import folders_below
 from mdistiller.runs.reading import parse_json
 from mdistiller.runs.records import RunRecord
 
-PLAN, SWEEP = "plan.json", ".sweep"  # a sweep's list of its runs is <folder>/.sweep/<project>/plan.json
+PLANS, SWEEP = "plan*.json", ".sweep"  # a sweep's list of its runs is <folder>/.sweep/<project>/plan<number>.json
 RUNNING, SILENT, STOPPED, FAILED, WAITING = "running", "silent", "stopped", "failed", "waiting"
 ORDER = (FAILED, SILENT, RUNNING, STOPPED, WAITING)
 LEAST_SILENCE, EPOCHS_OF_SILENCE = 600, 5  # seconds, and epochs, without a change of a file after which a run is silent
@@ -59,7 +59,7 @@ def progress(root: str | Path, runs: Iterable[RunRecord], now: float | None = No
     """The progress of the runs below `root`, with those that a sweep there has planned or seen fail."""
     runs, now = list(runs), time.time() if now is None else now
     kept = _sweep_files(root)
-    errors, plans = _errors(kept), {path: read_plan(path) for path in kept if path.name == PLAN}
+    errors, plans = _errors(kept), {path: read_plan(path) for path in kept if path.match(PLANS)}
     there = {_key(run.path.parent, run.path.name) for run in runs}
     found = [_unfinished(run, errors.get(_key(run.path.parent, run.path.name), ""), now)
              for run in runs if not run.done]
@@ -67,7 +67,10 @@ def progress(root: str | Path, runs: Iterable[RunRecord], now: float | None = No
     found += [Unfinished(key[1], FAILED if key in errors else WAITING, error=errors.get(key, ""))
               for key in {**planned, **errors} if key not in there]
     found.sort(key=lambda one: (ORDER.index(one.state), one.name))
-    jobs = max([sum(one.state == RUNNING for one in found), *(plan["jobs"] for plan in plans.values() if found), 1])
+    together: dict[Path, int] = {}  # jobs of the sweeps of a project
+    for path, plan in plans.items():
+        together[path.parent] = together.get(path.parent, 0) + plan["jobs"]
+    jobs = max([sum(one.state == RUNNING for one in found), *(together.values() if found else ()), 1])
     return Progress(sum(run.done for run in runs), found, _time_left(found, runs, jobs))
 
 

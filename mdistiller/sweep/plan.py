@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import json
 import math
 from collections import Counter
@@ -18,7 +19,7 @@ from mdistiller.files import read_plain
 from mdistiller.places import CHECKOUT
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
-from mdistiller.runs.progress import PLAN, duration, read_plan
+from mdistiller.runs.progress import PLANS, duration
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
@@ -205,20 +206,27 @@ def current_state(run: PlannedRun) -> str:
 def announced(runs: Iterable[PlannedRun], jobs: int) -> Iterator[None]:
     """A context of a sweep: beside the folders of its runs lies a list of them, for tools/watch.py.
 
-    The list of an earlier sweep is replaced, unless that one still goes on: then this one's runs and jobs are added.
+    Each of several sweeps that go on has a list of its own. Those of earlier ones are deleted.
     """
     names: dict[Path, list[str]] = {}
     for run in runs:
         names.setdefault(run.record.parent, []).append(run.name)
     with contextlib.ExitStack() as held:
         for folder, these in names.items():
-            alone = files.lock(folder / f"{PLAN}.lock", inherited=False)
-            there = {"runs": [], "jobs": 0} if alone else read_plan(folder / PLAN)
-            plan = {"runs": list(dict.fromkeys([*there["runs"], *these])), "jobs": there["jobs"] + jobs}
-            files.write_text(folder / PLAN, json.dumps(plan) + "\n")
-            if alone:
-                held.enter_context(alone)
+            lists = (folder / PLANS.replace("*", str(number)) for number in itertools.count(1))
+            path, lock = next((path, lock) for path in lists if (lock := _lock(path)) is not None)
+            held.enter_context(lock)
+            files.write_text(path, json.dumps({"runs": these, "jobs": jobs}) + "\n")
+            for other in {*folder.glob(PLANS)} - {path}:
+                if (lock := _lock(other)) is not None:
+                    with lock:
+                        other.unlink(missing_ok=True)
         yield
+
+
+def _lock(path):
+    """The lock of a list, which its sweep holds as long as it goes on; None if another process has it."""
+    return files.lock(Path(f"{path}.lock"), inherited=False)
 
 
 def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, todo: Sequence, jobs: int) -> str:

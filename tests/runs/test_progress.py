@@ -28,8 +28,8 @@ def test_remaining_time_counts_running_and_waiting_runs_in_parallel(tmp_path):
     write(tmp_path / "sweep" / "early", "running", 1, 10.0)  # 90 s left
     folder = tmp_path / ".sweep" / "sweep"
     folder.mkdir(parents=True)
-    plan = {"runs": ["done", "half", "early", "later", "last"], "jobs": 2}
-    (folder / "plan.json").write_text(json.dumps(plan))
+    for name, runs in (("plan1.json", ["done", "half", "early"]), ("plan2.json", ["early", "later", "last"])):
+        (folder / name).write_text(json.dumps({"runs": runs, "jobs": 1}))  # of two sweeps at once
     found = progress(tmp_path, find_runs(tmp_path), NOW)
     assert states(found) == {"half": "running", "early": "running", "later": "waiting", "last": "waiting"}
     assert {one.name: one.left for one in found.unfinished if one.left} == {"half": 60, "early": 90}

@@ -15,7 +15,7 @@ from mdistiller.report.layout import fill_command
 from mdistiller.report.study import load_studies
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import covered_tables, load_tables
-from mdistiller.runs.progress import PLAN, read_plan
+from mdistiller.runs.progress import PLANS, read_plan
 from mdistiller.runs.records import find_runs
 from mdistiller.runs.training import SMOKE, Training
 from mdistiller.sweep.plan import (
@@ -174,19 +174,31 @@ def test_a_failure_recorded_by_a_sweep_is_reported(tmp_path):
     assert "1 failed" in text and "again with --retry-failed" in text and "loss ce is not finite" in text
 
 
-def test_sweeps_that_share_a_folder_at_once_are_in_one_list_and_a_later_one_replaces_it(tmp_path):
+def test_each_of_the_sweeps_that_share_a_folder_at_once_has_a_list_and_a_later_one_deletes_those_of_ended_ones(
+        tmp_path):
     first, second, third = (planned(tmp_path, row) for row in ("KD", "DKD", "MLD"))
 
-    def other():
-        with announced([first, second], 2):
-            pass
+    def lists():
+        return [read_plan(path) for path in sorted(first.record.parent.glob(PLANS))]
 
-    plan = first.record.parent / PLAN
-    with announced([first], 1):
-        (done,) = forked.run_together([other])
-        assert done.returncode == 0 and read_plan(plan) == {"runs": [first.name, second.name], "jobs": 3}
-    with announced([third], 1):
-        assert read_plan(plan) == {"runs": [third.name], "jobs": 1}
+    def sweep_of(*runs):
+        def sweep():
+            with announced(runs, 2):
+                pass
+        (done,) = forked.run_together([sweep])
+        assert done.returncode == 0, done.stderr
+
+    sweep_of(first)
+    with announced([second], 1):
+        own = {"runs": [second.name], "jobs": 1}
+        assert lists() == [own]
+        for _ in range(2):  # stopped and started again: its jobs count once
+            sweep_of(first, third)
+            assert lists() == [own, {"runs": [first.name, third.name], "jobs": 2}]
+        sweep_of(third)
+        assert lists() == [own, {"runs": [third.name], "jobs": 2}]
+    sweep_of(first)
+    assert lists() == [{"runs": [first.name], "jobs": 2}]
 
 
 def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
