@@ -105,7 +105,7 @@ def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCac
     with progress(total, "filling", unit=" rows") as bar:
         for number in cache.fill(range(1, epochs + 1) if epochs else None):
             bar.update(number)
-            if not cache.store.writable:  # a run would go on without; the reason is in the log
+            if cache.misses and not cache.store.writable:  # a run would go on without; the reason is in the log
                 raise RunError(f"{cache.store.folder}: cannot grow, see above; {cache.store.count} rows are stored")
             if bar.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()

@@ -143,6 +143,17 @@ def test_epochs_that_a_read_only_store_lacks_are_computed(tmp_path, monkeypatch,
     assert cache.misses == cache.lookups / 2 and caplog.text.count("is read-only") == 1
 
 
+@pytest.mark.parametrize("kind", ["replay", "views"])
+def test_filling_a_full_store_that_is_read_only_is_no_error(tmp_path, kind, monkeypatch):
+    cfg = replay_cfg(tmp_path, "KD", "TEACHER_CACHE.KIND", kind, "DISTILLER.TEACHER_CHECKPOINT", "random",
+                     "DATASET.TRAIN_FRACTION", 0.1)
+    assert admin.prefill(cfg, 1).misses
+    read_only(monkeypatch)
+    assert admin.prefill(cfg, 1).misses == 0
+    with pytest.raises(RunError, match="cannot grow, see above"):
+        admin.prefill(cfg, 2)
+
+
 def admin_fill(cfg, epochs):
     cache = cache_of(cfg)
     assert sum(cache.fill(range(1, epochs + 1))) == cache.num_rows(epochs)
