@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import logging
@@ -111,8 +112,14 @@ def _taken(file, path, take):
             return False
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s: this file system has no locks; do not start two runs in one folder", path)
+        _say_no_locks(path)
     return True
+
+
+@functools.cache
+def _say_no_locks(path):
+    """Log it once for each path, since a study takes the lock of its journal several times in every epoch."""
+    log.warning("%s: this file system has no locks; do not start two runs in one folder", path)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import math
 import multiprocessing
@@ -260,6 +262,18 @@ def test_the_lock_of_a_killed_process_that_was_copied_along_is_not_waited_for(tm
     (mine.folder / f"{tuning.JOURNAL}.lock").symlink_to("/laptop/tune/mine/journal.log")  # as Optuna's own
     (mine.folder / ".journal.lock").write_text("")
     assert len(tiny(tmp_path, 1).study.trials) == 1
+
+
+def test_where_the_file_system_has_no_locks_the_log_says_so_once(tmp_path, monkeypatch, caplog):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    lock = tuning.JournalLock(tmp_path / "lock")
+    for _ in range(3):
+        assert lock.acquire()
+        lock.release()
+    assert caplog.text.count("this file system has no locks") == 1
 
 
 def test_a_line_that_a_process_left_half_written_costs_that_line_alone(tmp_path):
