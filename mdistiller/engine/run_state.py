@@ -19,6 +19,7 @@ from mdistiller.errors import UserError
 log = logging.getLogger("mdistiller")
 LATEST, PREVIOUS = CHECKPOINTS
 DAMAGED = "damaged.pth"
+TEACHER_DIGEST = "teacher_sha256"  # as in run.json
 
 
 class RunState:
@@ -63,7 +64,7 @@ class RunState:
         if not self.first:
             return
         state = {
-            "settings": settings(self.cfg),
+            "settings": self._settings(),
             "model": self.distiller.state_dict(),
             "updater": self.updater.state_dict(),
             "epoch": self.epoch,
@@ -173,11 +174,14 @@ class RunState:
             raise errors[0]
         return None
 
+    def _settings(self):
+        return settings(self.cfg) | {TEACHER_DIGEST: self.run.metadata.get(TEACHER_DIGEST)}
+
     def _check_run(self, there):
         """Raise UserError for the state of a run with other settings (files before 26 November 2026 store none)."""
-        now = settings(self.cfg)
+        now = self._settings()
         now.pop("SOLVER.EPOCHS")  # who writes more of them into config.yaml extends the run
-        changed = differences(there, now)
+        changed = differences(there, now, elsewhere=bool(there.get(TEACHER_DIGEST)))  # later files store the digest
         if changed:
             raise UserError(
                 f"{self.folder / LATEST}: is of a run with other settings: {changed}; put a copy of this run's "

@@ -119,6 +119,8 @@ def test_a_run_folder_that_was_moved_continues(unbroken, tmp_path):
 @pytest.mark.parametrize("foreign, expected", [
     ({"settings": {"SOLVER.LR": 0.1, "EXPERIMENT.SEED": 1, "DEVICE": "cuda"}},
      r"is of a run with other settings: EXPERIMENT.SEED \(1 there, 0 now\), SOLVER.LR \(0.1 there, 0.05 now\)"),
+    ({"settings": {"teacher_sha256": "a" * 64}},
+     r"is of a run with other settings: teacher_sha256 \('a{64}' there, None now\)"),
     ({"settings": {}, "meters": {"names": None, "rows": None, "counts": torch.zeros(5), "progress": {}}},
      "does not hold the state of this run"),  # of a version that stored no settings
 ])
