@@ -74,14 +74,20 @@ def without_effect(cfg: CfgNode, method: type) -> list[str]:
         elsewhere |= {"EA.TEMPERATURE", "KD.TEMPERATURE"}
     if cfg.DISTILLER.LS and not (method.needs_teacher and (method.inputs == "logits" or not method.standardizes)):
         words.append(f"DISTILLER.LS True has no effect: {method.method} compares no logits")
-    stated = {key for key, source in cfg.__dict__.get(SOURCES, {}).items() if source == COMMAND_LINE}
-    for key in sorted(stated - elsewhere):
-        node = key.split(".")[0]
-        if node == "EA" and not method.weighted:
-            words.append(f"{key} has no effect: {method.method} does not weigh samples, {ea_name(method.method)} does")
-        elif node in nodes - {method.config_key, *method.reads}:
-            words.append(f"{key} has no effect: {method.method} does not read it")
+    stated = {key for key, source in cfg.__dict__.get(SOURCES, {}).items() if source == COMMAND_LINE} - elsewhere
+    of_weights = [key for key in sorted(stated) if key.startswith("EA.") and not method.weighted]
+    foreign = [key for key in sorted(stated) if key.split(".")[0] in nodes - {method.config_key, *method.reads}]
+    if of_weights:
+        words.append(f"{_have(of_weights)} no effect: {method.method} does not weigh samples, "
+                     f"{ea_name(method.method)} does")
+    if foreign:
+        them = "it" if len(foreign) == 1 else "them"
+        words.append(f"{_have(foreign)} no effect: {method.method} does not read {them}")
     return words
+
+
+def _have(keys):
+    return f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'}"
 
 
 def _missing(method, task):
