@@ -30,8 +30,8 @@ def _differing(groups):
     keys = {key for group in groups for key in group[0].config if counts(key, method)} - {"DISTILLER.TYPE"}
     defaults = BASE | agreed(run.unnamed_by_older for group in groups for run in group)
     columns = {name: [_value(group, name, defaults) for group in groups] for name in [*sorted(keys), *DIGESTS]}
-    shown = {name: values for name, values in columns.items() if not all(equal(values[0], value) for value in values)}
-    return [", ".join(f"{name} {_text(values[place], name)}" for name, values in shown.items())
+    varying = {name: values for name, values in columns.items() if not all(equal(values[0], value) for value in values)}
+    return [", ".join(f"{name} {_text(values[place], name)}" for name, values in varying.items())
             for place in range(len(groups))]
 
 
