@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from mdistiller.config import dump_cfg, get_cfg, load_cfg
+from mdistiller.config import dump_cfg, files, get_cfg, load_cfg
 from mdistiller.config.files import read_yaml
 from mdistiller.errors import UserError
 
@@ -59,3 +59,25 @@ def test_a_record_keeps_the_numbers_and_texts_that_earlier_versions_wrote(tmp_pa
     assert (cfg.SOLVER.LR, cfg.SOLVER.MIN_LR) == (1e-5, 5e-4)
     assert read_yaml(record) == {"EXPERIMENT": {"NAME": "010", "TAG": "1e3", "SEED": 8},
                                  "SOLVER": {"LR": 1e-5, "MIN_LR": 5e-4}}
+
+
+def test_libyaml_reads_a_file_as_pyyaml_does(tmp_path, monkeypatch):
+    """Records are read with libyaml, which is faster; a file means the same to both, and errors are PyYAML's."""
+    path = tmp_path / "record.yaml"
+    texts = (
+        "a: {b: 010, c: 1_000, d: 1:30, e: 0x1F, f: -0b11, g: 1e3, h: 1.0e-05, i: .inf, j: 5., k: '5'}\n",
+        "a: [yes, no, null, ~, on, 2026-11-27, 2026-11-27 10:00:00, '', \"x\\ny\", a:b, 3.5 ]\n",
+        "one: &one {x: 1, y: 2}\ntwo: {<<: *one, y: 3}\nlong: |\n  a\n\n  b\nfolded: >\n  c\n  d\n",
+        "? [a, b]\n: 1\n", "a: 1\na: 2\n", "a: {b: 1\n", "a: !!python/name:os.system ''\n", "- 1\n", "",
+        dump_cfg(get_cfg()),
+    )
+    for text in texts:
+        path.write_text(text)
+        results = []
+        for quick in (files._Quick, files._Loader):
+            monkeypatch.setattr(files, "_Quick", quick)
+            try:
+                results.append(repr(read_yaml(path)))
+            except UserError as error:
+                results.append(str(error))
+        assert results[0] == results[1], text
