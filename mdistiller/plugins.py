@@ -1,14 +1,19 @@
-"""Imports Python files of the user by path: networks, and methods that register themselves. Imports no torch."""
+"""Python files of the user: networks, and methods that register themselves, imported by path. Imports no torch."""
 
 import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from mdistiller import files
 from mdistiller.errors import UserError, first_line
+
+NAMED_BY = ("EXPERIMENT.PLUGINS", "DISTILLER.STUDENT", "DISTILLER.TEACHER")  # keys whose values may name such files
 
 
 def import_file(file: str | Path) -> ModuleType:
@@ -44,3 +49,27 @@ def _import(path, changed):
         if folder in sys.path:
             sys.path.remove(folder)
     return module
+
+
+def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Name and SHA-256 of each Python file of the user that a configuration, by dotted keys, names and that exists."""
+    values = [settings.get(key) for key in NAMED_BY]
+    named = [value for each in values for value in (each if isinstance(each, list | tuple) else (each,))]
+    paths = [Path(_split(value)[0]) for value in named if isinstance(value, str)]
+    return {path.name: files.sha256(path) for path in paths if path.suffix == ".py" and path.is_file()}
+
+
+def without_folders(value: Any) -> Any:
+    """The value of a setting with the name of each Python file alone, which may lie elsewhere on another machine."""
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    if not isinstance(value, str) or ".py" not in value:
+        return value
+    file, rest = _split(value)
+    return f"{Path(file).name}{rest}" if file.endswith(".py") else value
+
+
+def _split(value):
+    """The file and the rest of `<file>.py:<class>`; any other text has no rest."""
+    file, colon, name = value.rpartition(":")
+    return (file, f":{name}") if file.endswith(".py") else (value, "")

@@ -1,5 +1,6 @@
 """EXPERIMENT.PLUGINS: users' methods and networks without changes to the package."""
 
+import hashlib
 import os
 import sys
 
@@ -7,9 +8,10 @@ import pytest
 
 from mdistiller.config import dump_cfg, load_cfg
 from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import UserError
 from mdistiller.models import MODELS, build_model
-from mdistiller.plugins import import_file
+from mdistiller.plugins import import_file, own_files, without_folders
 
 METHOD = '''
 from mdistiller.distillers import Distiller, register
@@ -110,3 +112,31 @@ def test_a_plugin_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monk
         load_cfg(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: EXPERIMENT.PLUGINS: ") and message in text and "\n" not in text
+
+
+def test_a_python_file_is_known_by_its_name_and_content_wherever_it_lies(plugin):
+    settings = {"EXPERIMENT.PLUGINS": [f"../{os.path.basename(os.getcwd())}/{plugin}", "a.module", "gone.py"],
+                "DISTILLER.STUDENT": f"{plugin}:Net", "DISTILLER.TEACHER": "resnet20"}
+    digest = hashlib.sha256(METHOD.encode()).hexdigest()
+    assert own_files(settings) == {plugin: digest}
+    assert without_folders(["a/b/method.py", "c.d", 3]) == ["method.py", "c.d", 3]
+    assert without_folders("/home/x/net.py:Net") == "net.py:Net" and without_folders("timm:vit") == "timm:vit"
+
+
+def test_a_run_records_its_python_files_and_tells_an_edit_when_it_continues(plugin, tmp_path):
+    cfg = load_cfg(None, ["DISTILLER.TYPE", "PLUGGED", "EXPERIMENT.PLUGINS", f"[{plugin}]"])
+    folder = RunFolder(tmp_path / "run")
+    folder.describe(cfg)
+    assert folder.edited() == []
+    folder.describe(cfg)
+    assert folder.edited() == []
+    (tmp_path / plugin).write_text(f"{METHOD}# edited\n")
+    folder.describe(cfg)
+    assert folder.edited() == [plugin]
+    elsewhere = tmp_path / "elsewhere" / plugin
+    elsewhere.parent.mkdir()
+    os.rename(tmp_path / plugin, elsewhere)
+    for name in [name for name in DISTILLERS if "PLUGGED" in name]:
+        del DISTILLERS[name]  # as in the process that continues it
+    cfg.EXPERIMENT.PLUGINS = [str(elsewhere)]
+    folder.check_settings(cfg)  # the run continues with the file in another folder

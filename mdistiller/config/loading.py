@@ -16,7 +16,7 @@ from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
 from mdistiller.config.stated import COMMAND_LINE, Reading, flatten
 from mdistiller.errors import UserError
-from mdistiller.plugins import import_file
+from mdistiller.plugins import import_file, without_folders
 from mdistiller.registry import ea_name, load_methods, split_ea
 
 PLUGINS = "EXPERIMENT.PLUGINS"
@@ -187,9 +187,12 @@ def _settled(reading):
 def _import_plugins(reading, trusted):
     """Import the files and modules of EXPERIMENT.PLUGINS, so that the nodes of their methods are known."""
     source = reading.source(PLUGINS)
+    elsewhere = {without_folders(name): name for name in trusted or ()}  # the file of a record may have been moved
     for plugin in reading.values.get(PLUGINS, ()):
-        if trusted is not None and plugin not in trusted and source != COMMAND_LINE:
-            raise UserError(f"{source}: {PLUGINS}: {UNTRUSTED.format(plugin, f'{PLUGINS} [{plugin}]')}")
+        if trusted is not None and source != COMMAND_LINE:
+            if without_folders(plugin) not in elsewhere:
+                raise UserError(f"{source}: {PLUGINS}: {UNTRUSTED.format(plugin, f'{PLUGINS} [{plugin}]')}")
+            plugin = elsewhere[without_folders(plugin)]
         try:
             import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError as error:

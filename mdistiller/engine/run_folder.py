@@ -25,6 +25,7 @@ from mdistiller.config.stated import flatten, flatten_checked
 from mdistiller.engine.networks import RANDOM_TEACHER
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT
+from mdistiller.plugins import own_files, without_folders
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 FREE = {  # settings that may change between the sessions of a run; the first two are its place, and it may be moved
@@ -173,6 +174,7 @@ class RunFolder:
             "commit": commit(),
             "python": platform.python_version(),
             "versions": versions(),
+            "own_files": own_files(flatten(cfg)),
             **metadata,
         }
         content = {
@@ -183,6 +185,12 @@ class RunFolder:
             "sessions": [*earlier, session],
         }
         self.write_json("run.json", content)
+
+    def edited(self) -> list[str]:
+        """The names of the user's Python files that have changed since the session of the run before this one."""
+        *earlier, now = [session.get("own_files") or {} for session in self.read_json("run.json").get("sessions", [{}])]
+        before = earlier[-1] if earlier else {}
+        return [name for name, digest in now.items() if before.get(name, digest) != digest]
 
     def write_text(self, name: str, text: str) -> None:
         files.write_atomically(self.to_write(name), lambda file: file.write(text.encode()))
@@ -260,9 +268,9 @@ def differences(there: Mapping, now: Mapping, elsewhere: bool = True) -> str:
 
     Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
     With `elsewhere`, the teacher's file may lie elsewhere on another machine, since the caller compares its SHA-256;
-    a random one has none.
+    a random one has none. So may Python files of the user.
     """
-    keys = [key for key in sorted(there.keys() & now.keys()) if there[key] != now[key]
+    keys = [key for key in sorted(there.keys() & now.keys()) if without_folders(there[key]) != without_folders(now[key])
             and not (elsewhere and key == TEACHER and RANDOM_TEACHER not in (there[key], now[key]))]
     return ", ".join(f"{key} ({there[key]!r} there, {now[key]!r} now)" for key in keys[:5])
 

@@ -243,3 +243,5 @@ def _announce(run, folder):
         device_name(run.device),
     )
     log.info("run folder: %s", folder.path)
+    for name in folder.edited():
+        log.warning("%s has changed since this run was stopped; the epochs from here on use it as it is now", name)

@@ -40,7 +40,8 @@ def comparison(root: str | Path) -> str:
     lines = [markdown.table(cells[0], cells[1:], aligned=True)]
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
-    lines += [f"\n{text}" for text in repeated_words([run for run, _ in repeated_runs(done)])]
+    notes = [*repeated_words([run for run, _ in repeated_runs(done)]), *edited_words(groups)]
+    lines += [f"\n{text}" for text in notes]
     return "\n".join(lines)
 
 
@@ -49,6 +50,21 @@ def repeated_words(runs: Sequence[RunRecord]) -> list[str]:
     names = ", ".join(str(run.path) for run in runs)
     number = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     return [f"{number} of a seed that is counted already (by the run started last): {names}"] if runs else []
+
+
+def edited_words(groups: Iterable[Sequence[RunRecord]]) -> list[str]:
+    """A sentence for each configuration whose runs used several versions of a Python file of the user."""
+    words = []
+    for group in groups:
+        for name in sorted({name for run in group for name in run.own_files}):
+            versions: dict[str, list[str]] = {}
+            for run in group:
+                if name in run.own_files:
+                    versions.setdefault(run.own_files[name], []).append(str(run.seed))
+            if len(versions) > 1:
+                seeds = "; ".join(f"seed{'s' * (len(each) > 1)} {', '.join(each)}" for each in versions.values())
+                words.append(f"{method_of(group[0])}: {len(versions)} versions of {name} are averaged ({seeds})")
+    return words
 
 
 def head(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from mdistiller.report.compare import repeated_words
+from mdistiller.report.compare import edited_words, repeated_words
 from mdistiller.runs.fill import Filled, FilledTable
 from mdistiller.runs.statistics import Gain
 
@@ -311,5 +311,5 @@ def _notes(filled) -> Iterable[Block]:
             )
     if filled.unfinished:
         lines.append(f"{filled.unfinished} run(s) in the folder are not finished and are left out")
-    lines += repeated_words(filled.repeated)
+    lines += [*repeated_words(filled.repeated), *edited_words(cell.runs for cell in filled.cells.values())]
     return [Heading("Notes", 3), Items(tuple(lines))] if lines else []

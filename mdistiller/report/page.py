@@ -11,7 +11,7 @@ from mdistiller.report import render
 from mdistiller.report.answers import answers_of
 from mdistiller.report.book import Book, percent
 from mdistiller.report.charts import chart_data
-from mdistiller.report.compare import head, repeated_words, row, teachers
+from mdistiller.report.compare import edited_words, head, repeated_words, row, teachers
 from mdistiller.report.layout import layout
 from mdistiller.report.pictures import detections_of, figures_in
 from mdistiller.report.samples import class_gains, samples_of
@@ -57,8 +57,9 @@ def values(root: str | Path, runs: Sequence[RunRecord], figures: str | Path | No
 
     `problems` are messages about folders that cannot be read.
     """
-    problems = [*problems, *repeated_words([run for run, _ in repeated_runs(runs)])]
     book = Book(Path(root), runs)
+    problems = [*problems, *repeated_words([run for run, _ in repeated_runs(runs)]),
+                *edited_words(entry.runs for entry in book.entries)]
     samples = samples_of(runs)
     gained = [gain for _, _, gain in book.gains]
     return {

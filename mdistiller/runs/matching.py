@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mdistiller.config.stated import BASE
+from mdistiller.plugins import without_folders
 from mdistiller.runs.records import RunRecord, counts, group_runs
 
 RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT that tests of a pipeline use
@@ -95,7 +96,10 @@ def _is_trial(run, key, wanted):
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two config values are equal, as YAML may write them: 4 and 4.0, "1e-4" and 0.0001, list and tuple."""
+    """Whether two config values are equal, as YAML may write them: 4 and 4.0, "1e-4" and 0.0001, list and tuple.
+
+    A Python file of the user may lie in another folder.
+    """
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, str) != isinstance(other, str):
@@ -103,4 +107,4 @@ def equal(one: Any, other: Any) -> bool:
             return float(one) == float(other)
         except (TypeError, ValueError):
             return False
-    return one == other
+    return without_folders(one) == without_folders(other)

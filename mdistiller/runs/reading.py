@@ -12,7 +12,7 @@ from mdistiller.json_text import LARGEST, is_measurement, parse_json
 
 KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds", "num_classes", "num_train"), (int | float, "a number")),
-    **dict.fromkeys(("versions", "overridden"), (dict, "an object")),
+    **dict.fromkeys(("versions", "overridden", "own_files"), (dict, "an object")),
     **dict.fromkeys(("status", "selected_on", "device", "commit", "command", "started"), (str, "a text")),
     **dict.fromkeys(("teacher_sha256", "data_sha256"), (str, "a text")),
     "headline": (str, "the name of a metric"),

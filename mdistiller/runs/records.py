@@ -18,6 +18,7 @@ from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.files import read_text
+from mdistiller.plugins import without_folders
 from mdistiller.registry import split_ea
 from mdistiller.runs.folders import folders_below
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
@@ -132,6 +133,11 @@ class RunRecord:
         return self.metadata.get("data_sha256")
 
     @property
+    def own_files(self) -> Mapping[str, str]:
+        """Name and SHA-256 of the user's Python files that the run's configuration names; empty in older records."""
+        return self.metadata.get("own_files") or {}
+
+    @property
     def rate(self) -> float | None:
         """Samples (images, proposals or tokens) per second in the last epoch."""
         return next((value for key, value in self.summary.items() if key.endswith("_per_second")), None)
@@ -148,7 +154,7 @@ class RunRecord:
         What runs of older versions do not name is left to `group_runs`.
         """
         method, unnamed = self.config["DISTILLER.TYPE"], self.unnamed_by_older
-        kept = {key: value for key, value in {**BASE, **self.config}.items()
+        kept = {key: without_folders(value) for key, value in {**BASE, **self.config}.items()
                 if counts(key, method) and key not in unnamed}
         return json.dumps([sorted(kept.items()), self.teacher_sha256], default=str)
 

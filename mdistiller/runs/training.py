@@ -15,6 +15,7 @@ from mdistiller.config.stated import BASE, stated
 from mdistiller.errors import UserError
 from mdistiller.files import sha256
 from mdistiller.places import find_config, find_teacher
+from mdistiller.plugins import own_files
 from mdistiller.runs.paper import Cell
 from mdistiller.runs.records import RunRecord, counts
 
@@ -116,6 +117,11 @@ class Training:
             return _sha256(path, path.stat().st_mtime_ns)
         except (UserError, OSError):  # also random and a library's weights; the run will say whether a file is missing
             return None
+
+    @cached_property
+    def own_files(self) -> Mapping[str, str]:
+        """Name and SHA-256 of the user's Python files that the settings name."""
+        return own_files(self.settings)
 
     @property
     def prefix(self) -> Path:

@@ -179,6 +179,12 @@ class Progress:
             return DONE
         return current_state(run)
 
+    def outdated(self, training: Training) -> list[RunRecord]:
+        """Finished runs that used another version of a Python file of the user than there is now."""
+        now = training.own_files
+        return [run for run in self.fitting(training)
+                if any(now.get(name, digest) != digest for name, digest in run.own_files.items())]
+
     def seconds(self, run: PlannedRun) -> float | None:
         """Estimated remaining seconds of a run from finished runs of its configuration; None without such runs."""
         times = [other.summary["wall_seconds"] for other in self.fitting(run.training)
@@ -245,6 +251,10 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
     if len(known) < len(todo):
         others = f" of the other {len(todo) - len(known)}" if known else ""
         lines.append(f"time{others}: known once a run of each configuration is finished")
+    old = sorted({str(run.path) for training in trainings for run in progress.outdated(training)})
+    if old:
+        lines.append("finished before you changed your Python files, and not trained again (delete their folders for "
+                     f"that): {', '.join(old)}")
     if count[FAILED]:
         retried = any(states[run] == FAILED for run in todo)
         lines.append("failed before, tried again now:" if retried else "failed before (again with --retry-failed):")

@@ -72,6 +72,15 @@ def test_runs_on_two_data_sets_of_one_type_are_two_configurations(tmp_path):
         "data 11111111": ("data 11111111", 2.0), "data 22222222": ("data 22222222", 1.0)}
 
 
+def test_seeds_with_several_versions_of_a_users_file_are_averaged_and_named(tmp_path):
+    for seed, version in enumerate("abb"):
+        make_run(tmp_path, "KD", seed, 73.0, metadata={"own_files": {"mine.py": version}},
+                 EXPERIMENT__PLUGINS=[f"folder{seed}/mine.py"])
+    text = comparison(tmp_path)
+    assert "73.00 ± 0.00" in text
+    assert text.endswith("KD: 2 versions of mine.py are averaged (seed 0; seeds 1, 2)")
+
+
 def test_of_two_runs_of_one_seed_the_one_started_last_counts_and_the_other_is_named(tmp_path):
     made = {last: make_run(tmp_path, "KD", seed, last, metadata={"started": f"2026-01-0{day}T00:00:00+00:00"})
             for seed, last, day in ((0, 60.0, 2), (0, 9.0, 1), (1, 62.0, 1))}

@@ -143,6 +143,22 @@ def test_a_run_of_another_teacher_is_trained_in_a_folder_of_its_own(tmp_path):
     assert Progress(find_runs(tmp_path)).state(planned(tmp_path, "KD", 0, runs[0].training.extra[1])) == LEFT
 
 
+def test_a_finished_run_counts_after_an_edit_of_the_users_file_and_the_plan_says_so(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("first")
+    student, metadata = f"{file}:Net", {"own_files": {"net.py": sha256(file)}}
+    made = make_run(tmp_path, "KD", 0, 73.0, metadata=metadata, DISTILLER__STUDENT="elsewhere/net.py:Net")
+    run = planned(tmp_path, "KD", 0, f"DISTILLER.STUDENT={student}")
+    for text, said in (("first", False), ("second", True)):
+        file.write_text(text)
+        run.training.__dict__.pop("own_files", None)  # a later sweep
+        progress = Progress(find_runs(tmp_path))
+        assert progress.state(run) == DONE
+        words = summary([run], {run: DONE}, progress, [], 1)
+        assert ("finished before you changed your Python files, and not trained again" in words) is said
+        assert (str(made) in words) is said
+
+
 def test_a_run_on_a_users_own_data_counts_for_the_same_folder_alone(tmp_path):
     own = ("DATASET.TYPE=imagefolder", "DATASET.ROOT=")
     make_run(tmp_path, "KD", 0, 73.0, DATASET__TYPE="imagefolder", DATASET__ROOT="flowers")
