@@ -84,11 +84,20 @@ def load_cfg(
     return cfg
 
 
-def with_other_spellings(cfg: CfgNode) -> CfgNode:
-    """The tree, or a copy, in which a key that was set under its other name alone, as an attribute, has that value."""
-    said = flatten(cfg)
-    changed = {key: said[name] for name, key in OTHER_SPELLINGS.items()
-               if said[name] not in (None, False) and said[key] == GENERAL[key].default != said[name]}
+def as_loaded(cfg: CfgNode) -> CfgNode:
+    """The tree, or a copy, as it would be if what was set in it as attributes had been read by `load_cfg`.
+
+    A key that was set under its other name alone has that value. Raises UserError for a value that its key cannot have.
+    """
+    said, read, known = flatten(cfg), {}, {**GENERAL, **method_keys()}
+    for name in said.keys() & known.keys():
+        try:
+            read[name] = known[name].read(said[name])
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+    changed = {name: value for name, value in read.items() if (type(value), value) != (type(said[name]), said[name])}
+    changed |= {key: said[name] for name, key in OTHER_SPELLINGS.items()
+                if said[name] not in (None, False) and said[key] == GENERAL[key].default != said[name]}
     return _fill(copy.deepcopy(cfg), changed) if changed else cfg
 
 

@@ -6,7 +6,7 @@ import pkgutil
 
 from torch import Tensor
 
-from mdistiller.config.loading import with_other_spellings
+from mdistiller.config.loading import as_loaded
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.distillers.declared import class_for, without_effect
 from mdistiller.distillers.kd import kd_loss
@@ -26,7 +26,7 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
     What the user stated and the method does not read is named in the log. Raises UserError for an unknown method, or
     for a task or networks that the method cannot use.
     """
-    cfg = with_other_spellings(cfg)
+    cfg = as_loaded(cfg)
     name = DISTILLERS.canonical(cfg.DISTILLER.TYPE, cfg.TASK.TYPE)
     name = ea_name(name) if cfg.DISTILLER.EA else name
     method = class_for(DISTILLERS[name], task)

@@ -96,3 +96,20 @@ def test_a_key_set_back_to_its_default_after_its_other_spelling_has_it():
     cfg.DISTILLER.t = 5.0
     cfg.merge_from_list(["SOLVER.EPOCHS", 3])
     assert settings_of(cfg)[0].temperature == 5.0
+
+
+@pytest.mark.parametrize(("name", "value", "problem"), [
+    ("TEMPERATURE", -1, "expected a number greater than 0"),
+    ("TEMPERATURE", "four", "expected float, found 'four'"),
+    ("TEMPERATURE", None, "expected float, found None"),
+    ("TEMPERATURE", "2", ""),
+])
+def test_a_value_that_is_set_as_an_attribute_is_checked_when_the_distiller_is_built(name, value, problem):
+    cfg = get_cfg()
+    cfg.DISTILLER.TYPE, cfg.KD[name] = "KD", value
+    if problem:
+        with pytest.raises(UserError, match=f"^KD.{name}: {problem}"):
+            settings_of(cfg)
+    else:
+        distiller = build_distiller(cfg, nn.Linear(2, 2), nn.Linear(2, 2))
+        assert distiller.temperature == 2.0 and cfg.KD[name] == value
