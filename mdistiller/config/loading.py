@@ -14,12 +14,11 @@ import mdistiller.config.public as public
 from mdistiller.config.former import UNNAMED
 from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
-from mdistiller.config.stated import COMMAND_LINE, Reading, flatten
+from mdistiller.config.stated import COMMAND_LINE, PLUGINS, TYPE, Reading, flatten
 from mdistiller.errors import UserError
 from mdistiller.plugins import import_file, without_folders
 from mdistiller.registry import ea_name, load_methods, split_ea
 
-PLUGINS = "EXPERIMENT.PLUGINS"
 SOURCES = "sources"  # where a tree of `load_cfg` keeps who has set its keys; no key of it
 UNTRUSTED = "{} is Python code, which is not run because a record names it; if you trust it, add {}"
 KEY = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)*")
@@ -175,6 +174,7 @@ def _read(path, opts, trusted=None, before=None):
     reading = Reading(path, opts, before)
     _import_plugins(reading, trusted)
     _check_method(reading)
+    reading.read()
     reading.add_keys(method_keys())
     for source, ignored in reading.ignored.items():
         if ignored:
@@ -212,11 +212,16 @@ def _import_plugins(reading, trusted):
 
 
 def _check_method(reading):
-    """Refuse a method that another code base has and no plug-in brings, before its keys are called unknown."""
-    name = reading.values.get("DISTILLER.TYPE", "")
-    reason = "" if name in load_methods() else public.not_here(name)
-    if reason:
-        raise UserError(f"{reading.source('DISTILLER.TYPE')}: DISTILLER.TYPE: {name}: {reason}")
+    """Refuse an unknown method by its name, before its keys are called unknown."""
+    name, place, methods = reading.values.get(TYPE, ""), f"{reading.source(TYPE)}: {TYPE}", load_methods()
+    if not name or name in methods or any(name.lower() in aliases for aliases in methods.task_aliases.values()):
+        return
+    if reason := public.not_here(name):
+        raise UserError(f"{place}: {name}: {reason}")
+    try:
+        methods.canonical(name)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def _warn_of_defaults(cfg, reading):

@@ -95,7 +95,7 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
             raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
                             f"{shown(value)}")
     _translate_names(tree)
-    if _find(tree, "SOLVER.LR_SCHEDULER") == "cosine" and _find(tree, "SOLVER.LR_MIN") is ABSENT:
+    if found(tree, "SOLVER.LR_SCHEDULER") == "cosine" and found(tree, "SOLVER.LR_MIN") is ABSENT:
         _put(tree, "SOLVER.LR_MIN", COSINE_END)
     for theirs, ours in RENAMED.items():
         value = _take(tree, theirs)
@@ -106,18 +106,18 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
 
 def _translate_names(tree):
     """Methods, networks and data sets by their names here; what a method's name implies gives way to what is said."""
-    method = _find(tree, "DISTILLER.TYPE")
+    method = found(tree, "DISTILLER.TYPE")
     sets = METHODS.get(split_ea(method)[0].upper(), {}) if isinstance(method, str) else {}
     for name, value in sets.items():
         if name == "DISTILLER.TYPE":
             _put(tree, name, ea_name(value) if split_ea(method)[1] else value)
-        elif _find(tree, name) is ABSENT:
+        elif found(tree, name) is ABSENT:
             _put(tree, name, value)
     for name in ("DISTILLER.TEACHER", "DISTILLER.STUDENT"):
-        network = _find(tree, name)
+        network = found(tree, name)
         if isinstance(network, str) and network.endswith("_sdd"):  # SDD's name of a network whose maps it reads
             _put(tree, name, network.removesuffix("_sdd"))
-    data = _find(tree, "DATASET.TYPE")
+    data = found(tree, "DATASET.TYPE")
     if isinstance(data, str) and data in DATA:
         _put(tree, "DATASET.TYPE", DATA[data])
 
@@ -172,7 +172,8 @@ def _node(tree, name):
     return (tree, last) if isinstance(tree, dict) else (None, last)
 
 
-def _find(tree, name):
+def found(tree: Mapping, name: str) -> Any:
+    """The value of a dotted key in a tree, ABSENT where it has none."""
     node, last = _node(tree, name)
     return ABSENT if node is None else node.get(last, ABSENT)
 

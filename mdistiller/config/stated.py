@@ -15,7 +15,7 @@ from mdistiller.registry import ea_name, split_ea
 
 MOST_BITS = 1000  # of an integer, so that it has a float
 COMMAND_LINE = "command line"
-TYPE, EA = "DISTILLER.TYPE", "DISTILLER.EA"
+TYPE, EA, PLUGINS = "DISTILLER.TYPE", "DISTILLER.EA", "EXPERIMENT.PLUGINS"
 RECORDED = ("DISTILLER.TYPE", "DATASET.TYPE", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "SOLVER.EPOCHS")  # in any run
 BASE = {name: key.default for name, key in GENERAL.items()}  # the default of every key that is not a method's own
 
@@ -24,7 +24,8 @@ class Reading:
     """The keys that a file, the files that it inherits from, and the overrides set.
 
     `values` holds them by dotted name, checked and converted to their type, and `sources` the file (or "command line")
-    that set each of them last. Nodes of methods are kept in `waiting`, as they are written, until `add_keys` gives
+    that set each of them last. At first they hold the method and the plug-ins alone, which decide what the other keys
+    are; `read` adds these. Nodes of methods are then kept in `waiting`, as they are written, until `add_keys` gives
     their keys. `before` are values that were set earlier, for `values` alone.
     """
 
@@ -44,9 +45,16 @@ class Reading:
             code_base = public.take_defaults(tree, source) or code_base
             self.ignored.setdefault(source, []).extend(ignored)
             said[place] = source, tree
-        for name, value in public.DEFAULTS[code_base].items():
-            self._say(_nest(name, value), f"{public.DEFAULTS_KEY} {code_base}")
-        for source, tree in said:
+        defaults = f"{public.DEFAULTS_KEY} {code_base}"
+        self.trees = [(defaults, _nest(name, value)) for name, value in public.DEFAULTS[code_base].items()] + said
+        for name in (TYPE, PLUGINS):
+            for source, tree in self.trees:
+                if (value := public.found(tree, name)) is not public.ABSENT:
+                    self._set(name, value, source)
+
+    def read(self) -> None:
+        """Read all general keys. Raises UserError for one that is unknown or has a wrong value."""
+        for source, tree in self.trees:
             self._say(tree, source)
 
     def add_keys(self, keys: Mapping[str, Key]) -> None:
@@ -132,6 +140,7 @@ def stated(path: str | Path | None, overrides: Sequence = ()) -> dict[str, Any]:
     UserError for a file or a key that `load_cfg` would reject, as far as this is known without the methods.
     """
     reading = Reading(path, overrides)
+    reading.read()
     said = dict(reading.values)
     for node, tree, _ in reading.waiting:
         said |= flatten({node: tree})

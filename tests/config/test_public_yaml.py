@@ -217,6 +217,13 @@ def test_a_setting_that_would_change_the_training_silently_is_refused(tmp_path, 
     assert f"{tmp_path}/public.yaml: " in str(error.value) and message in str(error.value)
 
 
+@pytest.mark.parametrize("keys", ["DTKD: {ALPHA: 3.0}", "SOLVER: {ALPHA: 31.0}", "EXPERIMENT: {DDP: True}"])
+def test_an_unknown_method_is_named_before_the_keys_that_came_with_it(tmp_path, keys):
+    (tmp_path / "public.yaml").write_text(f"{keys}\nDISTILLER: {{TYPE: DTKD}}\n")
+    with pytest.raises(UserError, match=r"public\.yaml: DISTILLER\.TYPE: unknown method 'DTKD'; nearest: DKD"):
+        load_cfg(tmp_path / "public.yaml")
+
+
 def test_files_of_logit_standardization_get_its_defaults_when_asked(tmp_path, caplog):
     path = tmp_path / "ls.yaml"
     path.write_text(cifar("MLKD").replace("  NAME: \"\"\n", "  NAME: \"\"\n  LOGIT_STAND: True\n"))
