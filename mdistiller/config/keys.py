@@ -140,8 +140,9 @@ EA = {
 }
 
 SOLVER = {
-    "TRAINER": Key("base", choices=("base", "crd", "dot", "crd_dot", "ours", "aug"), help=(
-        "Trainer in mdistiller's files; dot and crd_dot select the optimiser DOT, the others have no effect.")),
+    "TRAINER": Key("base", choices=("base", "crd", "dot", "crd_dot", "ours", "aug", "crld", "mlld"), help=(
+        "Trainer in the files of mdistiller and its forks; dot and crd_dot select the optimiser DOT, the others have "
+        "no effect.")),
     "TYPE": Key("SGD", choices=("SGD", "AdamW"), help="The optimiser."),
     "BATCH_SIZE": Key(64, least=1, most=MOST_IMAGES, help="Samples in a batch, over all processes."),
     "EPOCHS": Key(240, least=1, most=MOST_EPOCHS, help="Number of passes over the training data."),

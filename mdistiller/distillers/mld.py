@@ -8,7 +8,7 @@ from mdistiller.losses.mld import MASKINGS, mld_losses
 from mdistiller.losses.mld import confidence_masks as confidence_masks
 
 
-@register("MLD", "MLKD", "KD_ours")
+@register("MLD", "MLKD", "MLLD", "KD_ours")
 class MLD(Distiller):
     """Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023).
 

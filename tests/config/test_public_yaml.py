@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mdistiller.config import load_cfg
+from mdistiller.config.keys import GENERAL
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.optim import DOTUpdater, build_updater
 from mdistiller.errors import UserError
@@ -129,6 +130,8 @@ FILES = {  # code base and file: text, registered method, settings
         imagenet("DKD", "DKD:\n  BETA: 0.5\n  T: 1.0\n  WARMUP: 1\nKD:\n  LOSS:\n    KD_WEIGHT: 2.0\n",
                  more="  EA: 1\n  t: 2\n  LS: 1\n", epochs=130), "EA-DKD",
         {"DISTILLER.LS": True, "DKD.BETA": 0.5, "KD.LOSS.KD_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
+    "CRLD": (cifar("CRLD", '  TRAINER: "crld"'), "CRLD", {"CRLD.WV_WEIGHT": 2.0, "CRLD.TAU_W": 0.9}),
+    "CRLD mlld": (cifar("MLLD", '  TRAINER: "mlld"'), "MLD", {"KD.TEMPERATURE": 4.0, "KD.LOSS.KD_WEIGHT": 0.9}),
     "SDD dkd": (cifar("SDD_DKD", teacher="resnet32x4_sdd", student="resnet8x4_sdd"), "SDD", {"SDD.LOSS": "dkd"}),
     "SDD nkd": (cifar("SDD_NKD", "M: [1, 2]\n", teacher="vgg13_sdd", student="vgg8_sdd"), "SDD",
                 {"SDD.LOSS": "nkd", "SDD.M": [1, 2]}),
@@ -234,7 +237,7 @@ def test_files_of_logit_standardization_get_its_defaults_when_asked(tmp_path, ca
     assert load_cfg(None, ["CONFIG.DEFAULTS=ls"]).KD.TEMPERATURE == 2.0
 
 
-@pytest.mark.parametrize("trainer", ["base", "crd", "dot", "crd_dot", "ours", "aug"])
+@pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
 @pytest.mark.parametrize("method", ["KD", "MLD"])
 def test_trainers_of_public_files_change_nothing_but_the_optimiser_of_dot(method, trainer):
     cfg = load_cfg(None, ["DISTILLER.TYPE", method, "SOLVER.TRAINER", trainer])
