@@ -22,7 +22,7 @@ TEACHER_FILES = {
 
 SHORT = (  # how other code bases write the parts of a config's name, and how they are compared
     (r"[-+]", "_"), (r"res(net)?(?=\d)", "r"), (r"wrn_(?=\d)", "wrn"), (r"mobilenet_?v(?=\d)", "mv"),
-    (r"shuffle(net)?_?v(?=\d)", "shuv"), (r"\b(mlkd|kd_ours)\b", "mld"),
+    (r"shuffle(net)?_?v(?=\d)", "shuv"), (r"\b(mlkd|mlld|(kd_)?ours)\b", "mld"), (r"\bea/", "ea_"),
 )
 NEAR = 0.6  # least similarity of a name that is offered
 

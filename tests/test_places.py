@@ -40,6 +40,10 @@ MISTYPED = {  # names that are no files here: the only config, or the first, tha
     "kd/resnet32x4_resnet8x4.yaml": f"{CIFAR}/kd/{PAIR}",  # as in its forks
     f"configs/cifar100/KD/{PAIR}": f"{CIFAR}/kd/{PAIR}",
     f"{CIFAR}/MLKD/{PAIR}": f"{CIFAR}/mld/{PAIR}",
+    f"configs/cifar100/ours/{PAIR}": f"{CIFAR}/mld/{PAIR}",  # as in MLD's code, and the following in EA-KD's
+    "configs/cifar100/EA/mld+ls.yaml": f"{CIFAR}/ea_mld_ls/{PAIR}",
+    "configs/imagenet/r34_r18/EA/kd.yaml": "configs/imagenet/ea_kd/r34_r18.yaml",
+    "configs/imagenet/r34_r18/EA/dkd+LS.yaml": "configs/imagenet/ea_dkd_ls/r34_r18.yaml",
     "mine/vgg13_vgg9.yaml": "mine/vgg13_vgg8.yml",
 }
 
