@@ -95,6 +95,7 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
             raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
                             f"{shown(value)}")
     _translate_names(tree)
+    _translate_factor(tree)
     if found(tree, "SOLVER.LR_SCHEDULER") == "cosine" and found(tree, "SOLVER.LR_MIN") is ABSENT:
         _put(tree, "SOLVER.LR_MIN", COSINE_END)
     for theirs, ours in RENAMED.items():
@@ -120,6 +121,14 @@ def _translate_names(tree):
     data = found(tree, "DATASET.TYPE")
     if isinstance(data, str) and data in DATA:
         _put(tree, "DATASET.TYPE", DATA[data])
+
+
+def _translate_factor(tree):
+    """In EA-KD's files the factor of DKD with DISTILLER.LS (not EXPERIMENT.LOGIT_STAND) is the weight of KD."""
+    method, standardized = found(tree, "DISTILLER.TYPE"), plain(found(tree, "DISTILLER.LS"))
+    weight, said = found(tree, "KD.LOSS.KD_WEIGHT"), found(tree, "DKD.LS_WEIGHT")
+    if split_ea(str(method))[0].upper() == "DKD" and standardized == 1 and weight is not ABSENT and said is ABSENT:
+        _put(tree, "DKD.LS_WEIGHT", weight)
 
 
 def take_defaults(tree: dict, source: str) -> str | None:

@@ -192,9 +192,19 @@ def test_every_method_that_public_files_name_is_among_them():
 def test_the_released_factor_of_dkd_with_standardized_logits_is_that_of_the_release(loaded):
     """The released file has this factor under KD; here it is DKD.LS_WEIGHT."""
     networks = build_model("resnet8", 10), build_model("resnet8", 10)
-    for opts, factor in (((), 1.0), (("EA.COMPAT", "release"), 2.0), (("DKD.LS_WEIGHT", 2.0), 2.0)):
+    for opts, factor in (((), 2.0), (("EA.COMPAT", "release"), 2.0), (("DKD.LS_WEIGHT", 3.0), 3.0)):
         distiller = build_distiller(loaded("EA-KD imagenet dkd+ls", *opts), *networks)
         assert (distiller.alpha, distiller.beta) == (factor, 0.5 * factor)
+
+
+def test_only_ea_kds_files_have_the_factor_of_dkd_under_kd(tmp_path):
+    path = tmp_path / "public.yaml"
+    text = "DISTILLER: {{TYPE: DKD{}}}\nKD: {{LOSS: {{KD_WEIGHT: 9}}}}\n{}"
+    for method, more, factor in (
+            (", LS: True", "", 9.0), (", LS: 1", "", 9.0), (", LS: False", "", 1.0),
+            (", LS: True", "DKD: {LS_WEIGHT: 2}", 2.0), ("", "EXPERIMENT: {LOGIT_STAND: True}", 1.0)):
+        path.write_text(text.format(method, more))
+        assert load_cfg(path).DKD.LS_WEIGHT == factor
 
 
 def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
