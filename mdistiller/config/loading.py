@@ -19,6 +19,7 @@ from mdistiller.errors import UserError
 from mdistiller.plugins import import_file, without_folders
 from mdistiller.registry import ea_name, load_methods, split_ea
 
+AUGMENTATION = "DATASET.AUGMENTATION"
 SOURCES = "sources"  # where a tree of `load_cfg` keeps who has set its keys; no key of it
 UNTRUSTED = "{} is Python code, which is not run because a record names it; if you trust it, add {}"
 KEY = re.compile(r"[A-Z][A-Za-z_]*(\.\w+)*")
@@ -225,13 +226,17 @@ def _check_method(reading):
 
 
 def _warn_of_defaults(cfg, reading):
-    """A file of logit standardization's code base that leaves KD's settings out means those of that code base."""
+    """What a file of another code base leaves out may mean something else there, which no key of it can tell."""
     method = load_methods()[cfg.DISTILLER.TYPE]
     said = any(name.startswith("KD.") for name in reading.sources)
     stands = cfg.EXPERIMENT.LOGIT_STAND and "EXPERIMENT.LOGIT_STAND" in reading.sources
     if stands and not said and "KD" in (method.config_key, *method.reads):
         public.warn(f"{reading.source('EXPERIMENT.LOGIT_STAND')}: KD.* are left out and mean mdistiller's defaults; "
                     f"{public.DEFAULTS_KEY} ls gives those of the code base that EXPERIMENT.LOGIT_STAND comes from")
+    source = reading.sources.get("DATASET.TYPE", COMMAND_LINE)
+    if cfg.DATASET.TYPE.lower() == "tiny_imagenet" and source != COMMAND_LINE and AUGMENTATION not in reading.sources:
+        public.warn(f"{source}: {AUGMENTATION} is left out and means {cfg.DATASET.AUGMENTATION}; mdistiller's own "
+                    "Tiny-ImageNet files mean rotate_flip")
 
 
 def _tree(values):

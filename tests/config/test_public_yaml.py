@@ -247,6 +247,17 @@ def test_files_of_logit_standardization_get_its_defaults_when_asked(tmp_path, ca
     assert load_cfg(None, ["CONFIG.DEFAULTS=ls"]).KD.TEMPERATURE == 2.0
 
 
+def test_mdistillers_files_of_tiny_imagenet_mean_another_augmentation_and_are_told(tmp_path, caplog):
+    path = tmp_path / "r18_mv2.yaml"
+    path.write_text("DATASET: {TYPE: tiny_imagenet}\nDISTILLER: {TYPE: KD}\n")
+    load_cfg(path, ["DATASET.AUGMENTATION", "rotate_flip"])
+    load_cfg("configs/tiny_imagenet/kd/res32x4_res8x4.yaml")
+    load_cfg(None, ["DATASET.TYPE", "tiny_imagenet"])
+    assert not caplog.records
+    assert load_cfg(path).DATASET.AUGMENTATION == "crop_flip"
+    assert "DATASET.AUGMENTATION is left out and means crop_flip; mdistiller's own" in caplog.text
+
+
 @pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
 @pytest.mark.parametrize("method", ["KD", "MLD"])
 def test_trainers_of_public_files_change_nothing_but_the_optimiser_of_dot(method, trainer):
