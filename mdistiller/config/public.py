@@ -76,7 +76,10 @@ NOT_HERE = {  # in upper case: the nearest method that is here, and what the oth
     "USKD": ("NKD", "it distils a network into itself, without a teacher"),
 }
 
-DATA = {"tiny-imagenet": "tiny_imagenet"}
+DATA_NOT_HERE = {  # their DATASET.TYPE, where the nearest name here means something else
+    "tiny-imagenet": "GDKD's files mean Tiny-ImageNet at 224 pixels with networks pretrained on ImageNet, which an "
+                     "imagefolder can be; tiny_imagenet is at 64 pixels with networks for that size",
+}
 COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
 DEFAULTS_KEY = "CONFIG.DEFAULTS"
 DEFAULTS = {"mdistiller": {}, "ls": LS_DEFAULTS}  # of code bases, by the value of DEFAULTS_KEY
@@ -85,7 +88,7 @@ DEFAULTS = {"mdistiller": {}, "ls": LS_DEFAULTS}  # of code bases, by the value 
 def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
     """A YAML tree in this project's spelling, and the keys that were left out because they change nothing here.
 
-    Raises UserError for a key of another code base with a value that would train something else there.
+    Raises UserError for a value of another code base that would train something else there.
     """
     tree = _copy(tree)
     ignored = [name for name in sorted(WITHOUT_EFFECT) if _take(tree, name) is not ABSENT]
@@ -94,6 +97,9 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
         if value is not ABSENT and not _equal(value, only):
             raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
                             f"{shown(value)}")
+    data = found(tree, "DATASET.TYPE")
+    if isinstance(data, str) and data in DATA_NOT_HERE:
+        raise UserError(f"{source}: DATASET.TYPE: {data}: {DATA_NOT_HERE[data]}")
     _translate_names(tree)
     _translate_factor(tree)
     if found(tree, "SOLVER.LR_SCHEDULER") == "cosine" and found(tree, "SOLVER.LR_MIN") is ABSENT:
@@ -106,7 +112,7 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
 
 
 def _translate_names(tree):
-    """Methods, networks and data sets by their names here; what a method's name implies gives way to what is said."""
+    """Methods and networks by their names here; what a method's name implies gives way to what is said."""
     method = found(tree, "DISTILLER.TYPE")
     sets = METHODS.get(split_ea(method)[0].upper(), {}) if isinstance(method, str) else {}
     for name, value in sets.items():
@@ -118,9 +124,6 @@ def _translate_names(tree):
         network = found(tree, name)
         if isinstance(network, str) and network.endswith("_sdd"):  # SDD's name of a network whose maps it reads
             _put(tree, name, network.removesuffix("_sdd"))
-    data = found(tree, "DATASET.TYPE")
-    if isinstance(data, str) and data in DATA:
-        _put(tree, "DATASET.TYPE", DATA[data])
 
 
 def _translate_factor(tree):

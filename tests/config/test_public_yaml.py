@@ -220,6 +220,7 @@ def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
     ("DISTILLER: {TYPE: GDKD}\nGDKD: {TOPK: 5}", "TYPE: GDKD: it is not among the methods here; the nearest is DKD: "
                                                  "it splits the classes at the teacher's most likely ones"),
     ("DISTILLER: {TYPE: EA-DKD_aug}", "the nearest is DKD: it also distils a strongly augmented view"),
+    ("DATASET: {TYPE: tiny-imagenet}", "DATASET.TYPE: tiny-imagenet: GDKD's files mean Tiny-ImageNet at 224 pixels"),
     ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls; found 'lsd'"),
     ("CONFIG: {DEFAULT: ls}", "nearest: CONFIG.DEFAULTS"),
 ])
