@@ -19,6 +19,9 @@ RENAMED = {  # their key: ours
     "SOLVER.LR_SCHEDULER": "SOLVER.SCHEDULE",  # GDKD
     "SOLVER.LR_MIN": "SOLVER.MIN_LR",
     "SOLVER.SGD_NESTEROV": "SOLVER.NESTEROV",
+    "SOLVER.SGD.MOMENTUM": "SOLVER.MOMENTUM",  # mdistiller-ddp
+    "SOLVER.SCHEDULE.MULTISTEP.STAGES": "SOLVER.LR_DECAY_STAGES",
+    "SOLVER.SCHEDULE.MULTISTEP.RATE": "SOLVER.LR_DECAY_RATE",
     "DIST.T": "DIST.TEMPERATURE",
     "DIST.CE_WEIGHT": "DIST.LOSS.CE_WEIGHT",
     "LSKD.TEMPERATURE": "KD.TEMPERATURE",
@@ -53,6 +56,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {  # their DISTILLER.TYPE, in upper c
     "SDD_DKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "dkd"},
     "GL_DKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "dkd"},  # its earlier name
     "SDD_NKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "nkd"},
+    "GLD_NKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "nkd"},  # its earlier name
     "DKDMOD": {"DISTILLER.TYPE": "DKD"},  # with the values of ONE_VALUE it is DKD
     "LSKD": {"DISTILLER.TYPE": "KD", "DISTILLER.LS": True, **LS_DEFAULTS},
 }

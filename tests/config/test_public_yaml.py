@@ -136,6 +136,10 @@ FILES = {  # code base and file: text, registered method, settings
     "SDD nkd": (cifar("SDD_NKD", "M: [1, 2]\n", teacher="vgg13_sdd", student="vgg8_sdd"), "SDD",
                 {"SDD.LOSS": "nkd", "SDD.M": [1, 2]}),
     "SDD imagenet": (imagenet("GL_DKD", "DKD:\n  BETA: 0.5\n  T: 1.0\n"), "SDD", {"SDD.LOSS": "dkd", "DKD.BETA": 0.5}),
+    "SDD imagenet nkd": (imagenet("GLD_NKD", "DKD: {BETA: 2.0}\n"), "SDD", {"SDD.LOSS": "nkd", "DKD.BETA": 2.0}),
+    "mdistiller-ddp": (cifar("KD").partition("  LR_DECAY_STAGES")[0] + "  SGD:\n    MOMENTUM: 0.9\n  SCHEDULE:\n"
+                       "    MULTISTEP:\n      STAGES: [150, 180, 210]\n      RATE: 0.2\n", "KD",
+                       {"SOLVER.SCHEDULE": "step", "SOLVER.LR_DECAY_RATE": 0.2}),
     "CAT-KD": (cifar("CAT_KD", "CAT_KD:\n  onlyCAT: False\n  IF_NORMALIZE: False\n  IF_BINARIZE: False\n"
                                "  LOSS: {CAT_loss_weight: 15., CAM_RESOLUTION: 2}\nif_test: True\ndevice: 0\n"),
                "CATKD", {"CAT_KD.LOSS.CAT_loss_weight": 15.0, "CAT_KD.IF_NORMALIZE": False}),
