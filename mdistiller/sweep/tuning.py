@@ -173,6 +173,11 @@ class Tuning:
             if known and teachers[0] != teachers[1]:
                 raise UserError(f"{self.folder}: the study there has another teacher: teacher_sha256 {teachers[0]} "
                                 f"there, {teachers[1]} now; restore its file, or choose another --name")
+            own, now = study.user_attrs.get("own_files", {}), self.training.own_files
+            edited = [name for name in now if own.get(name, now[name]) != now[name]]
+            if edited:
+                raise UserError(f"{self.folder}: {', '.join(edited)} has changed since the study there was begun; "
+                                "restore it, or choose another --name")
             begun = {self._trial_name(trial.number) for trial in study.trials
                      if trial.state != self.optuna.trial.TrialState.WAITING}
             for config in sorted(self.folder.glob("trial_*/config.yaml")):
@@ -181,6 +186,7 @@ class Tuning:
             if not study.trials:
                 study.set_user_attr("settings", json.dumps(said))
                 study.set_user_attr("teacher_sha256", teachers[1])
+                study.set_user_attr("own_files", now)
                 study.enqueue_trial({key: setting.own for key, setting in self.space.items()})
         return study
 
