@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [  # a package imports from those above it, and from itself
     {"errors"},
     {"files", "functional", "distributed", "workers", "registry", "plugins", "places", "command", "libraries",
-     "markdown", "precision", "streams", "traces", "json_text"},
+     "markdown", "precision", "streams", "traces", "json_text", "hooks"},
     {"config", "losses"},
     {"models", "data", "runs"},
     {"tasks", "report"},

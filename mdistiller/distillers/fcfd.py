@@ -13,6 +13,7 @@ from mdistiller.distillers.features import misfit
 from mdistiller.distillers.kd import regression_loss
 from mdistiller.errors import UserError
 from mdistiller.functional import warm_up, wide
+from mdistiller.hooks import before_loading
 from mdistiller.losses.fcfd import fcfd_loss
 from mdistiller.losses.kd import kd_loss
 from mdistiller.models.base import Output
@@ -149,7 +150,7 @@ class FCFD(Distiller):
         outer = range(1, len(student))
         self.bridges = nn.ModuleList(bridge(student[k], teacher[k], into_teacher) for k in outer)  # stage k at k - 1
         self.bridges_back = nn.ModuleList(bridge(teacher[k], student[k], into_student) for k in inner)
-        self.register_load_state_dict_pre_hook(_rename_bridges)
+        before_loading(self, _rename_bridges)
 
     def run_student(self, image):
         kind = image.device.type  # mixed paths use the precision of this pass
@@ -222,7 +223,7 @@ class PyramidFCFD(FCFD):
         self.bridges = nn.ModuleList(bridge(*pair, activate=False) for pair in pairs)
         back = pairs[: self.task.head_maps] if "t2s" in directions else []
         self.bridges_back = nn.ModuleList(bridge(*pair[::-1], activate=False) for pair in back)
-        self.register_load_state_dict_pre_hook(_rename_bridges)
+        before_loading(self, _rename_bridges)
 
     def run_student(self, inputs):
         kind = inputs.images.tensors.device.type

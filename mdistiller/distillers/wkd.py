@@ -15,6 +15,7 @@ from mdistiller.distillers.features import name_of
 from mdistiller.distillers.last_map import classifier_of
 from mdistiller.distillers.ls import standardize
 from mdistiller.errors import UserError
+from mdistiller.hooks import before_loading
 from mdistiller.losses.nkd import target_loss
 from mdistiller.losses.wkd import cka, transport_cost, wkd_loss
 from mdistiller.losses.wkd import sinkhorn_distance as sinkhorn_distance
@@ -84,7 +85,7 @@ class WKD(Distiller):
         self.measures = cfg.COST_MATRIX == "cka" and not cfg.COST_MATRIX_PATH
         self.most_images = cfg.SAMPLES
         self.map_shape = _samples_of(self.dry_run()[1]).shape[1:] if self.measures else None  # (positions, D)
-        self.register_load_state_dict_pre_hook(_without_gathered)
+        before_loading(self, _without_gathered)
 
     @torch.no_grad()
     def prepare(self, data):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 from mdistiller.functional import wide
+from mdistiller.hooks import after_saving
 from mdistiller.library.arguments import check_epoch, check_stored
 from mdistiller.library.batch import check_batch, check_index, sorted_batch
 from mdistiller.library.doctor.first_step import FirstStep, explain
@@ -35,7 +36,7 @@ class Distillation(Transparent):
 
     def __init__(self, distiller: Distiller, student: nn.Module, teacher: nn.Module | None):
         super().__init__(distiller)
-        self.register_state_dict_post_hook(_unshare)
+        after_saving(self, _unshare)
         self._epoch: float | None = None
         self._watch = FirstStep()
         # The entries of a batch that the method's losses name, asked once because a signature takes 0.1 ms.

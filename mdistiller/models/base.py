@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError, first_line
+from mdistiller.hooks import before_loading
 from mdistiller.registry import Registry
 
 MODELS = Registry("model family")
@@ -121,7 +122,7 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_load_state_dict_pre_hook(_add_missing_counters)
+        before_loading(self, _add_missing_counters)
 
     def stages(self) -> list[Callable[[Tensor], Tensor]]:
         """Functions that, one after the other, map the image to the input of `head`.

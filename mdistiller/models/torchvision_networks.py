@@ -146,5 +146,6 @@ def _pretrained(name, builder, num_classes, kwargs):
         new = nn.Linear(head.in_features, num_classes)
     else:
         new = nn.Conv2d(head.in_channels, num_classes, 1)
-    network.set_submodule(head_name, new)
+    owner, _, name = head_name.rpartition(".")
+    setattr(network.get_submodule(owner), name, new)
     return network, True

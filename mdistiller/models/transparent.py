@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdistiller.hooks import after_saving, before_loading
 from mdistiller.models.base import Output
 
 Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation, per channel, of images in 0..1
@@ -17,8 +18,8 @@ class Transparent(nn.Module):
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
-        self.register_state_dict_post_hook(_strip)
-        self.register_load_state_dict_pre_hook(_insert)
+        after_saving(self, _strip)
+        before_loading(self, _insert)
 
 
 def _strip(module, state_dict, prefix, local_metadata):

@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.channel_shuffle(out, self.groups)
+        out = out.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)  # the channels of the groups in turn
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
         if self.stride == 2:

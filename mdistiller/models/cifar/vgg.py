@@ -47,7 +47,7 @@ class VGG(Network):
     def forward(self, x: Tensor) -> Output:
         x = F.relu(self.block0(x), inplace=True)
         feats, preact_feats = [x], [x]  # level 0 is the same in both
-        for level, block in enumerate(self.blocks(), start=1):
+        for level, block in enumerate(self.blocks(), 1):  # 1 by its place: so it compiles with PyTorch 2.4 too
             preact = block(_shrink(x, level))
             x = F.relu(preact)
             feats.append(x)
