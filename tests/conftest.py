@@ -23,3 +23,4 @@ def no_log_of_earlier_tests():
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+    logger.propagate = True  # a run stops it, and the caplog of older pytest listens at the root alone

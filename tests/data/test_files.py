@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -137,7 +138,7 @@ def test_a_file_that_is_not_an_image_fails_with_a_short_reason(tmp_path):
 def test_images_of_more_than_eight_bits_are_not_cut_off_at_255(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     for action in (quick_check, open_image):
-        assert "I;16, expected 8 bits" in problem_of(action, tmp_path / "deep.png")
+        assert re.search("mode I(;16)?, expected 8 bits", problem_of(action, tmp_path / "deep.png"))  # I: Pillow 10
 
 
 def png(data, height=8):

@@ -195,6 +195,7 @@ def test_safetensors_are_read_whatever_the_file_is_called(network, tmp_path):
     assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
 
 
+@pytest.mark.skipif(not hasattr(torch.serialization, "safe_globals"), reason="PyTorch 2.4 cannot read them")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numbers_of_numpy_are_read_and_its_other_values_refused(zipped, network, tmp_path):
     numbers = {"acc": np.float64(3.3), "epoch": np.int64(7), "half": np.float16(0.5), "done": np.bool_(True),
@@ -221,7 +222,10 @@ def test_a_pickled_model_is_refused_in_one_line(network, tmp_path):
     assert "\x1b" not in str(refused.value) and "trust" not in str(refused.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint16, torch.bool, torch.float4_e2m1fn_x2, torch.bits8])
+@pytest.mark.parametrize("dtype", [
+    getattr(torch, name) for name in ("int8", "int16", "bool", "bits8", "float4_e2m1fn_x2")
+    if hasattr(torch, name)  # the last one is new in PyTorch 2.8
+])
 def test_weights_of_unsuitable_dtypes_are_refused(dtype, network, tmp_path):
     state = dict(network.state_dict())
     state["fc.bias"] = torch.zeros(10 * dtype.itemsize, dtype=torch.uint8).view(dtype)

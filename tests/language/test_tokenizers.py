@@ -74,7 +74,7 @@ def test_the_end_of_text_token_must_be_the_teachers_and_other_added_tokens_may_d
 
 
 def test_a_folder_with_a_network_alone_has_no_tokenizer(folder):
-    with pytest.raises(UserError, match=r"LM.TOKENIZER: no tokenizer .*bare.*\(ValueError: no vocabulary\)"):
+    with pytest.raises(UserError, match=r"LM.TOKENIZER: no tokenizer .*bare\'"):
         load_tokenizer(str(folder / "bare"))
 
 

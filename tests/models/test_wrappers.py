@@ -306,7 +306,7 @@ def test_a_file_without_the_class_or_with_a_mistake_is_named(networks, tmp_path)
 @torch.no_grad()
 def test_the_features_of_a_compiled_network_are_the_same():
     network = AtInputSize(wrapped("timm:test_vit", image_size=32), 32, CIFAR, CIFAR).eval()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    compiled = torch.compile(network, backend="eager", fullgraph=torch.__version__ >= (2, 5))
     one, other = network(images(16)), compiled(images(16))
     torch.testing.assert_close(other.logits, one.logits)
     for ours, theirs in zip(other.features["feats"], one.features["feats"], strict=True):
