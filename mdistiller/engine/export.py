@@ -23,6 +23,7 @@ from mdistiller.models import AtInputSize
 NEEDS = {"pth": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "torchscript": ()}
 TOLERANCE = 1e-4  # largest allowed difference of logits, see `onnx_difference`
 ONNX_LIMIT = 2**31 - 2**20  # largest size in bytes of the weights in one ONNX file
+ONNX_TORCH = (2, 8)  # older exporters fail with the onnxscript that today's onnx needs
 BATCHES = (1, 3)  # batch sizes used to compare ONNX with PyTorch
 
 
@@ -139,6 +140,9 @@ def _check_formats(formats):
         missing = [library for library in NEEDS[name] if importlib.util.find_spec(library) is None]
         if missing:
             raise UserError(f"--formats: {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        if name == "onnx" and torch.__version__ < ONNX_TORCH:
+            needed = ".".join(map(str, ONNX_TORCH))
+            raise UserError(f"--formats: onnx needs PyTorch {needed} or newer; this is {torch.__version__}")
 
 
 def save_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -87,6 +87,8 @@ def test_safetensors_hold_the_same_tensors(finished, tmp_path):
 def onnx_session(path):
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed")
+    if torch.__version__ < export.ONNX_TORCH:
+        pytest.skip("this PyTorch is too old")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) if path else None
 
@@ -170,6 +172,13 @@ def test_a_missing_library_is_named(finished, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="onnx needs onnx and onnxscript and onnxruntime: pip install onnx onnxscript"):
         export_run(finished, formats=["onnx"], output=tmp_path)
     assert len(export_run(finished, formats=["pth"], output=tmp_path)) == 2
+
+
+def test_a_pytorch_that_is_too_old_for_onnx_is_told(finished, tmp_path, monkeypatch):
+    onnx_session(None)
+    monkeypatch.setattr(export, "ONNX_TORCH", (99, 1))
+    with pytest.raises(UserError, match="onnx needs PyTorch 99.1 or newer; this is "):
+        export_run(finished, formats=["onnx"], output=tmp_path)
 
 
 def test_the_command_prints_the_files_it_wrote(finished, monkeypatch, capsys):
