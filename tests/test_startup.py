@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.engine.support import REPOSITORY, SMALL
 
-COMPILER = {"torch._dynamo", "torch._inductor"}
+COMPILER = {"torch._dynamo", "torch._inductor"} if torch.__version__ >= (2, 5) else {"torch._dynamo"}
 LIBRARIES = COMPILER | {"torchvision", "timm", "sklearn", "scipy", "matplotlib", "transformers"}
 LIGHT = LIBRARIES | {"torch", "torch.utils.tensorboard"}
 ENTRIES = {  # run in one interpreter, in this order; the libraries that must not have been imported afterwards
