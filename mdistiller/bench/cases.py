@@ -168,7 +168,7 @@ def _weighing(step, samples, classes, device):
     def call():
         distiller.monitor = {}
         distiller.sample_weight(*logits)
-        meters.add(0, losses, samples, progress, distiller.monitor)
+        meters.write(0, meters.row(losses, samples, progress, distiller.monitor), samples)
 
     return call
 

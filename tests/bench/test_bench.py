@@ -117,6 +117,15 @@ def test_steps_together_are_those_of_the_runs_one_by_one(source):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_the_time_of_the_weights_alone_is_measured_of_both_variants(source):
+    data = ours.make_data(source, TINY)
+    teacher = ours.make_teacher("resnet8", data, TINY)
+    steps = (ours.OurStep(data, teacher, ("resnet8", "resnet8"), name, TINY) for name in ("KD", "EA-KD"))
+    seconds = cases.time_weights(*steps, 8, 100, TINY)
+    assert list(seconds) == ["step, plain", "step, weighted", "weights, plain", "weights, weighted"]
+    assert len(cases.weight_cells(seconds)) == len(cases.EA_COLUMNS) - 1
+
+
 def test_the_reference_step_runs_in_another_process_that_ends_with_it(source):
     teacher = ours.build_model("resnet8", 100).state_dict()
     step = reference.StepApart(source, ("resnet8", "resnet8"), teacher, 4, TINY.device, ea=False)
