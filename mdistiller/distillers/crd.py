@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
+from mdistiller.distributed import sum_over_ranks, world_size
 from mdistiller.errors import UserError
 from mdistiller.losses.crd import crd_loss, similarities
 from mdistiller.losses.crd import nce_loss as nce_loss
@@ -151,22 +152,17 @@ class CRD(Distiller):
     def _set_z(self, scores):
         """In the first step, set Z to the mean score over all processes times the number of images."""
         sums = torch.stack([*(score.sum() for score in scores), scores[0].new_full((), scores[0].numel())])
-        if _world_size() > 1:
-            dist.all_reduce(sums)
+        sums = sum_over_ranks(sums)
         self.z = torch.where(self.z < 0, self.num_data * sums[:2] / sums[2], self.z)
 
     @torch.no_grad()
     def _remember(self, index, embeddings):
         """Move the rows of this batch's images, of all processes, towards their embeddings."""
-        capacity = -(-self.cfg.SOLVER.BATCH_SIZE // _world_size())
+        capacity = -(-self.cfg.SOLVER.BATCH_SIZE // world_size())
         index, *embeddings = _of_all_processes(capacity, index, *embeddings)
         for memory, embedding in zip((self.memory_v1, self.memory_v2), embeddings, strict=True):
             moved = self.momentum * memory[index] + (1 - self.momentum) * embedding
             memory[index] = F.normalize(moved, dim=1)
-
-
-def _world_size():
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _of_all_processes(capacity, *tensors):
@@ -174,13 +170,13 @@ def _of_all_processes(capacity, *tensors):
 
     Shorter tensors are filled up with copies of their first entry; writing such a row twice changes nothing.
     """
-    if _world_size() == 1:
+    if world_size() == 1:
         return tensors
     gathered = []
     for tensor in tensors:
         missing = max(capacity - len(tensor), 0)
         filled = torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]).contiguous()
-        pieces = [torch.empty_like(filled) for _ in range(_world_size())]
+        pieces = [torch.empty_like(filled) for _ in range(world_size())]
         dist.all_gather(pieces, filled)
         gathered.append(torch.cat(pieces))
     return gathered
