@@ -1,6 +1,7 @@
 """Atomic writing of files, locks and hashes. Imports only the standard library."""
 
 import contextlib
+import csv
 import errno
 import fcntl
 import functools
@@ -11,9 +12,9 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mdistiller.errors import RunError, cannot_write, first_line, writing
 
@@ -26,6 +27,15 @@ Held = TypeVar("Held")
 def write_text(path: str | Path, text: str) -> None:
     """Write a text as UTF-8 with `write_atomically`. Halves of surrogate pairs, which have no UTF-8, are escaped."""
     write_atomically(Path(path), lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def csv_text(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV of rows by field, with a header; fields that a row lacks are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_atomically(path: Path, write, keep: Path | None = None) -> None:

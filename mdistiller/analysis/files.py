@@ -1,13 +1,11 @@
 """The files of an analysis: figure_<n>_<name>.csv and .npz, and figure_<n>.json with the measured runs."""
 
-import csv
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 
-from mdistiller.files import write_atomically
+from mdistiller.files import csv_text, write_atomically, write_text
 
 
 def write(folder: Path, figure: str, content: dict, metadata: dict) -> list[Path]:
@@ -15,21 +13,16 @@ def write(folder: Path, figure: str, content: dict, metadata: dict) -> list[Path
     paths = []
     for name, part in content.items():
         path = folder / f"figure_{figure}_{name}.{'csv' if isinstance(part, list) else 'npz'}"
-        write_atomically(path, _csv(part) if isinstance(part, list) else lambda file, part=part: np.savez(file, **part))
+        if isinstance(part, list):
+            write_text(path, csv_text(list(part[0]), part))
+        else:
+            write_atomically(path, lambda file, part=part: np.savez(file, **part))
         paths.append(path)
     metadata = {"figure": figure, "files": [path.name for path in paths], **metadata}
-    write_atomically(marker(folder, figure), lambda file: file.write((json.dumps(metadata, indent=1) + "\n").encode()))
+    write_text(marker(folder, figure), json.dumps(metadata, indent=1) + "\n")
     return [*paths, marker(folder, figure)]
 
 
 def marker(folder: Path, figure: str) -> Path:
     """The file that exists when the figure has been measured completely."""
     return folder / f"figure_{figure}.json"
-
-
-def _csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from mdistiller.engine.run_folder import commit, device_name, versions
-from mdistiller.files import write_atomically
+from mdistiller.files import write_text
 from mdistiller.markdown import table
 
 MOST_CALLS = 2000  # largest number of calls in one turn
@@ -180,5 +180,5 @@ def save(folder: Path, metadata: dict, tables: Sequence[Table]) -> tuple[Path, P
     """Write bench.md and bench.json; returns their paths."""
     text = json.dumps({"machine": metadata, "tables": [asdict(table) for table in tables]}, indent=1)
     for name, content in (("bench.md", markdown(metadata, tables)), ("bench.json", text + "\n")):
-        write_atomically(folder / name, lambda file, content=content: file.write(content.encode()))
+        write_text(folder / name, content)
     return folder / "bench.md", folder / "bench.json"

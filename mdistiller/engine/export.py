@@ -82,8 +82,7 @@ def export_run(
         else:
             metadata["onnx_error"] = save_onnx(Predictor(network).eval(), size, path)
         written.append(path)
-    text = json.dumps(metadata, indent=1) + "\n"
-    files.write_atomically(output / "student.json", lambda file: file.write(text.encode()))
+    files.write_text(output / "student.json", json.dumps(metadata, indent=1) + "\n")
     return [*written, output / "student.json"]
 
 

@@ -193,7 +193,7 @@ class RunFolder:
         return [name for name, digest in now.items() if before.get(name, digest) != digest]
 
     def write_text(self, name: str, text: str) -> None:
-        files.write_atomically(self.to_write(name), lambda file: file.write(text.encode()))
+        files.write_text(self.to_write(name), text)
 
     def write_json(self, name: str, content: dict) -> None:
         self.write_text(name, json.dumps(content, indent=1) + "\n")

@@ -1,12 +1,11 @@
 """Print blocks as Markdown, LaTeX or HTML, and filled tables as CSV."""
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdistiller import files
 from mdistiller.markdown import table
 from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command, plain
 from mdistiller.report.render import render
@@ -108,11 +107,7 @@ def csv_text(tables: Sequence[tuple[FilledTable, str]]) -> str:
 
 def csv_lines(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV of rows by field; None, NaN and fields that a row lacks are empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _csv_value(value) for key, value in row.items()} for row in rows)
-    return out.getvalue()
+    return files.csv_text(fields, ({key: _csv_value(value) for key, value in row.items()} for row in rows))
 
 
 def _csv_row(filled, cell, command):

@@ -1,14 +1,12 @@
 """Archive finished runs of a study without weights, in the two files that `mdistiller.runs.kept` reads."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mdistiller.config.files import read_yaml
 from mdistiller.errors import UserError, writing
-from mdistiller.files import alone_in, write_text
+from mdistiller.files import alone_in, csv_text, write_text
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
 from mdistiller.runs.records import RunRecord, archived_run, group_runs
 
@@ -82,9 +80,4 @@ def _answers(copies):
 
 def _csv(metrics):
     columns = dict.fromkeys(key for name in sorted(metrics) for row in metrics[name] for key in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["run", *columns], lineterminator="\n")
-    writer.writeheader()
-    for name in sorted(metrics):
-        writer.writerows({"run": name, **row} for row in metrics[name])
-    return text.getvalue()
+    return csv_text(["run", *columns], ({"run": name, **row} for name in sorted(metrics) for row in metrics[name]))

@@ -29,7 +29,7 @@ import numpy as np
 from mdistiller import files
 from mdistiller.data.hashing import random_bits
 from mdistiller.errors import DISK_FAILS, RunError, UserError
-from mdistiller.files import open_plain, write_atomically
+from mdistiller.files import open_plain
 
 FORMAT = 1
 WORDS = {"float16": np.dtype("<u2"), "float32": np.dtype("<u4")}  # values as unsigned integers, for the checksum
@@ -153,8 +153,7 @@ class LogitStore:
         with open(self.folder / "entries.bin", "wb"), open(self.folder / "logits.bin", "wb") as logits:
             logits.truncate(self.num_records * self.bytes)
         metadata = {"format": FORMAT, **metadata}
-        text = json.dumps(metadata, indent=1).encode()
-        write_atomically(self.folder / "metadata.json", lambda file: file.write(text))
+        files.write_text(self.folder / "metadata.json", json.dumps(metadata, indent=1))
         return metadata
 
     def _check(self, metadata):

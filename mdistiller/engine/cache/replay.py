@@ -40,7 +40,7 @@ from mdistiller.engine.cache.logit_store import (
 )
 from mdistiller.engine.cache.rows import Rows
 from mdistiller.errors import RunError, UserError
-from mdistiller.files import write_atomically
+from mdistiller.files import write_text
 
 KIND = "replay"
 PART = re.compile(r"(?P<view>\w+)_(?P<epoch>\d{4,9})")  # name of the folder of a view in an epoch
@@ -64,9 +64,8 @@ class ReplayStore:
     def _create(self):
         found = read_metadata(self.folder)
         if found is None:
-            text = json.dumps({"format": FORMAT, **self.metadata}, indent=1).encode()
             try:
-                write_atomically(self.folder / "metadata.json", lambda file: file.write(text))
+                write_text(self.folder / "metadata.json", json.dumps({"format": FORMAT, **self.metadata}, indent=1))
             except (OSError, RunError) as error:
                 raise unusable(self.folder, error) from error
         elif (found.get("kind"), found.get("key")) != (KIND, self.metadata["key"]):
