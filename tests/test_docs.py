@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import torch
 
 from mdistiller.config import load_cfg
-from mdistiller.config.loading import keys_of
 from mdistiller.config.public import DEFAULTS_KEY
+from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS
 from mdistiller.models import build_model
 from mdistiller.runs.paper import load_tables
@@ -77,7 +77,7 @@ def test_the_evidence_of_the_fidelity_page_exists():
 def test_the_switches_of_the_fidelity_page_are_keys():
     text = (DOCS / "fidelity.md").read_text()
     named = set(re.findall(r"\b([A-Z_]{2,}(?:\.[A-Z_]+)+)\b", text))
-    assert len(named) > 25 and named <= {*keys_of(load_cfg()), DEFAULTS_KEY}
+    assert len(named) > 25 and named <= {*flatten(load_cfg()), DEFAULTS_KEY}
 
 
 def test_every_test_that_the_page_on_reliability_names_is_there():

@@ -154,14 +154,6 @@ def is_stated(cfg: CfgNode, key: str) -> bool:
     return key in cfg.__dict__.get(SOURCES, {}) or flatten(cfg)[key] != GENERAL[key].default
 
 
-def keys_of(cfg: CfgNode, prefix: str = "") -> list[str]:
-    """The dotted names of all keys in the tree."""
-    names = []
-    for key, value in cfg.items():
-        names += keys_of(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return names
-
-
 def refuse_own_networks(cfg: CfgNode) -> None:
     """Raise UserError if a record, and not the command line, names a network in a Python file."""
     for key in ("DISTILLER.STUDENT", "DISTILLER.TEACHER"):

@@ -247,15 +247,8 @@ def overridden(cfg: CfgNode) -> dict:
 
     Reports need them because they do not know the defaults of methods.
     """
-
-    def differing(node, default, prefix):
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                yield from differing(value, default[key], f"{prefix}{key}.")
-            elif value != default[key]:
-                yield f"{prefix}{key}", value
-
-    return dict(differing(active_cfg(cfg), get_cfg(), ""))
+    defaults = flatten(get_cfg())
+    return {key: value for key, value in flatten(active_cfg(cfg)).items() if value != defaults[key]}
 
 
 def settings(cfg: CfgNode) -> dict[str, Any]:

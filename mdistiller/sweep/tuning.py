@@ -64,10 +64,10 @@ def search_space(cfg, fixed: Sequence[str] = ()) -> dict[str, Setting]:
     weighted method is also tried with two kinds of weights. Keys in `fixed` are left as they are. Raises UserError
     where nothing is left.
     """
-    method, keys, space = DISTILLERS[cfg.DISTILLER.TYPE], method_keys(), {}
+    method, keys, said, space = DISTILLERS[cfg.DISTILLER.TYPE], method_keys(), flatten(cfg), {}
     for name, factor in method.search.items():
         key = name if name in keys else f"{method.config_key}.{name}"
-        value = _value(cfg, key)
+        value = said[key]
         least, above, most, below = keys[key].bounds(float)
         low = max(value / factor, 0.0 if least is None else least, 0.0 if above is None else above)
         high = min(value * factor, *(bound for bound in (most, below) if bound is not None))
@@ -80,12 +80,6 @@ def search_space(cfg, fixed: Sequence[str] = ()) -> dict[str, Setting]:
         raise UserError(f"DISTILLER.TYPE: {cfg.DISTILLER.TYPE}: nothing to tune: its class declares no `search`, or "
                         "every key of it is fixed on the command line")
     return space
-
-
-def _value(cfg, key):
-    for word in key.split("."):
-        cfg = cfg[word]
-    return cfg
 
 
 def _changed(there, now, elsewhere: bool) -> str:

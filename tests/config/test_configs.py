@@ -8,7 +8,7 @@ import yaml
 
 from mdistiller.config import get_cfg, load_cfg
 from mdistiller.config.files import chain, read_yaml
-from mdistiller.config.loading import keys_of
+from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS
 from mdistiller.models import MODELS
 from mdistiller.models.detection import NAMES as DETECTORS
@@ -31,12 +31,6 @@ SCHEDULE = "EPOCHS LR LR_DECAY_STAGES LR_DECAY_RATE BATCH_SIZE WEIGHT_DECAY MOME
 resolved = cache(load_cfg)
 
 
-def lookup(cfg, name):
-    for part in name.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
 def run_id(run):
     return "-".join([run.table, run.config.removeprefix("configs/").removesuffix(".yaml"), *run.overrides])
 
@@ -44,7 +38,8 @@ def run_id(run):
 @pytest.mark.parametrize("run", RUNS, ids=run_id)
 def test_a_config_has_the_settings_of_its_run(run):
     cfg = resolved(REPOSITORY / run.config, run.overrides)
-    assert {name: lookup(cfg, name) for name in run.settings} == dict(run.settings)
+    said = flatten(cfg)
+    assert {name: said[name] for name in run.settings} == dict(run.settings)
     assert len(DISTILLERS[cfg.DISTILLER.TYPE].views) == run.views
     assert run.settings.keys() >= {f"SOLVER.{name}" for name in SCHEDULE}
 
@@ -57,8 +52,8 @@ def test_a_config_has_the_settings_of_its_run(run):
     ("tiny_imagenet/ea_kd/swin_b_res8x4", {"EA.TEMPERATURE": 2.0, "DISTILLER.TEACHER_INPUT_SIZE": 224}),
 ])
 def test_a_few_published_settings_copied_by_hand(config, settings):
-    cfg = resolved(CONFIGS / f"{config}.yaml")
-    assert {name: lookup(cfg, name) for name in settings} == settings
+    said = flatten(resolved(CONFIGS / f"{config}.yaml"))
+    assert {name: said[name] for name in settings} == settings
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -93,8 +88,8 @@ def test_an_ea_file_inherits_from_its_baseline(file):
     base, method = read_yaml(CONFIGS / file)["_BASE_"]
     assert base == f"../{folder.removeprefix('ea_')}/{name}"
     assert method == f"../../methods/{folder.removesuffix('_ls')}.yaml"
-    variant, baseline = resolved(CONFIGS / file), resolved(CONFIGS / dataset / folder / base)
-    changed = {key for key in keys_of(baseline) if lookup(baseline, key) != lookup(variant, key)}
+    variant, baseline = flatten(resolved(CONFIGS / file)), flatten(resolved(CONFIGS / dataset / folder / base))
+    changed = {key for key in baseline if baseline[key] != variant[key]}
     assert changed >= {"DISTILLER.TYPE", "DISTILLER.EA"}
     assert changed <= {"DISTILLER.TYPE", "DISTILLER.EA", "SOLVER.EPOCHS", "SOLVER.LR", "KD.LOSS.KD_WEIGHT",
                        "KD.LOSS.CE_WEIGHT", "DKD.T", "DKD.LS_WEIGHT"}, "only what the paper or its release changed"

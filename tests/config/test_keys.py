@@ -9,6 +9,7 @@ from mdistiller.config.key import flat_keys
 from mdistiller.config.keys import GENERAL
 from mdistiller.config.loading import method_keys
 from mdistiller.config.page import page
+from mdistiller.config.stated import flatten
 from mdistiller.config.words import Typed, shown
 from mdistiller.errors import UserError
 
@@ -17,12 +18,6 @@ NUMBERS = [name for name, key in KEYS.items()
            if {int, float} & {*key.kinds, key.item, *(map(type, key.default) if list in key.kinds else ())}]
 PATHS = ["DATASET.ROOT", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "DISTILLER.TEACHER_CHECKPOINT", "LOG.PREFIX",
          "DISTILLER.STUDENT_CHECKPOINT", "TEACHER_CACHE.DIR", "WKD.COST_MATRIX_PATH", "DATASET.VAL_FOLDER"]
-
-
-def lookup(cfg, name):
-    for part in name.split("."):
-        cfg = cfg[part]
-    return cfg
 
 
 def test_the_page_of_keys_is_what_its_command_writes():
@@ -66,7 +61,7 @@ def test_a_huge_integer_is_reported_in_one_line(name, tmp_path):
     ("RKD.PDIST.EPSILON", 1), ("VID.INIT_PRED_VAR", 1e6),
 ])
 def test_the_largest_allowed_number_is_accepted_and_twice_as_much_is_refused(name, most):
-    assert lookup(load_cfg(None, [name, most]), name) == most
+    assert flatten(load_cfg(None, [name, most]))[name] == most
     with pytest.raises(UserError, match=f"{name}: expected a number .*at most"):
         load_cfg(None, [name, 2 * most])
 
@@ -78,9 +73,9 @@ def test_home_and_variables_are_expanded_in_every_path(name, monkeypatch, tmp_pa
     assert KEYS[name].path
     for given, expected in (("~/x", tmp_path / "me/x"), ("$PLACE/x", tmp_path / "place/x"),
                             ("${PLACE}x", f"{tmp_path}/placex"), ("a$NOT_SET", "a$NOT_SET"), ("a~b", "a~b")):
-        assert lookup(load_cfg(None, [name, given]), name) == str(expected)
+        assert flatten(load_cfg(None, [name, given]))[name] == str(expected)
     (tmp_path / "a.yaml").write_text(f"{name.replace('.', ': {')}: ~/x{'}' * name.count('.')}\n")
-    assert lookup(load_cfg(tmp_path / "a.yaml"), name) == str(tmp_path / "me/x")
+    assert flatten(load_cfg(tmp_path / "a.yaml"))[name] == str(tmp_path / "me/x")
 
 
 def test_home_and_variables_are_expanded_in_bases_and_plugins(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mdistiller.config import dump_cfg, get_cfg, load_cfg
 from mdistiller.config.files import chain, read_yaml
 from mdistiller.config.keys import GENERAL
-from mdistiller.config.loading import keys_of
+from mdistiller.config.stated import flatten
 from mdistiller.errors import UserError
 
 MDISTILLER = Path(__file__).parents[1] / "golden" / "config" / "mdistiller_defaults.yaml"
@@ -327,7 +327,7 @@ def test_a_dumped_tree_loads_to_an_equal_tree(write, opts):
 
 # --- anything at all -----------------------------------------------------------------------------------------------
 
-KEYS = st.one_of(st.sampled_from([*keys_of(get_cfg()), *get_cfg(), "_BASE_", "LR", "t"]), st.text(max_size=6))
+KEYS = st.one_of(st.sampled_from([*flatten(get_cfg()), *get_cfg(), "_BASE_", "LR", "t"]), st.text(max_size=6))
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.dates(), st.binary(max_size=3), st.text(max_size=8),
     st.sampled_from(["1e-4", "none", "None", "log_c", "EA-KD", "(1, 2)", "nan", "9" * 400, "1e999"]),

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from mdistiller.config import load_cfg
+from mdistiller.config.stated import flatten
 from tools import eval as eval_tool
 from tools import train as train_tool
 
@@ -36,12 +37,8 @@ def test_a_public_command_trains_what_it_trains_there(line, monkeypatch):
     words = line.format(**{name: FILE.format(name) for name in ("kd", "dkd", "mld")}).split()
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     args = train_tool.arguments()
-    cfg = load_cfg(args.cfg, args.opts)
-    for key, value in TRAIN[line].items():
-        found = cfg
-        for part in key.split("."):
-            found = found[part]
-        assert found == value, key
+    said = flatten(load_cfg(args.cfg, args.opts))
+    assert {key: said[key] for key in TRAIN[line]} == TRAIN[line]
     assert args.resume == ("--resume" in words)
 
 

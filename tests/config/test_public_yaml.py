@@ -5,6 +5,7 @@ import torch
 
 from mdistiller.config import load_cfg
 from mdistiller.config.keys import GENERAL
+from mdistiller.config.stated import flatten
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.optim import DOTUpdater, build_updater
 from mdistiller.errors import UserError
@@ -156,12 +157,6 @@ FILES = {  # code base and file: text, registered method, settings
 }
 
 
-def lookup(cfg, name):
-    for part in name.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
 @pytest.fixture
 def loaded(tmp_path):
     """loaded(name, *overrides) -> the configuration of that file."""
@@ -179,7 +174,8 @@ def test_a_public_file_means_what_it_means_there(loaded, name):
     _, method, settings = FILES[name]
     cfg = loaded(name)
     assert cfg.DISTILLER.TYPE == method and cfg.DISTILLER.EA == method.startswith("EA-")
-    assert {key: lookup(cfg, key) for key in settings} == settings
+    said = flatten(cfg)
+    assert {key: said[key] for key in settings} == settings
     zoo = MODELS["imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar"]
     assert cfg.DISTILLER.TEACHER in zoo and cfg.DISTILLER.STUDENT in zoo
     assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.TYPE, cfg.SOLVER.NESTEROV) == (0.9, "SGD", False)
