@@ -6,7 +6,6 @@ A method is one file: a pure function, and a class that declares what it needs a
 import math
 import sys
 from collections.abc import Mapping
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,7 @@ from mdistiller.distillers.ea import SampleWeights, Weighting
 from mdistiller.distillers.reduce import losses_by_name, weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize, wide
-from mdistiller.models.base import any_parameter, as_output, with_stem
+from mdistiller.models.base import any_parameter, as_output, modes_kept, with_stem
 from mdistiller.precision import teachers_own_precision, unless_half
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.streams import Branch
@@ -287,7 +286,6 @@ class Distiller(nn.Module):
         own = {id(parameter) for parameter in self.student.parameters()}
         return sum(parameter.numel() for parameter in self.learnable_parameters() if id(parameter) not in own)
 
-    @torch.no_grad()
     def dry_run(self, input_size: int | tuple[int, int] | None = None):
         """(student's output, teacher's output) for one blank example, in eval mode so that no statistics change.
 
@@ -296,7 +294,8 @@ class Distiller(nn.Module):
         outputs = []
         for network, run in ((self.student, self.run_student), (self.teacher, self.run_teacher)):
             inputs = self.task.blank_inputs(input_size, any_parameter(network, self.student, self.teacher))
-            with _in_eval_mode(network):
+            with torch.no_grad(), modes_kept(network):
+                network.eval()
                 outputs.append(run(inputs, *outputs))
         return tuple(outputs)
 
@@ -333,15 +332,6 @@ def _inputs_of(distiller, batch, view):
         return distiller.task.inputs(batch, view)
     except ValueError as error:
         raise ValueError(f"{distiller.method} {error}") from None
-
-
-@contextmanager
-def _in_eval_mode(network):
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    yield
-    for module, mode in modes:
-        module.training = mode
 
 
 class Vanilla(Distiller):

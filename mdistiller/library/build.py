@@ -27,6 +27,7 @@ from mdistiller.library.networks import Metadata, adapt, at_own_input, call
 from mdistiller.library.settings import canonical_method, load, settings
 from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
 from mdistiller.models import build_model
+from mdistiller.models.base import modes_kept
 from mdistiller.models.transparent import Normalisation
 from mdistiller.models.wrapped import first_convolution
 from mdistiller.registry import split_ea
@@ -218,12 +219,8 @@ def _first(example, like):
 
 @torch.no_grad()
 def _pass(network, blank):
-    modes = [(module, module.training) for module in network.modules()]
-    try:
+    with modes_kept(network):
         return call(network.eval(), blank(network))
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _count_classes(student, blank, features) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError, first_line
-from mdistiller.models.base import Features, Network, Output
+from mdistiller.models.base import Features, Network, Output, modes_kept
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
 from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, first_convolution, unfit_tap
 
@@ -161,9 +161,8 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
         seen.append((name, module, output))
 
     handles = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), modes_kept(network):
             return call(network.eval(), _twice(inputs)), seen
     except UserError:
         raise
@@ -172,8 +171,6 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
 
 
 def _unprobed(network, error):

@@ -1,6 +1,7 @@
 """The common interface of networks and their registry. Networks do not depend on distillation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -94,18 +95,27 @@ def any_parameter(*networks: nn.Module | None) -> Tensor:
     return next(chain.from_iterable(one.parameters() for one in networks if one is not None), torch.empty(0))
 
 
+@contextmanager
+def modes_kept(network: nn.Module | None) -> Iterator[None]:
+    """Context at whose end each module of a network is in train or eval mode as it was."""
+    modes = [(module, module.training) for module in network.modules()] if network is not None else []
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def try_out(network: nn.Module, num_classes: int, image_size: int) -> None:
     """Raise UserError unless the network, in eval mode, returns logits (1, num_classes) for an image (1, 3, S, S)."""
-    training = network.training
     try:
-        logits = network.eval()(torch.zeros(1, 3, image_size, image_size)).logits
+        with modes_kept(network):
+            logits = network.eval()(torch.zeros(1, 3, image_size, image_size)).logits
     except UserError:
         raise
     except Exception as error:  # of any kind: the user's code, or a network that needs larger images
         raise UserError(f"fails on an image of {image_size}x{image_size} pixels: {first_line(error)}") from error
-    finally:
-        network.train(training)
     if tuple(logits.shape) != (1, num_classes):
         raise UserError(f"returns logits {tuple(logits.shape)} for an image; expected (1, {num_classes})")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mdistiller.errors import UserError, first_line
 from mdistiller.libraries import import_transformers, source_of
+from mdistiller.models.base import modes_kept
 from mdistiller.models.transparent import Transparent
 
 log = logging.getLogger("mdistiller")
@@ -186,13 +187,12 @@ def check_head(network: LanguageModel, name: str) -> None:
     device = next(network.parameters(), torch.zeros(())).device
     same = not any(getattr(network.inner.config, cap, None) for cap in CAPS)  # too little to see with random weights
     if same and device.type != "meta":
-        training = network.training
-        network.eval()
         positions = torch.arange(CHECK_LENGTH, device=device)
         ids = positions[None] % network.vocabulary
-        ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
-        theirs = network.inner(input_ids=ids, use_cache=False).logits[0].float()
-        network.train(training)
+        with modes_kept(network):
+            network.eval()
+            ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
+            theirs = network.inner(input_ids=ids, use_cache=False).logits[0].float()
         same = ours.shape == theirs.shape and torch.allclose(ours, theirs, CHECK_TOLERANCE, CHECK_TOLERANCE)
     if not same:
         raise UserError(f"{name}: its logits are not those of its head (scaled or capped?), which is not supported")

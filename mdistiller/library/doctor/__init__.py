@@ -18,6 +18,7 @@ from mdistiller.library.doctor.optimisers import check_optimiser
 from mdistiller.library.doctor.outputs import check_outputs
 from mdistiller.library.doctor.stored import check_checkpoint, check_determinism, check_stored
 from mdistiller.library.networks import call
+from mdistiller.models.base import modes_kept
 
 __all__ = ["Finding", "diagnose"]
 
@@ -60,27 +61,24 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
     kd = case.kd
     state, mode = deepcopy(kd.distiller.state_dict()), kd.training
     teacher = kd.distiller.teacher
-    modes = [(module, module.training) for module in teacher.modules()] if teacher is not None else []
     buffers = [(buffer, buffer.clone()) for buffer in teacher.buffers()] if teacher is not None else []
     watch, kd._watch = kd._watch, None
-    try:
-        with torch.random.fork_rng():
-            yield from _evaluated(case)
-            for module, training in modes:
-                module.training = training
-            yield from _trained(case, stored, extra)
-    except Exception as error:  # of any kind, raised by a user's networks
-        reason = str(error) if isinstance(error, UserError) else first_line(error)
-        yield Finding("pass fails", f"a step cannot be made: {reason}")
-    finally:
-        kd.distiller.load_state_dict(state)
-        kd.train(mode)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for module, training in modes:
-            module.training = training
-        kd._watch = watch
+    with modes_kept(teacher):
+        try:
+            with torch.random.fork_rng():
+                with modes_kept(teacher):
+                    yield from _evaluated(case)
+                yield from _trained(case, stored, extra)
+        except Exception as error:  # of any kind, raised by a user's networks
+            reason = str(error) if isinstance(error, UserError) else first_line(error)
+            yield Finding("pass fails", f"a step cannot be made: {reason}")
+        finally:
+            kd.distiller.load_state_dict(state)
+            kd.train(mode)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            kd._watch = watch
 
 
 @torch.no_grad()
