@@ -8,6 +8,7 @@ from typing import Any
 from mdistiller.errors import UserError
 
 LARGEST = 1e30  # upper limit of a measurement, whose square can still be summed
+ANSWERS, SCORES = "answers", "scores.json"  # in a run folder: answers/<checkpoint>/scores.json
 DEEPEST = 20  # levels of nested objects and lists; files of this project have three
 
 

@@ -24,6 +24,7 @@ SHORT = (  # how other code bases write the parts of a config's name, and how th
     (r"[-+]", "_"), (r"res(net)?(?=\d)", "r"), (r"wrn_(?=\d)", "wrn"), (r"mobilenet_?v(?=\d)", "mv"),
     (r"shuffle(net)?_?v(?=\d)", "shuv"), (r"\b(mlkd|mlld|(kd_)?ours)\b", "mld"), (r"\bea/", "ea_"),
 )
+RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT to test a pipeline without a trained teacher
 NEAR = 0.6  # least similarity of a name that is offered
 
 

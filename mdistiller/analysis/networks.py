@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from mdistiller.distillers.ea import entropy
-from mdistiller.engine.networks import RANDOM_TEACHER, load_teacher
+from mdistiller.engine.networks import load_teacher
 from mdistiller.engine.reopen import open_run
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import UserError
+from mdistiller.places import RANDOM_TEACHER
 from mdistiller.traces import by_epoch
 
 

@@ -11,7 +11,7 @@ from mdistiller.data.hashing import permutation
 from mdistiller.data.images import Normalise, upload
 from mdistiller.data.info import DataInfo
 
-VIEWS = ("image", "image_strong")
+VIEWS = ("image", "image_strong")  # of an image that a batch may hold
 
 
 def order_seed(cfg: CfgNode) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
+from mdistiller.data.base import order_seed
 from mdistiller.data.boxes import Annotation, GroupedOrder, View, draw_seeds, draw_views, resized, show
 from mdistiller.data.files import problem_of
 from mdistiller.data.info import DataInfo
@@ -90,7 +91,7 @@ class DetectionData:
     def __init__(self, train: BoxSource, test: BoxSource, cfg: CfgNode, device, name: str, flip: bool):
         dataset = cfg.DATASET
         self.device, self.accumulate = torch.device(device), cfg.SOLVER.ACCUMULATE
-        self.seed = cfg.EXPERIMENT.SEED if dataset.SEED is None else dataset.SEED
+        self.seed = order_seed(cfg)
         self.batch_size, self.eval_batch_size = cfg.SOLVER.BATCH_SIZE, dataset.TEST.BATCH_SIZE
         self.sides, self.test_side = list(dataset.MIN_SIZES), dataset.TEST.MIN_SIZE
         self.flip = flip and dataset.AUGMENTATION == "crop_flip"

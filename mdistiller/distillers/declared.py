@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 from mdistiller.config.keys import KEYS
 from mdistiller.config.loading import SOURCES
 from mdistiller.config.stated import COMMAND_LINE
+from mdistiller.data.base import VIEWS
 from mdistiller.errors import UserError
 from mdistiller.registry import DISTILLERS, ea_name
 from mdistiller.tasks.base import OFFERS, TASKS, Task
@@ -15,7 +16,6 @@ CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"),
 FLAGS = ("standardizes", "needs_teacher", "varying_modules")
 NAMES = ("needs", "reads", "batch_terms", "rare_terms", "views", "own_buffers")
 MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "search")
-VIEWS = ("image", "image_strong")  # what loaders yield
 
 
 def check_declarations(cls: type) -> None:

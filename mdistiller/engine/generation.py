@@ -24,13 +24,12 @@ from mdistiller.engine.device import choose_device
 from mdistiller.engine.reopen import open_run, read_config
 from mdistiller.engine.setup import build_run
 from mdistiller.errors import UserError, writing
-from mdistiller.json_text import read_answer
+from mdistiller.json_text import ANSWERS, SCORES, read_answer
 from mdistiller.precision import autocast
 from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
 
 log = logging.getLogger("mdistiller")
-FOLDER, SCORES = "answers", "scores.json"
 COPY = "copy"  # the answer is a copy of the input, or of the instruction when there is no input
 TEACHER, START = "teacher", "start"
 NUMBERS = ("rouge_l", "exact", "tokens")  # of an answer
@@ -49,7 +48,7 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     _check(sets, seeds, ngram, limit)
     folder = Path(run_folder)
     run = _run_of(folder, checkpoint, opts)
-    place = folder / FOLDER / checkpoint
+    place = folder / ANSWERS / checkpoint
     source = COPY if checkpoint == COPY else _source(run, _network(run, checkpoint))
     for name, path in sets.items():
         chosen = within_limit(read_examples(path)[:limit], run.task.info.tokenizer, run.cfg.LM, name, answered=False)

@@ -11,11 +11,10 @@ from mdistiller.engine.device import place
 from mdistiller.engine.folding import fold_teacher
 from mdistiller.errors import UserError
 from mdistiller.models import MODELS
-from mdistiller.places import find_teacher
+from mdistiller.places import RANDOM_TEACHER, find_teacher
 from mdistiller.tasks import Task
 
 log = logging.getLogger("mdistiller")
-RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT to test a pipeline without a trained teacher
 PRETRAINED = "pretrained"  # value of DISTILLER.TEACHER_CHECKPOINT and STUDENT_CHECKPOINT: the library's weights
 IMAGENET_CLASSES = 1000
 

@@ -22,9 +22,8 @@ from mdistiller import files
 from mdistiller.config import active_cfg, dump_cfg, get_cfg, load_cfg
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import flatten, flatten_checked
-from mdistiller.engine.networks import RANDOM_TEACHER
 from mdistiller.errors import RunError, UserError, writing
-from mdistiller.places import CHECKOUT
+from mdistiller.places import CHECKOUT, RANDOM_TEACHER
 from mdistiller.plugins import own_files, without_folders
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read

@@ -17,7 +17,7 @@ from mdistiller.config.common import data_settings, teacher_settings
 from mdistiller.data.base import VIEWS, Data
 from mdistiller.distillers import Distiller
 from mdistiller.engine.checkpoints import state_sha256
-from mdistiller.engine.networks import RANDOM_TEACHER
+from mdistiller.places import RANDOM_TEACHER
 
 
 class Alone:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from mdistiller.errors import UserError
 from mdistiller.files import read_text
-from mdistiller.json_text import read_answer
-from mdistiller.runs.reading import ANSWERS
+from mdistiller.json_text import ANSWERS, read_answer
 from mdistiller.runs.records import RunRecord
 
 EXAMPLES = 4  # number of examples shown of each run

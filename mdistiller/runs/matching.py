@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mdistiller.config.stated import BASE
+from mdistiller.places import RANDOM_TEACHER
 from mdistiller.plugins import without_folders
 from mdistiller.runs.records import RunRecord, counts, group_runs
 
-RANDOM_TEACHER = "random"  # value of DISTILLER.TEACHER_CHECKPOINT that tests of a pipeline use
 TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
 CONTENT = {  # data set of the paper's tables -> its classes and training images; other data in its format have others
     "cifar100": (100, 50_000), "tiny_imagenet": (200, 100_000), "imagenet": (1000, 1_281_167), "coco": (80, 117_266),

@@ -8,7 +8,7 @@ from typing import Any
 from mdistiller.config.words import shown
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain, read_text
-from mdistiller.json_text import LARGEST, is_measurement, parse_json
+from mdistiller.json_text import ANSWERS, LARGEST, SCORES, is_measurement, parse_json
 
 KINDS = {  # expected types of values in summary.json and run.json
     **dict.fromkeys(("epoch", "best_epoch", "wall_seconds", "num_classes", "num_train"), (int | float, "a number")),
@@ -18,7 +18,6 @@ KINDS = {  # expected types of values in summary.json and run.json
     "headline": (str, "the name of a metric"),
 }
 NUMBERS = ("last_", "best_", "teacher_top", "teacher_loss")  # prefixes of keys whose values are numbers
-ANSWERS, SCORES = "answers", "scores.json"  # in a run folder: answers/<checkpoint>/scores.json
 
 
 def read_record(path: Path) -> dict[str, Any]:

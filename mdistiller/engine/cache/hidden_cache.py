@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mdistiller.data.images import upload
+from mdistiller.engine.cache.logit_cache import native
 from mdistiller.engine.cache.logit_store import LogitStore, disagreement, in_range, summary
 
 WHAT = "last hidden states at supervised tokens"
@@ -54,7 +55,7 @@ class HiddenCache:
                 self.misses += len(entries)
                 self.store.write(entries, computed)
                 values[part] = computed
-        return upload(values.astype(values.dtype.newbyteorder("="), copy=False), self.data.device).float()
+        return upload(native(values), self.data.device).float()
 
     def compute(self, number: int) -> np.ndarray:
         """Rows (n, D) of one training example, computed by the teacher, in the dtype of the store."""
