@@ -10,6 +10,7 @@ with all times as JSON.
 """
 
 import argparse
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ quiet_interrupts()
 from mdistiller.errors import writing
 from mdistiller.report import pages
 
-CASES = ("data", "step", "ea", "cache", "memory", "scale", "replay", "together", "detection", "startup")
+USUAL = ("data", "step", "ea", "cache")  # in mdistiller.bench.cases; each of the others is a module of its name
+CASES = (*USUAL, "memory", "scale", "replay", "together", "detection", "startup")
 IN_PROCESS = ("replay", "ea", "cache", "together")
 PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
 
@@ -31,19 +33,7 @@ PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are
 def main():
     args = _parse()
 
-    from mdistiller.bench import (
-        cases,
-        detection,
-        graphs,
-        measure,
-        memory,
-        ours,
-        peer,
-        replay,
-        scale,
-        startup,
-        together,
-    )
+    from mdistiller.bench import measure, ours, peer
     from mdistiller.engine.device import choose_device
 
     keys = ("root", "repeats", "seconds", "batch", "images", "clock", "checkout")
@@ -66,9 +56,7 @@ def main():
         pages.parts_of(Path(args.write), "bench")
     for case in chosen:
         print(f"measuring {case} ...", file=sys.stderr)
-        modules = {"memory": memory, "replay": replay, "scale": scale, "detection": detection, "startup": startup,
-                   "together": together}
-        module = {**modules, GRAPHS: graphs, PEER: peer}.get(case, cases)
+        module = importlib.import_module(f"mdistiller.bench.{'cases' if case in USUAL else case}")
         tables += getattr(module, f"bench_{case}")(settings, source)
         measure.save(Path(args.output), metadata, tables)  # keeps the finished tables if a later case is interrupted
     print(measure.markdown(metadata, tables))

@@ -128,10 +128,7 @@ def _language(args, extra):
         filled.append((table, rows(name, runs, extra, args.smoke), command))
     if args.format == "csv":
         return language_csv(filled, args.smoke)
-    blocks = [block for each in filled for block in language_blocks(*each, args.smoke)]
-    if args.format == "html":
-        return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
-    return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)
+    return _printed(args, [block for each in filled for block in language_blocks(*each, args.smoke)])
 
 
 def _text(args, filled, commands):
@@ -140,9 +137,11 @@ def _text(args, filled, commands):
         return formats.csv_text(pairs)
     widest = WIDEST if args.format == "markdown" else sys.maxsize
     if args.ranks:
-        blocks = rank_blocks(filled)
-    else:
-        blocks = [block for table, command in pairs for block in layout(table, command, args.check, widest)]
+        return _printed(args, rank_blocks(filled))
+    return _printed(args, [block for table, command in pairs for block in layout(table, command, args.check, widest)])
+
+
+def _printed(args, blocks):
     if args.format == "html":
         return formats.html_page(blocks, "Tables of the EA-KD paper, from run folders")
     return formats.markdown(blocks) if args.format == "markdown" else formats.latex(blocks)
