@@ -45,7 +45,7 @@ def _results(filled, cells) -> dict[str, dict[int, float]]:
 
 def common_means(results: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """{method: mean over the seeds that all methods of a block have}, from seed -> result; NaN without such a seed."""
-    seeds = set.intersection(*map(set, results.values()))
+    seeds = set.intersection(*map(set, results.values())) if results else set()
     return {name: fmean(found[seed] for seed in seeds) if seeds else math.nan for name, found in results.items()}
 
 

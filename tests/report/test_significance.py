@@ -36,6 +36,7 @@ def test_the_count_of_tests_says_what_a_correction_keeps():
 
 
 def test_methods_are_ranked_over_the_pairs_that_have_them_all(tmp_path):
+    assert "expected runs of two methods" in rank_blocks([fill(load_tables()["2"], find_runs(tmp_path))])[1].text
     for column, kd, ea_kd in ((PAIR, 73.0, 75.0), ("vgg13_vgg8", 72.0, 73.0), ("vgg13_mv2", 67.0, None)):
         make_run(tmp_path, "KD", 0, kd, column=column)
         if ea_kd:
