@@ -5,7 +5,7 @@ import statistics
 from mdistiller.bench.cases import cache_folder
 from mdistiller.bench.measure import Contestant, Settings, Table, ratios, spread, take_turns
 from mdistiller.bench.ours import OurStep, make_data, make_teacher, shortened
-from mdistiller.bench.scale import timed_epochs
+from mdistiller.bench.scale import add_runs
 from mdistiller.data.memory import ImageSource
 from mdistiller.registry import ea_name
 
@@ -74,7 +74,6 @@ def _sweep(settings, source, share):
             "times as fast."
         ],
     )
-    shared = apart = 0.0
     data = make_data(source, settings, **{"DATASET.SEED": 0})
     teacher = make_teacher(pair[0], data, settings)
     with cache_folder() as folder:
@@ -83,11 +82,5 @@ def _sweep(settings, source, share):
                 options = {"EXPERIMENT.SEED": seed, "DISTILLER.LS": standardized}
                 step = OurStep(data, teacher, pair, method, settings, cache=folder, warm=False, **REPLAY, **options)
                 live = OurStep(data, teacher, pair, method, settings, **options)
-                fast, slow = (timed_epochs(one, epochs, settings) for one in (step, live))
-                shared, apart = shared + fast, apart + slow
-                found = 100 * (1 - step.cache.misses / step.cache.lookups)
-                line = method + (" with LS" if standardized else "")
-                table.rows.append([str(seed), line, f"{found:.1f}", f"{fast:.2f}", f"{slow:.2f}",
-                                   f"{apart / shared:.2f}"])
-                table.seconds |= {f"seed {seed}, {line}, shared": [fast], f"seed {seed}, {line}, live": [slow]}
+                add_runs(table, seed, method + " with LS" * standardized, step, live, epochs, settings)
     return table

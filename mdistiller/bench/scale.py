@@ -105,7 +105,6 @@ def _scale_runs(settings, source):
         f"Scale: runs that share a cache, {' -> '.join(pair)}, {images} images, {epochs} epochs each, measured once",
         ["seed", "method", "rows found, %", "seconds", "seconds with a live teacher", "all so far, times as fast"],
     )
-    shared = apart = 0.0
     with cache_folder() as folder:
         teacher = make_teacher(pair[0], make_data(source, settings), settings)
         for seed in range(seeds):
@@ -113,17 +112,21 @@ def _scale_runs(settings, source):
             for method in SWEEP:
                 step = OurStep(data, teacher, pair, method, settings, cache=folder, warm=False)
                 live = OurStep(data, teacher, pair, method, settings)
-                fast, slow = (timed_epochs(one, epochs, settings) for one in (step, live))
-                shared, apart = shared + fast, apart + slow
-                found = 100 * (1 - step.cache.misses / step.cache.lookups)
-                table.rows.append([
-                    str(seed), method, f"{found:.1f}", f"{fast:.2f}", f"{slow:.2f}", f"{apart / shared:.2f}",
-                ])
-                table.seconds |= {f"seed {seed}, {method}, shared": [fast], f"seed {seed}, {method}, live": [slow]}
+                add_runs(table, seed, method, step, live, epochs, settings)
     return [table, _passes_saved()]
 
 
-def timed_epochs(step: OurStep, epochs: int, settings: Settings) -> float:
+def add_runs(table: Table, seed: int, line: str, step: OurStep, live: OurStep, epochs: int, settings: Settings):
+    """Adds a row: a run with the shared cache and one with a live teacher, and how much faster all so far were."""
+    fast, slow = (_timed_epochs(one, epochs, settings) for one in (step, live))
+    table.seconds |= {f"seed {seed}, {line}, shared": [fast], f"seed {seed}, {line}, live": [slow]}
+    found = 100 * (1 - step.cache.misses / step.cache.lookups)
+    shared, apart = (sum(seconds for name, (seconds,) in table.seconds.items() if name.endswith(kind))
+                     for kind in ("shared", "live"))
+    table.rows.append([str(seed), line, f"{found:.1f}", f"{fast:.2f}", f"{slow:.2f}", f"{apart / shared:.2f}"])
+
+
+def _timed_epochs(step, epochs, settings):
     """Seconds of the first `epochs` epochs of a run, after one step of another epoch; counts of the cache are reset."""
     step.epoch(epochs + 1, steps=1)  # first calls are slow
     if step.cache is not None:
