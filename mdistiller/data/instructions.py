@@ -206,13 +206,10 @@ class TextData:
 
         With LM.REDUCTION sequence it is a fraction of the examples; with LM.AVERAGE micro_batch all shares are equal.
         """
-        order = permutation(self.seed, epoch, self.info.num_train)
-        for number in range(start, self.num_batches):
-            pieces = np.array_split(order[self._part(number)], world_size)
-            piece = pieces[rank] if len(pieces[rank]) else order[self._part(number)][:1]
-            batch = self.batch("train", piece)
+        for number, order, piece, index in self._pieces(epoch, start, rank, world_size):
+            batch = self.batch("train", index)
             if world_size > 1 or self.accumulate > 1:
-                batch["share"] = self._share(number, pieces[rank], order, world_size)
+                batch["share"] = self._share(number, piece, order, world_size)
             yield batch
 
     def batch(self, split: str, index: np.ndarray, fixed: bool | None = None) -> dict:
@@ -257,11 +254,16 @@ class TextData:
 
     def train_views(self, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[tuple]:
         """(index, zeros) of each batch of `train_batches` with the same arguments, as arrays."""
+        for *_, index in self._pieces(epoch, start, rank, world_size):
+            yield index, np.zeros(len(index), np.int64)
+
+    def _pieces(self, epoch, start, rank, world_size):
+        """(number, order of the epoch, part of this rank, the same or one sample in place of none) of each batch."""
         order = permutation(self.seed, epoch, self.info.num_train)
         for number in range(start, self.num_batches):
-            pieces = np.array_split(order[self._part(number)], world_size)
-            piece = pieces[rank] if len(pieces[rank]) else order[self._part(number)][:1]
-            yield piece, np.zeros(len(piece), np.int64)
+            batch = order[self._part(number)]
+            piece = np.array_split(batch, world_size)[rank]
+            yield number, order, piece, piece if len(piece) else batch[:1]
 
     def _fingerprint(self):
         digest = hashlib.sha256()
