@@ -128,17 +128,16 @@ def _read(path, *loaders):
     try:
         with open_plain(path) as file:
             data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise UserError(f"{path}: expected at most {MOST_BYTES >> 20} MiB of YAML")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{path}: expected at most {MOST_BYTES >> 20} MiB of YAML")
+    try:
         text = data.decode("utf-8")
-        if "\0" in text:  # UTF-16 of English words
-            raise UserError(f"{path}: cannot be read: a NUL byte at byte {data.index(0)}; save it as UTF-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if "\0" in text:  # UTF-16 of English words
+        raise UserError(f"{path}: cannot be read: a NUL byte at byte {data.index(0)}; save it as UTF-8")
     for loader in loaders:
         try:
             tree = yaml.load(text, Loader=loader)

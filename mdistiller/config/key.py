@@ -173,7 +173,7 @@ def _convert(value, kind):
     if kind is float:
         return float(value) if number else None
     if kind is str:
-        if isinstance(value, float) and not isinstance(value, bool):
+        if isinstance(value, float):
             return str(value)
         return _text(str(value)) if isinstance(value, str) or number else None
     return value if isinstance(value, kind) else None

@@ -40,7 +40,7 @@ class ReusedClassifier(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple, before_last: bool = False
+        self, encoder: nn.Module, projector: nn.Module, classifier: nn.Linear, sizes: tuple, before_last: bool
     ):
         super().__init__()
         self.encoder, self.projector, self.classifier, self.sizes = encoder, projector, classifier, sizes

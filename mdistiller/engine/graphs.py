@@ -21,6 +21,7 @@ from mdistiller import distributed
 from mdistiller.errors import first_line
 
 NEVER = "SOLVER.CUDA_GRAPH is never"
+DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 OBSERVED_STEP = 3  # of the steps with batches of one kind: the one that is watched; graphs are recorded after it
 WAITS = "called a synchronizing CUDA operation"  # how PyTorch's warning begins
 log = logging.getLogger("mdistiller")
@@ -40,7 +41,7 @@ def why_eager(cfg: CfgNode, device: torch.device, varying: bool = False) -> str 
         "SOLVER.ACCUMULATE is above 1": solver.ACCUMULATE > 1,
         "SOLVER.SKIP_NONFINITE reads every loss back": solver.SKIP_NONFINITE > 0,
         "SOLVER.EMA counts its updates on the host": solver.EMA > 0,
-        f"SOLVER.TRAINER {solver.TRAINER} has an optimiser of its own": solver.TRAINER in ("dot", "crd_dot"),
+        f"SOLVER.TRAINER {solver.TRAINER} has an optimiser of its own": solver.TRAINER in DOT_TRAINERS,
         "COMPILE has graphs of its own": cfg.COMPILE,
         "some modules of the method are unused in some steps": varying,
     }

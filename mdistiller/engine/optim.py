@@ -9,12 +9,11 @@ from yacs.config import CfgNode
 
 from mdistiller.config.length import num_epochs
 from mdistiller.distributed import sum_over_ranks, world_size
-from mdistiller.engine.graphs import why_eager
+from mdistiller.engine.graphs import DOT_TRAINERS, why_eager
 from mdistiller.engine.weights import misfit
 from mdistiller.errors import UserError
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-DOT_TRAINERS = ("dot", "crd_dot")  # values of SOLVER.TRAINER in mdistiller's files
 
 
 def learning_rate(solver: CfgNode, epoch: int, step: float = 0, num_batches: int = 1) -> float:

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def _of_texts(cfg: CfgNode, method: str, networks, metadata) -> Distillation:
             "distill: teacher and student need one vocabulary; found student "
             f"{student.vocabulary}, teacher {teacher.vocabulary}"
         )
-    task = Texts(cfg, _Info(metadata), [network for network in (student, teacher) if network is not None])
+    task = Texts(cfg, SimpleNamespace(**metadata), [network for network in (student, teacher) if network is not None])
     distiller = build_distiller(cfg, student, _or_stored(teacher, method), metadata, task)
     return Distillation(distiller, *networks)
 
@@ -164,7 +165,7 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
     if metadata["num_classes"] is None:
         metadata["num_classes"] = _count_classes(adapted[0], blank, features)
     adapted[1] = _or_stored(adapted[1], method)
-    task = Samples(cfg, _Info(metadata), blank)
+    task = Samples(cfg, SimpleNamespace(**metadata), blank)
     metadata["image_size"] = size if not isinstance(example, Tensor) else example.shape[-1]
     if features:
         _try(adapted, networks, blank)
@@ -249,13 +250,6 @@ def _unfit(network, error):
         f"{type(network).__name__} fails on the input that shapes are learnt from ({first_line(error)}): pass a batch "
         "of your own (example=x), or the pixels a side of its images (image_size=...)"
     )
-
-
-class _Info:
-    """Properties of the data that a task reads."""
-
-    def __init__(self, metadata: Mapping[str, Any]):
-        self.num_classes, self.image_size = metadata["num_classes"], metadata["image_size"]
 
 
 def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:
