@@ -75,15 +75,8 @@ def main():
         print(_language(args, extra), end="")
         return
     tables = covered_tables(args.table)
-    prefix = stated(None, extra).get("LOG.PREFIX")
-    root = args.runs or prefix or (SMOKE["prefix"] if args.smoke else DEFAULT_RUNS)
-    runs = readable_runs(root)
-    filled = [fill(each, runs, args.epoch, extra, args.smoke) for each in tables]
-    words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
-    if args.runs and prefix is None:
-        words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
-    commands = [" ".join(["python tools/sweep.py --table", each.name, *words]) for each in tables]
-    print(_text(args, filled, commands), end="")
+    runs, commands = _runs(args, extra, SMOKE["prefix"], [each.name for each in tables])
+    print(_text(args, [fill(each, runs, args.epoch, extra, args.smoke) for each in tables], commands), end="")
 
 
 def refuse_ignored(args, parser):
@@ -114,18 +107,24 @@ def _power(args):
     return formats.markdown([Paragraph(words), Grid(head, tuple(rows), "Seeds needed")])
 
 
+def _runs(args, extra, smoke_prefix, names):
+    """(The runs of the folder that is meant, for each of the named tables the command that trains there)."""
+    prefix = stated(None, extra).get("LOG.PREFIX")
+    runs = readable_runs(args.runs or prefix or (smoke_prefix if args.smoke else DEFAULT_RUNS))
+    words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
+    if args.runs and prefix is None:
+        words.append(f"LOG.PREFIX={shlex.quote(args.runs)}")
+    return runs, [" ".join(["python tools/sweep.py --table", name, *words]) for name in names]
+
+
 def _language(args, extra):
     """The text of tables of language models."""
     others = [name for name in args.table if not is_language(name)]
     if others:
         raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with others")
-    root = args.runs or stated(None, extra).get("LOG.PREFIX") or (
-        LANGUAGE["smoke"]["prefix"] if args.smoke else DEFAULT_RUNS)
-    runs, filled = readable_runs(root), []
-    words = [*(["--smoke"] if args.smoke else []), *map(shlex.quote, extra)]
-    for name in dict.fromkeys(args.table):
-        table, command = load_tables()[name], " ".join(["python tools/sweep.py --table", name, *words])
-        filled.append((table, rows(name, runs, extra, args.smoke), command))
+    runs, commands = _runs(args, extra, LANGUAGE["smoke"]["prefix"], args.table)
+    filled = [(load_tables()[name], rows(name, runs, extra, args.smoke), command)
+              for name, command in zip(args.table, commands, strict=True)]
     if args.format == "csv":
         return language_csv(filled, args.smoke)
     return _printed(args, [block for each in filled for block in language_blocks(*each, args.smoke)])
