@@ -267,6 +267,15 @@ def test_a_mistake_in_ones_own_loss_is_named(words, loss):
     assert diagnose(healthy(), (X, Y), loss=lambda s, t: 16 * kl(s, t)) == []
 
 
+def test_a_checkpoint_is_a_file_that_can_be_read(tmp_path):
+    kd, batch, words = FAULTS["checkpoint not loaded"]()
+    torch.save(words["checkpoint"], path := tmp_path / "teacher.pth")
+    assert [finding.name for finding in diagnose(kd, batch, checkpoint=path)] == ["checkpoint not loaded"]
+    path.write_text("no weights")
+    with pytest.raises(UserError, match="teacher.pth: not a checkpoint that can be read"):
+        diagnose(kd, batch, checkpoint=path)
+
+
 def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     kd, batch, _ = FAULTS["softmax in the teacher"]()
     for _ in range(2):  # reported only once

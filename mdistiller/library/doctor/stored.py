@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mdistiller.engine import checkpoints
 from mdistiller.library.doctor.finding import Case, Finding, finite, many
 
 PREFIXES = {  # prefix of keys -> what adds it
@@ -24,7 +25,7 @@ def check_checkpoint(case: Case) -> Iterator[Finding]:
     if checkpoint is None or teacher is None:
         return
     if isinstance(checkpoint, str | Path):
-        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        checkpoint = checkpoints.load(checkpoint)
     for name in INSIDE:
         inner = checkpoint.get(name)
         if isinstance(inner, Mapping):
