@@ -53,12 +53,13 @@ def _range(image: Tensor, normalisation) -> Iterator[Finding]:
     if low >= 0 and high > 2:
         yield Finding("images of 0 to 255", f"pixels run from {low:.0f} to {high:.0f}; divide by 255 and normalise")
         return
+    as_bytes = Finding(
+        "images of 0 to 255",
+        f"pixels run from {low:.0f} to {high:.0f}, as normalised numbers from 0 to 255 do; divide by 255 first",
+    )
     if normalisation is None or normalisation[0].shape[1] != image.shape[1]:
         if high - low > BYTE:
-            yield Finding(
-                "images of 0 to 255",
-                f"pixels run from {low:.0f} to {high:.0f}, as normalised numbers from 0 to 255 do; divide by 255 first",
-            )
+            yield as_bytes
         return
     mean, deviation = (values.to(image) for values in normalisation)
     least, most = -mean / deviation, (1 - mean) / deviation
@@ -73,10 +74,7 @@ def _range(image: Tensor, normalisation) -> Iterator[Finding]:
             "subtracted twice",
         )
     elif outside:
-        yield Finding(
-            "images of 0 to 255",
-            f"pixels run from {low:.0f} to {high:.0f}, as normalised numbers from 0 to 255 do; divide by 255 first",
-        )
+        yield as_bytes
     elif low >= 0 and high <= 1:
         yield Finding(
             "not normalised",
