@@ -17,6 +17,7 @@ from mdistiller.config.loading import OwnNodes
 from mdistiller.distillers.chunks import entropies_around, losses_in_chunks, rows_stand_alone
 from mdistiller.distillers.declared import check_declarations
 from mdistiller.distillers.ea import SampleWeights, Weighting
+from mdistiller.distillers.features import shapes_of_maps
 from mdistiller.distillers.reduce import losses_by_name, weighted_mean
 from mdistiller.errors import UserError
 from mdistiller.functional import mean_by_group, standardize, wide
@@ -300,8 +301,8 @@ class Distiller(nn.Module):
         return tuple(outputs)
 
     def feature_shapes(self, input_size=None, key: str = "feats") -> tuple[list, list]:
-        """Shapes (1, C, H, W) of `features[key]` of student and teacher, for images of the data's size."""
-        return tuple([tuple(f.shape) for f in output.features[key]] for output in self.dry_run(input_size))
+        """Shapes (1, C, H, W) of `features[key]` of student and teacher; UserError for networks without such maps."""
+        return shapes_of_maps(self, self.dry_run(input_size), key)
 
     def full_precision(self, output) -> TaskOutput:
         """The output with everything that the losses read in float32; float64 stays float64."""

@@ -11,14 +11,12 @@ def stages(output) -> list[Tensor]:
     return output.features["feats"][1:]
 
 
-def feat_shapes(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
-    """Shapes (1, C, H, W) of the student's and the teacher's `feats`, the stem first.
+def shapes_of_maps(distiller, outputs, key: str = "feats") -> tuple[list[tuple], list[tuple]]:
+    """Shapes (1, C, H, W) of `features[key]` of both outputs, the student's first, in each the stem first.
 
     Raises UserError for a network without such maps (possible for networks of other libraries).
     """
-    student, teacher = (
-        [tuple(feat.shape) for feat in output.features.get("feats", [])] for output in distiller.dry_run(input_size)
-    )
+    student, teacher = ([tuple(feat.shape) for feat in output.features.get(key, [])] for output in outputs)
     if any(not shapes or any(len(shape) != 4 for shape in shapes) for shapes in (student, teacher)):
         raise misfit(distiller, student, teacher, "it compares maps (channels x height x width)")
     return student, teacher

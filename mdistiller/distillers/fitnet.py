@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, misfit
+from mdistiller.distillers.features import misfit
 from mdistiller.errors import UserError
 from mdistiller.losses.fitnet import fitnet_loss
 
@@ -59,7 +59,7 @@ class FitNet(Distiller):
     def build(self, cfg):
         self.level = cfg.HINT_LAYER
         self.ce_weight, self.hint_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        student, teacher = feat_shapes(self, self.data_info.image_size or cfg.INPUT_SIZE)
+        student, teacher = self.feature_shapes(self.data_info.image_size or cfg.INPUT_SIZE)
         deepest = min(len(student), len(teacher)) - 1
         if not 0 <= self.level <= deepest:
             raise UserError(

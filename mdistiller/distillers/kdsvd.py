@@ -2,7 +2,7 @@
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, misfit, stages
+from mdistiller.distillers.features import misfit, stages
 from mdistiller.errors import UserError
 from mdistiller.losses.kdsvd import SIGNS, kdsvd_loss
 
@@ -30,7 +30,7 @@ class KDSVD(Distiller):
     def build(self, cfg):
         self.k, self.sign = cfg.K, cfg.SIGN
         self.ce_weight, self.relation_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        student, teacher = feat_shapes(self)
+        student, teacher = self.feature_shapes()
         widths = [(ours[3], theirs[3]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
         if len(widths) < 2:
             raise misfit(self, student, teacher, "it relates consecutive stages and needs two or more beside the stem")

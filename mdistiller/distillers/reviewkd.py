@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mdistiller.config import Key, warm_up_key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, misfit
+from mdistiller.distillers.features import misfit
 from mdistiller.distillers.norm import MapBatchNorm
 from mdistiller.functional import warm_up
 from mdistiller.losses.reviewkd import hcl_loss
@@ -89,7 +89,7 @@ class ReviewKD(Distiller):
         self.ce_weight, self.review_weight = cfg.CE_WEIGHT, cfg.REVIEWKD_WEIGHT
         self.warmup = cfg.WARMUP_EPOCHS
         self.student_key = "preact_feats" if cfg.STU_PREACT else "feats"
-        shapes = feat_shapes(self)
+        shapes = self.feature_shapes()
         student, teacher = self.dry_run()
         if self.student_key not in student.features:
             raise misfit(self, *shapes, "STU_PREACT needs preact_feats, which the student does not have")

@@ -2,7 +2,6 @@
 
 from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes
 from mdistiller.losses.sp import sp_loss
 
 
@@ -21,7 +20,7 @@ class SimilarityPreserving(Distiller):
 
     def build(self, cfg):
         self.ce_weight, self.similarity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        feat_shapes(self)
+        self.feature_shapes()
 
     def sample_losses(self, student, teacher, **batch):
         loss = sp_loss(student.features["feats"][-1], teacher.features["feats"][-1])

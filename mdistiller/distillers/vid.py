@@ -7,7 +7,7 @@ from torch import nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import feat_shapes, stages
+from mdistiller.distillers.features import stages
 from mdistiller.losses.maps import pool_to_smaller
 from mdistiller.losses.vid import vid_loss
 
@@ -53,7 +53,7 @@ class VID(Distiller):
     def build(self, cfg):
         self.ce_weight, self.information_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
         self.eps = cfg.EPS
-        student, teacher = feat_shapes(self, self.data_info.image_size or cfg.INPUT_SIZE)
+        student, teacher = self.feature_shapes(self.data_info.image_size or cfg.INPUT_SIZE)
         channels = [(ours[1], theirs[1]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
         self.regressors = nn.ModuleList(_regressor(*pair) for pair in channels)
         softplus = cfg.INIT_PRED_VAR - cfg.EPS

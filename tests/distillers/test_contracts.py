@@ -237,6 +237,14 @@ def test_a_missing_view_is_named():
         tiny_distiller("MLD")(**batch)
 
 
+def test_shapes_of_maps_that_a_network_does_not_have_are_an_error_of_one_line():
+    distiller = tiny_distiller("KD")
+    student, teacher = distiller.feature_shapes()
+    assert len(student) == len(teacher) == 4 and all(len(shape) == 4 for shape in student + teacher)
+    with pytest.raises(UserError, match="^KD cannot use .*: maps of student .* none; of teacher .* none$"):
+        distiller.feature_shapes(key="unknown")
+
+
 @pytest.mark.parametrize("terms, line", [
     ({"ce": torch.zeros(4)}, "KD: sample_losses: 'ce' is a loss of the task"),
     ({"own": torch.zeros(4, 3)}, "KD: loss 'own' has shape \\(4, 3\\), expected \\(4,\\)"),
