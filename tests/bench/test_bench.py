@@ -2,7 +2,6 @@
 
 import json
 import mmap
-import runpy
 import sys
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ from mdistiller.engine.setup import ALONE
 from mdistiller.engine.sharing import Together
 from mdistiller.errors import UserError
 from mdistiller.report.pages import marks
+from tests.forked import run_tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = Settings(repeats=2, seconds=0.0, batch=8, images=16, pairs=(("resnet8", "resnet8"),), quick=True)
@@ -156,17 +156,14 @@ def test_the_table_of_saved_passes_has_the_expected_numbers():
     assert rows["240"] == ["52.2 %", "13.1 %", "5.6 %"]  # 162 (1 - (161/162)^240) / 240 = 0.522; / 4; (.. ^720) / 2880
 
 
-def test_the_command_writes_markdown_json_and_the_page(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_markdown_json_and_the_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("\n".join(marks("bench")))
     words = ["cache", "--quick", "--repeats", "1", "--seconds", "0", "--images", "16", "--batch", "8", "--device"]
     words += ["cpu", "--pairs", "resnet8:resnet8", "--output", str(tmp_path / "out"), "--write", str(page)]
-    monkeypatch.setattr(sys, "argv", ["bench.py", *words])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(REPOSITORY / "tools" / "bench.py"), run_name="__main__")
-    assert end.value.code == 0
-    printed = capsys.readouterr().out
-    assert "cache full, float16" in printed and "cache full, float16" in page.read_text()
+    done = run_tool("bench", words, REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "cache full, float16" in done.stdout and "cache full, float16" in page.read_text()
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert content["machine"]["images"] == "16 random images of CIFAR-100's size"
     assert content["machine"]["command"].startswith("bench.py cache --quick")

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import runpy
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from mdistiller.engine.reopen import open_run
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 from tests.engine.support import REPOSITORY, run, weights
+from tests.forked import run_tool
 from tests.models.support import images
 
 
@@ -157,12 +156,9 @@ def test_a_network_that_cannot_be_exported_is_explained_in_one_line(tmp_path):
         (["--run", "nowhere"], "nowhere: not a run folder"),
     ],
 )
-def test_user_errors_are_one_line(finished, tmp_path, monkeypatch, capsys, words, fragment):
-    monkeypatch.setattr(sys, "argv", ["export.py", "--run", str(finished), "--output", str(tmp_path), *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(REPOSITORY / "tools" / "export.py"), run_name="__main__")
-    err = capsys.readouterr().err
-    assert ended.value.code == 2 and fragment in err and err.count("\n") == 1
+def test_user_errors_are_one_line(finished, tmp_path, words, fragment):
+    done = run_tool("export", ["--run", finished, "--output", tmp_path, *words], REPOSITORY)
+    assert done.returncode == 2 and fragment in done.stderr and done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
@@ -181,10 +177,7 @@ def test_a_pytorch_that_is_too_old_for_onnx_is_told(finished, tmp_path, monkeypa
         export_run(finished, formats=["onnx"], output=tmp_path)
 
 
-def test_the_command_prints_the_files_it_wrote(finished, monkeypatch, capsys):
-    words = ["export.py", "--run", str(finished), "DATASET.NUM_WORKERS", "0", "--formats", "pth"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(REPOSITORY / "tools" / "export.py"), run_name="__main__")
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.splitlines() == [f"{finished}/export/student.pth", f"{finished}/export/student.json"]
+def test_the_command_prints_the_files_it_wrote(finished):
+    done = run_tool("export", ["--run", finished, "DATASET.NUM_WORKERS", "0", "--formats", "pth"], REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{finished}/export/student.pth", f"{finished}/export/student.json"]

@@ -2,9 +2,7 @@
 
 import json
 import os
-import runpy
 import shutil
-import sys
 from collections import namedtuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from mdistiller.engine.folding import fold_teacher
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 from tests.engine.support import REPOSITORY, assert_same_weights, run, small_cfg, stopped_after, weights
+from tests.forked import run_tool
 
 CPU = torch.device("cpu")
 CACHED = ("TEACHER_CACHE.ENABLED", True, "SOLVER.EPOCHS", 2)
@@ -238,12 +237,10 @@ def test_outputs_that_cannot_be_stored_are_computed_live_with_one_message(tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_command_fills_lists_verifies_and_deletes(tmp_path, monkeypatch, capsys):
+def test_the_command_fills_lists_verifies_and_deletes(tmp_path):
     def cache(*words):
-        monkeypatch.setattr(sys, "argv", ["cache.py", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(REPOSITORY / "tools" / "cache.py"), run_name="__main__")
-        return end.value.code, *capsys.readouterr()
+        done = run_tool("cache", words, REPOSITORY)
+        return done.returncode, done.stdout, done.stderr
 
     torch.save({"model": teacher_of().state_dict()}, tmp_path / "teacher.pth")
     (tmp_path / "run.yaml").write_text(

@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import runpy
-import sys
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from mdistiller.models import build_model
 from mdistiller.places import find_teacher
 from tests.engine.support import REPOSITORY
 from tests.engine.teachers.support import archive
+from tests.forked import run_tool
 
 
 def packed(network, **more):
@@ -200,14 +199,12 @@ def test_an_index_cannot_name_places_outside_the_folder(tmp_path):
         teachers.read_index(path)
 
 
-def test_the_command_fetches_lists_checks_and_explains(tiny, tmp_path, monkeypatch, capsys):
+def test_the_command_fetches_lists_checks_and_explains(tiny, tmp_path):
     index, source, folder = tiny
 
     def tool(*words):
-        monkeypatch.setattr(sys, "argv", ["fetch_teachers.py", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(REPOSITORY / "tools" / "fetch_teachers.py"), run_name="__main__")
-        return ended.value.code, *capsys.readouterr()
+        done = run_tool("fetch_teachers", words, REPOSITORY)
+        return done.returncode, done.stdout, done.stderr
 
     base = ["digits", "--index", index, "--to", folder]
     code, out, _ = tool(*base, "--from", source)
