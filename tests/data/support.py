@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from yacs.config import CfgNode
 
@@ -12,6 +13,7 @@ from mdistiller.config import load_cfg
 from mdistiller.data.memory import ImageSource, InMemoryData
 
 REAL = os.environ.get("MDISTILLER_TEST_DATA")
+BOTH = ("image", "image_strong")
 
 
 def needs(folder: str):
@@ -31,6 +33,12 @@ def config(*opts) -> CfgNode:
 def num_eval(data, split: str = "test") -> int:
     """Number of images in a split."""
     return sum(len(batch["index"]) for batch in data.eval_batches(split))
+
+
+def by_index(batches, key) -> torch.Tensor:
+    """A quantity of each sample, sorted by index."""
+    index = torch.cat([batch["index"] for batch in batches])
+    return torch.cat([batch[key] for batch in batches])[index.argsort()]
 
 
 def noise_source(num_train=50, num_test=23, num_classes=5, size=32, flip=True) -> ImageSource:

@@ -14,19 +14,11 @@ from mdistiller.data.images import random_rotations, random_views
 from mdistiller.data.memory import InMemoryData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import UserError
-from tests.data.support import config, noise_data, noise_source, num_eval
-
-BOTH = ("image", "image_strong")
+from tests.data.support import BOTH, by_index, config, noise_data, noise_source, num_eval
 
 
 def epoch_of(data, epoch=1, **kwargs):
     return list(data.train_batches(epoch, **kwargs))
-
-
-def by_index(batches, key):
-    """A quantity of each sample, sorted by index."""
-    index = torch.cat([batch["index"] for batch in batches])
-    return torch.cat([batch[key] for batch in batches])[index.argsort()]
 
 
 def same(one, two):

@@ -23,9 +23,8 @@ from mdistiller.data.memory import InMemoryData
 from mdistiller.data.streamed import StreamedData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
-from tests.data.support import REAL, config, needs, num_eval, write_folders
+from tests.data.support import BOTH, REAL, by_index, config, needs, num_eval, write_folders
 
-BOTH = ("image", "image_strong")
 SIZE = 72  # larger than images that are kept in memory
 
 
@@ -42,11 +41,6 @@ def build(root, *opts, batch_size=10, workers=0, size=SIZE) -> StreamedData:
 
 def epoch_of(data, epoch=1, **kwargs):
     return list(data.train_batches(epoch, **{"views": BOTH, **kwargs}))
-
-
-def by_index(batches, key):
-    index = torch.cat([batch["index"] for batch in batches])
-    return torch.cat([batch[key] for batch in batches])[index.argsort()]
 
 
 def same(one, two):
