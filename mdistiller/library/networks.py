@@ -1,6 +1,5 @@
 """Any network behind the interface of the methods: logits, and the outputs of modules as feature maps."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdistiller.config.words import nearest
 from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Features, Network, Output, modes_kept
 from mdistiller.models.transparent import AtInputSize, Normalisation, Transparent
@@ -138,7 +138,7 @@ def _check_paths(network, taps):
     known = dict(network.named_modules())
     for name in taps:
         if name not in known or not name:
-            near = difflib.get_close_matches(name, [key for key in known if key], n=3)
+            near = nearest(name, filter(None, known))
             hint = ", ".join(near) or ", ".join(key for key, _ in network.named_children())
             raise UserError(f"taps: {type(network).__name__} has no module {name!r}; nearest: {hint}")
 

@@ -1,7 +1,6 @@
 """Plan the runs of tables or configs: which runs are needed, which are finished, and the time for the others."""
 
 import contextlib
-import difflib
 import itertools
 import json
 import math
@@ -14,6 +13,7 @@ from statistics import fmean
 
 from mdistiller import files
 from mdistiller.config.common import group_settings
+from mdistiller.config.words import nearest
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 from mdistiller.places import CHECKOUT
@@ -126,7 +126,7 @@ def choose_cells(
     for word in (*methods, *pairs):
         if not any(word.lower() in labels for labels in names.values()):
             known = sorted({label for cell in cells for label in _labels(cell)})
-            near = difflib.get_close_matches(word, known) or known
+            near = nearest(word, known) or known
             raise UserError(f"command line: {word!r} names no cell of the table; nearest: {', '.join(near[:8])}")
     wanted = [{word.lower() for word in words} for words in (methods, pairs) if words]
     chosen = [cell for cell in cells if all(words & names[id(cell)] for words in wanted)]

@@ -1,6 +1,5 @@
 """Public teachers: an index of archives, and their download, verification and installation into checkpoints/."""
 
-import difflib
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mdistiller import files
+from mdistiller.config.words import nearest
 from mdistiller.engine import checkpoints
 from mdistiller.engine.reopen import evaluate_checkpoint
 from mdistiller.engine.teachers.download import download
@@ -94,7 +94,7 @@ def _check_set(wanted):
     _expect("sha256", wanted.sha256, "a text or null", isinstance(wanted.sha256, str | None))
     for teacher in wanted.teachers:
         known = MODELS[wanted.family]
-        near = difflib.get_close_matches(teacher.name, known, n=1)
+        near = nearest(teacher.name, known, 1)
         _expect("teachers", teacher.name, f"a network of {wanted.family}; nearest: {', '.join(near or sorted(known))}",
                 teacher.name.lower() in map(str.lower, known))
         _expect(f"{teacher.name}: top1", teacher.top1, "percent", _number(teacher.top1, int | float))
@@ -114,7 +114,7 @@ def _expect(key, value, expected, holds):
 def choose(index: dict[str, TeacherSet], name: str) -> TeacherSet:
     """The teacher set of this name. Raises UserError with the nearest names when there is none."""
     if name not in index:
-        near = difflib.get_close_matches(name, index, n=1)
+        near = nearest(name, index, 1)
         raise UserError(f"no teachers for {name!r}; nearest: {', '.join(near or index)}")
     return index[name]
 

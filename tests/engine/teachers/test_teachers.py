@@ -217,6 +217,7 @@ def test_the_command_fetches_lists_checks_and_explains(tiny, tmp_path):
     wrong = [
         ([*base, "--check"], "bad: resnet8"),
         (["cifar10"], "nearest: cifar100"),
+        (["CIFAR100"], "nearest: cifar100"),
         ([*base, "--from", index], "not a complete tar archive"),
         (["digits", "--index", tmp_path / "none.json"], "none.json"),
     ]
