@@ -19,7 +19,10 @@ RENAMED = {  # their key: ours
     "SOLVER.LR_SCHEDULER": "SOLVER.SCHEDULE",  # GDKD
     "SOLVER.LR_MIN": "SOLVER.MIN_LR",
     "SOLVER.SGD_NESTEROV": "SOLVER.NESTEROV",
-    "SOLVER.SGD.MOMENTUM": "SOLVER.MOMENTUM",  # mdistiller-ddp
+    "SOLVER.SGD.MOMENTUM": "SOLVER.MOMENTUM",  # mdistiller-ddp, as the following
+    "SOLVER.ADAM.BETAS": "SOLVER.BETAS",
+    "SOLVER.ADAM.EPSILON": "SOLVER.EPS",
+    "SOLVER.GRAD_CLIP": "SOLVER.CLIP_NORM",
     "SOLVER.SCHEDULE.MULTISTEP.STAGES": "SOLVER.LR_DECAY_STAGES",
     "SOLVER.SCHEDULE.MULTISTEP.RATE": "SOLVER.LR_DECAY_RATE",
     "DIST.T": "DIST.TEMPERATURE",
@@ -29,24 +32,28 @@ RENAMED = {  # their key: ours
     "LSKD.KD_WEIGHT": "KD.LOSS.KD_WEIGHT",
     **{f"DKDMOD.{word}": f"DKD.{word}" for word in ("CE_WEIGHT", "ALPHA", "BETA", "T", "WARMUP")},
     "DATASET.INPUT_SIZE": "DATASET.IMAGE_SIZE",  # WKD
+    "SIMKD.CE_WEIGHT": "SIMKD.LOSS.CE_WEIGHT",  # MonotonicRankDistillation
     "M": "SDD.M",  # SDD
     "EA.FOREGROUND_ONLY": "DETECTION.FOREGROUND_ONLY",  # beside the other settings of EA
 }
 
-WITHOUT_EFFECT = {  # CAT-KD, WKD and GDKD, in this order
+WITHOUT_EFFECT = {  # CAT-KD, WKD, GDKD, mdistiller-ddp and MonotonicRankDistillation, in this order
     "if_test", "device", "CAT_KD.CAMs_Nums", "CAT_KD.Strategy", "DKD.test_weight",
     "DATASET.NUM_CLASSES", "DATASET.PREFETCH", "WKD.INPUT_SIZE", "WKD.EPS", "WKD.HINT_LAYER", "WKD.MEAN_COV_RATIO",
     "WKD.PROJECTOR", "WKD.SPATIAL_GRID", "KD.LOSS.IR_WEIGHT",
     "LOG.WANDB_MODEL_LOG", "LOG.WANDB_MODEL_LOG_FREQ", "LOG.ENABLE_PROGRESS_BAR", "DKDMOD.MASK_MAGNITUDE",
+    "EXPERIMENT.DDP", "SOLVER.SCHEDULE.COSINE", "SIMKD.INPUT_SIZE",
 }
 
 ONE_VALUE = {  # keys that change the training where they hold another value, which is not offered here
     **dict.fromkeys(("if_Augment", "if_useFactor", "if_self_train", "CAT_KD.IF_BINARIZE",
-                     "CAT_KD.IF_OnlyTransferPartialCAMs", "DATASET.REDUCTION", "EXPERIMENT.AUG",
-                     "DATASET.ENHANCE_AUGMENT"), False),
+                     "CAT_KD.IF_OnlyTransferPartialCAMs", "CAT_KD.IF_ZIP", "DATASET.REDUCTION", "DATASET.AUTO_AUG",
+                     "DATASET.CUT_OUT", "DATASET.ENHANCE_AUGMENT", "EXPERIMENT.AUG"), False),
     "CAT_KD.teacher_dir": None, "CAT_KD.student_dir": None,
     "DATASET.RESERVED_RATE": 1, "DATASET.RESERVED_CLASS_NUM": 100, "DKD.if_vanilla": True,
     "WKD.LOSS.WKD_FEAT_WEIGHT": 0,
+    "SIMKD.FEAT_WEIGHT": 1,  # the only weight that its code gives it, whatever its files say
+    "SOLVER.SCHEDULE.TYPE": "MULTISTEP",
     "DKD.LOSS_TYPE": "kl", "DKDMOD.KL_TYPE": "forward", "DKDMOD.STRATEGY": "target",
 }
 
@@ -80,9 +87,13 @@ NOT_HERE = {  # in upper case: the nearest method that is here, and what the oth
     "USKD": ("NKD", "it distils a network into itself, without a teacher"),
 }
 
-DATA_NOT_HERE = {  # their DATASET.TYPE, where the nearest name here means something else
-    "tiny-imagenet": "GDKD's files mean Tiny-ImageNet at 224 pixels with networks pretrained on ImageNet, which an "
-                     "imagefolder can be; tiny_imagenet is at 64 pixels with networks for that size",
+OTHERWISE = {  # values of their keys that have another form here, or another meaning: what to say of them
+    "DATASET.TYPE": {
+        "tiny-imagenet": "GDKD's files mean Tiny-ImageNet at 224 pixels with networks pretrained on ImageNet, which an "
+                         "imagefolder can be; tiny_imagenet is at 64 pixels with networks for that size"},
+    "SOLVER.SCHEDULE.TYPE": {
+        "COSINE": "it is SOLVER.SCHEDULE cosine here, with SOLVER.WARMUP_EPOCHS (COSINE.WARMUP, 5 where left out) and "
+                  "SOLVER.MIN_LR (LR times COSINE.RATE, 0.0001 where left out)"},
 }
 COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
 DEFAULTS_KEY = "CONFIG.DEFAULTS"
@@ -96,14 +107,15 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
     """
     tree = _copy(tree)
     ignored = [name for name in sorted(WITHOUT_EFFECT) if _take(tree, name) is not ABSENT]
+    for name, forms in OTHERWISE.items():
+        value = plain(found(tree, name))
+        if isinstance(value, str) and value in forms:
+            raise UserError(f"{source}: {name}: {value}: {forms[value]}")
     for name, only in ONE_VALUE.items():
         value = plain(_take(tree, name))
         if value is not ABSENT and not _equal(value, only):
             raise UserError(f"{source}: {name}: what it changes is not offered here; expected {only}, found "
                             f"{shown(value)}")
-    data = found(tree, "DATASET.TYPE")
-    if isinstance(data, str) and data in DATA_NOT_HERE:
-        raise UserError(f"{source}: DATASET.TYPE: {data}: {DATA_NOT_HERE[data]}")
     _translate_names(tree)
     _translate_factor(tree)
     if found(tree, "SOLVER.LR_SCHEDULER") == "cosine" and found(tree, "SOLVER.LR_MIN") is ABSENT:
@@ -112,6 +124,9 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
         value = _take(tree, theirs)
         if value is not ABSENT:
             _put(tree, ours, Typed(value) if isinstance(value, str) else value)
+    if (mixed := plain(found(tree, "EXPERIMENT.AMP"))) in (True, False):  # mdistiller-ddp
+        _take(tree, "EXPERIMENT.AMP")
+        _put(tree, "SOLVER.AMP", "fp16" if mixed else "none")
     return tree, ignored
 
 

@@ -141,6 +141,16 @@ FILES = {  # code base and file: text, registered method, settings
     "mdistiller-ddp": (cifar("KD").partition("  LR_DECAY_STAGES")[0] + "  SGD:\n    MOMENTUM: 0.9\n  SCHEDULE:\n"
                        "    MULTISTEP:\n      STAGES: [150, 180, 210]\n      RATE: 0.2\n", "KD",
                        {"SOLVER.SCHEDULE": "step", "SOLVER.LR_DECAY_RATE": 0.2}),
+    "a dump of mdistiller-ddp": (
+        cifar("KD").partition("  LR_DECAY_STAGES")[0] + "  SGD: {MOMENTUM: 0.9}\n  GRAD_CLIP: 1.0\n"
+        "  ADAM: {BETAS: [0.9, 0.98], EPSILON: 1.0e-7}\n  SCHEDULE:\n    TYPE: MULTISTEP\n"
+        "    MULTISTEP: {STAGES: [150, 180, 210], RATE: 0.1}\n    COSINE: {WARMUP: 5, RATE: 0.0001}\n", "KD",
+        {"SOLVER.SCHEDULE": "step", "SOLVER.CLIP_NORM": 1.0, "SOLVER.BETAS": [0.9, 0.98], "SOLVER.EPS": 1e-7}),
+    "SFAKD simkd": (cifar("SIMKD", "DATASET: {AUTO_AUG: False, CUT_OUT: False}\ndevice: 1\n"), "SIMKD",
+                    {"SIMKD.LOSS.CE_WEIGHT": 0.0}),
+    "MonotonicRankDistillation simkd": (
+        cifar("SimKD", "SIMKD: {CE_WEIGHT: 0.5, FEAT_WEIGHT: 1.0, FACTOR: 4, INPUT_SIZE: [32, 32]}\n"), "SIMKD",
+        {"SIMKD.LOSS.CE_WEIGHT": 0.5, "SIMKD.LOSS.FEAT_WEIGHT": 1.0, "SIMKD.FACTOR": 4}),
     "CAT-KD": (cifar("CAT_KD", "CAT_KD:\n  onlyCAT: False\n  IF_NORMALIZE: False\n  IF_BINARIZE: False\n"
                                "  LOSS: {CAT_loss_weight: 15., CAM_RESOLUTION: 2}\nif_test: True\ndevice: 0\n"),
                "CATKD", {"CAT_KD.LOSS.CAT_loss_weight": 15.0, "CAT_KD.IF_NORMALIZE": False}),
@@ -221,6 +231,10 @@ def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
                                                  "it splits the classes at the teacher's most likely ones"),
     ("DISTILLER: {TYPE: EA-DKD_aug}", "the nearest is DKD: it also distils a strongly augmented view"),
     ("DATASET: {TYPE: tiny-imagenet}", "DATASET.TYPE: tiny-imagenet: GDKD's files mean Tiny-ImageNet at 224 pixels"),
+    ("DATASET: {CUT_OUT: True}", "DATASET.CUT_OUT: what it changes is not offered here; expected False, found True"),
+    ("SIMKD: {FEAT_WEIGHT: 100.0}", "SIMKD.FEAT_WEIGHT: what it changes is not offered here; expected 1, found 100.0"),
+    ("SOLVER: {SCHEDULE: {TYPE: COSINE, COSINE: {WARMUP: 5}}}",
+     "SOLVER.SCHEDULE.TYPE: COSINE: it is SOLVER.SCHEDULE cosine here, with SOLVER.WARMUP_EPOCHS"),
     ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls; found 'lsd'"),
     ("CONFIG: {DEFAULT: ls}", "nearest: CONFIG.DEFAULTS"),
 ])
@@ -257,6 +271,16 @@ def test_mdistillers_files_of_tiny_imagenet_mean_another_augmentation_and_are_to
     assert not caplog.records
     assert load_cfg(path).DATASET.AUGMENTATION == "crop_flip"
     assert "DATASET.AUGMENTATION is left out and means crop_flip; mdistiller's own" in caplog.text
+
+
+@pytest.mark.parametrize(("precision", "here"), [("True", "fp16"), ("False", "none"), ("0", "none")])
+def test_mixed_precision_of_mdistiller_ddp_is_that_of_float16(tmp_path, precision, here):
+    path = tmp_path / "public.yaml"
+    path.write_text(f"EXPERIMENT: {{DDP: True, AMP: {precision}}}\n")
+    assert load_cfg(path).SOLVER.AMP == load_cfg(None, ["EXPERIMENT.AMP", precision]).SOLVER.AMP == here
+    path.write_text("EXPERIMENT: {AMP: bf16}\n")
+    with pytest.raises(UserError, match="unknown key EXPERIMENT.AMP"):
+        load_cfg(path)
 
 
 @pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
