@@ -95,6 +95,14 @@ OTHERWISE = {  # values of their keys that have another form here, or another me
         "COSINE": "it is SOLVER.SCHEDULE cosine here, with SOLVER.WARMUP_EPOCHS (COSINE.WARMUP, 5 where left out) and "
                   "SOLVER.MIN_LR (LR times COSINE.RATE, 0.0001 where left out)"},
 }
+LEFT_OUT = {  # methods as other code bases name them, in upper case: keys that a file may leave out, and what it means
+    "NKD": {"NKD": "means T 1 and GAMMA 1.5, as its authors and CRLD's code do; two other code bases mean T 4"},
+    "MLKD": {
+        "KD": "means mdistiller's defaults; CONFIG.DEFAULTS ls gives those of the code of logit standardization, from "
+              "which the name MLKD comes",
+        "SOLVER.TRAINER": "means two views, as all values of it here; a code base without the trainers ours and aug "
+                          "means one"},
+}
 COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
 DEFAULTS_KEY = "CONFIG.DEFAULTS"
 DEFAULTS = {"mdistiller": {}, "ls": LS_DEFAULTS}  # of code bases, by the value of DEFAULTS_KEY

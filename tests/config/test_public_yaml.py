@@ -283,6 +283,22 @@ def test_mixed_precision_of_mdistiller_ddp_is_that_of_float16(tmp_path, precisio
         load_cfg(path)
 
 
+def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_path, caplog):
+    path = tmp_path / "public.yaml"
+
+    def told(text):
+        caplog.clear()
+        path.write_text(text)
+        load_cfg(path)
+        return [record.message.partition(": ")[2].partition(" is left out and ")[0] for record in caplog.records]
+
+    assert told(cifar("MLKD", "  TRAINER: aug\nKD: {TEMPERATURE: 4}\n")) == []
+    assert told(cifar("NKD", "NKD: {T: 3.0}\n")) == told(cifar("DKD")) == told(cifar("MLD")) == []
+    assert told("DISTILLER: {TYPE: NKD}\n") == told("DISTILLER: {TYPE: MLKD}\n") == []  # not from another code base
+    assert told(cifar("EA-MLKD")) == ["KD", "SOLVER.TRAINER"] and "CONFIG.DEFAULTS ls gives" in caplog.text
+    assert told(cifar("NKD")) == ["NKD"] and "two other code bases mean T 4" in caplog.text
+
+
 @pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
 @pytest.mark.parametrize("method", ["KD", "MLD"])
 def test_trainers_of_public_files_change_nothing_but_the_optimiser_of_dot(method, trainer):
