@@ -102,10 +102,19 @@ LEFT_OUT = {  # methods as other code bases name them, in upper case: keys that 
               "which the name MLKD comes",
         "SOLVER.TRAINER": "means two views, as all values of it here; a code base without the trainers ours and aug "
                           "means one"},
+    "WKD": {"WKD": "means its authors' settings for one pair of networks; other code bases with WKD have others, and "
+                   "one of them another loss"},
+    "NONE": {"DISTILLER.STUDENT": "means resnet32, as in mdistiller; that is the network to train, not the teacher"},
 }
 COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
 DEFAULTS_KEY = "CONFIG.DEFAULTS"
-DEFAULTS = {"mdistiller": {}, "ls": LS_DEFAULTS}  # of code bases, by the value of DEFAULTS_KEY
+DEFAULTS = {  # of code bases, by the value of DEFAULTS_KEY
+    "mdistiller": {},
+    "ls": LS_DEFAULTS,
+    "wkd": {"SOLVER.NESTEROV": True, "WKD.TEMPERATURE": 4.0, "WKD.LOSS.WKD_LOGIT_WEIGHT": 1.0,
+            "WKD.LOSS.COSINE_DECAY_EPOCH": 0},  # of its authors; no file of theirs can do without the momentum
+}
+TELLING = {"WKD.LOSS.WKD_FEAT_WEIGHT": "wkd"}  # keys that one code base alone has, and whose files state
 
 
 def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
@@ -119,6 +128,9 @@ def translated(tree: Mapping, source: str) -> tuple[dict, list[str]]:
         value = plain(found(tree, name))
         if isinstance(value, str) and value in forms:
             raise UserError(f"{source}: {name}: {value}: {forms[value]}")
+    for name, code_base in TELLING.items():
+        if found(tree, name) is not ABSENT and found(tree, DEFAULTS_KEY) is ABSENT:
+            _put(tree, DEFAULTS_KEY, code_base)
     for name, only in ONE_VALUE.items():
         value = plain(_take(tree, name))
         if value is not ABSENT and not _equal(value, only):

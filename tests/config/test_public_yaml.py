@@ -156,6 +156,10 @@ FILES = {  # code base and file: text, registered method, settings
                "CATKD", {"CAT_KD.LOSS.CAT_loss_weight": 15.0, "CAT_KD.IF_NORMALIZE": False}),
     "WKD": (cifar("WKD", "WKD:\n  INPUT_SIZE: (32, 32)\n  LOSS: {WKD_LOGIT_WEIGHT: 800., WKD_FEAT_WEIGHT: 0.}\n"
                          "  EPS: 0.00001\nDATASET: {NUM_CLASSES: 100}\n"), "WKD", {"WKD.LOSS.WKD_LOGIT_WEIGHT": 800.0}),
+    "WKD imagenet": (imagenet("WKD", "WKD:\n  LOSS: {WKD_LOGIT_WEIGHT: 25., WKD_FEAT_WEIGHT: 0}\n"), "WKD",
+                     {"WKD.LOSS.WKD_LOGIT_WEIGHT": 25.0, "WKD.LOSS.COSINE_DECAY_EPOCH": 0, "WKD.TEMPERATURE": 4.0}),
+    "WKD none": (cifar("NONE", "WKD:\n  HINT_LAYER: -1\n  LOSS: {WKD_FEAT_WEIGHT: 0.0}\n"), "NONE",
+                 {"WKD.LOSS.WKD_LOGIT_WEIGHT": 1.0}),
     "RLD dkd": (cifar("DKD", "DKD: {LOSS_TYPE: kl, BETA: 6.0}\n"), "DKD", {"DKD.BETA": 6.0}),
     "GDKD lskd": (cifar("LSKD", "  LR_SCHEDULER: \"step\"\nLSKD:\n  TEMPERATURE: 3\n  CE_WEIGHT: 1.0\n"), "KD",
                   {"DISTILLER.LS": True, "KD.TEMPERATURE": 3.0, "KD.LOSS.CE_WEIGHT": 1.0, "KD.LOSS.KD_WEIGHT": 9.0}),
@@ -188,7 +192,7 @@ def test_a_public_file_means_what_it_means_there(loaded, name):
     assert {key: said[key] for key in settings} == settings
     zoo = MODELS["imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar"]
     assert cfg.DISTILLER.TEACHER in zoo and cfg.DISTILLER.STUDENT in zoo
-    assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.TYPE, cfg.SOLVER.NESTEROV) == (0.9, "SGD", False)
+    assert (cfg.SOLVER.MOMENTUM, cfg.SOLVER.TYPE, cfg.SOLVER.NESTEROV) == (0.9, "SGD", "WKD_FEAT" in FILES[name][0])
     assert cfg.SOLVER.LR_DECAY_STAGES == ([30, 60, 90] if cfg.DATASET.TYPE == "imagenet" else [150, 180, 210])
 
 
@@ -235,7 +239,7 @@ def test_keys_without_effect_are_warned_of_once_by_name(loaded, caplog):
     ("SIMKD: {FEAT_WEIGHT: 100.0}", "SIMKD.FEAT_WEIGHT: what it changes is not offered here; expected 1, found 100.0"),
     ("SOLVER: {SCHEDULE: {TYPE: COSINE, COSINE: {WARMUP: 5}}}",
      "SOLVER.SCHEDULE.TYPE: COSINE: it is SOLVER.SCHEDULE cosine here, with SOLVER.WARMUP_EPOCHS"),
-    ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls; found 'lsd'"),
+    ("CONFIG: {DEFAULTS: lsd}", "CONFIG.DEFAULTS: expected one of mdistiller, ls, wkd; found 'lsd'"),
     ("CONFIG: {DEFAULT: ls}", "nearest: CONFIG.DEFAULTS"),
 ])
 def test_a_setting_that_would_change_the_training_silently_is_refused(tmp_path, text, message):
@@ -283,6 +287,16 @@ def test_mixed_precision_of_mdistiller_ddp_is_that_of_float16(tmp_path, precisio
         load_cfg(path)
 
 
+def test_what_is_said_wins_over_the_defaults_of_wkds_authors(tmp_path):
+    path = tmp_path / "public.yaml"
+    path.write_text("DISTILLER: {TYPE: WKD}\nSOLVER: {NESTEROV: False}\nWKD: {TEMPERATURE: 8}\n")
+    stated = load_cfg(path, ["WKD.LOSS.WKD_FEAT_WEIGHT", "0"])
+    assert (stated.SOLVER.NESTEROV, stated.WKD.TEMPERATURE, stated.WKD.LOSS.COSINE_DECAY_EPOCH) == (False, 8.0, 0)
+    path.write_text("CONFIG: {DEFAULTS: mdistiller}\nDISTILLER: {TYPE: WKD}\nWKD: {LOSS: {WKD_FEAT_WEIGHT: 0}}\n")
+    plain = load_cfg(path)
+    assert (plain.SOLVER.NESTEROV, plain.WKD.LOSS.COSINE_DECAY_EPOCH) == (False, 150)
+
+
 def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_path, caplog):
     path = tmp_path / "public.yaml"
 
@@ -294,6 +308,9 @@ def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_
 
     assert told(cifar("MLKD", "  TRAINER: aug\nKD: {TEMPERATURE: 4}\n")) == []
     assert told(cifar("NKD", "NKD: {T: 3.0}\n")) == told(cifar("DKD")) == told(cifar("MLD")) == []
+    assert told(cifar("WKD")) == ["WKD"] and told(cifar("WKD", "WKD: {LOSS: {WKD_FEAT_WEIGHT: 0}}\n")) == []
+    assert told(cifar("NONE")) == [] and told("EXPERIMENT: {TAG: a}\nDISTILLER: {TYPE: NONE, TEACHER: vgg13}\n") == [
+        "DISTILLER.STUDENT"]
     assert told("DISTILLER: {TYPE: NKD}\n") == told("DISTILLER: {TYPE: MLKD}\n") == []  # not from another code base
     assert told(cifar("EA-MLKD")) == ["KD", "SOLVER.TRAINER"] and "CONFIG.DEFAULTS ls gives" in caplog.text
     assert told(cifar("NKD")) == ["NKD"] and "two other code bases mean T 4" in caplog.text
