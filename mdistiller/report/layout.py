@@ -165,8 +165,7 @@ def _equals(p):
 
 
 def _measure(filled):
-    metric = filled.table.metric
-    return f"{metric} in percent" if metric == "top-1" else metric
+    return f"{filled.table.metric} in percent"
 
 
 def _introduction(filled, marks):

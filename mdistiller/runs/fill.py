@@ -144,7 +144,10 @@ class FilledTable:
         return first
 
     def average_gains(self) -> "dict[str, AverageGain]":
-        """Label of a method -> its average gain over the pairs; also "overall" and pairs, if the paper prints them."""
+        """Label of a method -> its average gain over the pairs; also "overall" and pairs, if the paper prints them.
+
+        Gains in different metrics (AP, AP50, AP75) have no average.
+        """
         lines: dict[str, list[Filled]] = {}
         for group in self.groups.values():
             for line, filled in group.items():
@@ -154,7 +157,8 @@ class FilledTable:
             lines["overall"] = [filled for line in lines.values() for filled in line]
         lines |= {pair: [filled for filled in group.values() if filled.cell.baseline]
                   for pair, group in self.groups.items() if pair in self.table.average_gain}
-        return {line: self._average(line, cells) for line, cells in lines.items() if len(cells) > 1}
+        return {line: self._average(line, cells) for line, cells in lines.items()
+                if len(cells) > 1 and len({filled.cell.metric for filled in cells}) == 1}
 
     def _average(self, line, cells):
         measured = [gain.mean for filled in cells if (gain := self.gain(filled)) is not None]

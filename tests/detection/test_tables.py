@@ -26,6 +26,8 @@ def test_an_empty_table_shows_the_papers_numbers_and_the_commands_for_its_cells(
     assert f"Missing: {missing} of {missing} cells" in text
     assert f"python tools/sweep.py --table {table} LOG.PREFIX={tmp_path} --methods EA-" in text
     assert "controls: is it the weighting" in text
+    assert "Average precision in percent on the test images" in text
+    assert "average gain" not in text  # AP, AP50 and AP75 have no mean
     assert "KD, constant' --pairs" in text and "KD, weight 4' --pairs" in text
 
 
