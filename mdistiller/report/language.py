@@ -4,7 +4,18 @@ import math
 from collections.abc import Sequence
 
 from mdistiller.report.formats import csv_lines
-from mdistiller.report.layout import MISSING, NOTHING, Block, Commands, Grid, Heading, Items, Paragraph, number
+from mdistiller.report.layout import (
+    MISSING,
+    NOTHING,
+    Block,
+    Commands,
+    Grid,
+    Heading,
+    Items,
+    Paragraph,
+    inferred,
+    number,
+)
 from mdistiller.runs.language import SPEC, Row, Score, teachers
 from mdistiller.runs.paper import Table
 
@@ -24,7 +35,7 @@ def language_blocks(table: Table, rows: Sequence[Row], command: str, smoke: bool
     """The results beside the paper's numbers, the controls, and the commands that fill missing rows."""
     columns = _columns(table, smoke)
     blocks: list[Block] = [Heading(f"Table {table.name}: {table.title}", 2)]
-    blocks.append(Paragraph(SMOKE_WORDS if smoke else WORDS))
+    blocks += [Paragraph(SMOKE_WORDS)] if smoke else [Paragraph(WORDS), *inferred(table)]
     lines = [] if smoke else [_fixed("copied input", SPEC["copy"], columns), *_untrained(table, rows, columns)]
     named = [row for row in rows if row.printed or smoke and row.label in table.rows]
     controls = [row for row in rows if row not in named]

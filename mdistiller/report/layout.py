@@ -10,6 +10,7 @@ from string import ascii_lowercase
 
 from mdistiller.report.compare import edited_words, repeated_words
 from mdistiller.runs.fill import Filled, FilledTable
+from mdistiller.runs.paper import Table
 from mdistiller.runs.statistics import Gain
 
 MISSING, NOTHING = "missing", "–"
@@ -177,7 +178,7 @@ def _introduction(filled, marks):
         f"deviation (n - 1) over seeds; the best epoch is chosen on {where}. Bold: the highest mean of a pair among "
         "cells of one protocol. Below, for the headline: diff., mean minus the paper's number; gain, over the baseline "
         "method on the same seeds, with Student's paired interval and test; Holm, its p-value corrected for the "
-        "number of tests in the table."
+        "number of tests in the table; paper's gain, the difference of its printed numbers."
     )
     protocol = next((text for text, mark in marks.items() if not mark), None)
     blocks = [Paragraph(text)]
@@ -186,7 +187,14 @@ def _introduction(filled, marks):
     if any(math.isnan(cell.cell.printed) for cell in filled.cells.values()):
         words = "Rows without a number of the paper are controls: is it the weighting, or the larger loss?"
         blocks.append(Paragraph(words))
+    blocks += inferred(filled.table)
     return blocks + ([Paragraph(f"Protocol, unless marked: {protocol}.")] if protocol else [])
+
+
+def inferred(table: Table) -> list[Paragraph]:
+    """What nobody published about the trainings of a table; empty where all is known."""
+    words = f"Inferred, because neither the paper nor public code says it: {table.inferred}."
+    return [Paragraph(f"{words} Comments in the config files name the sources.")] if table.inferred else []
 
 
 def _marks(filled):
@@ -308,6 +316,13 @@ def _notes(filled) -> Iterable[Block]:
                 f"{row}, {column}: {cell.others} other configuration(s) also fit this cell (another teacher or "
                 f"protocol); the most similar to the paper's with the most seeds is shown ({cell.runs[0].path}, ...)"
             )
+    unlike: dict[tuple, list[str]] = {}
+    for group, cells in filled.groups.items():
+        for line, cell in cells.items():
+            if settings := filled.unlike_baseline(cell):
+                unlike.setdefault((line, settings), []).append(group)
+    lines += [f"{line}, {', '.join(groups)}: the gain is not of the weights alone: {', '.join(settings)}"
+              for (line, settings), groups in unlike.items()]
     if filled.unfinished:
         lines.append(f"{filled.unfinished} run(s) in the folder are not finished and are left out")
     lines += [*repeated_words(filled.repeated), *edited_words(cell.runs for cell in filled.cells.values())]

@@ -128,6 +128,15 @@ class FilledTable:
         baseline = self.baseline(filled)
         return baseline is not None and baseline.protocol != filled.protocol
 
+    def unlike_baseline(self, filled: Filled) -> tuple[str, ...]:
+        """The published settings, other than the weights, in which a cell differs from its baseline."""
+        baseline = self.baseline(filled)
+        if baseline is None:
+            return ()
+        own, other = filled.cell.run.settings, baseline.cell.run.settings
+        return tuple(f"{key} {own.get(key)} (baseline {other.get(key)})" for key in sorted({*own, *other})
+                     if own.get(key) != other.get(key) and key != "DISTILLER.TYPE" and not key.startswith("EA."))
+
     @cached_property
     def ranked_first(self) -> set[tuple[str, str]]:
         """(row, column) of the cells with the highest mean among two or more cells of the same pair and protocol."""

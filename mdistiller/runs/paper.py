@@ -59,6 +59,7 @@ class Table:
     rows: Mapping[str, Mapping[str, Any]]
     cells: Mapping[tuple[str, str], Cell]  # by (row, column)
     average_gain: Mapping[str, float] = field(default_factory=dict)  # printed in the paper, by row
+    inferred: str = ""  # settings that nobody published
 
 
 @cache
@@ -134,7 +135,8 @@ def _table(name, spec):
                 run=_run_of(name, spec.get("config"), row, of_row, column, of_column),
             )
     gains = spec.get("average_gain", {})
-    return Table(name, spec["title"], spec.get("metric", "top-1"), spec.get("runs"), columns, rows, cells, gains)
+    return Table(name, spec["title"], spec.get("metric", "top-1"), spec.get("runs"), columns, rows, cells, gains,
+                 spec.get("inferred", ""))
 
 
 def _run_of(table, template, row, of_row, column, of_column):

@@ -120,6 +120,17 @@ def test_the_average_gains_of_the_paper_are_shown_with_what_its_cells_give():
     assert "| overall                        | –    | 0 of 49 | +0.56 " in text
 
 
+@pytest.mark.parametrize(("name", "words"), [
+    ("3", "Inferred, because neither the paper nor public code says it: all training settings,"),
+    ("4", "EA-KD, r34_r18: the gain is not of the weights alone: KD.LOSS.CE_WEIGHT 1.0 (baseline 0.5)"),
+    ("9", "ea, MLD+LS: the gain is not of the weights alone: KD.LOSS.KD_WEIGHT 4.0 (baseline 9.0)"),
+    ("2", "EA-MLD, vgg13_vgg8: the gain is not of the weights alone: SOLVER.EPOCHS 480 (baseline 240), SOLVER.LR 0.01"),
+])
+def test_a_table_says_what_was_inferred_and_which_gains_are_not_of_the_weights_alone(name, words):
+    text = " ".join(formats.markdown(layout(fill(load_tables()[name], []), COMMAND)).split())
+    assert words in text and "EA-DKD, r34_r18: the gain" not in text
+
+
 @pytest.mark.parametrize("name", [name for name, table in load_tables().items() if name not in ("7", "A3")])
 def test_every_table_prints_without_runs(name):
     table = load_tables()[name]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mdistiller.config.files import read_yaml
 from mdistiller.runs.paper import load_runs, load_tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,6 +57,20 @@ def test_the_average_gains_of_table_2_follow_from_its_cells_but_for_ea_kd_and_on
     recomputed["overall"] = round(sum(everything) / 49, 2)
     assert recomputed == {**table.average_gain, "EA-KD": 1.49, "vgg13_vgg8": 0.32}  # 10.40 / 7 and 2.25 / 7
     assert (table.average_gain["EA-KD"], table.average_gain["vgg13_vgg8"]) == (1.48, 0.33)
+
+
+def test_a_pair_of_rows_whose_difference_is_not_the_gain_that_the_paper_prints_has_a_note():
+    table = TABLES["2"]
+    for row, column, printed in (("EA-MLD+LS", "wrn28_4_wrn16_2", 0.39), ("EA-FCFD", "res32x4_shuv2", 0.56)):
+        cell = table.cells[row, column]
+        assert cell.printed - table.cells[cell.baseline].printed == pytest.approx(printed + 0.01)
+        assert cell.note == f"Table 2 prints a gain of {printed:+.2f}"
+
+
+def test_a_table_with_inferred_settings_says_so():
+    provenance = read_yaml(REPOSITORY / "tests/config/provenance.yaml")
+    uncertain = {name.split(":")[0] for name, said in provenance.items() if said.get("uncertain")}
+    assert {name for name, table in TABLES.items() if table.inferred} >= uncertain
 
 
 def test_tables_are_found_regardless_of_case_and_unknown_ones_are_named():
