@@ -25,6 +25,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 COLOURS, MARKERS, LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), "osD^vP", ("-", "--", "-.", ":")
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, YELLOW, "#999999", "#7B3F00")
 COLUMN = 3.4  # inches: one column of a paper
+PANELS = 3  # epochs of one method side by side: of the six that a run of the paper saves, its 40, 120 and 240
 STYLE = {
     "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "axes.spines.top": False, "axes.spines.right": False,
     "lines.markersize": 4, "lines.linewidth": 1.3, "legend.frameon": False, "savefig.dpi": 200, "pdf.fonttype": 42,
@@ -77,6 +78,11 @@ class Source:
         self.folder, self.figure = folder, figure
         self.metadata = json.loads(read_plain(folder / f"figure_{figure}.json"))
 
+    @property
+    def data(self) -> str:
+        """The data set of the measured runs; empty if the file names none."""
+        return next((run["data"] for run in self.metadata.get("runs", ())), "")
+
     def table(self, name: str) -> list[dict]:
         """The rows of figure_<n>_<name>.csv; all columns except `TEXTS` are numbers, and an empty field is NaN.
 
@@ -124,6 +130,13 @@ def _column(rows, key):
     return np.array([row[key] for row in rows], float)
 
 
+def _some(epochs):
+    """At most PANELS items of a sequence, the first and the last included, at even distances."""
+    if len(epochs) <= PANELS:
+        return epochs
+    return [epochs[int(place)] for place in np.linspace(0, len(epochs) - 1, PANELS)]
+
+
 def curve_look(number):
     """Colour, marker and line style of curve `number`; the first six curves all look different."""
     return {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": LINES[number % 4]}
@@ -154,7 +167,7 @@ def speed(plt, source):
     at = {row["method"]: row for row in rows}
     baselines = list(dict.fromkeys(split_ea(name)[0] for name in at))
     for number, baseline in enumerate(baselines):
-        look = {"color": COLOURS[number % 6], "marker": MARKERS[number % 6], "linestyle": "none"}
+        look = {"color": CLASS_COLOURS[number % 10], "marker": MARKERS[number % 6], "linestyle": "none"}
         pair = [at[name] for name in (baseline, ea_name(baseline)) if name in at]
         axes.plot(*([row[key] for row in pair] for key in ("ms_per_batch", "top1")), color=look["color"], linewidth=0.8)
         for row in pair:
@@ -202,7 +215,7 @@ def high_entropy_students(plt, source):
     """Figure B1: accuracy by segment of student entropy, and t-SNE of students over epochs."""
     rows, shown = source.table("segments"), source.arrays("tsne")
     methods = list(_groups(rows, "method"))
-    epochs = {name: [key for key in shown if key.split("|")[0] == name] for name in methods}
+    epochs = {name: _some([key for key in shown if key.split("|")[0] == name]) for name in methods}
     wide = max(2, *(len(keys) for keys in epochs.values()))
     figure = plt.figure(figsize=(2 * COLUMN, COLUMN * (0.9 + 0.72 * len(methods))), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(0.9, 0.72 * len(methods)))
@@ -292,7 +305,7 @@ def loss_shares(plt, source):
             look = {"color": colour, "marker": marker, "linestyle": line, "markevery": max(1, len(part) // 10)}
             _curve(panel, _column(part, "epoch"), part, f"Q{int(quartile)}{words}", look, "share")
         panel.axhline(25, color="#999999", linewidth=0.7)
-        panel.set(xlabel="epoch", title=f"{method}; {_seeds(rows)}")
+        panel.set(xlabel="epoch", title=f"{method}{source.data and f' on {source.data}'}; {_seeds(rows)}")
         panel.xaxis.get_major_locator().set_params(integer=True)
     panels[0][0].set_ylabel("share of the distillation loss (%)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -324,13 +337,12 @@ def surfaces(plt, source):
     """Figures 7 and B2: loss surfaces over epochs, and the difference of their low-loss area from the teacher's."""
     rows, grids = source.table("surfaces"), source.arrays("surfaces_grid")
     groups = {name: part for name, part in _groups(rows, "network").items() if name != TEACHER}
-    wide = max(3, *(len(part) for part in groups.values()))
-    height = 2 * COLUMN / wide + 0.45
+    height = 2 * COLUMN / PANELS + 0.45
     figure = plt.figure(figsize=(2 * COLUMN, height * (len(groups) + 1)), layout="constrained")
-    places = figure.add_gridspec(len(groups) + 1, wide)
+    places = figure.add_gridspec(len(groups) + 1, PANELS)
     levels = _levels([arrays["grid"] for arrays in grids.values()])
     for line, part in enumerate([*groups.values(), rows[:1]]):
-        for place, row in enumerate(part):
+        for place, row in enumerate(_some(part)):
             name, epoch = row["network"], int(row["epoch"])
             panel = figure.add_subplot(places[line, place])
             _contours(panel, grids[f"{name}|{epoch}"]["grid"], row["level"], levels)

@@ -98,6 +98,52 @@ def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
     plt.close(drawn)
 
 
+def saved_every_40_epochs(networks):
+    """Figures of a run of the paper, which saves six epochs."""
+    epochs = [(name, epoch) for name in networks for epoch in range(40, 241, 40)]
+    rows = [SURFACES[0]] + [{**SURFACES[1], "network": name, "epoch": epoch} for name, epoch in epochs]
+    grids = {f"{row['network']}|{row['epoch']}": GRIDS["Teacher|0"] for row in rows}
+    return {"7": {"surfaces": rows, "surfaces_grid": grids}, "B1": {
+        "segments": [*segments("KD", "Teacher", method="KD"), *segments("EA-KD", "Teacher", method="EA-KD")],
+        "tsne": tsne(*(f"{name}|{epoch}" for name, epoch in epochs))}}
+
+
+@pytest.mark.parametrize(("name", "draw"), [("7", figures.surfaces), ("B1", figures.high_entropy_students)])
+def test_panels_over_epochs_are_those_of_the_paper_and_their_titles_do_not_overlap(tmp_path, monkeypatch, name, draw):
+    monkeypatch.setitem(CONTENT, name, saved_every_40_epochs(METHODS)[name])
+    write(tmp_path, name)
+    plt = figures.pyplot()
+    with plt.rc_context(figures.STYLE):
+        drawn = draw(plt, figures.Source(tmp_path, name))
+        drawn.canvas.draw()
+    titles = [axes.title for axes in drawn.axes if "epoch" in axes.get_title()]
+    assert [int(title.get_text().split("\n")[0].split()[-1]) for title in titles] == [40, 120, 240] * 2
+    boxes = [title.get_window_extent() for title in titles]
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    plt.close(drawn)
+
+
+def test_the_seven_pairs_of_the_papers_first_figure_look_different(tmp_path, monkeypatch):
+    names = ("KD", "CTKD", "DKD", "MLD", "MLD+LS", "REVIEWKD", "FCFD")
+    row = CONTENT["1"]["speed"][0]
+    monkeypatch.setitem(CONTENT, "1", {"speed": [{**row, "method": name} for name in names]})
+    write(tmp_path, "1")
+    plt = figures.pyplot()
+    drawn = figures.speed(plt, figures.Source(tmp_path, "1"))
+    lines = [line for line in drawn.axes[0].get_lines() if line.get_marker() in figures.MARKERS]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names)
+    plt.close(drawn)
+
+
+def test_the_two_panels_of_figure_5_name_their_data(tmp_path):
+    write(tmp_path, "5")
+    (tmp_path / "figure_5.json").write_text(json.dumps({"runs": [{"data": "tiny_imagenet"}]}))
+    plt = figures.pyplot()
+    drawn = figures.loss_shares(plt, figures.Source(tmp_path, "5"))
+    assert drawn.axes[1].get_title() == "EA-KD on tiny_imagenet; one seed"
+    plt.close(drawn)
+
+
 def test_missing_measurements_and_a_missing_matplotlib_are_reported_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="tools/analyze.py --figure 5"):
         figures.draw("5", tmp_path, tmp_path)
