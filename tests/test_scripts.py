@@ -1,9 +1,11 @@
 """The scripts say what they do when they are asked, and then do nothing else."""
 
+import shutil
 import subprocess
 
 import pytest
 
+from mdistiller.runs.paper import load_tables
 from tests.engine.support import REPOSITORY
 
 SCRIPTS = sorted(path.name for path in (REPOSITORY / "scripts").glob("*.sh") if path.name != "environment.sh")
@@ -32,3 +34,48 @@ def test_a_script_without_the_word_that_it_needs_says_so_in_one_line(script, exp
     done = run(script)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and expected in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_every_table_of_the_paper_has_its_script():
+    assert {f"reproduce_table{name}.sh" for name in load_tables()} <= set(SCRIPTS)
+
+
+def commands_of(folder, script, *words):
+    """The words of each `python` that a copy of the scripts in `folder` starts, which does nothing but note them."""
+    if not (folder / "scripts").exists():
+        shutil.copytree(REPOSITORY / "scripts", folder / "scripts")
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").write_text(f'#!/bin/bash\necho "$@" >> {folder}/started\n')
+        (folder / "bin" / "python").chmod(0o755)
+    path = f"{folder / 'bin'}:/usr/bin:/bin"
+    done = subprocess.run(["/bin/bash", folder / "scripts" / script, *words], capture_output=True, text=True,
+                          env={"PATH": path}, timeout=60)
+    started = folder / "started"
+    lines = started.read_text().splitlines() if started.exists() else []
+    started.unlink(missing_ok=True)
+    return done, lines
+
+
+@pytest.mark.parametrize(("figures", "trained", "measured"), [
+    (["2", "B1"], ["kd ea_kd"], ["2 B1"]),
+    (["7"], ["dkd ea_dkd"], ["7"]),
+    (["8"], ["dkd ea_dkd"] * 2, ["8"]),
+    (["3", "7", "8"], ["kd ea_kd dkd ea_dkd", "dkd ea_dkd", "dkd ea_dkd"], ["3 7", "8"]),
+    ([], ["kd ea_kd dkd ea_dkd", "dkd ea_dkd", "dkd ea_dkd"], ["1 2 3 4 5 6 7 B1 B2 B3", "8"]),
+])
+def test_one_command_reproduces_the_figures_that_are_named_and_trains_no_other_runs(
+        tmp_path, figures, trained, measured):
+    done, lines = commands_of(tmp_path, "reproduce_figures.sh", *(["--figure", *figures] if figures else []), "--smoke")
+    assert done.returncode == 0, done.stderr
+    sweeps = [line.split() for line in lines if line.startswith("tools/sweep.py")]
+    found = [" ".join(word.split("/")[2] for word in words if word.startswith("configs/")) for words in sweeps]
+    assert found == trained
+    analyses = [line.partition("--figure ")[2].partition(" --runs")[0] for line in lines if "analyze" in line]
+    assert analyses == measured
+    (drawn,) = [line for line in lines if line.startswith("tools/figures.py")]
+    assert f"--figure {' '.join(figures) or '1 2 3 4 5 6 7 8 B1 B2 B3'} --analysis" in drawn
+
+
+def test_a_figure_that_the_paper_does_not_have_is_named_before_anything_is_trained(tmp_path):
+    done, lines = commands_of(tmp_path, "reproduce_figures.sh", "--figure", "2", "9")
+    assert (done.returncode, done.stderr, lines) == (2, "error: --figure 9: expected 1 to 8, B1, B2 or B3\n", [])
