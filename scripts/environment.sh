@@ -39,6 +39,15 @@ arguments() {  # parses those of a training script: sets smoke, dry, options (of
         shift
     done
 }
+override() {  # prints the value of a key among the overrides (KEY VALUE or KEY=VALUE), else the second word
+    local value=$2 word previous=
+    for word in ${overrides[@]+"${overrides[@]}"}; do
+        case $word in "$1"=*) value=${word#*=} ;; esac
+        if [ "$previous" = "$1" ]; then value=$word; fi
+        previous=$word
+    done
+    echo "$value"
+}
 no_smoke() {  # for studies, which have no smoke run
     if [ -n "$smoke" ]; then echo "error: --smoke: not for this script; expected --dry-run or nothing" >&2; exit 2; fi
 }

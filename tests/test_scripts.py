@@ -1,10 +1,12 @@
 """The scripts say what they do when they are asked, and then do nothing else."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 
+from mdistiller.runs.language import SPEC
 from mdistiller.runs.paper import load_tables
 from tests.engine.support import REPOSITORY
 
@@ -79,3 +81,25 @@ def test_one_command_reproduces_the_figures_that_are_named_and_trains_no_other_r
 def test_a_figure_that_the_paper_does_not_have_is_named_before_anything_is_trained(tmp_path):
     done, lines = commands_of(tmp_path, "reproduce_figures.sh", "--figure", "2", "9")
     assert (done.returncode, done.stderr, lines) == (2, "error: --figure 9: expected 1 to 8, B1, B2 or B3\n", [])
+
+
+def test_the_runs_of_a_table_of_language_models_answer_the_sets_that_there_are(tmp_path):
+    run = tmp_path / "runs" / "sweep" / "dolly_fkl_gpt2_xl_gpt2_s0"
+    data = tmp_path / "my data" / "dolly"
+    for folder in (run, data):
+        folder.mkdir(parents=True)
+    for file in (run / "best.pth", data / "test.jsonl", data / "vicuna.jsonl"):
+        file.touch()
+    words = ("--", "DATASET.ROOT", data.parent, f"LOG.PREFIX={tmp_path / 'runs'}")
+    done, lines = commands_of(tmp_path, "reproduce_table7.sh", *words)
+    assert done.returncode == 0, done.stderr
+    answers = [line for line in lines if line.startswith("tools/answers.py")]
+    assert len(answers) == 4 and "--checkpoint teacher" in answers[-1]  # two rules, of the run and of its teacher
+    assert all(f"--sets dolly={data}/test.jsonl vicuna={data}/vicuna.jsonl --run {run}" in line for line in answers)
+    assert "s_ni_11.jsonl: its column stays empty" in done.stdout
+
+
+def test_the_script_and_the_table_name_the_same_files_of_the_sets():
+    text = (REPOSITORY / "scripts" / "reproduce_language.sh").read_text()
+    pairs = re.findall(r"(\w+)=(\w+)(?=[ ;])", text.split("entry in")[1])
+    assert {name: f"dolly/{file}.jsonl" for name, file in pairs} == SPEC["files"]

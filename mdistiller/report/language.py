@@ -1,6 +1,7 @@
 """The paper's tables of language models, filled from runs and their scored answers."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from mdistiller.report.formats import csv_lines
@@ -16,7 +17,7 @@ from mdistiller.report.layout import (
     inferred,
     number,
 )
-from mdistiller.runs.language import SPEC, Row, Score, teachers
+from mdistiller.runs.language import SPEC, TEACHER, Row, Score, teachers, unanswered
 from mdistiller.runs.paper import Table
 
 WORDS = (
@@ -126,25 +127,33 @@ def _gains(row, by_label, columns):
         return
     both = [column for column in columns if column in row.scores and column in baseline.scores]
     if both:
-        text = ", ".join(f"{column} {row.scores[column].mean - baseline.scores[column].mean:+.2f}" for column in both)
-        yield f"{row.label} over {row.baseline}: {text}"
+        texts = []
+        for column in both:
+            there = column in row.printed and column in baseline.printed
+            paper = f" (paper {row.printed[column] - baseline.printed[column]:+.2f})" if there else ""
+            texts.append(f"{column} {row.scores[column].mean - baseline.scores[column].mean:+.2f}{paper}")
+        yield f"{row.label} over {row.baseline}: {', '.join(texts)}"
 
 
 def _missing(table, rows, command, smoke):
     wanted = 1 if smoke else SPEC["seeds"]
     fewer = [row for row in rows if len(row.runs) < wanted]
-    unscored = [row for row in rows if row.runs and not row.scores and not smoke]
     blocks: list[Block] = []
     if fewer:
         lines = [_filling(row, command) for row in fewer]
         blocks += [Heading(f"Missing: {len(fewer)} of {len(rows)} rows have fewer than {wanted} seeds", 3),
                    Paragraph(f"All of them: `{command}`"), Commands(tuple(lines))]
-    lines = [f"python tools/answers.py --run {run.path} --sets dolly=data/dolly/test.jsonl"
-             for row in unscored for run in row.runs]
-    taught = [run for row in rows for run in row.runs if run.metadata.get("teacher_sha256")]
-    if taught and any(_teacher_rows(table)) and not (smoke or teachers(rows)):
-        lines.append(f"python tools/answers.py --run {taught[0].path} --checkpoint teacher --sets "
-                     "dolly=data/dolly/test.jsonl")
+    trained = [] if smoke else [run for row in rows for run in row.runs]
+    lines = [_answering(run) for run in trained if unanswered(run)]
+    taught = [run for run in trained if run.metadata.get("teacher_sha256")]
+    if taught and any(_teacher_rows(table)) and not teachers(rows):
+        lines.append(_answering(taught[0], TEACHER))
     if lines:
-        blocks += [Heading("Trained, and not scored yet", 3), Commands(tuple(lines))]
+        blocks += [Heading("Trained, and not scored on all sets", 3), Commands(tuple(lines))]
     return blocks
+
+
+def _answering(run, who="best"):
+    chosen = "" if who == "best" else f" --checkpoint {who}"
+    sets = [f"{name}={file}" for name, file in unanswered(run, who).items()]
+    return f"python tools/answers.py --run {shlex.quote(str(run.path))}{chosen} --sets {shlex.join(sets)}"

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 
 from mdistiller.config.files import read_yaml
+from mdistiller.config.stated import BASE
 from mdistiller.config.words import shown
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
@@ -74,6 +76,12 @@ def scores_of(run: RunRecord, who: str = "best") -> dict[str, tuple[float, float
     """
     return {name: (found["rouge_l"], found.get("rouge_l_std")) for name, found in _scored(run, who).items()
             if not _departure(name, found)}
+
+
+def unanswered(run: RunRecord, who: str = "best") -> dict[str, Path]:
+    """{set: its file} of the sets that a network has not answered, or not as the tables state."""
+    root, there = Path(run.config.get("DATASET.ROOT", BASE["DATASET.ROOT"])), scores_of(run, who)
+    return {name: root / file for name, file in SPEC["files"].items() if name not in there}
 
 
 def _scored(run, who):

@@ -64,7 +64,7 @@ def test_means_spreads_of_training_and_decoding_and_gains_stand_in_the_table(tmp
     text = command("tools/tables.py", "--table", "7", "--runs", tmp_path).stdout
     assert re.search(r"\| KD, here +\| 2 +\| 24.50 ± 0.71 / 0.20 ", text), text
     assert re.search(r"\| EA-KD, here +\| 2 +\| 26.00 ± 0.00 / 0.20 ", text)
-    assert "EA-KD over KD: Dolly +1.50" in text
+    assert "EA-KD over KD: Dolly +1.50 (paper +0.41)" in text
     assert re.search(r"\| SFT \(GPT2-S\), here +\| missing", text)
 
 
@@ -83,6 +83,15 @@ def test_the_average_is_over_all_five_sets_and_the_teacher_has_a_row(tmp_path):
     assert cells["KD", "Avg"]["mean"] == "23" and cells["KD", "Avg"]["paper"] == "17.63"
     assert cells["EA-KD", "Dolly"]["gain"] == "4" and cells["EA-KD", "Avg"]["status"] == "missing"
     assert cells["Teacher (GPT2-XL)", "UnNI"]["mean"] == "34"
+
+
+def test_a_trained_run_is_shown_with_the_command_that_answers_the_sets_its_row_still_needs(tmp_path):
+    scored_run(tmp_path, 0, "fkl", 20.0, sets=SPEC["examples"])
+    scored_run(tmp_path, 0, "ea_fkl", 25.0, sets=("dolly", "vicuna", "s_ni_11"))
+    text = markdown(language_blocks(load_tables()["7"], rows("7", find_runs(tmp_path)), "x"))
+    (line,) = [line.strip() for line in text.splitlines() if "tools/answers.py" in line]
+    assert line == (f"python tools/answers.py --run {tmp_path}/ea_fkl_0 --sets self_inst=data/dolly/self_inst.jsonl "
+                    "u_ni_11=data/dolly/u_ni_11.jsonl")
 
 
 def test_a_partial_evaluation_is_in_no_cell_and_said_to_be_left_out(tmp_path):
