@@ -1,6 +1,7 @@
 """Where configs and teachers are: those of the user, and those of the checkout or of the installed package."""
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -86,9 +87,16 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
                     return root / folder / place
     recipes = f"configs/{dataset}/vanilla/"
     how = f"train one ({recipes if (SHIPPED / recipes).is_dir() else 'DISTILLER.TYPE NONE'})"
-    if dataset == "cifar100":
-        how = f"fetch the public ones (python tools/fetch_teachers.py cifar100), {how}"
+    if dataset in TEACHER_FILES:
+        how += f" or the paper's (bash scripts/train_teachers.sh {dataset})"
+    if name in _public_teachers(dataset):
+        how = f"fetch the public ones (python tools/fetch_teachers.py {dataset}), {how}"
     raise UserError(
         f"DISTILLER.TEACHER_CHECKPOINT: no checkpoint of {name} for {dataset} in checkpoints/ or download_ckpts/ "
         f"({' or '.join(places)}); {how} or set its path"
     )
+
+
+def _public_teachers(dataset):
+    """The networks of which tools/fetch_teachers.py has a file; none of wrn_28_4."""
+    return json.loads((CHECKPOINTS / "index.json").read_text()).get(dataset, {}).get("teachers", {})

@@ -232,5 +232,8 @@ def test_a_run_without_its_teacher_names_the_command(monkeypatch, tmp_path):
         find_teacher("cifar100", "wrn_40_2", None)
     with pytest.raises(UserError, match=r"train one \(configs/tiny_imagenet/vanilla/\)"):
         find_teacher("tiny_imagenet", "vgg13", None)
+    with pytest.raises(UserError, match="bash scripts/train_teachers.sh cifar100") as said:
+        find_teacher("cifar100", "wrn_28_4", None)
+    assert "fetch" not in str(said.value)  # no public file
     with pytest.raises(UserError, match=r"imagefolder/timm-resnet18.pth.*train one \(DISTILLER.TYPE NONE\)"):
         find_teacher("imagefolder", "timm:resnet18", None)
