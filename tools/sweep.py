@@ -40,7 +40,8 @@ MOST_FORKS = 8  # parallel runs with --fork, unless --jobs is given
 def parse():
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
+    what.add_argument("--table", nargs="+", metavar="NAME",
+                      help="2, A1, ...; or all (but 7 and A3, of language models)")
     what.add_argument("--cfg", nargs="+", metavar="FILE")
     what.add_argument("--study", metavar="NAME", help="a study, such as small; --methods chooses lines")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="only these methods or lines")

@@ -40,7 +40,8 @@ DIFFERENCES, DEVIATIONS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0), (0.1, 0.2, 0.3, 0.5, 1
 def main():
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", nargs="+", metavar="NAME", help="2, A1, ...; or all")
+    what.add_argument("--table", nargs="+", metavar="NAME",
+                      help="2, A1, ...; or all (but 7 and A3, of language models)")
     what.add_argument("--study", metavar="NAME", help="a study of this project, such as small")
     what.add_argument("--power", nargs="*", type=float, metavar="POINTS", help=(
         "number of seeds that detect a difference of this many points with 80 %% power, for each --deviation"))
@@ -122,9 +123,10 @@ def _language(args, extra):
     others = [name for name in args.table if not is_language(name)]
     if others:
         raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with others")
-    runs, commands = _runs(args, extra, LANGUAGE["smoke"]["prefix"], args.table)
+    names = list(dict.fromkeys(args.table))
+    runs, commands = _runs(args, extra, LANGUAGE["smoke"]["prefix"], names)
     filled = [(load_tables()[name], rows(name, runs, extra, args.smoke), command)
-              for name, command in zip(args.table, commands, strict=True)]
+              for name, command in zip(names, commands, strict=True)]
     if args.format == "csv":
         return language_csv(filled, args.smoke)
     return _printed(args, [block for each in filled for block in language_blocks(*each, args.smoke)])

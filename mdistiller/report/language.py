@@ -141,7 +141,8 @@ def _missing(table, rows, command, smoke):
     blocks: list[Block] = []
     if fewer:
         lines = [_filling(row, command) for row in fewer]
-        blocks += [Heading(f"Missing: {len(fewer)} of {len(rows)} rows have fewer than {wanted} seeds", 3),
+        have = "have no run" if wanted == 1 else f"have fewer than {wanted} seeds"
+        blocks += [Heading(f"Missing: {len(fewer)} of {len(rows)} rows {have}", 3),
                    Paragraph(f"All of them: `{command}`"), Commands(tuple(lines))]
     trained = [] if smoke else [run for row in rows for run in row.runs]
     lines = [_answering(run) for run in trained if unanswered(run)]
