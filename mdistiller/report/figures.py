@@ -305,7 +305,7 @@ def loss_shares(plt, source):
             look = {"color": colour, "marker": marker, "linestyle": line, "markevery": max(1, len(part) // 10)}
             _curve(panel, _column(part, "epoch"), part, f"Q{int(quartile)}{words}", look, "share")
         panel.axhline(25, color="#999999", linewidth=0.7)
-        panel.set(xlabel="epoch", title=f"{method}{source.data and f' on {source.data}'}; {_seeds(rows)}")
+        panel.set(xlabel="epoch", title=f"{method}{source.data and f' on {source.data}'}\n{_seeds(rows)}")
         panel.xaxis.get_major_locator().set_params(integer=True)
     panels[0][0].set_ylabel("share of the distillation loss (%)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -140,7 +140,7 @@ def test_the_two_panels_of_figure_5_name_their_data(tmp_path):
     (tmp_path / "figure_5.json").write_text(json.dumps({"runs": [{"data": "tiny_imagenet"}]}))
     plt = figures.pyplot()
     drawn = figures.loss_shares(plt, figures.Source(tmp_path, "5"))
-    assert drawn.axes[1].get_title() == "EA-KD on tiny_imagenet; one seed"
+    assert drawn.axes[1].get_title() == "EA-KD on tiny_imagenet\none seed"
     plt.close(drawn)
 
 
