@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from mdistiller.errors import UserError
@@ -52,7 +53,8 @@ def nearest_configs(path: Path) -> list[Path]:
     near = [] if found else [beside[stem] for stem in difflib.get_close_matches(path.stem, beside, cutoff=NEAR)]
     if not found and not near:
         found = [name for name in names if set(wanted) <= set(known[name])]
-        found.sort(key=lambda name: len(name.parts))
+        often = Counter(name.name for name in names)  # of the pairs of a method the one that most methods have is first
+        found.sort(key=lambda name: (len(name.parts), -often[name.name]))
     if not found and not near:
         texts = {"/".join(parts): name for name, parts in known.items()}
         found = [texts[text] for text in difflib.get_close_matches("/".join(wanted), texts, cutoff=NEAR)]

@@ -49,6 +49,12 @@ def test_a_config_has_the_settings_of_its_run(run):
     ("cifar100/mld/vgg13_vgg8", {"SOLVER.EPOCHS": 240, "SOLVER.LR": 0.025, "DISTILLER.LS": False}),
     ("cifar100/ea_fcfd/res50_mv2", {"FCFD.TEMPERATURE": 8.0, "SOLVER.NESTEROV": True, "SOLVER.LR": 0.01}),
     ("imagenet/ea_dkd_ls/r34_r18", {"SOLVER.EPOCHS": 130, "DKD.LS_WEIGHT": 2.0, "EA.TEMPERATURE": 2.0}),
+    ("cifar100/dkd/res56_res20", {"DKD.BETA": 2.0, "SOLVER.LR": 0.05, "DISTILLER.STUDENT": "resnet20"}),
+    ("cifar100/ea_dkd/wrn40_2_shuv1", {"DKD.BETA": 8.0, "SOLVER.LR": 0.01, "DISTILLER.STUDENT": "ShuffleV1"}),
+    ("cifar100/dot/res32x4_shuv2", {"SOLVER.TRAINER": "dot", "SOLVER.DOT.DELTA": 0.075, "SOLVER.LR": 0.01}),
+    ("imagenet/dot/r50_mv1", {"SOLVER.DOT.DELTA": 0.09, "KD.TEMPERATURE": 1.0, "KD.LOSS.CE_WEIGHT": 0.5}),
+    ("tiny_imagenet/dot/r18_shuv2", {"SOLVER.EPOCHS": 200, "SOLVER.BATCH_SIZE": 256, "SOLVER.LR": 0.2,
+                                     "SOLVER.LR_DECAY_STAGES": [60, 120, 160], "DATASET.AUGMENTATION": "rotate_flip"}),
     ("tiny_imagenet/ea_kd/swin_b_res8x4", {"EA.TEMPERATURE": 2.0, "DISTILLER.TEACHER_INPUT_SIZE": 224}),
 ])
 def test_a_few_published_settings_copied_by_hand(config, settings):
@@ -73,6 +79,8 @@ def test_a_file_is_where_its_method_is_looked_for_and_names_networks_that_there_
         assert cfg.DISTILLER.TYPE == "NONE"
         # a detector's student alone has the pair's name: its weights and settings are those of the pair
         assert cfg.DISTILLER.STUDENT in (TRANSFORMERS.get(name, name), name.rpartition("_")[2])
+    elif folder == "dot":
+        assert (cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER) == ("KD", "dot")
     else:
         assert folder == cfg.DISTILLER.TYPE.lower().replace("-", "_") + ("_ls" if cfg.DISTILLER.LS else "")
     if cfg.TASK.TYPE == "language":
