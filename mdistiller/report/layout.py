@@ -109,10 +109,10 @@ def missing(filled: FilledTable, command: str) -> list[Block]:
     blocks = []
     if empty:
         total = len(filled.cells)
-        whole = f"; all of them: `{command}`" if len(empty) > 1 else ""
         blocks.append(Heading(f"Missing: {len(empty)} of {total} cells", 3))
-        blocks.append(Paragraph(f"The commands that fill them{whole}"))
-        blocks.append(Commands(_commands(empty, command)))
+        if len(empty) > 1:
+            blocks += [Paragraph("The command that fills all of them:"), Commands((command,))]
+        blocks += [Paragraph("The commands that fill them one by one:"), Commands(_commands(empty, command))]
     if fewer and not filled.smoke:
         blocks += [Heading(f"Fewer than {wanted} seeds: {len(fewer)} cells", 3)]
         blocks.append(Commands(_commands(fewer, command)))
