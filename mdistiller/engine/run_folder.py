@@ -272,15 +272,21 @@ def commit() -> str | None:
     if CHECKOUT is None:
         return None
     try:
-        git = ["git", "-C", str(CHECKOUT)]
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10)
-        if Path(top.stdout.strip()).resolve() != CHECKOUT:
-            return None  # an installed copy, perhaps inside the checkout of something else
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        if _git("rev-parse", "--show-prefix"):
+            return None  # an installed copy, inside the checkout of something else
+        return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def _git(*words):
+    """What git says of the checkout. Raises OSError or SubprocessError, also where there is no checkout.
+
+    The checkout may belong to another user, as in a container: its code runs here already.
+    """
+    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT)]
+    done = subprocess.run([*git, *words], capture_output=True, timeout=10, check=True)
+    return done.stdout.decode(errors="replace").strip()
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 
 import pytest
@@ -85,10 +86,25 @@ def test_the_commit_is_recorded_only_in_a_checkout_of_this_project(tmp_path, mon
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     monkeypatch.setattr(run_folder, "CHECKOUT", tmp_path)
     assert len(commit()) == 40
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container with the checkout of its host
+    assert len(commit()) == 40
     inside = tmp_path / "site-packages"
     inside.mkdir()
     monkeypatch.setattr(run_folder, "CHECKOUT", inside)
     assert commit() is None
+
+
+def test_the_commit_is_recorded_whatever_the_folder_of_the_checkout_is_called(tmp_path, monkeypatch):
+    checkout = tmp_path / os.fsdecode(b"caf\xe9 ")  # Latin-1, with a space at its end
+    try:
+        checkout.mkdir()
+    except OSError:
+        pytest.skip("this file system knows only names in UTF-8")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", checkout, *words], check=True)
+    monkeypatch.setattr(run_folder, "CHECKOUT", checkout)
+    assert len(commit()) == 40
 
 
 def test_damaged_lines_of_metrics_are_dropped(tmp_path):
