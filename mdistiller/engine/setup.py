@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +146,7 @@ def _training(cfg, resume, after_epoch, shared, stop):
         check_installed("tensorboard", "a run, which writes TensorBoard scalars,")
         device = prepare_device(cfg, local_rank)
         run = build_run(cfg, device, shared=shared)
+        run.task.check_evaluation()  # first, since a folder that is made needs --resume
         cache = _teacher_cache(run) if cfg.TEACHER_CACHE.ENABLED else None
         trainer = Trainer(run, folder, cache, after_epoch, stop)
         metadata = run.metadata | _described(run.data.info)
@@ -235,7 +237,7 @@ def _measure_teacher(run, folder, shared):
 def _announce(run, folder):
     cfg, info = run.cfg, run.data.info
     log.info("mdistiller %s from %s", mdistiller.__version__, Path(mdistiller.__file__).parent)
-    log.info("command: %s", " ".join(sys.argv))
+    log.info("command: %s", shlex.join(sys.argv))
     log.info(
         "%s: %s -> %s on %s (%d training %s, %d classes), seed %d, on %s",
         cfg.DISTILLER.TYPE, cfg.DISTILLER.TEACHER if run.distiller.teacher is not None else "no teacher",

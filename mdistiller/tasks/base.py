@@ -139,6 +139,9 @@ class Task:
         """The `metrics` of a network in eval mode; with several processes, each rank passes its own batches."""
         raise NotImplementedError
 
+    def check_evaluation(self) -> None:
+        """Raise UserError if a library that `evaluate` needs is not installed, before anything is trained."""
+
     def doubt(self, result: dict[str, float]) -> str | None:
         """One line about a teacher's result that looks wrong, with the usual reasons, or None."""
 

@@ -1,6 +1,7 @@
 """Average precision of detections by COCO's rules (Lin et al., arXiv:1405.0312), computed by faster-coco-eval."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,6 +13,11 @@ METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
 ABSENT = -1.0  # COCO's value without ground truth of this kind
 
 
+def evaluator() -> ModuleType:
+    """The library that computes average precision. Raises UserError if it is not installed."""
+    return import_extra("faster_coco_eval", "detection", "detection")
+
+
 def average_precision(truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]):
     """COCO's twelve metrics by name (`METRICS`), in percent; `ABSENT` if there is no ground truth of this kind.
 
@@ -20,7 +26,7 @@ def average_precision(truth: list[dict], results: list[dict], image_ids: Sequenc
     to .95 and over the categories in `truth`, with at most 100 detections per image. Annotations are numbered anew:
     COCO's rules take those with an id below 1 for unmatched ones. Raises UserError if the library is not installed.
     """
-    library = import_extra("faster_coco_eval", "detection", "detection")
+    library = evaluator()
     content = {"images": [{"id": number} for number in image_ids], "info": {},
                "annotations": [one | {"id": number} for number, one in enumerate(truth, start=1)],
                "categories": [{"id": number, "name": str(number)} for number in categories]}

@@ -12,7 +12,7 @@ from mdistiller.errors import UserError
 from mdistiller.models import detection as detectors  # whose names import torchvision when they are used
 from mdistiller.models.base import Features
 from mdistiller.tasks.base import TASKS, Task, TaskOutput
-from mdistiller.tasks.coco_ap import average_precision, standard_results
+from mdistiller.tasks.coco_ap import average_precision, evaluator, standard_results
 
 NEAR_NOTHING = 1.0  # AP in percent
 BLANK_SIDE = 128  # side of the image in a dry run, in pixels
@@ -137,6 +137,9 @@ class Detection(Task):
             for target, truth, one in zip(batch["target"], batch["truth"], found, strict=True):
                 image_id = target["image_id"]
                 yield image_id, truth, standard_results([one], [image_id], self.info.categories)
+
+    def check_evaluation(self):
+        evaluator()
 
     def doubt(self, result):
         if result["ap"] >= NEAR_NOTHING:

@@ -17,7 +17,7 @@ from mdistiller.models.base import Features
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
 from mdistiller.tasks.base import TASKS, Head, Task, TaskOutput
-from mdistiller.tasks.rouge import exact, rouge_l
+from mdistiller.tasks.rouge import exact, rouge_l, scorer
 
 log = logging.getLogger("mdistiller")
 SEED_STEP = 10  # difference between the seeds of answers to the same example
@@ -203,6 +203,10 @@ class Language(Task):
         new = generate(network, prompts, keys, tokenizer.eos_token_id, decoding, seed, device)
         texts = tokenizer.batch_decode(new, skip_special_tokens=True)
         return [text.split(END_OF_TEXT)[0].strip() for text in texts]
+
+    def check_evaluation(self):
+        if "rouge_l" in self.metrics:
+            scorer()
 
     def doubt(self, result):
         chance = 100 / self.info.num_classes

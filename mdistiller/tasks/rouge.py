@@ -3,6 +3,7 @@
 import functools
 import string
 from collections.abc import Sequence
+from typing import Any
 
 from mdistiller.libraries import import_extra
 
@@ -10,7 +11,8 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @functools.cache
-def _scorer():
+def scorer() -> Any:
+    """The library's scorer of Rouge-L. Raises UserError if it is not installed."""
     module = import_extra("rouge_score.rouge_scorer", "Rouge-L", "llm")
     return module.RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -20,7 +22,7 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
     It is the F-measure of the library rouge-score with the Porter stemmer. Raises UserError if that is not installed.
     """
-    return 100 * max(_scorer().score(reference, answer)["rougeL"].fmeasure for reference in references)
+    return 100 * max(scorer().score(reference, answer)["rougeL"].fmeasure for reference in references)
 
 
 def exact(answer: str, references: Sequence[str]) -> float:

@@ -225,6 +225,13 @@ def test_broken_annotations_end_the_command_in_one_line(tmp_path):
     assert "annotation 1: category 4 is not in the file" in done.stderr
 
 
+def test_a_run_without_the_library_of_its_metrics_ends_before_it_makes_a_folder(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UserError, match=r"needs faster-coco-eval: pip install 'mdistiller-ea\[detection\]'"):
+        train(config(root, "DISTILLER.TYPE", "NONE", "LOG.PREFIX", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_method_file_names_detection():
     for path in sorted((REPOSITORY / "mdistiller" / "distillers").glob("*.py")):
         text = path.read_text().lower()

@@ -28,6 +28,7 @@ from mdistiller.models import language
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.page import report
 from mdistiller.runs.records import find_runs
+from mdistiller.tasks import rouge
 from tests.engine.support import REPOSITORY, assert_same_weights, command
 
 FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
@@ -345,3 +346,11 @@ def test_the_figure_of_weights_is_measured_and_drawn(finished, tmp_path):
     assert [path.suffix for path in draw("weights", tmp_path, tmp_path)] == [".png", ".pdf"]
     with pytest.raises(UserError, match="trained for language; expected a run for classification"):
         write_samples(finished, 4)
+
+
+def test_a_run_without_the_library_of_its_metrics_ends_before_it_makes_a_folder(tmp_path, monkeypatch):
+    rouge.scorer.cache_clear()
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    with pytest.raises(UserError, match=r"needs rouge-score: pip install 'mdistiller-ea\[llm\]'"):
+        train(fast_cfg(tmp_path))
+    assert not any(tmp_path.iterdir())
