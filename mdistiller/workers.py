@@ -1,6 +1,7 @@
 """Worker processes that load data: how they end, and how a run ends if one is killed. Imports no torch."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -29,11 +30,21 @@ def dead_workers_fail_the_run():
 
 
 def begin(loader):
-    """iter(loader), whose workers start with stop signals blocked, so that none arrives before they are ready."""
+    """iter(loader), whose workers start with stop signals blocked, so that none arrives before they are ready.
+
+    Raises RunError when they cannot start.
+    """
     held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else set()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
+        if loader.num_workers:
+            multiprocessing.Lock()  # raises what the loader would, without the traceback that the loader then prints
         return iter(loader)
+    except ConnectionError:  # a worker of the pass before has ended
+        raise
+    except OSError as error:  # /dev/shm is missing or read-only, or there are too many processes
+        raise RunError(f"the data workers cannot start: {error.strerror}; they need /dev/shm and processes of their "
+                       "own; set DATASET.NUM_WORKERS 0 to do without them") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _report_dead_workers()

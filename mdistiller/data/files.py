@@ -4,10 +4,11 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -235,16 +236,21 @@ def sound_positions(
 def _examine_all(problem, files, task):
     """{position: problem} of a set. An interruption, such as Ctrl-C, cancels all checks that have not begun."""
     quiet = True if os.environ.get("RANK", "0") != "0" else None  # None: quiet unless stdout is a terminal
-    with (
-        ThreadPool(THREADS) as pool,
-        tqdm(total=len(files), desc=f"{task} {files.root.name}", leave=False, file=sys.stdout, disable=quiet) as bar,
-    ):
-        found = {}
-        for position, text in enumerate(pool.imap(problem, range(len(files)), chunksize=64)):
-            bar.update()
-            if text:
-                found[position] = text
-        return found
+    pieces, stopped = [range(len(files))[start:start + 64] for start in range(0, len(files), 64)], threading.Event()
+
+    def problems(piece):
+        return [None if stopped.is_set() else problem(position) for position in piece]
+
+    pool, found = ThreadPoolExecutor(THREADS), {}  # unlike multiprocessing's pool of threads, it needs no /dev/shm
+    with tqdm(total=len(files), desc=f"{task} {files.root.name}", leave=False, file=sys.stdout, disable=quiet) as bar:
+        try:
+            for piece, texts in zip(pieces, pool.map(problems, pieces), strict=True):
+                bar.update(len(piece))
+                found |= {position: text for position, text in zip(piece, texts, strict=True) if text}
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+    return found
 
 
 def decode_all(

@@ -1,9 +1,10 @@
 """ImageNet and folders of large images: batches, workers, and errors."""
 
+import errno
 import gc
 import hashlib
 import logging
-import multiprocessing
+import multiprocessing.synchronize
 import signal
 import subprocess
 import time
@@ -220,6 +221,16 @@ def test_too_little_shared_memory_fails_the_run_with_advice(root, monkeypatch):
     assert len(epoch_of(build(root, workers=0))) == 3
 
 
+def test_without_dev_shm_only_the_data_workers_are_missing(root, monkeypatch):
+    def refuse(lock, *args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    with pytest.raises(RunError, match=r"cannot start: Read-only file system; .* /dev/shm .* DATASET.NUM_WORKERS 0"):
+        epoch_of(build(root, workers=1))
+    assert len(epoch_of(build(root, workers=0))) == 3
+
+
 def test_reading_does_not_use_the_run_s_random_generator(root):
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -259,6 +270,8 @@ def test_workers_ignore_signals_to_the_process_group_and_end_with_their_data(roo
 )
 def test_a_worker_killed_by_the_system_fails_the_run(root, error, kind, says):
     class Ended:
+        num_workers = 1
+
         def __iter__(self):
             raise error
 
