@@ -56,7 +56,22 @@ def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
     values = [settings.get(key) for key in NAMED_BY]
     named = [value for each in values for value in (each if isinstance(each, list | tuple) else (each,))]
     paths = [Path(_split(value)[0]) for value in named if isinstance(value, str)]
-    return {path.name: files.sha256(path) for path in paths if path.suffix == ".py" and path.is_file()}
+    digests = {path.name: _digest(path) for path in paths if path.suffix == ".py"}
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def _digest(path):
+    try:
+        return files.sha256(path) if path.is_file() else None
+    except OSError:  # importing it will say why it cannot be read
+        return None
+
+
+def recorded_files(record: Any) -> dict[str, str]:
+    """What a record, such as run.json or one of its sessions, says of `own_files`; empty in older or odd records."""
+    found = record.get("own_files") if isinstance(record, Mapping) else None
+    each = found.items() if isinstance(found, Mapping) else ()
+    return {name: digest for name, digest in each if isinstance(digest, str)}
 
 
 def without_folders(value: Any) -> Any:

@@ -140,3 +140,24 @@ def test_a_run_records_its_python_files_and_tells_an_edit_when_it_continues(plug
         del DISTILLERS[name]  # as in the process that continues it
     cfg.EXPERIMENT.PLUGINS = [str(elsewhere)]
     folder.check_settings(cfg)  # the run continues with the file in another folder
+    elsewhere.write_text(f"{METHOD}# another\n")
+    for name in [name for name in DISTILLERS if "PLUGGED" in name]:
+        del DISTILLERS[name]
+    with pytest.raises(UserError, match="already contains a run with other settings: EXPERIMENT.PLUGINS"):
+        folder.check_settings(cfg)  # but not with another file, of which only the name is the same
+
+
+def test_a_record_with_odd_digests_is_taken_for_one_without(plugin, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for session in ("a text", None, {"own_files": [plugin]}, {"own_files": {plugin: [1]}}):
+        folder.write_json("run.json", {"sessions": [session]})
+        folder.describe(load_cfg(None, ["EXPERIMENT.PLUGINS", f"[{plugin}]"]))
+        assert folder.edited() == []
+
+
+def test_an_unreadable_python_file_has_no_digest(plugin, monkeypatch):
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("mdistiller.files.sha256", refuse)
+    assert own_files({"EXPERIMENT.PLUGINS": [plugin], "DISTILLER.STUDENT": f"{'n' * 300}.py:Net"}) == {}

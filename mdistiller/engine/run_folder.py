@@ -24,7 +24,7 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import flatten, flatten_checked
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT, RANDOM_TEACHER
-from mdistiller.plugins import own_files, without_folders
+from mdistiller.plugins import own_files, recorded_files, without_folders
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 FREE = {  # settings that may change between the sessions of a run; the first two are its place, and it may be moved
@@ -92,7 +92,9 @@ class RunFolder:
         recorded = read_recorded(self / "config.yaml", trusted=cfg.EXPERIMENT.PLUGINS)
         if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
             cfg.SOLVER.AMP = recorded.SOLVER.AMP
-        changed = differences(settings(recorded), settings(cfg))
+        now = own_files(flatten(cfg))
+        moved = recorded_files(self.read_json("run.json")) == now
+        changed = differences(settings(recorded), settings(cfg), moved=moved)
         if changed:
             raise UserError(f"{self.path}: already contains a run with other settings: {changed}; set them as "
                             f"there to continue it, {OF_ITS_OWN}, or delete the folder")
@@ -187,7 +189,7 @@ class RunFolder:
 
     def edited(self) -> list[str]:
         """The names of the user's Python files that have changed since the session of the run before this one."""
-        *earlier, now = [session.get("own_files") or {} for session in self.read_json("run.json").get("sessions", [{}])]
+        *earlier, now = map(recorded_files, self.read_json("run.json").get("sessions") or [{}])
         before = earlier[-1] if earlier else {}
         return [name for name, digest in now.items() if before.get(name, digest) != digest]
 
@@ -255,14 +257,15 @@ def settings(cfg: CfgNode) -> dict[str, Any]:
     return {key: value for key, value in flatten(active_cfg(cfg)).items() if key not in FREE}
 
 
-def differences(there: Mapping, now: Mapping, elsewhere: bool = True) -> str:
+def differences(there: Mapping, now: Mapping, elsewhere: bool = True, moved: bool = True) -> str:
     """The first settings that differ, in words; "" when none does.
 
     Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
     With `elsewhere`, the teacher's file may lie elsewhere on another machine, since the caller compares its SHA-256;
-    a random one has none. So may Python files of the user.
+    a random one has none. So may Python files of the user with `moved`.
     """
-    keys = [key for key in sorted(there.keys() & now.keys()) if without_folders(there[key]) != without_folders(now[key])
+    place = without_folders if moved else lambda value: value
+    keys = [key for key in sorted(there.keys() & now.keys()) if place(there[key]) != place(now[key])
             and not (elsewhere and key == TEACHER and RANDOM_TEACHER not in (there[key], now[key]))]
     return ", ".join(f"{key} ({there[key]!r} there, {now[key]!r} now)" for key in keys[:5])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mdistiller.config.stated import BASE
 from mdistiller.places import RANDOM_TEACHER
-from mdistiller.plugins import without_folders
+from mdistiller.plugins import NAMED_BY, own_files, without_folders
 from mdistiller.runs.records import RunRecord, counts, group_runs
 
 TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
@@ -88,7 +88,14 @@ def _same(run, key, wanted):
         return key not in run.changed
     if key in SETTLED and wanted.get(key) == SETTLED[key]:
         return True
-    return equal(run.config.get(key, BASE.get(key)), wanted.get(key, BASE.get(key)))
+    there, now = (settings.get(key, BASE.get(key)) for settings in (run.config, wanted))
+    return equal(there, now) or key in NAMED_BY and _moved(run, there, now)
+
+
+def _moved(run, there, now):
+    """Whether a setting names Python files of the same names and content as a run used, in other folders."""
+    digests = own_files({NAMED_BY[0]: now})
+    return without_folders(there) == without_folders(now) and bool(digests) and digests.items() <= run.own_files.items()
 
 
 def _is_trial(run, key, wanted):
@@ -96,10 +103,7 @@ def _is_trial(run, key, wanted):
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two config values are equal, as YAML may write them: 4 and 4.0, "1e-4" and 0.0001, list and tuple.
-
-    A Python file of the user may lie in another folder.
-    """
+    """Whether two config values are equal, as YAML may write them: 4 and 4.0, "1e-4" and 0.0001, list and tuple."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
     if isinstance(one, str) != isinstance(other, str):
@@ -107,4 +111,4 @@ def equal(one: Any, other: Any) -> bool:
             return float(one) == float(other)
         except (TypeError, ValueError):
             return False
-    return without_folders(one) == without_folders(other)
+    return one == other

@@ -18,7 +18,7 @@ from mdistiller.config.keys import OTHER_SPELLINGS
 from mdistiller.config.stated import BASE, flatten_checked
 from mdistiller.errors import UserError
 from mdistiller.files import read_text
-from mdistiller.plugins import without_folders
+from mdistiller.plugins import NAMED_BY, recorded_files, without_folders
 from mdistiller.registry import split_ea
 from mdistiller.runs.folders import folders_below
 from mdistiller.runs.kept import METRICS, RUNS, read_kept, read_kept_metrics
@@ -135,7 +135,7 @@ class RunRecord:
     @property
     def own_files(self) -> Mapping[str, str]:
         """Name and SHA-256 of the user's Python files that the run's configuration names; empty in older records."""
-        return self.metadata.get("own_files") or {}
+        return recorded_files(self.metadata)
 
     @property
     def rate(self) -> float | None:
@@ -151,7 +151,7 @@ class RunRecord:
         """A text that is equal for runs which differ only in the seed and in keys that do not count.
 
         It includes the protocol (epochs, fraction of the images, batch size) and the SHA-256 of the teacher's weights.
-        What runs of older versions do not name is left to `group_runs`.
+        What runs of older versions do not name, and the folders of Python files, are left to `group_runs`.
         """
         method, unnamed = self.config["DISTILLER.TYPE"], self.unnamed_by_older
         kept = {key: without_folders(value) for key, value in {**BASE, **self.config}.items()
@@ -286,7 +286,8 @@ def _by_seed(runs):
     for run in runs:
         same.setdefault(run.identity, []).append(run)
     found = []
-    for part in (part for each in same.values() for part in _split(each, lambda run: run.unnamed_by_older)):
+    splits = (part for each in same.values() for part in _split(each, lambda run: run.unnamed_by_older))
+    for part in (part for each in splits for part in _split_by_files(each)):
         seeds: dict[int, list[RunRecord]] = {}
         for run in part:
             seeds.setdefault(run.seed, []).append(run)
@@ -313,6 +314,21 @@ def _split(runs, facts):
     for run, each in zip(runs, named, strict=True):
         parts.setdefault(json.dumps(sorted((common | each).items()), default=str), []).append(run)
     return list(parts.values())
+
+
+def _split_by_files(runs):
+    """Runs by the user's Python files. Of one name, those of one path (an edited file) or of one content (a file that
+    lies elsewhere) are one file; two others are different networks or methods.
+    """
+    parts: list[tuple[set, list[RunRecord]]] = []
+    for run in runs:
+        keys = [key for key in NAMED_BY if counts(key, run.config["DISTILLER.TYPE"])]
+        marks = {json.dumps([run.config.get(key, BASE[key]) for key in keys], default=str)}
+        marks |= {json.dumps(run.own_files, sort_keys=True)} if run.own_files else set()
+        joined = [part for part in parts if part[0] & marks]
+        parts = [part for part in parts if not part[0] & marks]
+        parts.append((marks.union(*(part[0] for part in joined)), [*(one for part in joined for one in part[1]), run]))
+    return [part for _, part in parts]
 
 
 def agreed(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from mdistiller.engine.run_folder import FREE, RunFolder, differences
 from mdistiller.engine.setup import train
 from mdistiller.errors import NotFinite, RunError, UserError, writing
 from mdistiller.libraries import import_extra
+from mdistiller.plugins import recorded_files
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
@@ -82,14 +83,14 @@ def search_space(cfg, fixed: Sequence[str] = ()) -> dict[str, Setting]:
     return space
 
 
-def _changed(there, now, elsewhere: bool) -> str:
+def _changed(there, now, elsewhere: bool, moved: bool) -> str:
     """What differs between two studies, in words; "" if nothing. Each is [a configuration as YAML, {key: its range}].
 
     As for a run, keys in FREE may differ, keys that only one configuration has belong to another version, and with
-    `elsewhere` the teacher's file may have another place.
+    `elsewhere` the teacher's file may have another place, with `moved` Python files of the user.
     """
     old, new = (flatten(yaml.safe_load(text)) for text, _ in (there, now))
-    kept = differences({key: value for key, value in old.items() if key not in FREE}, new, elsewhere)
+    kept = differences({key: value for key, value in old.items() if key not in FREE}, new, elsewhere, moved)
     varied = [dict.fromkeys((*there[1], *now[1]), "not varied") | ranges for _, ranges in (there, now)]
     return kept or differences(*varied)
 
@@ -158,7 +159,9 @@ class Tuning:
                 )
                 teachers = study.user_attrs.get("teacher_sha256"), self.training.teacher_sha256
                 known = None not in teachers  # not in studies of older versions, nor of a library's weights
-                changed = _changed(json.loads(study.user_attrs.get("settings") or json.dumps(said)), said, known)
+                own, now = recorded_files(study.user_attrs), self.training.own_files
+                there = json.loads(study.user_attrs.get("settings") or json.dumps(said))
+                changed = _changed(there, said, known, moved=own == now)
             except (*DAMAGE, yaml.YAMLError) as error:  # a damaged journal may cause any of them
                 raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
                                 "restore it, or choose another --name") from None
@@ -167,7 +170,6 @@ class Tuning:
             if known and teachers[0] != teachers[1]:
                 raise UserError(f"{self.folder}: the study there has another teacher: teacher_sha256 {teachers[0]} "
                                 f"there, {teachers[1]} now; restore its file, or choose another --name")
-            own, now = study.user_attrs.get("own_files", {}), self.training.own_files
             edited = [name for name in now if own.get(name, now[name]) != now[name]]
             if edited:
                 raise UserError(f"{self.folder}: {', '.join(edited)} has changed since the study there was begun; "

@@ -73,12 +73,27 @@ def test_runs_on_two_data_sets_of_one_type_are_two_configurations(tmp_path):
 
 
 def test_seeds_with_several_versions_of_a_users_file_are_averaged_and_named(tmp_path):
-    for seed, version in enumerate("abb"):
+    for seed, (folder, version) in enumerate(("1a", "1b", "2b")):
         make_run(tmp_path, "KD", seed, 73.0, metadata={"own_files": {"mine.py": version}},
-                 EXPERIMENT__PLUGINS=[f"folder{seed}/mine.py"])
+                 EXPERIMENT__PLUGINS=[f"folder{folder}/mine.py"])
     text = comparison(tmp_path)
     assert "73.00 ± 0.00" in text
     assert text.endswith("KD: 2 versions of mine.py are averaged (seed 0; seeds 1, 2)")
+
+
+@pytest.mark.parametrize("digests", ("ab", (None, None), ("a", None), ([1], {"a": "a"})))
+def test_two_networks_in_files_of_one_name_are_two_configurations(tmp_path, digests):
+    for version, digest in enumerate(digests):
+        make_run(tmp_path, "KD", version, 70.0 + version, metadata={"own_files": {"net.py": digest}},
+                 DISTILLER__STUDENT=f"v{version}/net.py:Net")
+    text = comparison(tmp_path)
+    assert "v0/net.py:Net" in text and "v1/net.py:Net" in text and "averaged" not in text
+
+
+def test_a_digest_that_is_no_text_is_as_if_it_was_not_recorded(tmp_path):
+    for seed, digest in enumerate(([1], {}, None, "a")):
+        make_run(tmp_path, "KD", seed, 73.0, metadata={"own_files": {"n.py": digest}}, DISTILLER__STUDENT="n.py:Net")
+    assert "73.00 ± 0.00" in (text := comparison(tmp_path)) and "versions" not in text
 
 
 def test_of_two_runs_of_one_seed_the_one_started_last_counts_and_the_other_is_named(tmp_path):

@@ -147,7 +147,7 @@ def test_a_finished_run_counts_after_an_edit_of_the_users_file_and_the_plan_says
     file = tmp_path / "net.py"
     file.write_text("first")
     student, metadata = f"{file}:Net", {"own_files": {"net.py": sha256(file)}}
-    made = make_run(tmp_path, "KD", 0, 73.0, metadata=metadata, DISTILLER__STUDENT="elsewhere/net.py:Net")
+    made = make_run(tmp_path, "KD", 0, 73.0, metadata=metadata, DISTILLER__STUDENT=student)
     run = planned(tmp_path, "KD", 0, f"DISTILLER.STUDENT={student}")
     for text, said in (("first", False), ("second", True)):
         file.write_text(text)
@@ -157,6 +157,15 @@ def test_a_finished_run_counts_after_an_edit_of_the_users_file_and_the_plan_says
         words = summary([run], {run: DONE}, progress, [], 1)
         assert ("finished before you changed your Python files, and not trained again" in words) is said
         assert (str(made) in words) is said
+
+
+def test_a_run_of_a_users_file_in_another_folder_counts_if_the_file_is_the_same(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("one")
+    for recorded, state in (({}, LEFT), ({"net.py": "of another"}, LEFT), ({"net.py": sha256(file)}, DONE)):
+        make_run(tmp_path, "KD", 0, 73.0, metadata={"own_files": recorded}, DISTILLER__STUDENT="elsewhere/net.py:Net")
+        run = planned(tmp_path, "KD", 0, f"DISTILLER.STUDENT={file}:Net")
+        assert Progress(find_runs(tmp_path)).state(run) == state
 
 
 def test_a_run_on_a_users_own_data_counts_for_the_same_folder_alone(tmp_path):

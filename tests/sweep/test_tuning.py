@@ -207,13 +207,15 @@ def test_a_study_goes_on_with_its_teacher_from_another_place_and_with_no_other_o
 
 def test_a_study_does_not_go_on_with_an_edited_file_of_the_user(tmp_path):
     (tmp_path / "other").mkdir()
-    for place, text in (("net.py", "first"), ("other/net.py", "first"), ("net.py", "second")):
+    edited = "net.py has changed since the study there was begun; restore it, or"
+    for place, text, refused in (("net.py", "first", ""), ("other/net.py", "first", ""), ("net.py", "second", edited),
+                                 ("other/net.py", "second", "other settings: DISTILLER.STUDENT")):
         (tmp_path / place).write_text(text)
         tuning = tiny(tmp_path, 1, f"DISTILLER.STUDENT={tmp_path / place}:Net")
-        if text == "first":
+        if not refused:
             assert list(tuning.study.user_attrs["own_files"]) == ["net.py"]
             continue
-        with pytest.raises(UserError, match="net.py has changed since the study there was begun; restore it, or"):
+        with pytest.raises(UserError, match=refused):
             assert tuning.study
 
 
