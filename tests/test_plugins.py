@@ -161,3 +161,17 @@ def test_an_unreadable_python_file_has_no_digest(plugin, monkeypatch):
 
     monkeypatch.setattr("mdistiller.files.sha256", refuse)
     assert own_files({"EXPERIMENT.PLUGINS": [plugin], "DISTILLER.STUDENT": f"{'n' * 300}.py:Net"}) == {}
+
+
+def test_of_two_trusted_files_of_one_name_a_record_gets_its_own(tmp_path):
+    paths = [tmp_path / place / "mine.py" for place in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(f"import sys\nsys.imported_here = getattr(sys, 'imported_here', []) + ['{path.parent.name}']\n")
+    record = tmp_path / "config.yaml"
+    record.write_text(f"EXPERIMENT: {{PLUGINS: ['{paths[0]}', '{paths[1]}']}}\n")
+    try:
+        load_cfg(record, trusted=[str(path) for path in paths])
+        assert sys.imported_here == ["a", "b"]
+    finally:
+        del sys.imported_here

@@ -190,11 +190,13 @@ def _import_plugins(reading, trusted):
     """Import the files and modules of EXPERIMENT.PLUGINS, so that the nodes of their methods are known."""
     source = reading.source(PLUGINS)
     elsewhere = {without_folders(name): name for name in trusted or ()}  # the file of a record may have been moved
+    elsewhere |= {name: name for name in trusted or ()}
     for plugin in reading.values.get(PLUGINS, ()):
         if trusted is not None and source != COMMAND_LINE:
-            if without_folders(plugin) not in elsewhere:
+            name = plugin if plugin in elsewhere else without_folders(plugin)
+            if name not in elsewhere:
                 raise UserError(f"{source}: {PLUGINS}: {UNTRUSTED.format(plugin, f'{PLUGINS} [{plugin}]')}")
-            plugin = elsewhere[without_folders(plugin)]
+            plugin = elsewhere[name]
         try:
             import_file(plugin) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError as error:
