@@ -89,6 +89,11 @@ def test_the_plugins_of_the_nearest_file_replace_those_of_its_base(plugin, tmp_p
     assert "PLUGGED" in load_cfg(tmp_path / "a.yaml")
 
 
+def test_a_whole_node_of_the_command_line_may_name_the_method_and_its_file(plugin):
+    cfg = load_cfg(None, ["EXPERIMENT", f"{{PLUGINS: [{plugin}]}}", "DISTILLER", "{TYPE: PLUGGED}"])
+    assert cfg.DISTILLER.TYPE == "PLUGGED"
+
+
 @pytest.mark.parametrize(("plugins", "code", "message"), [
     ("[gone.py]", "", "EXPERIMENT.PLUGINS: gone.py: no such file"),
     ("[mistake.py]", "\nimport no_such_module", "mistake.py:2: cannot be imported: ModuleNotFoundError: No module"),

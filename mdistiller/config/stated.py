@@ -36,8 +36,7 @@ class Reading:
         self.keys, self.complete = dict(GENERAL), False
         self.nodes = _nodes(self.keys)
         said = list(chain(find_config(path))) if path is not None else []
-        said += [(COMMAND_LINE, _nest(key, Typed(value) if isinstance(value, str) else value))
-                 for key, value in _pairs(opts)]
+        said += [(COMMAND_LINE, _nest(key, self._typed_value(key, value))) for key, value in _pairs(opts)]
         self.ignored: dict[str, list[str]] = {}  # source -> its keys without effect
         code_base = "mdistiller"
         for place, (source, tree) in enumerate(said):
@@ -118,6 +117,11 @@ class Reading:
             raise UserError(f"{source}: {TYPE}: {shown(self.values[TYPE])} contradicts {EA}: {shown(self.values[EA])}; "
                             "expected one of them")
         self.values[other] = method if name == EA else True
+
+    def _typed_value(self, name, value):
+        """A value of the command line; that of a node is read at once, since it may hold the method and plug-ins."""
+        value = Typed(value) if isinstance(value, str) else value
+        return parse(value) if isinstance(value, Typed) and name in self.nodes else value
 
     def _typed(self, name, value, source):
         """An unknown node as it was typed, with the key below it, if only its case is wrong; otherwise the node."""
