@@ -227,7 +227,8 @@ def _warn_of_defaults(cfg, reading):
     if stands and not said and "KD" in (method.config_key, *method.reads):
         public.warn(f"{reading.source('EXPERIMENT.LOGIT_STAND')}: KD.* are left out and mean mdistiller's defaults; "
                     f"{public.DEFAULTS_KEY} ls gives those of the code base that EXPERIMENT.LOGIT_STAND comes from")
-    tagged = reading.sources.get("EXPERIMENT.TAG", COMMAND_LINE) != COMMAND_LINE  # as all files of these code bases are
+    # All files of these code bases state a tag beside the method; one's own may inherit the method from ours.
+    tagged = reading.sources.get("EXPERIMENT.TAG", "") == reading.sources.get(TYPE) != COMMAND_LINE
     left_out = public.LEFT_OUT.get(split_ea(str(reading.values.get(TYPE, "")))[0].upper(), {})
     for key, meaning in left_out.items() if tagged and not stands else ():
         if not any(f"{name}.".startswith(f"{key}.") for name in reading.sources):

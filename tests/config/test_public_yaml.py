@@ -10,6 +10,7 @@ from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.optim import DOTUpdater, build_updater
 from mdistiller.errors import UserError
 from mdistiller.models import MODELS, build_model
+from tests.engine.support import REPOSITORY
 
 CIFAR = """\
 EXPERIMENT:
@@ -312,6 +313,8 @@ def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_
     assert told(cifar("NONE")) == [] and told("EXPERIMENT: {TAG: a}\nDISTILLER: {TYPE: NONE, TEACHER: vgg13}\n") == [
         "DISTILLER.STUDENT"]
     assert told("DISTILLER: {TYPE: NKD}\n") == told("DISTILLER: {TYPE: MLKD}\n") == []  # not from another code base
+    ours = REPOSITORY / "configs/digits/nkd/res20_res8.yaml"
+    assert told(f"_BASE_: {ours}\nEXPERIMENT: {{TAG: mine}}\n") == []
     assert told(cifar("EA-MLKD")) == ["KD", "SOLVER.TRAINER"] and "CONFIG.DEFAULTS ls gives" in caplog.text
     assert told(cifar("NKD")) == ["NKD"] and "two other code bases mean T 4" in caplog.text
 
