@@ -27,6 +27,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
         esac
         shift
     done
+    if [ ${#figures[@]} -eq 0 ]; then echo "error: --figure: expected names of figures after it" >&2; exit 2; fi
 done
 all=
 [ ${#figures[@]} -gt 0 ] || { figures=(1 2 3 4 5 6 7 8 B1 B2 B3) all=1; }

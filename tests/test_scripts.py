@@ -81,6 +81,8 @@ def test_one_command_reproduces_the_figures_that_are_named_and_trains_no_other_r
 def test_a_figure_that_the_paper_does_not_have_is_named_before_anything_is_trained(tmp_path):
     done, lines = commands_of(tmp_path, "reproduce_figures.sh", "--figure", "2", "9")
     assert (done.returncode, done.stderr, lines) == (2, "error: --figure 9: expected 1 to 8, B1, B2 or B3\n", [])
+    done, lines = commands_of(tmp_path, "reproduce_figures.sh", "--figure", "--dry-run")
+    assert (done.returncode, done.stderr, lines) == (2, "error: --figure: expected names of figures after it\n", [])
 
 
 def test_the_runs_of_a_table_of_language_models_answer_the_sets_that_there_are(tmp_path):
