@@ -52,12 +52,18 @@ def _import(path, changed):
 
 
 def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Name and SHA-256 of each Python file of the user that a configuration, by dotted keys, names and that exists."""
+    """Name and SHA-256 of each Python file of the user that a configuration, by dotted keys, names and that exists.
+
+    Of different files of one name, those of all, with + between them.
+    """
     values = [settings.get(key) for key in NAMED_BY]
     named = [value for each in values for value in (each if isinstance(each, list | tuple) else (each,))]
     paths = [Path(_split(value)[0]) for value in named if isinstance(value, str)]
-    digests = {path.name: _digest(path) for path in paths if path.suffix == ".py"}
-    return {name: digest for name, digest in digests.items() if digest}
+    found: dict[str, dict[str, None]] = {}
+    for path in paths:
+        if path.suffix == ".py" and (digest := _digest(path)):
+            found.setdefault(path.name, {})[digest] = None
+    return {name: "+".join(digests) for name, digests in found.items()}
 
 
 def _digest(path):

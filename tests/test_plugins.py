@@ -160,6 +160,17 @@ def test_a_record_with_odd_digests_is_taken_for_one_without(plugin, tmp_path):
         assert folder.edited() == []
 
 
+def test_of_two_files_of_one_name_an_edit_of_either_is_seen(tmp_path):
+    settings = {"DISTILLER.STUDENT": f"{tmp_path}/a/net.py:Net", "DISTILLER.TEACHER": f"{tmp_path}/b/net.py:Net"}
+    seen = []
+    for place, text in (("a", "first"), ("b", "first"), ("a", "second"), ("b", "second")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "net.py").write_text(text)
+        seen.append(own_files(settings)["net.py"])
+    first, second = seen[0], seen[-1]
+    assert seen == [first, first, f"{second}+{first}", second] and first != second
+
+
 def test_an_unreadable_python_file_has_no_digest(plugin, monkeypatch):
     def refuse(path):
         raise PermissionError(path)
