@@ -81,7 +81,7 @@ FILES = [
     *(config(f"{key} beyond Python's texts", f"{node}: {{{key}: {left}0x{'F' * 4200}{right}}}\n", says)
       for node, key, left, right, says in (
           ("DISTILLER", "STUDENT", "[", "]", "DISTILLER.STUDENT: expected str, found [an integer of 16,800 bits]"),
-          ("CONFIG", "DEFAULTS", "", "", "expected one of mdistiller, ls; found '0xFFFFFFFF"),
+          ("CONFIG", "DEFAULTS", "", "", "expected one of mdistiller, ls, wkd; found '0xFFFFFFFF"),
       )),
     config("a method's name of 5,000 letters", f"DISTILLER: {{TYPE: {'x' * 5000}}}\n", "SRKL, TTM, VID, WKD, WTTM"),
     config("an int beyond Python's texts", f"SOLVER: {{EPOCHS: 1{'0' * 5000}}}\n", "a.yaml"),
