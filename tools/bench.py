@@ -28,6 +28,8 @@ USUAL = ("data", "step", "ea", "cache")  # in mdistiller.bench.cases; each of th
 CASES = (*USUAL, "memory", "scale", "replay", "together", "detection", "startup")
 IN_PROCESS = ("replay", "ea", "cache", "together")
 PEER, GRAPHS = "peer", "graphs"  # need --checkout, and CUDA: only when they are named
+OF_IMAGES = ("root", "batch", "images", "pairs")  # options of all cases but these, which have networks of their own:
+OWN_NETWORKS = ("detection", "startup")
 
 
 def main():
@@ -84,6 +86,11 @@ def _parse():
     args = parser.parse_args()
     if args.clock == "process" and not {*args.cases} <= {*IN_PROCESS}:
         parser.error(f"--clock process: only for {', '.join(IN_PROCESS)}, which start no other processes")
+    if args.checkout and PEER not in args.cases:
+        parser.error(f"--checkout: only for {PEER}")
+    for name in OF_IMAGES:
+        if getattr(args, name) is not None and {*args.cases} <= {*OWN_NETWORKS}:
+            parser.error(f"--{name}: not for {' and '.join(OWN_NETWORKS)}, which have data and networks of their own")
     return args
 
 

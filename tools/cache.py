@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, n
 
 from mdistiller.command import Parser, run_command
 
+ROWS = 1024  # that are compared with the teacher
+
 
 def main():
     args = _parse()
@@ -24,7 +26,7 @@ def main():
     elif args.action == "prefill":
         cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
     elif args.action == "verify" and args.cfg:
-        folder, rows, error = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows)
+        folder, rows, error = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows or ROWS)
         print(f"{folder}: {rows} rows agree with the teacher{error and f' ({error})'}")
     else:
         for folder in args.words:
@@ -47,7 +49,7 @@ def _parse():
     prefill.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
     verify = actions.add_parser("verify", help="check every row's checksum or, with --cfg, rows against the teacher")
     verify.add_argument("--cfg", help="a YAML file of the runs")
-    verify.add_argument("--rows", type=int, default=1024, help="number of random rows (default: 1024)")
+    verify.add_argument("--rows", type=int, help=f"with --cfg: number of random rows (default: {ROWS})")
     verify.add_argument("words", nargs="*", metavar="FOLDER", help="caches; with --cfg: overrides (KEY VALUE)")
     delete = actions.add_parser("delete", help="delete caches")
     delete.add_argument("words", nargs="+", metavar="FOLDER")
@@ -56,8 +58,8 @@ def _parse():
         verify.error("expected folders of caches (see inspect), or --cfg")
     if args.action == "prefill" and args.epochs is not None and args.epochs < 1:
         prefill.error("--epochs: expected at least 1")
-    if args.action == "verify" and args.rows < 1:
-        verify.error("--rows: expected at least 1")
+    if args.action == "verify" and args.rows is not None and (args.rows < 1 or not args.cfg):
+        verify.error("--rows: expected at least 1" if args.cfg else "--rows: only with --cfg; otherwise all are read")
     return args
 
 

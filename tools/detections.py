@@ -22,10 +22,12 @@ def main():
     parser.add_argument("--score", type=float, default=0.5, help="least score of a drawn detection (default: 0.5)")
     parser.add_argument("--output", metavar="FILE", help="the PNG file (default: detections.png in the run's folder)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as DATASET.ROOT /data")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.images < 1:
         raise UserError(f"--images: expected at least 1; found {args.images}")
     loose = args.cfg, args.checkpoint, args.output
+    if args.checkpoint is not None and args.run is not None:
+        raise UserError("--checkpoint: only with --cfg; --run draws the run's best student")
     if (args.run is None) == (args.cfg is None) or (args.run is None and None in loose):
         raise UserError("expected either --run, or --cfg with --checkpoint and --output")
 

@@ -24,6 +24,7 @@ def main():
     parser.add_argument("--convert", nargs=2, metavar=("detectron2", "FILE"),
                         help="convert a detector's file (.pkl, or .pth of a pair) into checkpoints in DIR/coco/")
     args = parser.parse_args()
+    refuse_ignored(parser, args)
     if args.convert:
         return convert(parser, args)
     if not (args.name or args.list):
@@ -54,6 +55,23 @@ def main():
     else:
         start_logging()
         teachers.fetch(chosen[0], folder, args.archive, args.allow_http)
+
+
+def refuse_ignored(parser, args):
+    """Raise UserError for an option that would have no effect beside another one, or without one."""
+    given = {"NAME": args.name, "--list": args.list, "--check": args.check, "--data": args.data,
+             "--from": args.archive, "--index": args.index, "--allow-http": args.allow_http}
+    for what, chosen, ignored in (
+        ("--convert", args.convert, given),
+        ("--list", args.list, ("--check", "--data", "--from", "--allow-http")),
+        ("--check", args.check, ("--from", "--allow-http")),
+        ("--from", args.archive, ("--allow-http",)),
+    ):
+        for option in ignored:
+            if chosen and given[option]:
+                parser.error(f"{what} cannot be combined with {option}")
+    if args.data and not args.check:
+        parser.error("--data: only with --check")
 
 
 def convert(parser, args):

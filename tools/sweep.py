@@ -68,6 +68,8 @@ def parse():
     for name in ("seeds", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: expected a number of {name}, at least 1; found {getattr(args, name)}")
+    if args.option and args.launcher == "local":
+        raise UserError("--option: only with --launcher slurm")
     if args.together is not None:
         if args.launcher != "local":
             raise UserError(f"--together: cannot be combined with --launcher {args.launcher}")
