@@ -3,6 +3,7 @@
 # docs/ and the reference made from docstrings. A warning is an error. Needs the extra "docs" (--install installs it).
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
+expect --install "$@"
 use_environment
 if [ "${1:-}" = --install ]; then environment docs; fi
 python scripts/docs_pages.py

@@ -48,6 +48,10 @@ override() {  # prints the value of a key among the overrides (KEY VALUE or KEY=
     done
     echo "$value"
 }
+expect() {  # exits unless the arguments after the first are none, or the first
+    local word=$1; shift
+    case $* in ''|"$word") ;; *) echo "error: $*: expected ${word:+$word or }nothing" >&2; exit 2 ;; esac
+}
 no_smoke() {  # for studies, which have no smoke run
     if [ -n "$smoke" ]; then echo "error: --smoke: not for this script; expected --dry-run or nothing" >&2; exit 2; fi
 }

@@ -3,6 +3,7 @@
 # time with one thread each, then prints a comparison of these runs. It can be stopped; the same command continues.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
+expect "" "$@"
 environment
 export OMP_NUM_THREADS=1  # small networks gain more from two runs at a time than from two threads
 digits=configs/digits fork=

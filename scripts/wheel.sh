@@ -4,6 +4,7 @@
 # the libraries of the active environment. Fetches setuptools, build and twine.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
+expect --check "$@"
 use_environment
 unset PYTHONPATH  # what lies there would count as installed
 work=$(mktemp -d)

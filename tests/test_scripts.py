@@ -38,6 +38,15 @@ def test_a_script_without_the_word_that_it_needs_says_so_in_one_line(script, exp
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
+@pytest.mark.parametrize(("script", "expected"), [
+    ("quickstart.sh", "nothing"), ("docs.sh", "--install or nothing"), ("wheel.sh", "--check or nothing"),
+])
+def test_a_script_refuses_words_that_it_would_ignore(script, expected):
+    done = run(script, "--smoke", "--seeds")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --smoke --seeds: expected {expected}\n"
+
+
 def test_every_table_of_the_paper_has_its_script():
     assert {f"reproduce_table{name}.sh" for name in load_tables()} <= set(SCRIPTS)
 
