@@ -115,6 +115,8 @@ def planned(args):
 
 def _language(args, extra):
     """The trainings of the rows and the controls of tables of language models."""
+    if args.pairs:
+        raise UserError("--pairs: tables of language models have one pair of networks; --methods chooses their rows")
     rows = {}
     for name in args.table:
         if not is_language(name):

@@ -123,11 +123,12 @@ def choose_cells(
     """
     cells = [cell for table in tables for cell in table.cells.values()]
     names = {id(cell): {label.lower() for label in _labels(cell)} for cell in cells}
-    for word in (*methods, *pairs):
-        if not any(word.lower() in labels for labels in names.values()):
-            known = sorted({label for cell in cells for label in _labels(cell)})
-            near = nearest(word, known) or known
-            raise UserError(f"command line: {word!r} names no cell of the table; nearest: {', '.join(near[:8])}")
+    for words, meant in ((methods, slice(2)), (pairs, slice(2, None))):
+        for word in words:
+            if not any(word.lower() in labels for labels in names.values()):
+                known = sorted({label for cell in cells for label in _labels(cell)[meant]})
+                near = nearest(word, known) or known
+                raise UserError(f"command line: {word!r} names no cell of the table; nearest: {', '.join(near[:8])}")
     wanted = [{word.lower() for word in words} for words in (methods, pairs) if words]
     chosen = [cell for cell in cells if all(words & names[id(cell)] for words in wanted)]
     if not chosen:
@@ -136,7 +137,8 @@ def choose_cells(
 
 
 def _labels(cell):
-    return {cell.row, cell.column, cell.run.method, Path(cell.run.config).stem}
+    """The names of a cell's method, and those of its pair of networks."""
+    return cell.row, cell.run.method, cell.column, Path(cell.run.config).stem
 
 
 def plan_runs(wanted: Iterable[tuple[Training, int]]) -> list[PlannedRun]:

@@ -84,6 +84,8 @@ WORDS = [
     typed("sweep", "--table 99 --dry-run", "unknown table '99'"),
     typed("sweep", "--table 2 --methods KDD --dry-run", "'KDD' names no cell of the table"),
     typed("sweep", "--table 2 --pairs resnet_resnet --dry-run", "'resnet_resnet' names no cell"),
+    typed("sweep", "--table 2 --pairs nope --dry-run", "'nope' names no cell of the table; nearest: res32x4_res8x4, "),
+    typed("sweep", "--table 7 --pairs res32x4_res8x4 --dry-run", "--pairs: tables of language models have one pair"),
     typed("sweep", "--table 2 --methods KD --pairs EA-KD --dry-run", "no cell is both of KD and of EA-KD"),
     typed("sweep", "--table 2 --seeds 0 --dry-run", "--seeds: expected a number of seeds, at least 1; found 0"),
     typed("sweep", "--table 2 --seeds -3 --dry-run", "--seeds"),
