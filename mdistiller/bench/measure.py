@@ -164,8 +164,9 @@ def markdown(metadata: dict, tables: Sequence[Table]) -> str:
     made_up = "" if metadata["images"].startswith("CIFAR") else " **Random images are used in place of CIFAR-100.**"
     busy = f", load {metadata['load_before']} when it began" if metadata["load_before"] is not None else ""
     torch_version = metadata["versions"].get("torch", torch.__version__)
+    script = "python tools/" if metadata["command"].partition(" ")[0].endswith(".py") else ""  # installed: a command
     head = (
-        f"Measured {metadata['date']} with `python tools/{metadata['command']}` on {metadata['processor']}, "
+        f"Measured {metadata['date']} with `{script}{metadata['command']}` on {metadata['processor']}, "
         f"{metadata['cores']} cores, {metadata['threads']} threads, {metadata['device']}{busy}; "
         f"PyTorch {torch_version}; {metadata['images']}; "
         f"commit {(metadata['commit'] or 'unknown')[:12]}.{made_up} Cells are medians [smallest, largest] over "

@@ -106,6 +106,8 @@ def reference_batches(
     loader = DataLoader(
         PilImages(source, views), batch, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda",
         persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
+        # As in a program of its own: in a spawned process workers are spawned, too, each with its own images and torch.
+        multiprocessing_context=multiprocessing.get_all_start_methods()[0] if workers else None,
     )
     while True:
         yield from loader

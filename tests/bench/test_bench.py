@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_the_reference_normalises_and_augments_every_image_in_pil(source):
     np.testing.assert_array_equal(source.train_labels[index], target)
 
 
+def test_the_references_workers_start_as_those_of_a_program_of_its_own(source, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reference, "DataLoader", lambda *words, **options: seen.append(options) or ["batch"])
+    for workers in (2, 0):
+        assert next(reference.reference_batches(source, 4, TINY.device, workers=workers)) == "batch"
+    default = multiprocessing.get_all_start_methods()[0]  # not that of a spawned process, which is always "spawn"
+    assert [options["multiprocessing_context"] for options in seen] == [default, None]
+
+
 def test_the_references_weights_are_those_of_the_paper():
     logits = 3 * torch.randn(2, 16, 10, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(reference._ea_weight(*logits), ea_weight(*logits), rtol=1e-5, atol=1e-5)
@@ -141,6 +151,8 @@ def test_random_images_are_used_without_a_folder_and_named_in_the_output(source)
     assert "random" in text and "Random images are used" in measure.markdown(metadata, [])
     assert "Random images" not in measure.markdown(metadata | {"images": "CIFAR-100"}, [])
     assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
+    for command, shown in (("bench.py ea", "python tools/bench.py ea"), ("mdistiller-bench ea", "mdistiller-bench ea")):
+        assert f"with `{shown}` on" in measure.markdown(metadata | {"command": command}, [])
 
 
 def test_memory_of_the_process_is_measured():
