@@ -31,6 +31,7 @@ from mdistiller.distillers.ea import ea_weight
 from mdistiller.engine.setup import ALONE
 from mdistiller.engine.sharing import Together
 from mdistiller.errors import UserError
+from mdistiller.registry import ea_name
 from mdistiller.report.pages import marks
 from tests.forked import run_tool
 
@@ -267,6 +268,18 @@ def test_a_start_is_a_fresh_interpreter_and_every_run_a_new_one(monkeypatch, sou
     assert all(words[0] == sys.executable for words in started)
     names = [words[-1] for words in started if words[-2] == "EXPERIMENT.NAME"]
     assert len(names) == len(set(names)) == 2 + TINY.repeats  # untimed ones come first
+
+
+def test_every_step_of_ea_and_detection_is_taken_and_weighed(source):
+    data = ours.make_data(ours.shortened(source, TINY.images), TINY)
+    teacher = ours.make_teacher("resnet8", data, TINY)
+    steps = [ours.OurStep(data, teacher, TINY.pairs[0], name, TINY) for name in map(ea_name, cases.EA_BASELINES)]
+    steps.append(detection._steps("ea_kd", TINY))
+    for step in steps:
+        before = next(step.trainer.distiller.student.parameters()).clone()
+        step()
+        assert not torch.equal(next(step.trainer.distiller.student.parameters()), before)
+        cases._weighing(step, 8, step.trainer.data.info.num_classes + 1, TINY.device)()
 
 
 @pytest.mark.slow
