@@ -31,6 +31,12 @@ def save(content: dict, path: Path, keep: Path | None = None) -> None:
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """The content of a checkpoint, read with `weights_only`. Raises UserError when it is missing, damaged or unsafe."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for names that are too long
+        try:
+            os.stat(path)
+        except PermissionError as error:  # of a folder above it, such as another user's
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        except (OSError, ValueError):
+            pass
         raise UserError(f"{path}: no such checkpoint{_nearest(path)}")
     try:
         if is_safetensors(path):

@@ -48,8 +48,9 @@ class PlannedRun:
 
     @cached_property
     def opts(self) -> tuple[str, ...]:
-        place = (f"EXPERIMENT.PROJECT={self.training.project}", f"EXPERIMENT.NAME={self.name}")
-        return (*self.training.all_overrides, *place, f"EXPERIMENT.SEED={self.seed}")
+        said, project = self.training.all_overrides, f"EXPERIMENT.PROJECT={self.training.project}"
+        place = f"EXPERIMENT.NAME={self.name}", f"EXPERIMENT.SEED={self.seed}"
+        return (*said, *([] if project in said else [project]), *place)
 
     @cached_property
     def command(self) -> list[str]:

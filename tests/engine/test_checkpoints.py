@@ -263,3 +263,12 @@ def test_repeated_references_in_a_pickle_are_counted_each_time():
         assert count_objects(pickle.dumps([pair, pair], protocol)) >= 7
     with pytest.raises((ValueError, IndexError, KeyError)):
         count_objects(b"no pickle")
+
+
+def test_a_checkpoint_in_a_folder_of_another_user_is_not_called_missing(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(UserError, match=r"best.pth: cannot be read: Permission denied$"):
+        checkpoints.load(tmp_path / "best.pth")
