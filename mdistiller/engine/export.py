@@ -56,7 +56,9 @@ def export_run(
     size, a language model the folder pretrained/ of transformers. Raises UserError for errors that the user can fix,
     RunError when the logits of ONNX and PyTorch differ.
     """
-    _check_formats(formats or ())
+    for name in formats or ():
+        if name not in NEEDS:
+            raise UserError(f"--formats: expected one of {', '.join(NEEDS)}; found {name!r}")
     folder = Path(folder)
     opts = ["DEVICE", "cpu", "SOLVER.CHANNELS_LAST", False, *opts]
     run = open_run(folder, "latest" if checkpoint == "ema" else checkpoint, opts)
@@ -120,7 +122,7 @@ def _formats_of(run, formats):
         if name not in own:
             raise UserError(f"--formats: {name} cannot hold a network for {run.data.info.name}; expected one of "
                             f"{', '.join(own)}")
-    _check_formats(formats or own)
+    _check_libraries(formats or own)
     return formats or own
 
 
@@ -132,10 +134,8 @@ def save_script(module: torch.jit.ScriptModule, path: Path) -> None:
     files.write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
-def _check_formats(formats):
+def _check_libraries(formats):
     for name in formats:
-        if name not in NEEDS:
-            raise UserError(f"--formats: expected one of {', '.join(NEEDS)}; found {name!r}")
         missing = [library for library in NEEDS[name] if importlib.util.find_spec(library) is None]
         if missing:
             raise UserError(f"--formats: {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
