@@ -94,8 +94,10 @@ def _same(run, key, wanted):
 
 def _moved(run, there, now):
     """Whether a setting names Python files of the same names and content as a run used, in other folders."""
+    if without_folders(there) != without_folders(now):  # first: nearly all runs end here, and no file is read
+        return False
     digests = own_files({NAMED_BY[0]: now})
-    return without_folders(there) == without_folders(now) and bool(digests) and digests.items() <= run.own_files.items()
+    return bool(digests) and digests.items() <= run.own_files.items()
 
 
 def _is_trial(run, key, wanted):
