@@ -41,6 +41,7 @@ MAX_METADATA = 1 << 20  # bytes of metadata.json
 MOST = {"num_entries": 2**31 - 1, "num_records": 2**31 - 1, "num_classes": 10**6}  # entry numbers are int32
 MAX_CHUNK = 10**6
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # a store that others have filled may be used all the same
+FULL = {errno.ENOSPC, errno.EDQUOT}
 log = logging.getLogger("mdistiller")
 
 
@@ -89,9 +90,9 @@ def summary(lookups: int, misses: int, stored: int) -> str:
     return f"{hits:.1f} % of {lookups} rows were found, {misses} computed; {stored} are stored"
 
 
-def say_read_only(folder: Path) -> None:
+def say_unwritable(folder: Path) -> None:
     """Log that a store is read, but does not grow."""
-    log.warning("teacher cache: %s is read-only: rows that are missing are not stored", folder)
+    log.warning("teacher cache: %s cannot be written to: rows that are missing are not stored", folder)
 
 
 def unusable(folder: Path, error: Exception) -> UserError | RunError:
@@ -109,8 +110,9 @@ class LogitStore:
         """Open the store in `folder`, or create it.
 
         `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
-        and `key`. A `part` of a larger store that is read-only is empty where it cannot be created; the larger one
-        says so. Raises UserError when an existing store is damaged or has another `key`, and the error of `unusable`.
+        and `key`. A `part` of a larger store that is read-only or on a full disk is empty where it cannot be created;
+        the larger one says so. Raises UserError when an existing store is damaged or has another `key`, and the error
+        of `unusable`.
         """
         self.folder = Path(folder)
         check_metadata(self.folder, metadata)
@@ -128,21 +130,23 @@ class LogitStore:
             raise unusable(self.folder, error) from error
 
     def _open(self, metadata, part):
-        """Open the files, for reading alone if the store is one that this process may not change."""
+        """Open the files, for reading alone if the store is one that this process cannot change."""
         paths = [self.folder / name for name in ("logits.bin", "entries.bin")]
+        self._lock = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "ab")
-        except OSError as error:
-            self.metadata = read_metadata(self.folder)
-            if error.errno not in READ_ONLY or not (part or self.metadata):
-                raise
-            self._lock, self.writable = None, False
-            if not part:
-                say_read_only(self.folder)
-        else:
             with self._locked():
                 self.metadata = read_metadata(self.folder) or self._create(metadata)
+        except (OSError, RunError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__  # of a file that could not be written
+            self.metadata = read_metadata(self.folder)
+            refused = getattr(reason, "errno", None) in (READ_ONLY | FULL if part else READ_ONLY)
+            if not refused or not (part or self.metadata):
+                raise
+            self.writable = False
+            if not part:
+                say_unwritable(self.folder)
         if self.metadata is None:  # the store that could not be created
             self.metadata, paths = {"format": FORMAT, **metadata}, [os.devnull, os.devnull]
         else:

@@ -35,7 +35,7 @@ from mdistiller.engine.cache.logit_store import (
     check_metadata,
     read_metadata,
     remedy,
-    say_read_only,
+    say_unwritable,
     unusable,
 )
 from mdistiller.engine.cache.rows import Rows
@@ -56,7 +56,7 @@ class ReplayStore:
         Raises the error of `unusable`, and UserError when the folder holds rows with another `key`.
         """
         self.writable = True  # until a row of any epoch cannot be written
-        self._said = False  # whether the log says that the store is read-only
+        self._said = False  # whether the log says that the store cannot be written to
         self.folder, self.metadata = Path(folder), metadata
         check_metadata(self.folder, metadata)
         self._create()
@@ -78,7 +78,7 @@ class ReplayStore:
         key = metadata["key"] | {"view": view, "epoch": epoch}
         part = LogitStore(part_of(self.folder, view, epoch), metadata | {"key": key}, part=True)
         if not (part.writable or self._said):
-            say_read_only(self.folder)
+            say_unwritable(self.folder)
             self._said = True
         return part
 

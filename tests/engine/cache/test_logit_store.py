@@ -194,7 +194,8 @@ def test_a_store_that_others_have_filled_is_read_where_it_may_not_be_changed(tmp
     store = open_store(tmp_path)
     store.write(np.array([4]), rows_of([4]))
     assert_holds(store, [3])
-    assert not store.writable and list(store.held()) == [3] and "is read-only: rows that are missing" in caplog.text
+    assert not store.writable and list(store.held()) == [3]
+    assert "cannot be written to: rows that are missing" in caplog.text
     store.close()
     with pytest.raises((UserError, RunError), match="cannot be used"):  # there is none, and none can be made
         open_store(tmp_path / "new")

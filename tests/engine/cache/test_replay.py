@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdistiller import files
 from mdistiller.data import build_data
 from mdistiller.engine.cache import admin, logit_store, teacher_cache
 from mdistiller.engine.cache.logit_cache import LogitCache
@@ -131,16 +132,23 @@ def test_a_longer_run_fills_the_rest(tmp_path):
     assert admin_fill(cfg, 1) == 2 * total and admin_fill(cfg, 2) == 2 * total and admin_fill(cfg, 2) == 0
 
 
-def test_epochs_that_a_read_only_store_lacks_are_computed(tmp_path, monkeypatch, caplog):
+def no_room(monkeypatch):
+    """No file can be written to the disk from now on."""
+    monkeypatch.setattr(files, "_to_the_disk", disk_full)
+
+
+@pytest.mark.parametrize("stop_writing", [read_only, no_room])
+def test_epochs_that_a_store_lacks_are_computed_where_none_can_be_made(tmp_path, monkeypatch, caplog, stop_writing):
+    """The file system is read-only, or its disk is full."""
     cfg = replay_cfg(tmp_path, "MLD")
     admin_fill(cfg, 1)
-    read_only(monkeypatch)
+    stop_writing(monkeypatch)
     cache = cache_of(cfg)
     assert attached(cache, 1) and cache.misses == 0
     live = torch.cat([cache.logits_of(batch["image"]) for batch in cache.data.train_batches(2)])
     found = torch.cat([batch["logits_teacher"][0] for batch in attached(cache, 2)])
     torch.testing.assert_close(found, live, rtol=1e-3, atol=1e-2)
-    assert cache.misses == cache.lookups / 2 and caplog.text.count("is read-only") == 1
+    assert cache.misses == cache.lookups / 2 and caplog.text.count("cannot be written to: rows that are missing") == 1
 
 
 @pytest.mark.parametrize("kind", ["replay", "views"])
