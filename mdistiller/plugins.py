@@ -1,10 +1,12 @@
 """Python files of the user: networks, and methods that register themselves, imported by path. Imports no torch."""
 
+import ast
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -54,15 +56,17 @@ def _import(path, changed):
 def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Name and SHA-256 of each Python file of the user that a configuration, by dotted keys, names and that exists.
 
-    Of different files of one name, those of all, with + between them.
+    Files of its folder that such a file imports, directly or through others, are among them, by their path from there
+    (`parts/loss.py`). Of different files of one name, the SHA-256 of all, with + between them.
     """
     values = [settings.get(key) for key in NAMED_BY]
     named = [value for each in values for value in (each if isinstance(each, list | tuple) else (each,))]
     paths = [Path(_split(value)[0]) for value in named if isinstance(value, str)]
     found: dict[str, dict[str, None]] = {}
     for path in paths:
-        if path.suffix == ".py" and (digest := _digest(path)):
-            found.setdefault(path.name, {})[digest] = None
+        for file in _with_imports(path) if path.suffix == ".py" else ():
+            if digest := _digest(file):
+                found.setdefault(file.relative_to(path.parent).as_posix(), {})[digest] = None
     return {name: "+".join(digests) for name, digests in found.items()}
 
 
@@ -71,6 +75,39 @@ def _digest(path):
         return files.sha256(path) if path.is_file() else None
     except OSError:  # importing it will say why it cannot be read
         return None
+
+
+def _with_imports(path):
+    """A Python file and the files below its folder that it imports, also through others; nothing is executed."""
+    found, left = {}, [path]
+    while left:
+        file = left.pop()
+        if file not in found:
+            found[file] = None
+            left += _imports(file, path.parent)
+    return list(found)
+
+
+def _imports(file: Path, root: Path) -> Iterator[Path]:
+    """The files below the folder `root` that the import statements of a Python file may mean."""
+    try:
+        statements = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # importing it will say what is wrong
+        return
+    for node in statements:
+        if isinstance(node, ast.Import):
+            names = [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
+            names = [(start, f"{node.module or ''}.{alias.name}".strip(".")) for alias in node.names]
+        else:
+            continue
+        for start, name in names:
+            place = start
+            for part in name.split("."):
+                place = place / part
+                both = place.with_name(f"{part}.py"), place / "__init__.py"
+                yield from (one for one in both if one.is_relative_to(root) and os.path.isfile(one))
 
 
 def recorded_files(record: Any) -> dict[str, str]:

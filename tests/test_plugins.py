@@ -128,6 +128,25 @@ def test_a_python_file_is_known_by_its_name_and_content_wherever_it_lies(plugin)
     assert without_folders("/home/x/net.py:Net") == "net.py:Net" and without_folders("timm:vit") == "timm:vit"
 
 
+def test_files_that_a_python_file_imports_from_its_folder_belong_to_it(tmp_path):
+    texts = {
+        "net.py": "import os, torch, parts.loss as p\nfrom beside import one",
+        "beside.py": "def f():\n    from . import late\n    import net",  # a circle, and within a function
+        "late.py": "not python (",
+        "parts/__init__.py": "",
+        "parts/loss.py": "from .. import unused_name\nfrom .inner import g",
+        "parts/inner.py": "",
+        "parts/other.py": "",
+        "torch.txt": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = own_files({"DISTILLER.STUDENT": f"{tmp_path}/net.py:Net"})
+    imported = ("net.py", "beside.py", "late.py", "parts/__init__.py", "parts/loss.py", "parts/inner.py")
+    assert found == {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in imported}
+
+
 def test_a_run_records_its_python_files_and_tells_an_edit_when_it_continues(plugin, tmp_path):
     cfg = load_cfg(None, ["DISTILLER.TYPE", "PLUGGED", "EXPERIMENT.PLUGINS", f"[{plugin}]"])
     folder = RunFolder(tmp_path / "run")
