@@ -169,7 +169,7 @@ def launch(args, todo, jobs, devices, fork, reporter):
         folder = todo[0].record.parent / "jobs"
         cluster.run_submitted(todo, jobs, args.cluster, folder, options, reporter.report)
     elif todo:
-        processes.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork).run()
+        processes.LocalSweep(todo, jobs, devices, is_done, reporter.report, fork, reporter.waits).run()
 
 
 def submission_option(text):
@@ -197,6 +197,9 @@ class Reporter:
             self.bad.append(outcome.kind)
         result = outcome.error or stopped or result_line(run)
         print(f"[{self.ended}/{self.total}] {outcome.kind}: {run.name}: {result}", flush=True)
+
+    def waits(self, runs):
+        print(f"waiting for another sweep, which has {', '.join(run.name for run in runs)}", flush=True)
 
     def end(self, failed_before):
         """Print the summary; returns the exit code.

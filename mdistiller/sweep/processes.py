@@ -146,13 +146,15 @@ class LocalSweep:
     """Runs tasks as processes of this machine, `jobs` at a time, distributed over `devices` (empty: not assigned).
 
     `is_done(run)` says whether another sweep has finished a run since the plan was made; `report(run, outcome)` is
-    called when a run has ended. A run that another sweep has is checked again, alone, until its lock is free. With
-    `fork` the processes are forked from this one, which is faster for short runs.
+    called when a run has ended. A run that another sweep has is checked again, alone, until its lock is free;
+    `waits(runs)` is called once, when only such runs are left. With `fork` the processes are forked from this one,
+    which is faster for short runs.
     """
 
     def __init__(self, tasks: Sequence, jobs: int, devices: Sequence[str], is_done: Callable, report: Callable,
-                 fork: bool = False):
+                 fork: bool = False, waits: Callable[[Sequence], None] = lambda runs: None):
         self.devices, self.is_done, self.report, self.fork = devices, is_done, report, fork
+        self.waits, self.said = waits, False
         self.waiting, self.elsewhere, self.running = deque(tasks), deque(), {}
         self.slots, self.look_again, self.refusal = deque(range(jobs)), 0.0, None
         if fork:
@@ -178,6 +180,9 @@ class LocalSweep:
             raise Interrupted(signals.number)
 
     def _launch(self):
+        if self.elsewhere and not (self.waiting or self.running or self.said):
+            self.said = True
+            self.waits(list(self.elsewhere))
         if not self.waiting and self.elsewhere and time.monotonic() > self.look_again:
             self.waiting, self.elsewhere = self.elsewhere, deque()
         while self.waiting and self.slots:

@@ -130,8 +130,10 @@ def python(folder, name, code):
 
 
 def sweep_of(tasks, jobs=2, is_done=lambda task: False):
+    """What a sweep tells: the names of runs that it waits for, then each run and how it ended."""
     told = []
-    sweep.LocalSweep(tasks, jobs, [], is_done, lambda task, result: told.append((task.name, result))).run()
+    sweep.LocalSweep(tasks, jobs, [], is_done, lambda task, result: told.append((task.name, result)),
+                     waits=lambda runs: told.append([run.name for run in runs])).run()
     return told
 
 
@@ -193,7 +195,7 @@ def test_a_run_that_another_sweep_has_is_waited_for_and_not_repeated(tmp_path, m
     waits = []
     monkeypatch.setattr(sweep, "take_lock", take)
     assert sweep_of([python(tmp_path, "run", "raise SystemExit(3)")], is_done=is_done) == [
-        ("run", sweep.Outcome(sweep.ELSEWHERE))]
+        ["run"], ("run", sweep.Outcome(sweep.ELSEWHERE))]
     assert len(waits) >= 4 and looks == ["run"]
 
 
