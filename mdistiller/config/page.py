@@ -17,7 +17,8 @@ A number is decimal or begins with 0x, 0o or 0b. A leading zero is refused: othe
 as it is written, so that the name 010 is 010. `CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of
 the public code of logit standardization (weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
 `wkd` gives those of WKD's authors, with Nesterov's momentum; their files, which state WKD.LOSS.WKD_FEAT_WEIGHT, get
-them unasked.
+them unasked. `mdistiller` is the default; to say it ends the warning that a file of a public code base leaves out what
+has other defaults in another one.
 
 Files of the public code bases of mdistiller, its forks, SDD, CAT-KD, WKD, RLD, CRLD and GDKD are read as they are
 (`mdistiller/config/public.py`): their names of methods and keys stand for those below, keys without an effect here are

@@ -26,7 +26,8 @@ class Reading:
     `values` holds them by dotted name, checked and converted to their type, and `sources` the file (or "command line")
     that set each of them last. At first they hold the method and the plug-ins alone, which decide what the other keys
     are; `read` adds these. Nodes of methods are then kept in `waiting`, as they are written, until `add_keys` gives
-    their keys. `before` are values that were set earlier, for `values` alone.
+    their keys. `before` are values that were set earlier, for `values` alone. `code_base` is the one whose defaults are
+    asked for, None where none is.
     """
 
     def __init__(self, path: str | Path | None, opts: Sequence = (), before: Mapping[str, Any] | None = None):
@@ -38,14 +39,15 @@ class Reading:
         said = list(chain(find_config(path))) if path is not None else []
         said += [(COMMAND_LINE, _nest(key, self._typed_value(key, value))) for key, value in _pairs(opts)]
         self.ignored: dict[str, list[str]] = {}  # source -> its keys without effect
-        code_base = "mdistiller"
+        self.code_base: str | None = None
         for place, (source, tree) in enumerate(said):
             tree, ignored = public.translated(tree, source)
-            code_base = public.take_defaults(tree, source) or code_base
+            self.code_base = public.take_defaults(tree, source) or self.code_base
             self.ignored.setdefault(source, []).extend(ignored)
             said[place] = source, tree
-        defaults = f"{public.DEFAULTS_KEY} {code_base}"
-        self.trees = [(defaults, _nest(name, value)) for name, value in public.DEFAULTS[code_base].items()] + said
+        defaults = public.DEFAULTS.get(self.code_base, {})
+        source = f"{public.DEFAULTS_KEY} {self.code_base}"
+        self.trees = [(source, _nest(name, value)) for name, value in defaults.items()] + said
         for name in (TYPE, PLUGINS):
             for source, tree in self.trees:
                 if (value := public.found(tree, name)) is not public.ABSENT:

@@ -310,13 +310,26 @@ def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_
     assert told(cifar("MLKD", "  TRAINER: aug\nKD: {TEMPERATURE: 4}\n")) == []
     assert told(cifar("NKD", "NKD: {T: 3.0}\n")) == told(cifar("DKD")) == told(cifar("MLD")) == []
     assert told(cifar("WKD")) == ["WKD"] and told(cifar("WKD", "WKD: {LOSS: {WKD_FEAT_WEIGHT: 0}}\n")) == []
-    assert told(cifar("NONE")) == [] and told("EXPERIMENT: {TAG: a}\nDISTILLER: {TYPE: NONE, TEACHER: vgg13}\n") == [
+    assert told(cifar("NONE")) == [] and told(cifar("NONE").replace('  STUDENT: "resnet8x4"\n', "")) == [
         "DISTILLER.STUDENT"]
     assert told("DISTILLER: {TYPE: NKD}\n") == told("DISTILLER: {TYPE: MLKD}\n") == []  # not from another code base
     ours = REPOSITORY / "configs/digits/nkd/res20_res8.yaml"
     assert told(f"_BASE_: {ours}\nEXPERIMENT: {{TAG: mine}}\n") == []
     assert told(cifar("EA-MLKD")) == ["KD", "SOLVER.TRAINER"] and "CONFIG.DEFAULTS ls gives" in caplog.text
     assert told(cifar("NKD")) == ["NKD"] and "two other code bases mean T 4" in caplog.text
+
+
+def test_a_file_of_kd_that_leaves_it_out_is_told_unless_its_code_base_is_known(tmp_path, caplog):
+    """Files of logit standardization's code say nothing of KD and mean weight 9 and temperature 2."""
+    path = tmp_path / "public.yaml"
+    path.write_text(cifar("KD"))
+    for opts in ("CONFIG.DEFAULTS=mdistiller", "CONFIG.DEFAULTS=ls", "DISTILLER.EA=1", "KD.TEMPERATURE=4"):
+        load_cfg(path, [opts])
+    assert not caplog.records
+    assert load_cfg(path).KD.TEMPERATURE == 4.0
+    (record,) = caplog.records
+    assert f"{path}: KD is left out and means mdistiller's defaults" in record.message
+    assert "CONFIG.DEFAULTS ls gives" in record.message
 
 
 @pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
