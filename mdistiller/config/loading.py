@@ -235,6 +235,10 @@ def _warn_of_defaults(cfg, reading):
     for key, meaning in left_out.items() if tagged and not stands else ():
         if key not in known and not any(f"{name}.".startswith(f"{key}.") for name in reading.sources):
             public.warn(f"{reading.source(TYPE)}: {key} is left out and {meaning}")
+    missing = [key for key in public.STATED if key not in reading.sources]
+    if tagged and missing and not reading.code_base:
+        public.warn(f"{reading.source(TYPE)}: {', '.join(missing)}: left out, so mdistiller's defaults hold; some of "
+                    "its forks have others")
     source = reading.sources.get("DATASET.TYPE", COMMAND_LINE)
     if cfg.DATASET.TYPE.lower() == "tiny_imagenet" and source != COMMAND_LINE and AUGMENTATION not in reading.sources:
         public.warn(f"{source}: {AUGMENTATION} is left out and means {cfg.DATASET.AUGMENTATION}; mdistiller's own "

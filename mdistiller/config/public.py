@@ -108,6 +108,7 @@ LEFT_OUT = {  # methods as other code bases name them, in upper case: keys that 
                    "one of them another loss"},
     "NONE": {"DISTILLER.STUDENT": "means resnet32, as in mdistiller; that is the network to train, not the teacher"},
 }
+STATED = ("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "SOLVER.LR", "SOLVER.WEIGHT_DECAY")  # in every file of mdistiller
 COSINE_END = 1e-4  # of the learning rate in GDKD's code, where a file leaves it out
 DEFAULTS_KEY = "CONFIG.DEFAULTS"
 DEFAULTS = {  # of code bases, by the value of DEFAULTS_KEY

@@ -332,6 +332,23 @@ def test_a_file_of_kd_that_leaves_it_out_is_told_unless_its_code_base_is_known(t
     assert "CONFIG.DEFAULTS ls gives" in record.message
 
 
+def test_a_public_file_that_leaves_out_what_all_files_of_mdistiller_state_is_told(tmp_path, caplog):
+    """One fork has a weight decay of 0.0005 by default, others 10 epochs or batches of 32."""
+    path = tmp_path / "public.yaml"
+    text = cifar("DKD").replace("  WEIGHT_DECAY: 0.0005\n", "").replace("  EPOCHS: 240\n", "")
+    path.write_text(text)
+    load_cfg(path, ["CONFIG.DEFAULTS", "mdistiller"])
+    load_cfg(path, ["SOLVER.WEIGHT_DECAY", "5e-4", "SOLVER.EPOCHS", "240"])
+    path.write_text(f"_BASE_: {REPOSITORY}/configs/cifar100/dkd/vgg13_vgg8.yaml\n{text}")
+    load_cfg(path)
+    assert not caplog.records
+    path.write_text(text)
+    assert load_cfg(path).SOLVER.WEIGHT_DECAY == 1e-4
+    assert [record.message for record in caplog.records] == [
+        f"{path}: SOLVER.EPOCHS, SOLVER.WEIGHT_DECAY: left out, so mdistiller's defaults hold; some of its forks have "
+        "others"]
+
+
 @pytest.mark.parametrize("trainer", GENERAL["SOLVER.TRAINER"].choices)
 @pytest.mark.parametrize("method", ["KD", "MLD"])
 def test_trainers_of_public_files_change_nothing_but_the_optimiser_of_dot(method, trainer):
