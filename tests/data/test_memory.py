@@ -207,7 +207,7 @@ def test_the_fingerprint_is_that_of_the_images_and_labels_in_use():
 
 
 def test_an_unknown_data_set_is_a_user_error():
-    with pytest.raises(UserError, match="cifra100.*nearest: cifar100"):
+    with pytest.raises(UserError, match="^DATASET.TYPE: unknown data set 'cifra100'; nearest: cifar100"):
         build_data(config("DATASET.TYPE", "cifra100"), "cpu")
 
 

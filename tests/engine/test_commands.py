@@ -62,7 +62,7 @@ DIGITS_KD = [*DIGITS, "DISTILLER.TYPE", "KD"]
         (["SOLVER.EPOCHS", "many"], ["SOLVER.EPOCHS", "expected int", "'many'"]),
         (["SOLVER.EPOCHS"], ["SOLVER.EPOCHS", "a value must follow"]),
         (["DISTILLER.TYPE", "EA-KDD"], ["DISTILLER.TYPE", "EA-KDD", "EA-KD"]),
-        (["DATASET.TYPE", "digit"], ["DATASET.TYPE", "digit", "digits"]),
+        (["DATASET.TYPE", "digit"], ["command line: DATASET.TYPE: unknown data set 'digit'", "digits"]),
         ([*DIGITS, "DISTILLER.STUDENT", "resnet9"], ["DISTILLER.STUDENT", "resnet9", "resnet8"]),
         (["DATASET.ROOT", "/no/where"], ["/no/where", "DATASET.DOWNLOAD"]),
         (DIGITS_KD, ["DISTILLER.TEACHER_CHECKPOINT", "ResNet50"]),
