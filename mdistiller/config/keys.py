@@ -157,7 +157,7 @@ SOLVER = {
     "STEPS": Key([], item=int, least=1, most=MOST_STEPS, help=(
         "Updates after which the rate is multiplied by LR_DECAY_RATE, in place of LR_DECAY_STAGES.")),
     "LR_DECAY_RATE": Key(0.1, above=0, most=1e4, help="Factor by which the rate is multiplied at each stage."),
-    "WARMUP_EPOCHS": Key(0.0, least=0, most=MOST_EPOCHS, help="Epochs of a linear rise of the rate (cosine)."),
+    "WARMUP_EPOCHS": Key(0.0, least=0, most=MOST_EPOCHS, help="Epochs of a linear rise of the rate (all schedules)."),
     "WARMUP_ITERS": Key(0, least=0, most=MOST_STEPS, help="Updates of a linear rise of the rate (all schedules)."),
     "WARMUP_FACTOR": Key(0.0, least=0, most=1, help="Rate at the start of WARMUP_ITERS, as a fraction of LR."),
     "MIN_LR": Key(0.0, least=0, most=MOST_FLOAT, help="Rate at the end of a cosine schedule."),
