@@ -65,10 +65,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_standardization(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the training command of logit standardization's code; `ls_overrides` says what they set."""
+    """Add the options of the training command of logit standardization's code; `with_standardization` applies them."""
     parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
-    parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or DKD.T (default: 2)")
-    parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or DKD.LS_WEIGHT (default: 9)")
+    parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or those of DKD, SDD and RLD (default: 2)")
+    parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or the factor of theirs (default: 9)")
 
 
 class Interrupted(Exception):

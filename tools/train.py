@@ -18,10 +18,10 @@ def arguments():
     args = parser.parse_intermixed_args()
     standardization = args.logit_stand, args.base_temp, args.kd_weight
     if any(standardization):
-        from mdistiller.config.public import ls_overrides
+        from mdistiller.config.public import with_standardization
         from mdistiller.config.stated import stated
 
-        args.opts = [*ls_overrides(stated(args.cfg, args.opts), *standardization), *args.opts]
+        args.opts = with_standardization(args.opts, stated(args.cfg, args.opts), *standardization)
     return args
 
 

@@ -22,12 +22,13 @@ has other defaults in another one.
 
 Files of the public code bases of mdistiller, its forks, SDD, CAT-KD, WKD, RLD, CRLD and GDKD are read as they are
 (`mdistiller/config/public.py`): their names of methods and keys stand for those below, keys without an effect here are
-left out with a warning, and a value that would train something else there is refused. The options of their commands
-are read too: `--logit-stand --base-temp 2 --kd-weight 9` of `tools/train.py` (EXPERIMENT.LOGIT_STAND, and
-KD.TEMPERATURE and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT), and `-m`, `--ckpt`, `-d` and `-bs` of
-`tools/eval.py`. Where they name a config by another layout, the error names the file that is here. Their other training
-commands (`tools/train_ours.py`, `train_mld.py`, `train_mlld.py`, `train_crld.py`) are `tools/train.py` here, and so is
-SDD's `train_origin.py`, whose `--gpu` and `--M` are the keys DEVICE and SDD.M.
+left out with a warning, and a value that would train something else there is refused. The options of their commands are
+read too: `--logit-stand --base-temp 2 --kd-weight 9` of `tools/train.py` (EXPERIMENT.LOGIT_STAND, and KD.TEMPERATURE
+and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT; for RLD and for SDD with the loss of DKD the temperatures, and ALPHA
+and BETA times the weight), and `-m`, `--ckpt`, `-d` and `-bs` of `tools/eval.py`. Where they name a config by another
+layout, the error names the file that is here. Their other training commands (`tools/train_ours.py`, `train_mld.py`,
+`train_mlld.py`, `train_crld.py`) are `tools/train.py` here, and so is SDD's `train_origin.py`, whose `--gpu` and `--M`
+are the keys DEVICE and SDD.M.
 """
 METHODS = """
 # Keys of the methods

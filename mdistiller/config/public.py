@@ -4,7 +4,7 @@ Each table says what a spelling of the authors' own files means here: another ke
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,11 @@ ONE_VALUE = {  # keys that change the training where they hold another value, wh
 }
 
 LS_DEFAULTS = {"KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 9.0, "KD.TEMPERATURE": 2.0}
+
+LS_WEIGHTED = {  # in the codes of RLD and DSKD: what --base-temp sets, and what --kd-weight multiplies, with defaults
+    "RLD": (["RLD.T", "RLD.ALPHA_T"], {"RLD.ALPHA": 1.0, "RLD.BETA": 8.0}),
+    "SDD dkd": (["DKD.T"], {"DKD.ALPHA": 1.0, "DKD.BETA": 8.0}),
+}
 
 METHODS: Mapping[str, Mapping[str, Any]] = {  # their DISTILLER.TYPE, in upper case: what it sets here, as defaults
     "SDD_DKD": {"DISTILLER.TYPE": "SDD", "SDD.LOSS": "dkd"},
@@ -187,19 +192,39 @@ def take_defaults(tree: dict, source: str) -> str | None:
     return None if value is ABSENT else str(value)
 
 
-def ls_overrides(said: Mapping, standardize: bool, temperature: str | None, weight: str | None) -> list[str]:
-    """What --logit-stand, --base-temp and --kd-weight of logit standardization's code set, for settings by dotted name.
+def with_standardization(
+    opts: Sequence[str], said: Mapping, standardize: bool, temperature: str | None, weight: str | None
+) -> list[str]:
+    """The overrides `opts` and what --logit-stand, --base-temp and --kd-weight of logit standardization's code set.
 
-    None is the default of that code. For DKD the weight multiplies both terms, and the temperature is DKD's, as in the
-    paper of logit standardization; that code multiplies its weight into beta twice and leaves DKD.T. Raises UserError
-    for the others without --logit-stand.
+    `said` are all settings by dotted name; None is the default of that code. What `opts` say wins, except for weights
+    that are multiplied, as in the codes that do so (LS_WEIGHTED). For DKD the weight multiplies both terms, and the
+    temperature is DKD's, as in the paper of logit standardization; that code multiplies its weight into beta twice and
+    leaves DKD.T. Raises UserError for the others without --logit-stand.
     """
     if not standardize:
         raise UserError("command line: --base-temp and --kd-weight belong to --logit-stand; expected it, too")
-    of_dkd = split_ea(str(said.get("DISTILLER.TYPE", "")))[0].upper() == "DKD"
-    keys = ("DKD.T", "DKD.LS_WEIGHT") if of_dkd else ("KD.TEMPERATURE", "KD.LOSS.KD_WEIGHT")
-    values = (temperature or LS_DEFAULTS["KD.TEMPERATURE"], weight or LS_DEFAULTS["KD.LOSS.KD_WEIGHT"])
-    return ["EXPERIMENT.LOGIT_STAND=True", *(f"{key}={value}" for key, value in zip(keys, values, strict=True))]
+    temperature, weight = temperature or LS_DEFAULTS["KD.TEMPERATURE"], weight or LS_DEFAULTS["KD.LOSS.KD_WEIGHT"]
+    method = split_ea(str(said.get("DISTILLER.TYPE", "")))[0].upper()
+    method = f"SDD {said['SDD.LOSS']}" if method == "SDD" and "SDD.LOSS" in said else method
+    temperatures, weights = LS_WEIGHTED.get(method, (["KD.TEMPERATURE"], {}))
+    values, products = dict.fromkeys(temperatures, temperature), {}
+    if method == "DKD":
+        values = {"DKD.T": temperature, "DKD.LS_WEIGHT": weight}
+    elif weights:
+        products = {key: _product(weight, said.get(key, default), key) for key, default in weights.items()}
+    else:
+        values["KD.LOSS.KD_WEIGHT"] = weight
+    first, last = ([f"{key}={value}" for key, value in one.items()] for one in (values, products))
+    return ["EXPERIMENT.LOGIT_STAND=True", *first, *opts, *last]
+
+
+def _product(weight, value, key):
+    try:
+        return float(weight) * float(value)
+    except ValueError:
+        raise UserError(f"command line: --kd-weight: expected a number and one in {key}, which it multiplies; found "
+                        f"{shown(weight)} and {shown(value)}") from None
 
 
 def not_here(name: str) -> str:

@@ -21,6 +21,11 @@ TRAIN = {  # words of tools/train.py: what the configuration holds
                                       "KD.LOSS.KD_WEIGHT": 0.9},
     "--cfg {kd} DISTILLER.TYPE EA-DKD --logit-stand --kd-weight 12": {
         "DISTILLER.TYPE": "EA-DKD", "DKD.LS_WEIGHT": 12.0, "DKD.T": 2.0},
+    "--cfg {kd} DISTILLER.TYPE SDD_DKD DKD.BETA 6 --logit-stand": {
+        "SDD.LOSS": "dkd", "DKD.T": 2.0, "DKD.ALPHA": 9.0, "DKD.BETA": 54.0, "DISTILLER.LS": True},
+    "--cfg {kd} DISTILLER.TYPE SDD_KD --logit-stand --kd-weight 6": {"KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 6.0},
+    "--cfg {rld} --logit-stand --base-temp 5 --kd-weight 6": {
+        "RLD.T": 5.0, "RLD.ALPHA_T": 5.0, "RLD.ALPHA": 6.0, "RLD.BETA": 48.0, "DISTILLER.LS": True},
     "--cfg {kd} --resume SOLVER.BATCH_SIZE 128 SOLVER.LR 0.1": {"SOLVER.BATCH_SIZE": 128, "SOLVER.LR": 0.1},
 }
 EVAL = {  # words of tools/eval.py: model, checkpoint, dataset, overrides
@@ -34,7 +39,7 @@ EVAL = {  # words of tools/eval.py: model, checkpoint, dataset, overrides
 
 @pytest.mark.parametrize("line", TRAIN)
 def test_a_public_command_trains_what_it_trains_there(line, monkeypatch):
-    words = line.format(**{name: FILE.format(name) for name in ("kd", "dkd", "mld")}).split()
+    words = line.format(**{name: FILE.format(name) for name in ("kd", "dkd", "mld", "rld")}).split()
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     args = train_tool.arguments()
     said = flatten(load_cfg(args.cfg, args.opts))
