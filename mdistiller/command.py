@@ -64,11 +64,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"command line: {message}; see {self.prog} --help")
 
 
-def add_standardization(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the training command of logit standardization's code; `with_standardization` applies them."""
+def add_public_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the training commands of logit standardization's code and of SDD's.
+
+    `public.with_standardization` applies the former.
+    """
     parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
     parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or those of DKD, SDD and RLD (default: 2)")
     parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or the factor of theirs (default: 9)")
+    parser.add_argument("--M", metavar="LIST", help="SDD.M")
+    parser.add_argument("--gpu", metavar="N", help="DEVICE cuda:N")
 
 
 class Interrupted(Exception):

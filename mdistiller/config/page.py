@@ -27,8 +27,8 @@ read too: `--logit-stand --base-temp 2 --kd-weight 9` of `tools/train.py` (EXPER
 and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT; for RLD and for SDD with the loss of DKD the temperatures, and ALPHA
 and BETA times the weight), and `-m`, `--ckpt`, `-d` and `-bs` of `tools/eval.py`. Where they name a config by another
 layout, the error names the file that is here. Their other training commands (`tools/train_ours.py`, `train_mld.py`,
-`train_mlld.py`, `train_crld.py`) are `tools/train.py` here, and so is SDD's `train_origin.py`, whose `--gpu` and `--M`
-are the keys DEVICE and SDD.M.
+`train_mlld.py`, `train_crld.py`) are `tools/train.py` here, and so is SDD's `train_origin.py`, whose options `--gpu`
+(DEVICE cuda:N) and `--M` (SDD.M) are read, too.
 """
 METHODS = """
 # Keys of the methods

@@ -26,6 +26,8 @@ TRAIN = {  # words of tools/train.py: what the configuration holds
     "--cfg {kd} DISTILLER.TYPE SDD_KD --logit-stand --kd-weight 6": {"KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 6.0},
     "--cfg {rld} --logit-stand --base-temp 5 --kd-weight 6": {
         "RLD.T": 5.0, "RLD.ALPHA_T": 5.0, "RLD.ALPHA": 6.0, "RLD.BETA": 48.0, "DISTILLER.LS": True},
+    "--cfg {sdd} --M [1,2] --logit-stand --gpu 0": {
+        "SDD.M": [1, 2], "DEVICE": "cuda:0", "DISTILLER.LS": True, "KD.TEMPERATURE": 2.0},
     "--cfg {kd} --resume SOLVER.BATCH_SIZE 128 SOLVER.LR 0.1": {"SOLVER.BATCH_SIZE": 128, "SOLVER.LR": 0.1},
 }
 EVAL = {  # words of tools/eval.py: model, checkpoint, dataset, overrides
@@ -39,7 +41,7 @@ EVAL = {  # words of tools/eval.py: model, checkpoint, dataset, overrides
 
 @pytest.mark.parametrize("line", TRAIN)
 def test_a_public_command_trains_what_it_trains_there(line, monkeypatch):
-    words = line.format(**{name: FILE.format(name) for name in ("kd", "dkd", "mld", "rld")}).split()
+    words = line.format(**{name: FILE.format(name) for name in ("kd", "dkd", "mld", "rld", "sdd")}).split()
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     args = train_tool.arguments()
     said = flatten(load_cfg(args.cfg, args.opts))
