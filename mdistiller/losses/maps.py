@@ -8,12 +8,15 @@ from mdistiller.functional import in_full_precision
 
 @in_full_precision
 def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the height H of the smaller one, to which the larger is pooled: adaptive average to (H, H)."""
-    height_student, height_teacher = student.shape[2], teacher.shape[2]
-    if height_student > height_teacher:
-        student = F.adaptive_avg_pool2d(student, height_teacher)
-    elif height_teacher > height_student:
-        teacher = F.adaptive_avg_pool2d(teacher, height_student)
+    """Both maps at the size of the smaller one (of lower height, or else width), to which the larger is pooled.
+
+    Adaptive average pooling. The reference pools to (H, H), H the smaller height, which is the same for square maps.
+    """
+    size_student, size_teacher = student.shape[2:], teacher.shape[2:]
+    if size_student > size_teacher:  # compares heights, then widths
+        student = F.adaptive_avg_pool2d(student, size_teacher)
+    elif size_teacher > size_student:
+        teacher = F.adaptive_avg_pool2d(teacher, size_student)
     return student, teacher
 
 
