@@ -147,10 +147,10 @@ def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float =
     return torch.where(counts > 0, sums / counts.clamp_min(1), empty)
 
 
-def sequence_means(group: Tensor, num_groups: int) -> Tensor:
+def sequence_means(group: Tensor, num_groups: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Factors (n,) with mean 1, with which a mean over samples is one over groups of their means: (n,) -> (n,).
 
     `group` (n,) int64 are numbers from 0 to `num_groups` - 1; a group without samples does not count.
     """
     counts = group.new_zeros(num_groups).index_add(0, group, torch.ones_like(group))
-    return counts.sum() / ((counts > 0).sum() * counts[group])
+    return counts.sum().to(dtype) / ((counts > 0).sum() * counts[group])

@@ -23,7 +23,6 @@ from mdistiller.data.splits import train_val_positions
 from mdistiller.data.tokenizers import beginning, load_tokenizer
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
-from mdistiller.functional import sequence_means
 
 log = logging.getLogger("mdistiller")
 # The Alpaca template. Existing answers and models were made with exactly this text, so it must not be changed.
@@ -221,8 +220,6 @@ class TextData:
         fixed = self.settings.PADDING == "fixed" if fixed is None else fixed
         length = self.settings.MAX_LENGTH if fixed else None
         arrays = collate(samples, self.pad, length)
-        if self.settings.REDUCTION == "sequence":
-            arrays["importance"] = sequence_means(torch.from_numpy(arrays["group"]), len(samples)).numpy()
         return {name: upload(array, self.device) for name, array in {**arrays, "index": np.asarray(index)}.items()}
 
     def _part(self, number):

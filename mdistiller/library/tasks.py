@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError
-from mdistiller.functional import sequence_means
 from mdistiller.library.networks import call
 from mdistiller.models.base import Output
 from mdistiller.models.language import LanguageModel, check_head
@@ -115,8 +114,6 @@ class Texts(Language):
 
     def inputs(self, batch, view):
         self.labelled = batch["labelled"]
-        if self.cfg.LM.REDUCTION == "sequence":
-            batch = batch | {"importance": sequence_means(batch["group"], len(batch["ids"]))}
         return super().inputs(batch, view)
 
     def supervised(self, outputs, target, label_smoothing):

@@ -12,7 +12,7 @@ from mdistiller.config.words import shown
 from mdistiller.data.tokenizers import find_tokenizer, first_difference
 from mdistiller.distributed import sum_over_ranks
 from mdistiller.errors import UserError, writing
-from mdistiller.functional import kl_by_class, wide
+from mdistiller.functional import kl_by_class, sequence_means, wide
 from mdistiller.models.base import Features
 from mdistiller.models.decoding import Decoding, generate
 from mdistiller.models.language import LanguageModel, Tokens, build_language_model
@@ -122,8 +122,10 @@ class Language(Task):
         device = rows.device.type
         amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         head = Head(network.head, network.vocabulary, self.cfg.LM.LOSS_CHUNK, amp)
-        importance, features = inputs.get("importance"), Features(pooled_feat=rows)
-        return TaskOutput(rows, features, inputs["group"], importance=importance, head=head)
+        importance, group = None, inputs["group"]
+        if self.cfg.LM.REDUCTION == "sequence":
+            importance = sequence_means(group, len(inputs["ids"]), torch.promote_types(rows.dtype, torch.float32))
+        return TaskOutput(rows, Features(pooled_feat=rows), group, importance=importance, head=head)
 
     def target(self, batch, student):
         return batch["target"]
