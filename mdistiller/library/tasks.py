@@ -88,10 +88,13 @@ class Texts(Language):
         wanted = torch.zeros_like(known)
         wanted[:, :-1] = known[:, 1:] & mask[:, :-1].bool()  # with padding on the left, nothing precedes a first token
         (positions,) = wanted.flatten().nonzero(as_tuple=True)  # waits for the device, whose labels give the number
+        followed = torch.zeros_like(mask)
+        followed[:, :-1] = mask[:, :-1] * mask[:, 1:]
         following = positions + 1
         return {
             "ids": ids,
             "mask": mask,
+            "followed": followed,
             "places": (mask.cumsum(1) - 1).clamp_min(0),
             "positions": positions,
             "group": positions // ids.shape[1],

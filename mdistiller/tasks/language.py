@@ -244,8 +244,11 @@ def decoding_of(cfg) -> Decoding:
 
 
 def _surroundings(inputs):
-    """(positions (m,), groups (m,)) of the tokens without a loss."""
-    mask = inputs["mask"].flatten().clone()
+    """(positions (m,), groups (m,)) of the tokens without a loss that another token follows ("followed", or "mask").
+
+    A batch of `mdistiller.data` has no other tokens, because its texts come without their last one.
+    """
+    mask = inputs.get("followed", inputs["mask"]).flatten().clone()
     mask[inputs["positions"]] = 0
     positions = mask.nonzero()[:, 0]  # waits for the device; only for this value of EA.LEVEL
     return positions, positions // inputs["ids"].shape[1]

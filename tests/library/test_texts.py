@@ -8,6 +8,7 @@ from torch import nn
 from mdistiller.errors import UserError
 from mdistiller.library import distill
 from mdistiller.library.tasks import as_language_model
+from mdistiller.losses import ea_weight
 
 transformers = pytest.importorskip("transformers")
 WORDS = 32
@@ -96,6 +97,21 @@ def test_a_mean_over_sequences_is_that_of_each_texts_own_means(chunk):
     alone = [kd(input_ids=IDS[row : row + 1], labels=labels[row : row + 1]).losses for row in (0, 1)]
     for name, loss in whole.items():
         torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2)
+
+
+@pytest.mark.parametrize("left, right", [(0, 0), (0, 2), (2, 0)])
+def test_the_last_token_of_a_text_predicts_nothing_and_counts_in_no_weight(left, right):
+    """As in a run, whose batches hold the texts without their last tokens."""
+    student, teacher = gpt(), gpt(seed=1)
+    for network in (student, teacher):  # confident at some tokens
+        network.lm_head.weight.data.mul_(50)
+    kd = distill(student, teacher, "EA-FKL", EA_LEVEL="prompt_and_response", EA_TEMPERATURE=2.0)
+    logits = [network(IDS[:1]).logits[0, :-1] for network in (student, teacher)]
+    expected = ea_weight(*logits, 2.0, group=torch.zeros(5, dtype=torch.int64))
+    ids, labels, mask = (nn.functional.pad(rows, (left, right), value=value) for rows, value in (
+        (IDS[:1], 0), (LABELS[:1], -100), (torch.ones_like(IDS[:1]), 0)))
+    weight = kd(input_ids=ids, labels=labels, attention_mask=mask).weight
+    torch.testing.assert_close(weight, expected[:4])  # four tokens have a label
 
 
 def test_settings_of_texts_are_none_of_images():
