@@ -101,10 +101,11 @@ def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
     divides 0 by 0.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
+    most = alpha if alpha < 1 else math.inf  # the sum of all probabilities is rounded, often to more than 1
     with torch.no_grad():
         p, difference = log_p.exp(), (log_p.exp() - log_q.exp()).abs()
         ascending, order = p.sort(dim=-1, stable=True)
-        in_tail = torch.zeros_like(p).scatter(-1, order, (ascending.cumsum(-1) <= alpha).to(p.dtype))
+        in_tail = torch.zeros_like(p).scatter(-1, order, (ascending.cumsum(-1) <= most).to(p.dtype))
         tail, total = (difference * in_tail).sum(-1), difference.sum(-1)
         tail = tail / total.clamp_min(torch.finfo(p.dtype).tiny)
     return (1 - tail) * _kl(log_p, log_q) + tail * _kl(log_q, log_p)
