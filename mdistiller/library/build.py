@@ -24,7 +24,7 @@ from mdistiller.library.arguments import (
     pair_of_taps,
 )
 from mdistiller.library.loop import Configured, Distillation, stored_suffice
-from mdistiller.library.networks import Metadata, adapt, at_own_input, call
+from mdistiller.library.networks import Metadata, adapt, at_own_input, call, split_again
 from mdistiller.library.settings import canonical_method, load, settings
 from mdistiller.library.tasks import Samples, Texts, as_language_model, causal
 from mdistiller.models import build_model
@@ -177,6 +177,8 @@ def _of_samples(cfg, method, networks, metadata, taps, example, normalization) -
         log.info("%s looks at training images before a run, and does without them here", method)
     if distiller.deployed() is not distiller.student:
         log.warning("%s trains more than the student gives: evaluate and keep kd.deployed(), not kd.student", method)
+    for network in networks:
+        split_again(network)
     return Distillation(distiller, *networks)
 
 

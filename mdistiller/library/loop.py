@@ -78,7 +78,13 @@ class Distillation(Transparent):
     def __getattr__(self, name):
         if name in CHECKPOINTING:  # transformers' Trainer asks the module that it trains
             return getattr(self.student, name)
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # torch.distributed.checkpoint takes the keys of the state dict for paths from here
+            part = getattr(self.__dict__.get("_modules", {}).get("inner"), name, None)
+            if isinstance(part, Tensor | nn.Module):
+                return part
+            raise
 
     def deployed(self) -> nn.Module:
         """The network to evaluate and keep: the student, or for a few methods the student with more behind it."""

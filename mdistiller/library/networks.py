@@ -42,6 +42,16 @@ def logits_of(network: nn.Module, output: Any) -> Tensor:
     )
 
 
+def split_again(network: nn.Module | None) -> None:
+    """Split the weights of a network of FSDP that a pass has gathered.
+
+    Without a backward pass those of its outermost module stay whole, as copies, which an optimiser would train in vain.
+    """
+    for module in network.modules() if network is not None else ():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            module.reshard()
+
+
 class Bare(Transparent):
     """A network of which logits are read, and its own features where it returns (logits, a mapping of them)."""
 

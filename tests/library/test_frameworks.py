@@ -54,6 +54,42 @@ def test_parameters_that_no_wrapper_averages_are_named(given, called, method, mi
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
+def test_a_student_that_was_split_before_is_whole_only_in_a_pass(two_processes):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("needs PyTorch 2.6")
+    student, teacher = own_pair()
+    fsdp.fully_shard(student, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+    kd = distill(student, teacher, "FITNET")
+    assert all(hasattr(parameter, "full_tensor") for parameter in kd.student.parameters())
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_student_in_one_flat_parameter_is_trained(original, two_processes):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    kd = distill(*own_pair(), "FITNET")
+    model = FullyShardedDataParallel(kd, use_orig_params=original, device_id=torch.device("cpu"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        step = model(IMAGES, LABELS)
+        step.loss.backward()
+        optimizer.step()
+        losses.append(float(step.loss.detach()))
+    assert losses[1] < losses[0]
+
+
+def test_keys_of_the_state_dict_are_paths_for_distributed_checkpoints():
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    kd = distill(*own_pair(), "VID")
+    assert list(get_model_state_dict(kd)) == list(kd.state_dict())
+    with pytest.raises(AttributeError, match="'Distillation' object has no attribute 'method'"):
+        kd.method  # noqa: B018
+
+
 def transformer(width):
     transformers = pytest.importorskip("transformers")
     return transformers.ViTForImageClassification(transformers.ViTConfig(

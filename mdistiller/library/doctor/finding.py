@@ -79,7 +79,12 @@ def reached_parameters(loss: Tensor) -> set[int]:
 
 def sharded(module: nn.Module) -> bool:
     """Whether parameters are split over processes (FSDP); then they are not the tensors of the graph."""
-    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+    return any(
+        hasattr(parameter, "full_tensor")  # of fully_shard
+        or hasattr(parameter, "_fsdp_flattened")  # of FullyShardedDataParallel, which has no public mark
+        or not parameter.is_leaf  # in a pass of the latter
+        for parameter in module.parameters()
+    )
 
 
 def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ def check_networks(case: Case) -> Iterator[Finding]:
 
 def _student(student):
     parameters = list(student.parameters())
-    if not any(parameter.requires_grad for parameter in parameters):
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
         yield Finding(
             "student frozen", "no parameter of the student requires a gradient; call student.requires_grad_(True)"
         )
