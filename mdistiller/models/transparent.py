@@ -57,6 +57,11 @@ class AtInputSize(Transparent):
                 raise
             return getattr(super().__getattr__("inner"), name)
 
+    @property
+    def data(self) -> tuple[Tensor, Tensor]:
+        """(mean, std), each (1, C, 1, 1), of the images that it takes."""
+        return self._mean, self._std
+
     def convert(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) with the data's normalisation -> (B, 3, size, size) with the network's normalisation."""
         mean, std, own_mean, own_std = (

@@ -83,6 +83,14 @@ def test_a_correct_setup_gives_no_finding_and_is_not_changed(method, batch):
     assert all(parameter.grad is None for parameter in kd.parameters())
 
 
+@pytest.mark.parametrize("mean, deviation", [(0.4, 0.05), (0.0, 1.0)])
+def test_images_in_a_normalisation_of_their_own_are_no_fault(mean, deviation):
+    kd = healthy(normalization=((mean,) * 3, (deviation,) * 3))
+    once = (P - mean) / deviation
+    assert diagnose(kd, (once, Y)) == []
+    assert ("normalised twice" in {found.name for found in diagnose(kd, ((once - mean) / deviation, Y))}) == (mean > 0)
+
+
 def with_teacher(change, method="KD", **settings):
     kd = healthy(method, **settings)
     change(kd.teacher)

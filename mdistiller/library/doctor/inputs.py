@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdistiller.library.doctor.finding import Case, Finding, accuracy, finite
 from mdistiller.library.networks import Metadata
+from mdistiller.models.transparent import AtInputSize
 
 BYTE = 255.0
 SLACK = 0.05  # fraction of a range by which resized images may exceed it
@@ -40,7 +41,10 @@ def check_images(case: Case) -> Iterator[Finding]:
 
 
 def _normalisation(case):
-    """(mean, deviation), (1, C, 1, 1) each, declared by the networks' library, or None."""
+    """(mean, deviation), (1, C, 1, 1) each: what the teacher's images are converted from, else what the networks'
+    library declares, or None."""
+    if isinstance(case.kd.distiller.teacher, AtInputSize):
+        return case.kd.distiller.teacher.data
     for network in (case.kd.teacher, case.kd.student):
         if network is not None and Metadata(network).normalisation is not None:
             mean, deviation = (torch.tensor(values).view(1, -1, 1, 1) for values in Metadata(network).normalisation)
@@ -75,7 +79,7 @@ def _range(image: Tensor, normalisation) -> Iterator[Finding]:
         )
     elif outside:
         yield as_bytes
-    elif low >= 0 and high <= 1:
+    elif low >= 0 and high <= 1 and bool((least < 0).any()):
         yield Finding(
             "not normalised",
             f"pixels run from {low:.2f} to {high:.2f}; the networks' library subtracts a mean "
