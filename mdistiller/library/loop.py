@@ -86,6 +86,12 @@ class Distillation(Transparent):
                 return part
             raise
 
+    def __setattr__(self, name, value):
+        if name in ("distiller", "student", "teacher"):  # a module would be kept beside the one that is trained
+            raise UserError(f"kd.{name} cannot be replaced: give distill the other network, or change this one in "
+                            "place, as kd.student.compile() does")
+        super().__setattr__(name, value)
+
     def deployed(self) -> nn.Module:
         """The network to evaluate and keep: the student, or for a few methods the student with more behind it."""
         deployed = self.distiller.deployed()

@@ -304,9 +304,10 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
         ("detection", "fasterrcnn_mobilenet_v3_large_320_fpn", "EA-KD", "distill: student: FasterRCNN gives no logits"),
         ("segmentation", "lraspp_mobilenet_v3_large", "EA-REVIEWKD", "distill: student: LRASPP gives no logits (n, C)"),
         ("video", "r3d_18", "EA-REVIEWKD", "VideoResNet cannot be probed"))),
+    (lambda: setattr(distill(*own_pair(), "KD"), "student", Own()), "kd.student cannot be replaced: give distill the"),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(68))
+], ids=range(69))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
