@@ -92,6 +92,11 @@ class Distillation(Transparent):
                             "place, as kd.student.compile() does")
         super().__setattr__(name, value)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names here of the parameters that the student exempts from weight decay; timm's optimisers ask for them."""
+        path = next(name for name, module in self.named_modules() if module is self.student)
+        return {f"{path}.{name}" for name in getattr(self.student, "no_weight_decay", set)()}
+
     def deployed(self) -> nn.Module:
         """The network to evaluate and keep: the student, or for a few methods the student with more behind it."""
         deployed = self.distiller.deployed()

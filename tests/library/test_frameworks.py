@@ -90,6 +90,18 @@ def test_keys_of_the_state_dict_are_paths_for_distributed_checkpoints():
         kd.method  # noqa: B018
 
 
+def test_timm_exempts_the_same_parameters_of_the_student_from_weight_decay():
+    optimisers = pytest.importorskip("timm.optim")
+    student, teacher = own_pair()
+    student.no_weight_decay = lambda: {"stem.weight"}
+    kd = distill(student, teacher, "FITNET")
+    made = [optimisers.create_optimizer_v2(module, "sgd", 0.1, weight_decay=0.1) for module in (student, kd)]
+    decayed = [{id(parameter) for group in optimiser.param_groups
+                if group["weight_decay"] for parameter in group["params"]} for optimiser in made]
+    assert decayed[0] == decayed[1] & set(map(id, student.parameters())) and id(student.stem.weight) not in decayed[0]
+    assert distill(*own_pair(), "KD").no_weight_decay() == set()
+
+
 def transformer(width):
     transformers = pytest.importorskip("transformers")
     return transformers.ViTForImageClassification(transformers.ViTConfig(
