@@ -83,7 +83,7 @@ def distill(
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
     method = canonical_method(method, task)
-    cfg = settings(method, task, keywords)
+    cfg = settings(method, task, keywords, inspect.signature(distill).parameters)
     _check_needs(method, *networks, targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""

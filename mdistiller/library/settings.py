@@ -1,6 +1,6 @@
 """Keywords of `distill` as a configuration: a method's settings by their plain names, in upper or lower case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,27 @@ def canonical_method(name: str, task: str) -> str:
         raise UserError(f"{SOURCE}: {error}") from None
 
 
-def settings(method: str, task: str, keywords: Mapping[str, Any]) -> CfgNode:
-    """The configuration of a method under `keywords`. Raises UserError for a keyword or value that it does not have.
+def settings(method: str, task: str, keywords: Mapping[str, Any], arguments: Iterable[str] = ()) -> CfgNode:
+    """The configuration of a method under `keywords`. Raises UserError for a keyword or value that it does not have,
+    which may be a misspelt one of the other `arguments`, and for a key that is given twice.
 
     A key `LOSS.CE_WEIGHT` of the method's node is the keyword LOSS_CE_WEIGHT or CE_WEIGHT. Keys of other nodes that the
     method reads are KD_TEMPERATURE or, where its own node has no such key, TEMPERATURE.
     """
     known = known_keywords(method) | (OF_TEXTS if task == "language" else {})
+    given: dict[str, str] = {}  # key -> keyword
     options: list[Any] = ["TASK.TYPE", task, "DISTILLER.TYPE", method]
     for keyword, value in _flat(keywords):
-        if keyword.upper() not in known:
-            near = nearest(keyword.upper(), list(known))
+        key = known.get(keyword.upper())
+        if key is None:
+            names = {argument.upper(): argument for argument in arguments} | {name: name for name in known}
+            near = [names[name] for name in nearest(keyword.upper(), names)]
             hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
             raise UserError(f"{SOURCE}: {keyword} is no setting of {method}; {hint}")
-        options += [known[keyword.upper()], value]
+        if key in given:
+            raise UserError(f"{SOURCE}: {key} is given twice: as {given[key]} and as {keyword}")
+        given[key] = keyword
+        options += [key, value.item() if getattr(value, "ndim", None) == 0 else value]  # numbers of NumPy and PyTorch
     return load(None, options, SOURCE)
 
 

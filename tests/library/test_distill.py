@@ -244,6 +244,11 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
 
 @pytest.mark.parametrize("call, line", [
     (lambda: distill(*own_pair(), "EA-DKD", BTEA=8), "distill: BTEA is no setting of EA-DKD; nearest: BETA"),
+    (lambda: distill(*own_pair(), "AT", tap=["layer1"]), "distill: tap is no setting of AT; nearest: taps"),
+    (lambda: distill(*own_pair(), "AT", student_chekpoint="x"),
+     "distill: student_chekpoint is no setting of AT; nearest: student_checkpoint, teacher_checkpoint"),
+    (lambda: distill(*own_pair(), "KD", ce_weight=1, LOSS={"CE_WEIGHT": 2}),
+     "distill: KD.LOSS.CE_WEIGHT is given twice: as ce_weight and as LOSS_CE_WEIGHT"),
     (lambda: distill(*own_pair(), "EA-DKD", BETA="x"), "distill: DKD.BETA: expected float, found 'x'"),
     (lambda: distill(*own_pair(), "DKDD"), "distill: unknown method 'DKDD'; nearest: DKD"),
     (lambda: distill("resnet8", Own(), "KD"), "distill: student 'resnet8' is a name: say its classes"),
@@ -307,7 +312,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: setattr(distill(*own_pair(), "KD"), "student", Own()), "kd.student cannot be replaced: give distill the"),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(69))
+], ids=range(72))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
@@ -320,6 +325,11 @@ def test_settings_of_nodes_that_a_method_reads_and_names_of_networks():
     assert (kd.distiller.temperature, kd.distiller.kd_weight) == (7.0, 2.0)
     kd = distill(*own_pair(), "KD", LOSS={"CE_WEIGHT": 0.25}, EA_KIND="constant", LS=True)
     assert kd.distiller.ce_weight == 0.25 and kd.distiller.logit_standardization
+
+
+@pytest.mark.parametrize("number", [torch.tensor(7), torch.tensor(7.0).numpy()[()], torch.tensor(7).numpy()[()]])
+def test_numbers_of_other_libraries_are_settings(number):
+    assert distill(*own_pair(), "KD", temperature=number).distiller.temperature == 7.0
 
 
 def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
