@@ -2,7 +2,7 @@
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import stages
+from mdistiller.distillers.features import shapes_of_stages, stages
 from mdistiller.losses.at import at_loss
 
 
@@ -26,7 +26,7 @@ class AttentionTransfer(Distiller):
 
     def build(self, cfg):
         self.p, self.ce_weight, self.attention_weight = cfg.P, cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        self.feature_shapes()
+        shapes_of_stages(self)
 
     def sample_losses(self, student, teacher, **batch):
         return {"attention": self.attention_weight * at_loss(stages(student), stages(teacher), self.p)}

@@ -22,6 +22,14 @@ def shapes_of_maps(distiller, outputs, key: str = "feats") -> tuple[list[tuple],
     return student, teacher
 
 
+def shapes_of_stages(distiller, input_size=None) -> tuple[list[tuple], list[tuple]]:
+    """Shapes (1, C, H, W) of the maps that `stages` gives of both networks. Raises UserError if one has none."""
+    student, teacher = distiller.feature_shapes(input_size)
+    if min(len(student), len(teacher)) < 2:
+        raise misfit(distiller, student, teacher, "it compares stages, and needs one or more beside the stem")
+    return student[1:], teacher[1:]
+
+
 def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -> UserError:
     """The error for networks that the method cannot use: one line with their names and the shapes of their maps."""
     names = name_of(distiller, "student"), name_of(distiller, "teacher")

@@ -2,7 +2,7 @@
 
 from mdistiller.config import weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import stages
+from mdistiller.distillers.features import shapes_of_stages, stages
 from mdistiller.losses.nst import nst_loss
 
 
@@ -20,7 +20,7 @@ class NeuronSelectivityTransfer(Distiller):
 
     def build(self, cfg):
         self.ce_weight, self.selectivity_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
-        self.feature_shapes()
+        shapes_of_stages(self)
 
     def sample_losses(self, student, teacher, **batch):
         return {"selectivity": self.selectivity_weight * nst_loss(stages(student), stages(teacher))}

@@ -7,7 +7,7 @@ from torch import nn
 
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import Distiller, register
-from mdistiller.distillers.features import stages
+from mdistiller.distillers.features import shapes_of_stages, stages
 from mdistiller.losses.maps import pool_to_smaller
 from mdistiller.losses.vid import vid_loss
 
@@ -53,8 +53,8 @@ class VID(Distiller):
     def build(self, cfg):
         self.ce_weight, self.information_weight = cfg.LOSS.CE_WEIGHT, cfg.LOSS.FEAT_WEIGHT
         self.eps = cfg.EPS
-        student, teacher = self.feature_shapes(self.data_info.image_size or cfg.INPUT_SIZE)
-        channels = [(ours[1], theirs[1]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
+        student, teacher = shapes_of_stages(self, self.data_info.image_size or cfg.INPUT_SIZE)
+        channels = [(ours[1], theirs[1]) for ours, theirs in zip(student, teacher, strict=False)]
         self.regressors = nn.ModuleList(_regressor(*pair) for pair in channels)
         softplus = cfg.INIT_PRED_VAR - cfg.EPS
         initial = softplus + math.log(-math.expm1(-softplus))  # ln(exp(softplus) - 1), without overflow
