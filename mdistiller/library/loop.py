@@ -143,8 +143,6 @@ class Distillation(Transparent):
             self._watch.before(self, target, extra)
         try:
             logits, losses = distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
-        except UserError:
-            raise
         except Exception as error:  # of any kind, raised by a user's network or by a loss
             explain(self, error, inputs, target, extra)
             raise

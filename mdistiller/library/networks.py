@@ -165,6 +165,11 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
 
     The pass has two examples, so that outputs with one row for each example can be told from others.
     """
+    name = type(network).__name__
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise UserError(f"{name} is a network of TorchScript, which does not show its features: give the original one")
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise UserError(f"{name} is on the device meta, and shows no features: load its weights before")
     seen: list = []
 
     def note(name, module, args, output):

@@ -280,6 +280,9 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(*own_pair(wrap=str), "SP"), "Own returns str; expected logits"),
     (lambda: distill(*own_pair(), "SP", example=torch.zeros(1, 4, 8, 8)), "Own cannot be probed"),
     (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
+    (lambda: distill(Own(), Own().to("meta"), "AT"), "Own is on the device meta, and shows no features"),
+    (lambda: distill(Own(), torch.jit.script(nn.Conv2d(3, 8, 3)), "AT"),
+     "RecursiveScriptModule is a network of TorchScript, which does not show its features"),
     (lambda: distill(*[Own()] * 2, "KD"), "distill: student and teacher are one object"),
     *((lambda pair=pair: distill(*own_pair(), "KD", normalization=pair), "distill: normalization: expected (mean, dev")
       for pair in ("imagenet", 3, (0.5, 0.5), ((0.5,), (0.5, 0.5)), ((0.5,), (0,)))),
@@ -312,7 +315,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: setattr(distill(*own_pair(), "KD"), "student", Own()), "kd.student cannot be replaced: give distill the"),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(72))
+], ids=range(74))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()

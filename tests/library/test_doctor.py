@@ -161,6 +161,11 @@ def half_teacher():
     return healthy(teacher=Teacher(wrap=in_half)), (X, Y), {}
 
 
+def with_places(logits):
+    """Logits (n, C, 2), as of two pixels."""
+    return torch.stack([logits, 2 * logits], dim=2)
+
+
 def kl(student, teacher, temperature=4.0, reduction="batchmean", wrong_way=False):
     if wrong_way:
         student, teacher = teacher, student
@@ -192,6 +197,13 @@ FAULTS = {
     "number of labels": lambda: with_batch(X, Y[:4]),
     "one class": lambda: with_batch(X[Y == 1].repeat(8, 1, 1, 1), Y[Y == 1].repeat(8)),
     "number of classes": lambda: (healthy(student=Student(classes=9)), (X, Y), {}),
+    "shape of logits": lambda: (
+        healthy("EA-KD", student=Student(wrap=with_places), teacher=Student(wrap=with_places)), (X, None), {}),
+    "shape of logits, unweighted": lambda: (
+        healthy(student=Student(wrap=with_places), teacher=Student(wrap=with_places)), (X, None), {}),
+    "one logit": lambda: (healthy(student=Student(classes=1), teacher=Student(classes=1)), (X, 0 * Y), {}),
+    "no labels": lambda: with_batch(X, 0 * Y - 100),
+    "type of the weights": lambda: with_teacher(lambda net: net.double()),
     "softmax in the teacher": lambda: (healthy(teacher=Teacher(wrap=lambda z: z.softmax(1))), (X, Y), {}),
     "softmax in the student": lambda: (healthy(student=Student(wrap=lambda z: z.softmax(1))), (X, Y), {}),
     "log-softmax in the teacher": lambda: (healthy(teacher=Teacher(wrap=lambda z: z.log_softmax(1))), (X, Y), {}),
@@ -289,13 +301,14 @@ def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     for _ in range(2):  # reported only once
         kd(*batch)
     assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
-    for name in ("student frozen", "loss detached"):
+    for name in ("student frozen", "loss detached", "shape of logits", "shape of logits, unweighted"):
         kd, batch, _ = FAULTS[name]()
-        with pytest.raises(UserError, match=f"^{name}: "):
+        with pytest.raises(UserError, match=f"^{name.split(',')[0]}: "):
             kd(*batch)
 
 
-@pytest.mark.parametrize("name", ["labels from 1", "label out of range", "number of classes", "type of the images"])
+@pytest.mark.parametrize("name", ["labels from 1", "label out of range", "number of classes", "type of the images",
+                                  "type of the weights"])
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_step_that_fails_tells_its_cause_at_any_time(name, checked):
     kd, batch, _ = FAULTS[name]()

@@ -13,7 +13,7 @@ from mdistiller.library.doctor.finding import Case, Finding
 from mdistiller.library.doctor.formulas import check_formula
 from mdistiller.library.doctor.inputs import check_images, check_readings, check_size
 from mdistiller.library.doctor.losses import check_gradients, check_losses
-from mdistiller.library.doctor.networks import check_networks
+from mdistiller.library.doctor.networks import check_networks, check_types
 from mdistiller.library.doctor.optimisers import check_optimiser
 from mdistiller.library.doctor.outputs import check_outputs
 from mdistiller.library.doctor.stored import check_checkpoint, check_determinism, check_stored
@@ -70,6 +70,7 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
                     yield from _evaluated(case)
                 yield from _trained(case, stored, extra)
         except Exception as error:  # of any kind, raised by a user's networks
+            yield from check_types(case)
             reason = str(error) if isinstance(error, UserError) else first_line(error)
             yield Finding("pass fails", f"a step cannot be made: {reason}")
         finally:

@@ -13,15 +13,15 @@ from mdistiller.errors import UserError
 from mdistiller.library.doctor.finding import Case, Finding, sharded
 from mdistiller.library.doctor.inputs import check_images, check_size
 from mdistiller.library.doctor.losses import check_losses
-from mdistiller.library.doctor.networks import check_networks
+from mdistiller.library.doctor.networks import check_networks, check_types
 from mdistiller.library.doctor.outputs import check_index, check_labels, check_outputs
 from mdistiller.library.doctor.processes import check_processes
 
 log = logging.getLogger("mdistiller")
-FATAL = ("student frozen", "loss detached")  # nothing would be trained
+FATAL = ("student frozen", "loss detached", "shape of logits")  # nothing would be trained, or on wrong numbers
 CAUSES = (  # faults for which a step can fail
-    "type of the images", "channels last", "number of classes", "shape of logits", "form of the labels",
-    "number of labels", "labels from 1", "label out of range", "index out of range",
+    "type of the images", "type of the weights", "channels last", "number of classes", "shape of logits",
+    "form of the labels", "number of labels", "labels from 1", "label out of range", "index out of range",
 )
 PATIENCE = 1000  # number of steps after which waiting for an update ends
 
@@ -29,7 +29,7 @@ PATIENCE = 1000  # number of steps after which waiting for an update ends
 class FirstStep:
     """Checks the first step and then the first update, and logs each fault once.
 
-    Raises UserError for a fault with which nothing would be trained.
+    Raises UserError for the faults in `FATAL`.
     """
 
     def __init__(self):
@@ -110,6 +110,7 @@ def explain(kd, error: Exception, inputs: Any, target: Any, extra: dict[str, Any
     case, found = _case(kd, inputs, target), []
     with contextlib.suppress(Exception):  # after some errors a GPU answers nothing
         found += [*check_images(case), *check_outputs(case), *check_index(kd, extra)]
+        found += check_types(case) if not isinstance(error, UserError) else ()
     raise_cause(found, error)
 
 

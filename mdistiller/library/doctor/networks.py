@@ -24,6 +24,21 @@ def check_networks(case: Case) -> Iterator[Finding]:
     yield from _teacher(teacher, case.kd.distiller.teacher_mode)
 
 
+def check_types(case: Case) -> Iterator[Finding]:
+    """A network whose weights have another precision than the images, which ends a step outside of autocast."""
+    image = case.image
+    if image is None or not image.is_floating_point() or torch.is_autocast_enabled(image.device.type):
+        return
+    for role, network in (("student", case.kd.student), ("teacher", case.kd.teacher)):
+        kinds = {weight.dtype for weight in network.parameters()} if network is not None else set()
+        if kinds and image.dtype not in kinds:
+            yield Finding(
+                "type of the weights",
+                f"the {role}'s weights are {kinds.pop()}, and images are {image.dtype}: convert the {role}, or run the "
+                "step in torch.autocast",
+            )
+
+
 def _student(student):
     parameters = list(student.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):

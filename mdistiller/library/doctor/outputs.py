@@ -42,7 +42,13 @@ def check_outputs(case: Case) -> Iterator[Finding]:
 
 def _logits(role, logits):
     if logits.dim() != 2:
-        yield Finding("shape of logits", f"the {role}'s logits have shape {tuple(logits.shape)}; expected (n, classes)")
+        yield Finding(
+            "shape of logits",
+            f"the {role}'s logits have shape {tuple(logits.shape)}; expected (n, classes), one row for each input",
+        )
+        return
+    if logits.shape[1] == 1:
+        yield Finding("one logit", f"the {role} gives one logit a sample, whose softmax is 1; give it two classes")
         return
     if not finite(logits):
         half = logits.dtype == torch.float16
@@ -61,7 +67,7 @@ def _logits(role, logits):
         )
     elif bool((wide <= 0).all()) and torch.allclose(wide.logsumexp(dim=1), 0 * ones, atol=tolerance):
         yield Finding(f"log-softmax in the {role}", f"the {role} returns log-probabilities; let it return logits")
-    elif logits.shape[1] > 1 and bool((wide == wide[:1]).all()) and len(wide) > 1:
+    elif bool((wide == wide[:1]).all()) and len(wide) > 1:
         yield Finding(f"constant {role}", f"the {role} gives the same logits for every sample of the batch")
 
 
@@ -84,7 +90,10 @@ def check_labels(case: Case) -> Iterator[Finding]:
         yield Finding("number of labels", f"there are {len(target)} labels for {len(logits)} samples")
         return
     target = target if reads or soft else target[target != IGNORED]
-    if soft or not len(target):
+    if soft:
+        return
+    if not len(target):
+        yield Finding("no labels", f"no sample of the batch has a label: all are {IGNORED}")
         return
     low, high = int(target.min()), int(target.max())
     if low >= 1 and high == classes:
