@@ -138,7 +138,8 @@ class Distillation(Transparent):
         if teacher_logits is not None and isinstance(task, Samples | Texts):
             check_stored(teacher_logits, ready.get("positions", inputs), distiller.data_info.num_classes)
         number = next((one for one in (check_epoch(epoch), self.epoch) if one is not None), distiller.settled_epoch)
-        watched = self._watch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        abstract = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # without values
+        watched = self._watch is not None and torch.is_grad_enabled() and not abstract
         if watched:
             self._watch.before(self, target, extra)
         try:

@@ -1,4 +1,4 @@
-"""What transformers' Trainer and wrappers of several processes need from the module of `distill`."""
+"""What transformers' Trainer, timm, torch.func and wrappers of several processes need from the module of `distill`."""
 
 import logging
 
@@ -100,6 +100,21 @@ def test_timm_exempts_the_same_parameters_of_the_student_from_weight_decay():
                 if group["weight_decay"] for parameter in group["params"]} for optimiser in made]
     assert decayed[0] == decayed[1] & set(map(id, student.parameters())) and id(student.stem.weight) not in decayed[0]
     assert distill(*own_pair(), "KD").no_weight_decay() == set()
+
+
+def test_gradients_of_single_samples():
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "EA-FITNET")
+    kd.eval().distiller.training = True  # batch norms by their statistics, so that samples are independent
+    kd.training, names = True, dict(kd.named_parameters())
+
+    def loss(parameters, image, label):
+        return torch.func.functional_call(kd, parameters, (image[None], label[None])).loss
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(names, IMAGES, LABELS)
+    kd(IMAGES, LABELS).loss.backward()
+    for name, parameter in names.items():
+        torch.testing.assert_close(each[name].mean(0), parameter.grad, rtol=1e-4, atol=1e-4)
 
 
 def transformer(width):
