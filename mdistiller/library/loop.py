@@ -141,7 +141,7 @@ class Distillation(Transparent):
         abstract = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # without values
         watched = self._watch is not None and torch.is_grad_enabled() and not abstract
         if watched:
-            self._watch.before(self, target, extra)
+            self._watch.before(self, target, teacher_logits, extra)
         try:
             logits, losses = distiller(**ready, **extra, epoch=number, logits_teacher=teacher_logits)
         except Exception as error:  # of any kind, raised by a user's network or by a loss

@@ -126,6 +126,13 @@ def with_stored(logits):
     return kd, {"image": X, "target": Y, "teacher_logits": logits(kd.teacher(X).detach())}, {}
 
 
+def with_stored_alone(logits):
+    """Stored logits of the teacher, in place of a teacher."""
+    torch.manual_seed(1)
+    kd = distill(Student(), None, "EA-KD", image_size=SIDE)
+    return kd, {"image": X, "target": Y, "teacher_logits": logits(Teacher().eval()(X).detach())}, {}
+
+
 def a_shared_layer():
     teacher, student = Student(), Student()
     student.fc = teacher.fc
@@ -239,6 +246,8 @@ FAULTS = {
     "checkpoint incomplete": lambda: with_checkpoint(lambda own: {"model": {"fc.bias": own["fc.bias"]}}),
     "checkpoint of another network": lambda: with_checkpoint(lambda own: {**own, "fc.bias": torch.zeros(9)}),
     "checkpoint not loaded": lambda: with_checkpoint(lambda own: {key: value + 1 for key, value in own.items()}),
+    "softmax in the teacher, stored": lambda: with_stored_alone(lambda logits: logits.softmax(1)),
+    "teacher at chance, stored": lambda: with_stored_alone(lambda logits: logits.roll(1, 0)),
     "stored logits of another teacher": lambda: with_stored(lambda logits: torch.randn_like(logits)),
     "stored logits in another order": lambda: with_stored(lambda logits: logits.roll(1, 0)),
     "stored logits of another shape": lambda: with_stored(lambda logits: logits[:, :3]),
@@ -263,6 +272,13 @@ def test_a_loss_that_is_zero_by_design_is_no_fault():
     assert "loss zero" not in {finding.name for finding in diagnose(kd, (X, Y))}
     kd, batch = healthy("CRLD", TAU_W=1.0, TAU_S=1.0), {"image": X, "target": Y, "image_strong": X}  # never confident
     assert kd(**batch).losses["cross_weak"] == 0 and diagnose(kd, batch) == []
+
+
+def test_stored_logits_of_a_teacher_are_no_fault(caplog):
+    kd, batch, _ = with_stored_alone(lambda logits: logits)
+    assert diagnose(kd, batch) == []
+    kd(**batch)
+    assert not caplog.records
 
 
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
@@ -300,6 +316,10 @@ def test_the_first_step_warns_and_refuses_what_cannot_learn(caplog):
     kd, batch, _ = FAULTS["softmax in the teacher"]()
     for _ in range(2):  # reported only once
         kd(*batch)
+    assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
+    caplog.clear()
+    kd, batch, _ = FAULTS["softmax in the teacher, stored"]()
+    kd(**batch)
     assert [record.message.split(":")[0] for record in caplog.records] == ["softmax in the teacher"]
     for name in ("student frozen", "loss detached", "shape of logits", "shape of logits, unweighted"):
         kd, batch, _ = FAULTS[name]()

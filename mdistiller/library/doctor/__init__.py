@@ -95,6 +95,8 @@ def _evaluated(case: Case) -> Iterator[Finding]:
         yield from check_determinism(case, lambda: _full(distiller.run_teacher(inputs, output)).logits)
         distiller.teacher.eval()
         case.logits_teacher = _full(distiller.run_teacher(inputs, output)).logits
+    elif case.stored is not None:
+        case.logits_teacher = case.stored
     labels, case.target = case.target, prepared.get("target", case.target)  # of a language model, those of its tokens
     yield from check_outputs(case)
     yield from check_size(case)

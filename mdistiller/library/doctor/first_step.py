@@ -41,11 +41,12 @@ class FirstStep:
     def __reduce__(self):
         return FirstStep, ()  # a copy of the module has other parameters, and begins anew
 
-    def before(self, kd, target: Tensor | None, extra: dict[str, Any]) -> None:
-        """Before the first pass: check labels and index, which crash a GPU if out of range; the task keeps outputs."""
+    def before(self, kd, target: Tensor | None, stored: Tensor | None, extra: dict[str, Any]) -> None:
+        """Before the first pass: check labels and index, which crash a GPU if out of range; the task keeps outputs, the
+        teacher's `stored` ones too."""
         if self.steps == 0 and hasattr(kd.distiller.task, "kept"):
             raise_cause([*check_labels(Case(kd, None, target)), *check_index(kd, extra)])
-            kd.distiller.task.kept = {}
+            kd.distiller.task.kept = {} if stored is None else {"teacher": stored}
 
     def after(self, kd, step, inputs: Any, target: Tensor | None) -> "FirstStep | None":
         """Check after a step; returns itself, or None when nothing is left to check."""
