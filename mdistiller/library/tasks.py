@@ -140,7 +140,12 @@ def as_language_model(network: nn.Module) -> LanguageModel:
         raise UserError(
             f"{type(network).__name__} is no causal language model of transformers, as the other network is"
         )
-    keeps_cache = network.config.use_cache
+    if not getattr(network, "can_generate", lambda: True)():
+        raise UserError(
+            f"{type(network).__name__} predicts masked tokens, not the next one, which distill does not support: apply "
+            "ea_weight and kd_loss to its logits at the masked places"
+        )
+    keeps_cache = getattr(network.config, "use_cache", None)
     wrapped = LanguageModel(network)
     network.config.use_cache = keeps_cache
     check_head(wrapped, type(network).__name__)
