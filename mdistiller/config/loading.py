@@ -235,7 +235,8 @@ def _warn_of_defaults(cfg, reading):
     for key, meaning in left_out.items() if tagged and not stands else ():
         if key not in known and not any(f"{name}.".startswith(f"{key}.") for name in reading.sources):
             public.warn(f"{reading.source(TYPE)}: {key} is left out and {meaning}")
-    missing = [key for key in public.STATED if key not in reading.sources]
+    length = {"SOLVER.EPOCHS"} if "SOLVER.MAX_ITER" in reading.sources else set()  # which it says in updates
+    missing = [key for key in public.STATED if key not in {*reading.sources} | length]
     if tagged and missing and not reading.code_base:
         public.warn(f"{reading.source(TYPE)}: {', '.join(missing)}: left out, so mdistiller's defaults hold; some of "
                     "its forks have others")

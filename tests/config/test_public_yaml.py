@@ -339,6 +339,7 @@ def test_a_public_file_that_leaves_out_what_all_files_of_mdistiller_state_is_tol
     path.write_text(text)
     load_cfg(path, ["CONFIG.DEFAULTS", "mdistiller"])
     load_cfg(path, ["SOLVER.WEIGHT_DECAY", "5e-4", "SOLVER.EPOCHS", "240"])
+    load_cfg(path, ["SOLVER.WEIGHT_DECAY", "5e-4", "SOLVER.MAX_ITER", "1000"])
     path.write_text(f"_BASE_: {REPOSITORY}/configs/cifar100/dkd/vgg13_vgg8.yaml\n{text}")
     load_cfg(path)
     assert not caplog.records
