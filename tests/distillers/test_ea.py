@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mdistiller.config import load_cfg
-from mdistiller.distillers.ea import KINDS, ea_weight, entropy
+from mdistiller.distillers.ea import KINDS, Weighting, ea_weight, entropy
 from mdistiller.errors import UserError
 from tests.golden_files import case_name, close, load, logit_cases, tensors
 
@@ -126,6 +126,16 @@ def test_random_weights_of_groups_are_those_of_groups():
     assert torch.isin(drawn, known).all()
     for rows in ([0, 2, 5], [1, 4]):
         assert (drawn[rows] == drawn[rows[0]]).all()
+
+
+def test_random_weights_of_groups_with_tokens_around_them_are_those_of_groups():
+    student, teacher, group = torch.tensor([0.1, 0.3, 0.5, 0.7]), torch.tensor([0.2, 0.4, 0.6, 0.8]), torch.arange(4)
+    given = student.repeat(2), teacher.repeat(2), 10, group.repeat(2), (student, teacher, group)
+    weight = Weighting().weights(*given)
+    torch.testing.assert_close(weight, Weighting().weights(*given[:4]))  # what is around has the same means
+    torch.manual_seed(0)
+    drawn = Weighting("random").weights(*given)
+    assert torch.equal(drawn[:4], drawn[4:]) and torch.isin(drawn, weight).all() and not torch.equal(drawn, weight)
 
 
 def test_an_unknown_kind_or_level_is_refused_by_name():

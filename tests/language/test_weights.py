@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from mdistiller.distillers.ea import ea_weight, weigh_entropies
+from mdistiller.distillers.ea import Weighting, ea_weight
 from mdistiller.distillers.reduce import weighted_mean
-from mdistiller.functional import entropy, group_mean, sequence_means
+from mdistiller.functional import entropy, sequence_means
+from mdistiller.models.language import Tokens
 from tests.language.goldens import ARRAYS, CASES, LOSSES, Case
-from tests.language.support import config, step
+from tests.language.support import config, distiller_of, step
 
 LEVELS = {"token": "token", "sequence": "sequence", "mean_weight": "mean_weight"}
 
@@ -34,12 +35,31 @@ def test_weights_and_weighted_divergences_equal_the_goldens(case, level, tempera
 @pytest.mark.parametrize("case", CASES)
 def test_the_level_of_prompt_and_response_averages_over_all_attended_tokens(case):
     name, case = case, Case(case)
-    logits = [torch.from_numpy(ARRAYS[f"{name}/{role}"]).double() for role in ("student", "teacher")]
-    rows = case.attended.nonzero()[:, 0]
-    means = [group_mean(entropy(z[case.attended], 2.0), rows) for z in logits]
-    weight = weigh_entropies(*means, "ea", math.log(logits[0].shape[-1]))
-    supervised = case.supervised[case.attended]
-    torch.testing.assert_close(weight[supervised], case.value("w_attended@Tp2"), rtol=1e-9, atol=1e-12)
+    logits = [torch.from_numpy(ARRAYS[f"{name}/{role}"]).double()[case.attended] for role in ("student", "teacher")]
+    own, rows = case.supervised[case.attended], case.attended.nonzero()[:, 0]
+    weighting = Weighting("ea", 2.0, level="prompt_and_response")
+    entropies = [weighting.entropy(z) for z in logits]
+    around = *(values[~own] for values in entropies), rows[~own]
+    weight = weighting.weights(*(values[own] for values in entropies), logits[0].shape[1], rows[own], around)
+    torch.testing.assert_close(weight, case.value("w_attended@Tp2"), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_a_run_at_the_level_of_prompt_and_response_weighs_by_every_token_that_is_no_padding(chunk):
+    cfg = config("EA-FKL", "EA.LEVEL", "prompt_and_response", "LM.LOSS_CHUNK", chunk)
+    distiller, data = distiller_of(cfg)
+    batch = next(data.train_batches(1))
+    distiller(**batch)
+    every = Tokens(batch["ids"], batch["mask"], batch["places"], torch.arange(batch["ids"].numel()))
+    with torch.no_grad():
+        student, teacher = (entropy(network.head(network(every)), cfg.EA.TEMPERATURE).view(batch["ids"].shape)
+                            for network in (distiller.student, distiller.teacher))
+    expected = []
+    for row in batch["group"].tolist():
+        read = batch["mask"][row] > 0
+        h_student, h_teacher = student[row, read].mean(), teacher[row, read].mean()
+        expected.append(h_teacher / 2 * (1 + h_student / math.log(distiller.student.vocabulary)))
+    torch.testing.assert_close(distiller.monitor["weight"], torch.stack(expected))
 
 
 @pytest.mark.parametrize("level", LEVELS)
