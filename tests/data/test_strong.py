@@ -9,6 +9,12 @@ from scipy import stats
 from mdistiller.data.strong import OPERATIONS, apply_operations, cutout, strong_augment, strong_draws
 
 NAMES = [name for name, _, _ in OPERATIONS]
+FACTOR, SHARE, UNUSED = (0.05, 0.95), (-0.3, 0.3), (0, 1)
+RELEASED = {  # the ranges of the magnitudes in the published code of MLD
+    "AutoContrast": UNUSED, "Brightness": FACTOR, "Color": FACTOR, "Contrast": FACTOR, "Equalize": UNUSED,
+    "Identity": UNUSED, "Posterize": (4, 8), "Rotate": (-30, 30), "Sharpness": FACTOR, "ShearX": SHARE,
+    "ShearY": SHARE, "Solarize": (0, 256), "TranslateX": SHARE, "TranslateY": SHARE,
+}
 PILLOW = {
     "AutoContrast": lambda image, v: ImageOps.autocontrast(image),
     "Brightness": lambda image, v: ImageEnhance.Brightness(image).enhance(v),
@@ -107,7 +113,7 @@ def test_boxes_touch_the_left_edge_as_often_as_in_the_released_code():
 def test_the_fourteen_operations_are_equally_likely_and_drawn_independently():
     operations, magnitudes, box = strong_draws(0, 1, np.arange(50_000))
     pairs = np.bincount(operations[:, 0] * 14 + operations[:, 1], minlength=14 * 14)
-    assert len(NAMES) == 14 and stats.chisquare(pairs).pvalue > 1e-3
+    assert {name: (low, high) for name, low, high in OPERATIONS} == RELEASED and stats.chisquare(pairs).pvalue > 1e-3
     for number, (name, low, high) in enumerate(OPERATIONS):
         values = magnitudes[operations == number]
         assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3, name

@@ -81,6 +81,14 @@ def test_a_weight_of_two_doubles_what_is_distilled_and_leaves_the_detectors_loss
         torch.testing.assert_close(twice[name], factor * loss)
 
 
+@pytest.mark.parametrize("method", ["EA-KD", "EA-DKD"])
+def test_the_log_gets_what_each_proposal_contributes_to_what_is_distilled(root, method):
+    run, (_, losses) = one_step(config(root, "DISTILLER.TYPE", method))
+    distilled = sum(loss for name, loss in losses.items() if name not in run.distiller.task.supervised_terms)
+    assert run.distiller.monitor["loss"].shape == (32,)
+    torch.testing.assert_close(run.distiller.monitor["loss"].mean(), distilled)
+
+
 def test_only_the_foreground_is_distilled_on_request(root):
     """The loss is then the mean over the foreground of what all proposals contribute without the switch."""
     seen = {}

@@ -203,14 +203,17 @@ def test_the_log_names_overrides_that_the_method_does_not_read(method, opts, wor
     assert words in caplog.text and bool(words) == ("no effect" in caplog.text)
 
 
-def test_stored_teacher_logits_replace_its_forward_pass():
-    distiller = tiny_distiller("KD")
+@pytest.mark.parametrize("name", ["KD", "EA-MLD"])
+def test_stored_teacher_logits_of_each_view_replace_its_forward_passes(name):
+    distiller = tiny_distiller(name)
     batch = tiny_batch()
     with torch.no_grad():
-        stored = distiller.teacher(batch["image"]).logits
+        stored = [distiller.teacher(batch[view]).logits for view in distiller.views]
     live = distiller(**batch)[1]
     distiller.run_teacher = None  # must not be called
-    assert torch.equal(distiller(**batch, logits_teacher=stored)[1]["kd"], live["kd"])
+    assert distiller(**batch, logits_teacher=torch.stack(stored))[1] == live
+    if len(stored) == 1:
+        assert distiller(**batch, logits_teacher=stored[0])[1] == live
 
 
 def test_a_loss_that_is_not_one_number_per_sample_is_named_and_refused():

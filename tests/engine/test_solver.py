@@ -1,12 +1,15 @@
 """Schedules counted in updates, warm-up and parameter groups, as detection and language models need them."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from mdistiller.config import load_cfg
 from mdistiller.config.length import num_epochs
-from mdistiller.engine.optim import DOT, learning_rate, parameter_groups
+from mdistiller.distillers import build_distiller
+from mdistiller.engine.optim import DOT, build_updater, learning_rate, parameter_groups
 from mdistiller.errors import UserError
 from tests.engine.support import assert_same_weights, run
 
@@ -71,6 +74,27 @@ def test_periods_that_end_within_an_epoch_of_the_data_continue_where_they_stoppe
     thirds = run(tmp_path, "KD", "SOLVER.MAX_ITER", 15, "SOLVER.EVAL_PERIOD", 5)
     lines = (thirds / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(("opts", "values"), [
+    # the gradients 1 + 0.5 p and 3 + 0.5 p, with the velocities 1.5 and 0.9 * 1.5 + 3.425
+    (["SGD", "SOLVER.MOMENTUM", 0.9], (1 - 0.15, 0.85 - 0.4775)),
+    # the same velocities, 0.9 times which are added to each gradient: 1.5 + 1.35, then d = 3 + 0.5 * 0.715
+    (["SGD", "SOLVER.MOMENTUM", 0.9, "SOLVER.NESTEROV", True], (0.715, 0.715 - 0.1 * (3.3575 + 0.9 * 4.7075))),
+    # p is first multiplied by 1 - 0.1 * 0.5; means of gradients 1 and 7 / 3, of their squares 1 and 39 / 7
+    (["AdamW", "SOLVER.BETAS", (0.5, 0.75), "SOLVER.EPS", 1.0],
+     (0.95 - 0.05, 0.9 * 0.95 - 0.1 * (7 / 3) / (math.sqrt(39 / 7) + 1))),
+])
+def test_the_optimisers_by_hand(opts, values):
+    cfg = load_cfg(None, [*map(str, ("SOLVER.LR", 0.1, "SOLVER.WEIGHT_DECAY", 0.5, "SOLVER.TYPE", *opts))])
+    student = nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        student.weight.fill_(1.0)
+    optimizer = build_updater(cfg, build_distiller(cfg, student, None), torch.device("cpu")).optimizer
+    for gradient, value in zip((1.0, 3.0), values, strict=True):
+        student.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+        optimizer.step()
+        assert student.weight.item() == pytest.approx(value, rel=1e-12)
 
 
 def test_dot_by_hand():

@@ -223,6 +223,7 @@ def test_networks_in_double_precision_are_distilled_in_it(method):
     step.loss.backward()
     found = [*step.losses.values(), *evaluated.losses.values(), step.weight, *kd.parameters(), *kd.buffers()]
     assert {tensor.dtype for tensor in found if tensor.is_floating_point()} == {torch.float64}
+    assert all(count.dtype == torch.int64 for name, count in kd.named_buffers() if name.endswith("num_batches_tracked"))
     torch.testing.assert_close(step.loss.float(), expected.loss, rtol=1e-4, atol=1e-5)
 
 
