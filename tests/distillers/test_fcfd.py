@@ -123,11 +123,11 @@ def test_the_total_in_single_precision(file, monkeypatch):
 
 def test_loss_by_hand():
     """One sample; two stages of one channel, of 1x2 and 1x1 cells; two classes."""
-    feats_teacher = [torch.tensor([[[[0.0, 2.0]]]]), torch.tensor([[[[-1.0]]]])]
+    feats_teacher = [torch.tensor([[[[0.0, 2.0]]]]), torch.tensor([[[[-1.0]]]], requires_grad=True)]
     feats_bridged = [torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0]]]])]
     feats_mixed = [[torch.tensor([[[[-3.0]]]])]]  # as negative as the teacher's: pooled after ReLU, they are equal
     logits = torch.zeros(1, 2)
-    undecided = torch.tensor([[1e4, 0.0]])
+    undecided = torch.tensor([[1e4, 0.0]], requires_grad=True)
     losses = fcfd_loss(logits, logits, feats_bridged, feats_teacher, feats_mixed, [logits, logits + 3.0], 2.0)
     torch.testing.assert_close(losses["appearance"], torch.tensor([0.5 + 9.0 + 4.0]))
     torch.testing.assert_close(losses["functional"], torch.tensor([4.0]))
@@ -136,6 +136,7 @@ def test_loss_by_hand():
     torch.testing.assert_close(losses["kd"], 4 * torch.tensor([2.0]).log())  # temperature**2 * log 2
     torch.testing.assert_close(losses["mixed"], 2 * losses["kd"])
     assert losses["functional"].tolist() == [0.0]
+    assert not any(loss.requires_grad for loss in losses.values())  # none for the teacher
 
 
 @pytest.mark.parametrize(

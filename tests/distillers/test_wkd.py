@@ -25,11 +25,13 @@ def test_between_two_classes_the_transport_moves_the_difference():
     torch.testing.assert_close(distance, torch.tensor([0.5]).double(), rtol=1e-6, atol=0)
 
 
-def test_the_target_class_is_left_out():
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_target_class_is_left_out(temperature):
     # without class 1: teacher (.75, .25), student (.25, .75); half of the probability moves at cost .4
     teacher, student = torch.tensor([[0.3, 0.6, 0.1]]).double().log(), torch.tensor([[0.2, 0.2, 0.6]]).double().log()
     cost = torch.tensor([[0.0, 0.9, 0.4], [0.9, 0.0, 0.9], [0.4, 0.9, 0.0]]).double()
-    loss = wkd_loss(student, teacher, torch.tensor([1]), cost, temperature=1.0, reg=0.02, iterations=200)
+    logits = temperature * student, temperature * teacher
+    loss = wkd_loss(*logits, torch.tensor([1]), cost, temperature, reg=0.02, iterations=200)
     torch.testing.assert_close(loss, torch.tensor([0.5 * 0.4]).double(), rtol=1e-4, atol=0)
 
 

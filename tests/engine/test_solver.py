@@ -97,6 +97,19 @@ def test_the_optimisers_by_hand(opts, values):
         assert student.weight.item() == pytest.approx(value, rel=1e-12)
 
 
+def test_a_state_of_adamw_without_one_of_its_means_is_refused():
+    cfg = load_cfg(None, ["SOLVER.TYPE", "AdamW"])
+    distiller = build_distiller(cfg, nn.Linear(1, 1), None)
+    updater = build_updater(cfg, distiller, torch.device("cpu"))
+    distiller.student(torch.ones(1, 1)).sum().backward()
+    updater.optimizer.step()
+    state = updater.state_dict()
+    updater.load_state_dict(state)
+    del state["optimizer"]["state"][1]["exp_avg_sq"]
+    with pytest.raises(ValueError, match="^exp_avg_sq of parameter 1 is missing$"):
+        updater.load_state_dict(state)
+
+
 def test_dot_by_hand():
     parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     optimizer = DOT([parameter], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)

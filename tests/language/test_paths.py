@@ -13,6 +13,7 @@ from mdistiller.data.collate import Sample, collate, cut
 from mdistiller.distillers.divergence import forward_kl
 from mdistiller.engine.setup import build_run
 from mdistiller.models.language import Tokens
+from mdistiller.tasks.base import Head
 from mdistiller.tasks.language import Language
 from tests.language.goldens import ARRAYS
 from tests.language.support import assert_same, config, distiller_of, step
@@ -41,15 +42,25 @@ def test_collation_equals_the_reference_with_cut_prompts_and_answers():
     np.testing.assert_array_equal(found["group"], supervised.nonzero()[0])
 
 
-@pytest.mark.parametrize("method", ["SFT", "EA-FKL", "EA-AKL", "EA-SRKL"])
+@pytest.mark.parametrize("method", [  # DIST has a loss that relates samples, and so takes all logits at once
+    ["SFT"], ["EA-FKL"], ["EA-AKL"], ["EA-SRKL"], ["EA-DIST"], ["EA-DKD", "DISTILLER.LS", True],
+], ids=lambda words: words[0])
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_logits_in_chunks_give_the_losses_and_gradients_of_all_logits_at_once(method, chunk):
-    whole, gradients, first = step(config(method))
-    losses, found, second = step(config(method, "LM.LOSS_CHUNK", chunk))
+    whole, gradients, first = step(config(*method))
+    losses, found, second = step(config(*method, "LM.LOSS_CHUNK", chunk))
     assert_same(whole, losses)
     assert_same(gradients, found)
     assert_same(first.progress, second.progress)
     assert_same(first.monitor, second.monitor)
+
+
+def test_a_head_computes_in_the_precision_of_the_pass_that_made_the_rows():
+    linear, rows = torch.nn.Linear(4, 3), torch.ones(2, 4)
+    assert Head(linear, 3, autocast=torch.bfloat16)(rows).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Head(linear, 3)(rows).dtype == torch.float32
+    assert Head(linear.bfloat16(), 3)(rows).dtype == torch.bfloat16  # rows of a cache, which are float32
 
 
 def test_gathered_logits_give_the_loss_of_logits_at_every_position():
