@@ -168,7 +168,7 @@ def test_only_cat_leaves_out_the_cross_entropy():
     [(True, (True, False), 1 + 2 + 2 * 3), (False, (True, False), 1 + 2 * 2 + 3), (True, (True, True), 6)],
 )
 def test_sdd_doubles_cells_that_disagree_with_the_whole_map(right_on_the_map, right_in_cells, expected):
-    right, wrong = torch.tensor([0.0, 5.0]), torch.tensor([5.0, 0.0])  # target 1
+    right, wrong = torch.tensor([0.0, 5.0, 1.0]), torch.tensor([5.0, 1.0, 0.0])  # target 1
     teacher = torch.stack([right if is_right else wrong for is_right in (right_on_the_map, *right_in_cells)])[None]
     losses = torch.tensor([1.0, 2.0, 3.0])
     loss = sdd_loss(teacher, teacher, torch.tensor([1]), lambda *_: losses, complementary_weight=2.0)
