@@ -19,11 +19,9 @@ def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
     1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double precision.
     """
     sigma, mean = weight.detach().double().abs(), bias.detach().double()
-    safe = torch.where(sigma > 0, sigma, 1.0)
-    below = torch.special.ndtr(-mean / safe)
-    density = torch.exp(-((mean / safe) ** 2) / 2) / math.sqrt(2 * math.pi)
-    expected = mean - sigma * density / below.clamp(min=RARE)
-    margin = torch.where(below > RARE, expected, -3 * sigma)
+    below = torch.special.ndtr(-mean / sigma)  # what divisions by 0 give is not chosen
+    density = torch.exp(-((mean / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
+    margin = torch.where(below > RARE, mean - sigma * density / below, -3 * sigma)
     return torch.where(sigma > 0, margin, mean.clamp(max=0)).to(weight.dtype)
 
 

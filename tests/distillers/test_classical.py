@@ -138,16 +138,17 @@ def test_information_by_hand():
 
 
 @pytest.mark.parametrize(
-    "teacher, student, expected",
+    "teacher, student, margin, expected",
     [
-        (1.0, 3.0, 4.0), (1.0, -1.0, 4.0),  # for a positive target the loss is the squared difference
-        (-0.5, 0.0, 0.25), (-0.5, -0.7, 0.0),  # for a negative target only larger values have a loss
-        (-2.0, 0.0, 1.0), (-2.0, -1.5, 0.0),  # below the margin, -1, the margin counts
+        (1.0, 3.0, -1.0, 4.0), (1.0, -1.0, -1.0, 4.0),  # for a positive target the loss is the squared difference
+        (-0.5, 0.0, -1.0, 0.25), (-0.5, -0.7, -1.0, 0.0),  # for a negative target only larger values have a loss
+        (-2.0, 0.0, -1.0, 1.0), (-2.0, -1.5, -1.0, 0.0),  # below the margin, the margin counts
+        (-2.0, -1.5, 0.0, 0.0), (-2.0, 0.5, 0.0, 0.25),
     ],
 )
-def test_partial_distance_by_hand(teacher, student, expected):
+def test_partial_distance_by_hand(teacher, student, margin, expected):
     student, teacher = torch.full((1, 1, 1, 2), student), torch.full((1, 1, 1, 2), teacher)
-    margin = torch.tensor([-1.0])
+    margin = torch.tensor([margin])
     torch.testing.assert_close(ofd_loss(student, teacher, margin), torch.tensor([2 * expected]))  # a sum over pixels
     levels = [student] * 3, [teacher] * 3, [margin] * 3
     torch.testing.assert_close(ofd_loss(*levels), torch.tensor([2 * expected * (1 / 4 + 1 / 2 + 1)]))

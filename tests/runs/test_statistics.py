@@ -64,7 +64,9 @@ def test_ten_seeds_find_a_difference_of_one_deviation_with_eighty_percent_power(
     assert power_of(5, 1e-9, 1.0) == pytest.approx(0.05, abs=1e-6)  # no difference: what chance alone finds
 
 
-@pytest.mark.parametrize("wrong", [(0.0, 1.0, 0.8), (1.0, -1.0, 0.8), (1.0, 1.0, 1.0), (0.001, 10.0, 0.8)])
+@pytest.mark.parametrize("wrong", [
+    (0.0, 1.0, 0.8), (1.0, 0.0, 0.8), (1.0, -1.0, 0.8), (1.0, 1.0, 1.0), (0.001, 10.0, 0.8),
+])
 def test_impossible_numbers_of_seeds_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a difference|more than"):
         seeds_needed(*wrong)
