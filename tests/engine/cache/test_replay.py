@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,6 +201,16 @@ def test_the_largest_logits_alone_are_the_same_computed_and_found(tmp_path):
     assert torch.equal(stored.argmax(dim=1), live.argmax(dim=1))
     assert (stored.exp().sum(dim=1) / live.exp().sum(dim=1) - 1).abs().max() < 2e-3  # no mass is lost
     assert cache.check(64, 1e-5) == 64 and "KL" in cache.error(64)
+
+
+def test_the_error_of_stored_rows_by_hand():
+    """Two classes; of two rows, stored as undecided, one is so and the other is certain of the second class."""
+    cache = LogitCache(None, SimpleNamespace(device=CPU), None, SimpleNamespace(unpack=lambda rows: rows))
+    stored, live = torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [0.0, 1e5]])
+    cache.samples = lambda count: [(stored[:1], live[:1]), (stored[1:], live[1:])]
+    apart = f"{math.log(2) / 2:.2g} nats"
+    assert cache.error(2) == "the same first class in 50.00 %" + "".join(
+        f"; at temperature {temperature}: KL {apart}, entropies apart by {apart}" for temperature in (1, 3, 4))
 
 
 def test_a_killed_run_leaves_whole_rows_and_the_next_one_fills_the_rest(tmp_path):
