@@ -254,6 +254,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(*own_pair(), "DKDD"), "distill: unknown method 'DKDD'; nearest: DKD"),
     (lambda: distill("resnet8", Own(), "KD"), "distill: student 'resnet8' is a name: say its classes"),
     (lambda: distill(Own(), "resnet8", "KD", num_classes=10), "distill: teacher 'resnet8' is a name: say its weights"),
+    (lambda: distill(*own_pair(), "KD", teacher_checkpoint="a.pth"), "distill: teacher_checkpoint: goes with a name"),
     (lambda: distill(Own(), None, "VID"), "distill: VID needs a teacher; found None"),
     (lambda: distill(Own(), None, "MLD"), "distill: MLD needs a teacher; found None"),
     (lambda: distill(Own(), None, "EA-KD")(IMAGES), "KD was made without a teacher: kd(x, y, teacher_logits=z)"),
@@ -316,7 +317,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: setattr(distill(*own_pair(), "KD"), "student", Own()), "kd.student cannot be replaced: give distill the"),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(74))
+], ids=range(75))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()

@@ -12,12 +12,12 @@ from tests.distillers.support import Fixed, distiller_of
 
 
 def test_the_evaluation_counts_each_image_once_whatever_its_batch():
-    logits = math.log(2) * torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]).expand(4, 6)  # probabilities 32, 16, .. 1 / 63
-    target = torch.tensor([0, 1, 5, 4])  # the first class, the second, the last and the fifth
-    batches = [{"image": logits[rows], "target": target[rows]} for rows in (slice(0, 3), slice(3, 4))]
+    logits = math.log(2) * torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]).expand(5, 6)  # probabilities 32, 16, .. 1 / 63
+    target = torch.tensor([0, 0, 1, 5, 4])  # the first class twice, the second, the last and the fifth
+    batches = [{"image": logits[rows], "target": target[rows]} for rows in (slice(0, 3), slice(3, 5))]
     assert evaluate(nn.Identity(), batches) == pytest.approx({
-        "top1": 25.0, "top5": 75.0, "count": 4,
-        "loss": math.log(63) - (5 + 4 + 0 + 1) / 4 * math.log(2),
+        "top1": 40.0, "top5": 80.0, "count": 5,
+        "loss": math.log(63) - (5 + 5 + 4 + 0 + 1) / 5 * math.log(2),
         "entropy": math.log(63) - (32 * 5 + 16 * 4 + 8 * 3 + 4 * 2 + 2 * 1) / 63 * math.log(2),
     })
 
