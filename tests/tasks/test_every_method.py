@@ -58,11 +58,12 @@ def test_a_method_trains_a_step_or_is_refused_when_it_is_built(parts, kind, name
         assert named == set(HOSTS) - REFUSED[kind] and "\n" not in str(error.value)
         return
     distiller = build()
+    assert distiller.weighted and not DISTILLERS[name].suited(distiller.task).weighted
     student.zero_grad()
     _, losses = distiller(**{key: value for key, value in batch.items() if key != "share"}, epoch=1)
     loss = sum(losses.values())
     loss.backward()
-    assert torch.isfinite(loss)
+    assert torch.isfinite(loss) and (distiller.monitor["weight"] != 1).any()
     assert sum(p.grad.abs().sum() for p in distiller.student.parameters() if p.grad is not None) > 0
 
 
