@@ -18,7 +18,7 @@ from mdistiller.distillers.rkd import rkd_loss
 from mdistiller.distillers.sp import sp_loss
 from mdistiller.distillers.vid import vid_loss
 from mdistiller.errors import UserError
-from mdistiller.losses import kdsvd, pool_to_smaller
+from mdistiller.losses import kdsvd
 from mdistiller.models import Output, build_model
 from tests.distillers.support import Fixed, distiller_of, tiny_batch, tiny_distiller
 
@@ -52,18 +52,6 @@ def test_attention_by_hand(student, teacher, expected):
     torch.testing.assert_close(loss, torch.tensor([2 * expected], dtype=torch.float64))  # two stages are paired
     loss.sum().backward()
     assert torch.isfinite(student.grad).all()
-
-
-def test_the_larger_of_two_maps_that_are_not_square_is_pooled_to_the_size_of_the_smaller():
-    """Means of the 2x2 cells of 0, ..., 7 in rows of four are 2.5 and 4.5; both pairs have the same two values."""
-    large = torch.arange(8, dtype=torch.float64).reshape(1, 1, 2, 4)
-    small = torch.tensor([[[[2.5, 4.5]]]], dtype=torch.float64)
-    wide = torch.tensor([[[[2.0, 3.0, 4.0, 5.0]]]], dtype=torch.float64)  # as high as the small one, and wider
-    for pair in ((large, small), (small, large), (wide, small), (small, wide)):
-        assert all(torch.equal(feat, small) for feat in pool_to_smaller(*pair))
-    zero = torch.zeros(1, dtype=torch.float64)
-    for loss in (at_loss, nst_loss):
-        torch.testing.assert_close(loss([large, wide], [small, small]), zero)
 
 
 @pytest.mark.parametrize("copies", [1, 4])  # fewer channels than positions, and more
