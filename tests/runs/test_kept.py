@@ -46,7 +46,7 @@ def test_scores_of_answers_are_kept_and_checked(folder, tmp_path):
     (scored.path / "answers" / "latest" / "scores.json").write_text(json.dumps(scores["latest"]))
     keep_records([scored, second], tmp_path / "study")
     assert [one.answers for one in find_runs(tmp_path / "study")] == [{}, scores]
-    lines = (tmp_path / "study" / RUNS).read_text().replace("9.5", '"much"')
+    lines = (tmp_path / "study" / RUNS).read_text().replace('"rouge_l": 9.5', '"rouge_l": "much"')
     (tmp_path / "study" / RUNS).write_text(lines)
     with pytest.raises(UserError, match="runs.jsonl: run: answers: dolly: expected numbers as rouge_l"):
         assert find_runs(tmp_path / "study")[1].answers
