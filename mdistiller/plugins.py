@@ -89,7 +89,10 @@ def _with_imports(path):
 
 
 def _imports(file: Path, root: Path) -> Iterator[Path]:
-    """The files below the folder `root` that the import statements of a Python file may mean."""
+    """The files below the folder `root` that the import statements of a Python file may mean.
+
+    This package is none of them, also for a file beside it: what a run used of it is the commit that run.json holds.
+    """
     try:
         statements = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # importing it will say what is wrong
@@ -103,8 +106,9 @@ def _imports(file: Path, root: Path) -> Iterator[Path]:
         else:
             continue
         for start, name in names:
+            parts = name.split(".")
             place = start
-            for part in name.split("."):
+            for part in parts if parts[0] != __package__ else ():
                 place = place / part
                 both = place.with_name(f"{part}.py"), place / "__init__.py"
                 yield from (one for one in both if one.is_relative_to(root) and os.path.isfile(one))

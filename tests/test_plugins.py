@@ -130,7 +130,7 @@ def test_a_python_file_is_known_by_its_name_and_content_wherever_it_lies(plugin)
 
 def test_files_that_a_python_file_imports_from_its_folder_belong_to_it(tmp_path):
     texts = {
-        "net.py": "import os, torch, parts.loss as p\nfrom beside import one",
+        "net.py": "import os, torch, parts.loss as p, mdistiller\nfrom beside import one\nfrom mdistiller.a import b",
         "beside.py": "def f():\n    from . import late\n    import net",  # a circle, and within a function
         "late.py": "not python (",
         "parts/__init__.py": "",
@@ -138,6 +138,8 @@ def test_files_that_a_python_file_imports_from_its_folder_belong_to_it(tmp_path)
         "parts/inner.py": "",
         "parts/other.py": "",
         "torch.txt": "",
+        "mdistiller/__init__.py": "",  # the file lies beside the package, as in the examples of docs/add_a_method.md
+        "mdistiller/a.py": "",
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
