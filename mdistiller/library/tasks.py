@@ -147,6 +147,7 @@ def as_language_model(network: nn.Module) -> LanguageModel:
         )
     keeps_cache = getattr(network.config, "use_cache", None)
     wrapped = LanguageModel(network)
-    network.config.use_cache = keeps_cache
+    if wrapped.without_cache:
+        network.config.use_cache = keeps_cache
     check_head(wrapped, type(network).__name__)
     return wrapped

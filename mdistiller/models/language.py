@@ -46,7 +46,9 @@ class LanguageModel(Transparent):
 
     def __init__(self, inner: nn.Module):
         super().__init__(inner)
-        inner.config.use_cache = False
+        # GPT-1 has no cache, and before transformers 5 it refuses the keyword.
+        self.without_cache = {"use_cache": False} if hasattr(inner.config, "use_cache") else {}
+        inner.config.update(self.without_cache)
 
     @property
     def head(self) -> nn.Module:
@@ -75,7 +77,7 @@ class LanguageModel(Transparent):
     def forward(self, tokens: Tokens) -> Tensor:
         """Last hidden states (n, D) at `tokens.positions`."""
         output = self.body(
-            input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.places, use_cache=False
+            input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=tokens.places, **self.without_cache
         )
         return output.last_hidden_state.flatten(0, 1)[tokens.positions]
 
@@ -192,7 +194,7 @@ def check_head(network: LanguageModel, name: str) -> None:
         with modes_kept(network):
             network.eval()
             ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
-            theirs = network.inner(input_ids=ids, use_cache=False).logits[0].float()
+            theirs = network.inner(input_ids=ids, **network.without_cache).logits[0].float()
         same = ours.shape == theirs.shape and torch.allclose(ours, theirs, CHECK_TOLERANCE, CHECK_TOLERANCE)
     if not same:
         raise UserError(f"{name}: its logits are not those of its head (scaled or capped?), which is not supported")
