@@ -17,6 +17,7 @@ from mdistiller.tasks.language import Language
 
 IGNORED = -100  # label of tokens without a loss, as in transformers
 TYPES = "token_type_ids"  # some tokenizers always give them, though few causal models read them
+OF_MASKED_TOKENS = ("ForMaskedLM", "ForPreTraining")  # what transformers ends the names of such models with
 
 
 class Samples(Classification):
@@ -140,7 +141,7 @@ def as_language_model(network: nn.Module) -> LanguageModel:
         raise UserError(
             f"{type(network).__name__} is no causal language model of transformers, as the other network is"
         )
-    if not getattr(network, "can_generate", lambda: True)():
+    if any(kind.__name__.endswith(OF_MASKED_TOKENS) for kind in type(network).__mro__):
         raise UserError(
             f"{type(network).__name__} predicts masked tokens, not the next one, which distill does not support: apply "
             "ea_weight and kd_loss to its logits at the masked places"

@@ -152,6 +152,14 @@ def test_models_of_masked_tokens_are_refused_and_those_without_a_cache_are_not()
         assert distill(oldest, None, "EA-KD")(IDS, LABELS, teacher_logits=stored).loss > 0
 
 
+def test_a_causal_model_that_cannot_generate_is_one():
+    class Causal(transformers.GPT2LMHeadModel):  # as one's own model that is no GenerationMixin
+        can_generate = classmethod(lambda cls: False)
+
+    config = transformers.GPT2Config(vocab_size=WORDS, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    assert distill(Causal(config), Causal(config), "EA-KD")(IDS, LABELS).loss > 0
+
+
 def test_a_model_without_numbers_is_not_probed():
     with torch.device("meta"):
         assert as_language_model(llama()).vocabulary == WORDS
