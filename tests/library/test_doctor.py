@@ -342,6 +342,21 @@ def test_a_step_that_fails_tells_its_cause_at_any_time(name, checked):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_error_keeps_its_kind_where_a_teacher_of_another_precision_is_not_its_cause(steps):
+    """Networks of transformers convert their images, so that a teacher in half precision is in order."""
+    def fail(student, args):
+        raise MemoryError("full")
+
+    kd = healthy(teacher=Teacher().double())
+    kd.teacher.register_forward_pre_hook(lambda teacher, args: (args[0].double(),))
+    for _ in range(steps):
+        kd(X, Y)
+    kd.student.register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError, match="^full$"):
+        kd(X, Y)
+
+
 def test_samples_are_numbered_below_the_size_of_the_training_set():
     with pytest.raises(UserError, match="^index out of range: samples are numbered from 1 to 40 with 40 in the"):
         healthy("CRD", targets=Y)(X, Y, index=torch.arange(1, 41))

@@ -70,7 +70,7 @@ def _of_passes(case: Case, stored, extra) -> Iterator[Finding]:
                     yield from _evaluated(case)
                 yield from _trained(case, stored, extra)
         except Exception as error:  # of any kind, raised by a user's networks
-            yield from check_types(case)
+            yield from check_types(case, error)
             reason = str(error) if isinstance(error, UserError) else first_line(error)
             yield Finding("pass fails", f"a step cannot be made: {reason}")
         finally:

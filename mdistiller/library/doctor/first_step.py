@@ -110,8 +110,7 @@ def explain(kd, error: Exception, inputs: Any, target: Any, extra: dict[str, Any
     """Raise UserError in place of the `error` of a step if the batch or the networks' outputs show its cause."""
     case, found = _case(kd, inputs, target), []
     with contextlib.suppress(Exception):  # after some errors a GPU answers nothing
-        found += [*check_images(case), *check_outputs(case), *check_index(kd, extra)]
-        found += check_types(case) if not isinstance(error, UserError) else ()
+        found += [*check_images(case), *check_outputs(case), *check_index(kd, extra), *check_types(case, error)]
     raise_cause(found, error)
 
 

@@ -24,10 +24,15 @@ def check_networks(case: Case) -> Iterator[Finding]:
     yield from _teacher(teacher, case.kd.distiller.teacher_mode)
 
 
-def check_types(case: Case) -> Iterator[Finding]:
-    """A network whose weights have another precision than the images, which ends a step outside of autocast."""
+def check_types(case: Case, error: Exception) -> Iterator[Finding]:
+    """A network whose weights have another precision than the images, where the error of a step speaks of types.
+
+    Networks that convert their images themselves, as those of transformers, fail for other reasons.
+    """
     image = case.image
     if image is None or not image.is_floating_point() or torch.is_autocast_enabled(image.device.type):
+        return
+    if not isinstance(error, RuntimeError) or "type" not in str(error):
         return
     for role, network in (("student", case.kd.student), ("teacher", case.kd.teacher)):
         kinds = {weight.dtype for weight in network.parameters()} if network is not None else set()
