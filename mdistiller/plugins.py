@@ -121,6 +121,16 @@ def recorded_files(record: Any) -> dict[str, str]:
     return {name: digest for name, digest in each if isinstance(digest, str)}
 
 
+def edited(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of files whose SHA-256 is not the one recorded; earlier versions recorded no imported files."""
+    return [name for name, digest in now.items() if recorded.get(name, digest) != digest]
+
+
+def same_files(recorded: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether there are files that are recorded, and all of them are as they were."""
+    return bool(recorded.keys() & now.keys()) and not edited(recorded, now)
+
+
 def without_folders(value: Any) -> Any:
     """The value of a setting with the name of each Python file alone, which may lie elsewhere on another machine."""
     if isinstance(value, list | tuple):

@@ -24,7 +24,7 @@ from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import flatten, flatten_checked
 from mdistiller.errors import RunError, UserError, writing
 from mdistiller.places import CHECKOUT, RANDOM_TEACHER
-from mdistiller.plugins import own_files, recorded_files, without_folders
+from mdistiller.plugins import edited, own_files, recorded_files, same_files, without_folders
 
 CHECKPOINTS = ("latest.pth", "previous.pth")  # a run resumes from the first of these that can be read
 FREE = {  # settings that may change between the sessions of a run; the first two are its place, and it may be moved
@@ -92,8 +92,7 @@ class RunFolder:
         recorded = read_recorded(self / "config.yaml", trusted=cfg.EXPERIMENT.PLUGINS)
         if cfg.SOLVER.AMP == "auto":  # the run keeps its precision, whatever auto means on this machine
             cfg.SOLVER.AMP = recorded.SOLVER.AMP
-        now = own_files(flatten(cfg))
-        moved = recorded_files(self.read_json("run.json")) == now
+        moved = same_files(recorded_files(self.read_json("run.json")), own_files(flatten(cfg)))
         changed = differences(settings(recorded), settings(cfg), moved=moved)
         if changed:
             raise UserError(f"{self.path}: already contains a run with other settings: {changed}; set them as "
@@ -190,8 +189,7 @@ class RunFolder:
     def edited(self) -> list[str]:
         """The names of the user's Python files that have changed since the session of the run before this one."""
         *earlier, now = map(recorded_files, self.read_json("run.json").get("sessions") or [{}])
-        before = earlier[-1] if earlier else {}
-        return [name for name, digest in now.items() if before.get(name, digest) != digest]
+        return edited(earlier[-1] if earlier else {}, now)
 
     def write_text(self, name: str, text: str) -> None:
         files.write_text(self.to_write(name), text)

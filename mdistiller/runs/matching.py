@@ -5,7 +5,7 @@ from typing import Any
 
 from mdistiller.config.stated import BASE
 from mdistiller.places import RANDOM_TEACHER
-from mdistiller.plugins import NAMED_BY, own_files, without_folders
+from mdistiller.plugins import NAMED_BY, own_files, same_files, without_folders
 from mdistiller.runs.records import RunRecord, counts, group_runs
 
 TRIALS = {"coco_tiny": "coco"}  # small part of a data set -> the data set: its runs have another protocol
@@ -96,8 +96,7 @@ def _moved(run, there, now):
     """Whether a setting names Python files of the same names and content as a run used, in other folders."""
     if without_folders(there) != without_folders(now):  # first: nearly all runs end here, and no file is read
         return False
-    digests = own_files({NAMED_BY[0]: now})
-    return bool(digests) and digests.items() <= run.own_files.items()
+    return same_files(run.own_files, own_files({NAMED_BY[0]: now}))
 
 
 def _is_trial(run, key, wanted):

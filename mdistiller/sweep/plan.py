@@ -17,6 +17,7 @@ from mdistiller.config.words import nearest
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 from mdistiller.places import CHECKOUT
+from mdistiller.plugins import edited
 from mdistiller.runs.matching import fit
 from mdistiller.runs.paper import Cell, Table
 from mdistiller.runs.progress import PLANS, duration
@@ -184,9 +185,7 @@ class Progress:
 
     def outdated(self, training: Training) -> list[RunRecord]:
         """Finished runs that used another version of a Python file of the user than there is now."""
-        now = training.own_files
-        return [run for run in self.fitting(training)
-                if any(now.get(name, digest) != digest for name, digest in run.own_files.items())]
+        return [run for run in self.fitting(training) if edited(run.own_files, training.own_files)]
 
     def seconds(self, run: PlannedRun) -> float | None:
         """Estimated remaining seconds of a run from finished runs of its configuration; None without such runs."""

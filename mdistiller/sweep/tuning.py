@@ -30,7 +30,7 @@ from mdistiller.engine.run_folder import FREE, RunFolder, differences
 from mdistiller.engine.setup import train
 from mdistiller.errors import NotFinite, RunError, UserError, writing
 from mdistiller.libraries import import_extra
-from mdistiller.plugins import recorded_files
+from mdistiller.plugins import edited, recorded_files, same_files
 from mdistiller.runs.records import RunRecord, read_run
 from mdistiller.runs.training import Training
 
@@ -161,7 +161,7 @@ class Tuning:
                 known = None not in teachers  # not in studies of older versions, nor of a library's weights
                 own, now = recorded_files(study.user_attrs), self.training.own_files
                 there = json.loads(study.user_attrs.get("settings") or json.dumps(said))
-                changed = _changed(there, said, known, moved=own == now)
+                changed = _changed(there, said, known, moved=same_files(own, now))
             except (*DAMAGE, yaml.YAMLError) as error:  # a damaged journal may cause any of them
                 raise UserError(f"{self.folder / JOURNAL}: not the journal of a study ({type(error).__name__}); "
                                 "restore it, or choose another --name") from None
@@ -170,9 +170,8 @@ class Tuning:
             if known and teachers[0] != teachers[1]:
                 raise UserError(f"{self.folder}: the study there has another teacher: teacher_sha256 {teachers[0]} "
                                 f"there, {teachers[1]} now; restore its file, or choose another --name")
-            edited = [name for name in now if own.get(name, now[name]) != now[name]]
-            if edited:
-                raise UserError(f"{self.folder}: {', '.join(edited)} has changed since the study there was begun; "
+            if others := edited(own, now):
+                raise UserError(f"{self.folder}: {', '.join(others)} has changed since the study there was begun; "
                                 "restore it, or choose another --name")
             begun = {self._trial_name(trial.number) for trial in study.trials
                      if trial.state != self.optuna.trial.TrialState.WAITING}

@@ -161,8 +161,11 @@ def test_a_finished_run_counts_after_an_edit_of_the_users_file_and_the_plan_says
 
 def test_a_run_of_a_users_file_in_another_folder_counts_if_the_file_is_the_same(tmp_path):
     file = tmp_path / "net.py"
-    file.write_text("one")
-    for recorded, state in (({}, LEFT), ({"net.py": "of another"}, LEFT), ({"net.py": sha256(file)}, DONE)):
+    file.write_text("import beside")
+    (tmp_path / "beside.py").write_text("")
+    same = {"net.py": sha256(file)}  # all that earlier versions recorded
+    for recorded, state in (({}, LEFT), ({"net.py": "of another"}, LEFT), ({**same, "beside.py": "of another"}, LEFT),
+                            (same, DONE)):
         make_run(tmp_path, "KD", 0, 73.0, metadata={"own_files": recorded}, DISTILLER__STUDENT="elsewhere/net.py:Net")
         run = planned(tmp_path, "KD", 0, f"DISTILLER.STUDENT={file}:Net")
         assert Progress(find_runs(tmp_path)).state(run) == state
