@@ -83,7 +83,8 @@ def distill(
     networks = [_network(role, network, num_classes, family, path) for role, network, path in given]
     task = "language" if any(network is not None and causal(network) for network in networks) else "classification"
     method = canonical_method(method, task)
-    cfg = settings(method, task, keywords, inspect.signature(distill).parameters)
+    *arguments, _ = inspect.signature(distill).parameters  # without `keywords`
+    cfg = settings(method, task, keywords, arguments)
     _check_needs(method, *networks, targets, num_train)
     for role, network in zip(("STUDENT", "TEACHER"), networks, strict=True):
         cfg.DISTILLER[role] = type(network).__name__ if network is not None else ""

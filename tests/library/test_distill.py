@@ -246,6 +246,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
 @pytest.mark.parametrize("call, line", [
     (lambda: distill(*own_pair(), "EA-DKD", BTEA=8), "distill: BTEA is no setting of EA-DKD; nearest: BETA"),
     (lambda: distill(*own_pair(), "AT", tap=["layer1"]), "distill: tap is no setting of AT; nearest: taps"),
+    (lambda: distill(*own_pair(), "AT", keywords=1), "distill: keywords is no setting of AT; known: "),
     (lambda: distill(*own_pair(), "AT", student_chekpoint="x"),
      "distill: student_chekpoint is no setting of AT; nearest: student_checkpoint, teacher_checkpoint"),
     (lambda: distill(*own_pair(), "KD", ce_weight=1, LOSS={"CE_WEIGHT": 2}),
@@ -317,7 +318,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: setattr(distill(*own_pair(), "KD"), "student", Own()), "kd.student cannot be replaced: give distill the"),
     (lambda: setattr(distill(*own_pair(), "KD"), "epoch", -1), "kd: epoch: counts from 1; found -1"),
     (lambda: next(Configured.batches(SimpleNamespace(), 0)), "kd: epoch: counts from 1; found 0"),
-], ids=range(75))
+], ids=range(76))
 def test_errors_are_reported_in_one_line(call, line):
     with pytest.raises(UserError) as told:
         call()
