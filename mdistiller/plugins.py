@@ -94,24 +94,29 @@ def _imports(file: Path, root: Path) -> Iterator[Path]:
     This package is none of them, also for a file beside it: what a run used of it is the commit that run.json holds.
     """
     try:
-        statements = list(ast.walk(ast.parse(file.read_bytes())))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # importing it will say what is wrong
+        names = _imported_names(file.read_bytes())
+    except OSError:  # importing it will say why it cannot be read
         return
-    for node in statements:
-        if isinstance(node, ast.Import):
-            names = [(root, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else root
-            names = [(start, f"{node.module or ''}.{alias.name}".strip(".")) for alias in node.names]
-        else:
-            continue
-        for start, name in names:
-            parts = name.split(".")
-            place = start
-            for part in parts if parts[0] != __package__ else ():
-                place = place / part
-                both = place.with_name(f"{part}.py"), place / "__init__.py"
-                yield from (one for one in both if one.is_relative_to(root) and os.path.isfile(one))
+    for level, name in names:
+        parts = name.split(".")
+        place = file.parents[level - 1] if 0 < level <= len(file.parents) else root
+        for part in parts if level or parts[0] != __package__ else ():
+            place = place / part
+            both = place.with_name(f"{part}.py"), place / "__init__.py"
+            yield from (one for one in both if one.is_relative_to(root) and os.path.isfile(one))
+
+
+@cache  # a sweep asks for the same file once for each run that it finds
+def _imported_names(source: bytes) -> list[tuple[int, str]]:
+    """(number of dots before it, dotted name) of whatever a Python file imports; none of a file with a mistake."""
+    try:
+        statements = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # importing it will say what is wrong
+        return []
+    found = [(0, alias.name) for node in statements if isinstance(node, ast.Import) for alias in node.names]
+    found += [(node.level, f"{node.module or ''}.{alias.name}".strip("."))
+              for node in statements if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return found
 
 
 def recorded_files(record: Any) -> dict[str, str]:

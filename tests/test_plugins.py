@@ -135,17 +135,19 @@ def test_files_that_a_python_file_imports_from_its_folder_belong_to_it(tmp_path)
         "late.py": "not python (",
         "parts/__init__.py": "",
         "parts/loss.py": "from .. import unused_name\nfrom .inner import g",
-        "parts/inner.py": "",
+        "parts/inner.py": "from .mdistiller import h",
         "parts/other.py": "",
         "torch.txt": "",
         "mdistiller/__init__.py": "",  # the file lies beside the package, as in the examples of docs/add_a_method.md
         "mdistiller/a.py": "",
+        "parts/mdistiller.py": "",
     }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     found = own_files({"DISTILLER.STUDENT": f"{tmp_path}/net.py:Net"})
-    imported = ("net.py", "beside.py", "late.py", "parts/__init__.py", "parts/loss.py", "parts/inner.py")
+    imported = ("net.py", "beside.py", "late.py", "parts/__init__.py", "parts/loss.py", "parts/inner.py",
+                "parts/mdistiller.py")
     assert found == {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in imported}
 
 
