@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from mdistiller.config import errors_name_files
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller
 from mdistiller.engine import checkpoints
 from mdistiller.engine.setup import build_run, prepare_device
@@ -262,8 +263,9 @@ def from_config(path: str | Path | None = None, *overrides: Any) -> Configured:
     the file gives the numbers of tools/train.py, bit for bit. Raises UserError, in one line, for invalid settings.
     """
     cfg = load(path, overrides, "from_config")
-    run = build_run(cfg, prepare_device(cfg))
-    run.distiller.eval().prepare(run.data)  # as a run does before its first step
+    with errors_name_files(cfg):
+        run = build_run(cfg, prepare_device(cfg))
+        run.distiller.eval().prepare(run.data)  # as a run does before its first step
     run.distiller.train()
     return Configured(run)
 

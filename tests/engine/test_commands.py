@@ -9,8 +9,12 @@ import time
 
 import pytest
 
+from mdistiller.config import load_cfg
 from mdistiller.engine import checkpoints
+from mdistiller.engine.cache import admin
 from mdistiller.engine.reopen import evaluate_checkpoint
+from mdistiller.errors import UserError
+from mdistiller.library import from_config
 from tests.engine.support import REPOSITORY, assert_same_weights, command, run, train_command, typed
 
 
@@ -166,3 +170,14 @@ def test_eval_measures_in_the_precision_of_the_run(tmp_path):
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     printed = command("tools/eval.py", "--run", folder).stdout
     assert f"last: top-1 {last['test_top1']:.2f}" in printed and f"loss {last['test_loss']:.4f}" in printed
+
+
+@pytest.mark.parametrize("use", [
+    from_config, lambda path: admin.prefill(load_cfg(path)),
+    lambda path: admin.verify_against_teacher(load_cfg(path), 1),
+], ids=["from_config", "prefill", "verify"])
+def test_an_error_names_the_file_that_says_the_wrong_value(use, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("DATASET: {TYPE: cub200}\nDISTILLER: {TYPE: KD}\nDEVICE: cpu\n")
+    with pytest.raises(UserError, match=f"^{path}: DATASET.TYPE: unknown data set 'cub200'"):
+        use(path)

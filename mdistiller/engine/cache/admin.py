@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from mdistiller.config import errors_name_files
 from mdistiller.config.length import num_epochs
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, class_for
@@ -95,7 +96,8 @@ def prefill(cfg: CfgNode, epochs: int | None = None) -> TeacherCache | ReplayCac
     It can be interrupted and continued at any time, and several processes may do it at once. Raises RunError when the
     disk does not take the rows.
     """
-    cache = open_for(cfg, epochs)
+    with errors_name_files(cfg):
+        cache = open_for(cfg, epochs)
     if cfg.TEACHER_CACHE.KIND == replay.KIND:
         epochs = epochs or num_epochs(cfg.SOLVER)
         total = cache.num_rows(epochs)
@@ -130,7 +132,8 @@ def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int, str]:
     Raises UserError when a row differs, and when there is none.
     """
     cfg.TEACHER_CACHE.CHECK = rows
-    cache = open_for(cfg, epochs=0, create=False)
+    with errors_name_files(cfg):
+        cache = open_for(cfg, epochs=0, create=False)
     if not cache.store.num_held:
         raise UserError(f"{cache.store.folder}: holds no rows yet")
     error = cache.error(rows) if isinstance(cache, LogitCache) else ""
