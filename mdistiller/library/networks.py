@@ -167,7 +167,7 @@ def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Mod
     """
     name = type(network).__name__
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise UserError(f"{name} is a network of TorchScript, which does not show its features: give the original one")
+        raise UserError(f"{name} holds modules of TorchScript, which show no features: give the original ones")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise UserError(f"{name} is on the device meta, and shows no features: load its weights before")
     seen: list = []

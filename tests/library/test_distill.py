@@ -285,7 +285,7 @@ def test_a_teacher_gets_images_in_its_own_normalisation():
     (lambda: distill(Own(), nn.Linear(2, 10), "AT", image_size=32), "Linear cannot be probed"),
     (lambda: distill(Own(), Own().to("meta"), "AT"), "Own is on the device meta, and shows no features"),
     (lambda: distill(Own(), torch.jit.script(nn.Conv2d(3, 8, 3)), "AT"),
-     "RecursiveScriptModule is a network of TorchScript, which does not show its features"),
+     "RecursiveScriptModule holds modules of TorchScript, which show no features"),
     (lambda: distill(*[Own()] * 2, "KD"), "distill: student and teacher are one object"),
     *((lambda pair=pair: distill(*own_pair(), "KD", normalization=pair), "distill: normalization: expected (mean, dev")
       for pair in ("imagenet", 3, (0.5, 0.5), ((0.5,), (0.5, 0.5)), ((0.5,), (0,)))),
