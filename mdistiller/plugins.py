@@ -64,15 +64,19 @@ def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
     paths = [Path(_split(value)[0]) for value in named if isinstance(value, str)]
     found: dict[str, dict[str, None]] = {}
     for path in paths:
-        for file in _with_imports(path) if path.suffix == ".py" else ():
+        if path.suffix != ".py" or not os.path.isfile(path):
+            continue
+        own = path.resolve()  # which finds the files of its own folder, also where the path is a link to it
+        for file in _with_imports(own):
+            name = path.name if file == own else file.relative_to(own.parent).as_posix()
             if digest := _digest(file):
-                found.setdefault(file.relative_to(path.parent).as_posix(), {})[digest] = None
+                found.setdefault(name, {})[digest] = None
     return {name: "+".join(digests) for name, digests in found.items()}
 
 
 def _digest(path):
     try:
-        return files.sha256(path) if path.is_file() else None
+        return files.sha256(path)
     except OSError:  # importing it will say why it cannot be read
         return None
 

@@ -149,6 +149,9 @@ def test_files_that_a_python_file_imports_from_its_folder_belong_to_it(tmp_path)
     imported = ("net.py", "beside.py", "late.py", "parts/__init__.py", "parts/loss.py", "parts/inner.py",
                 "parts/mdistiller.py")
     assert found == {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in imported}
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "net.py").symlink_to(tmp_path / "net.py")
+    assert own_files({"DISTILLER.STUDENT": f"{tmp_path}/link/net.py:Net"}) == found
 
 
 def test_a_run_records_its_python_files_and_tells_an_edit_when_it_continues(plugin, tmp_path):
