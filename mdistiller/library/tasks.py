@@ -84,7 +84,7 @@ class Texts(Language):
         if target is not None and not (isinstance(target, Tensor) and target.shape == ids.shape):
             found = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
             raise UserError(f"labels: expected one for each token, {tuple(ids.shape)}, or {IGNORED}; found {found}")
-        mask = torch.ones_like(ids) if mask is None else mask
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
         known = mask.bool() if target is None else target != IGNORED
         wanted = torch.zeros_like(known)
         wanted[:, :-1] = known[:, 1:] & mask[:, :-1].bool()  # with padding on the left, nothing precedes a first token

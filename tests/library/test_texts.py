@@ -110,8 +110,9 @@ def test_the_last_token_of_a_text_predicts_nothing_and_counts_in_no_weight(left,
     expected = ea_weight(*logits, 2.0, group=torch.zeros(5, dtype=torch.int64))
     ids, labels, mask = (nn.functional.pad(rows, (left, right), value=value) for rows, value in (
         (IDS[:1], 0), (LABELS[:1], -100), (torch.ones_like(IDS[:1]), 0)))
-    weight = kd(input_ids=ids, labels=labels, attention_mask=mask).weight
-    torch.testing.assert_close(weight, expected[:4])  # four tokens have a label
+    for kind in (torch.int64, torch.bool, torch.float32):  # of masks that people have
+        weight = kd(input_ids=ids, labels=labels, attention_mask=mask.to(kind)).weight
+        torch.testing.assert_close(weight, expected[:4])  # four tokens have a label
 
 
 def test_settings_of_texts_are_none_of_images():
