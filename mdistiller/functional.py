@@ -147,7 +147,7 @@ def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float =
     return torch.where(counts > 0, sums / counts.clamp_min(1), empty)
 
 
-def sequence_means(group: Tensor, num_groups: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def sequence_means(group: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
     """Factors (n,) with mean 1, with which a mean over samples is one over groups of their means: (n,) -> (n,).
 
     `group` (n,) int64 are numbers from 0 to `num_groups` - 1; a group without samples does not count.
