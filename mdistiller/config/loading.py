@@ -227,8 +227,9 @@ def _warn_of_defaults(cfg, reading):
     if stands and not said and "KD" in (method.config_key, *method.reads):
         public.warn(f"{reading.source('EXPERIMENT.LOGIT_STAND')}: KD.* are left out and mean mdistiller's defaults; "
                     f"{public.DEFAULTS_KEY} ls gives those of the code base that EXPERIMENT.LOGIT_STAND comes from")
-    # All files of these code bases state a tag beside the method; one's own may inherit the method from ours.
-    tagged = reading.sources.get("EXPERIMENT.TAG", "") == reading.sources.get(TYPE) != COMMAND_LINE
+    # All files of these code bases state a tag beside the method, and inherit nothing.
+    named = reading.sources.get(TYPE)
+    tagged = not reading.inherits and reading.sources.get("EXPERIMENT.TAG", "") == named != COMMAND_LINE
     left_out = public.LEFT_OUT.get(split_ea(str(reading.values.get(TYPE, "")))[0].upper(), {})
     # The code base whose defaults are asked for, or that of EA-KD, which has mdistiller's.
     known = {"KD"} if reading.code_base or "DISTILLER.EA" in reading.sources else set()

@@ -27,7 +27,7 @@ class Reading:
     that set each of them last. At first they hold the method and the plug-ins alone, which decide what the other keys
     are; `read` adds these. Nodes of methods are then kept in `waiting`, as they are written, until `add_keys` gives
     their keys. `before` are values that were set earlier, for `values` alone. `code_base` is the one whose defaults are
-    asked for, None where none is.
+    asked for, None where none is. `inherits` says whether the file has a _BASE_.
     """
 
     def __init__(self, path: str | Path | None, opts: Sequence = (), before: Mapping[str, Any] | None = None):
@@ -37,6 +37,7 @@ class Reading:
         self.keys, self.complete = dict(GENERAL), False
         self.nodes = _nodes(self.keys)
         said = list(chain(find_config(path))) if path is not None else []
+        self.inherits = len(said) > 1
         said += [(COMMAND_LINE, _nest(key, self._typed_value(key, value))) for key, value in _pairs(opts)]
         self.ignored: dict[str, list[str]] = {}  # source -> its keys without effect
         self.code_base: str | None = None

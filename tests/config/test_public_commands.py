@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from mdistiller.config import load_cfg
+from mdistiller.config.public import LS_WEIGHTED
 from mdistiller.config.stated import flatten
 from tools import eval as eval_tool
 from tools import train as train_tool
@@ -54,3 +55,10 @@ def test_a_public_command_evaluates_what_it_evaluates_there(line, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["eval.py", *line.split()])
     args = eval_tool.arguments()
     assert (args.model, args.checkpoint, args.dataset, args.opts) == EVAL[line]
+
+
+def test_weights_that_are_multiplied_begin_at_the_methods_own():
+    for _, weights in LS_WEIGHTED.values():
+        (method,) = {key.partition(".")[0] for key in weights}
+        settings = flatten(load_cfg(None, ["DISTILLER.TYPE", method]))
+        assert weights == {key: settings[key] for key in weights}

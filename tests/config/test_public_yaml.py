@@ -315,6 +315,7 @@ def test_a_method_whose_left_out_keys_mean_something_else_elsewhere_is_told(tmp_
     assert told("DISTILLER: {TYPE: NKD}\n") == told("DISTILLER: {TYPE: MLKD}\n") == []  # not from another code base
     ours = REPOSITORY / "configs/digits/nkd/res20_res8.yaml"
     assert told(f"_BASE_: {ours}\nEXPERIMENT: {{TAG: mine}}\n") == []
+    assert told(f"_BASE_: {REPOSITORY}/configs/digits/kd/res20_res8.yaml\n{cifar('KD')}") == []
     assert told(cifar("EA-MLKD")) == ["KD", "SOLVER.TRAINER"] and "CONFIG.DEFAULTS ls gives" in caplog.text
     assert told(cifar("NKD")) == ["NKD"] and "two other code bases mean T 4" in caplog.text
 
