@@ -265,11 +265,13 @@ def test_the_warning_of_a_cluster_and_a_closed_terminal_stop_a_run_like_sigterm(
 
     monkeypatch.setattr(Trainer, "_step", warned)
     keyboard, terminal = os.openpty()
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     with pytest.raises(SystemExit) as end, open(terminal, "w") as out, open(terminal, "w", closefd=False) as err:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)
         run_command(lambda: run(tmp_path) and None)
     monkeypatch.undo()
+    signal.signal(number, before)
     assert end.value.code == 143
     state = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)
     assert (state["epoch"], state["step"]) == (2, 1)
