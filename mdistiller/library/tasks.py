@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mdistiller.errors import UserError
-from mdistiller.library.networks import call
+from mdistiller.library.networks import call, split_again
 from mdistiller.models.base import Output
 from mdistiller.models.language import LanguageModel, check_head
 from mdistiller.tasks import TaskOutput
@@ -146,9 +146,15 @@ def as_language_model(network: nn.Module) -> LanguageModel:
             f"{type(network).__name__} predicts masked tokens, not the next one, which distill does not support: apply "
             "ea_weight and kd_loss to its logits at the masked places"
         )
+    if hasattr(network, "unshard"):  # of fully_shard, whose hooks are those of the whole model
+        raise UserError(
+            f"{type(network).__name__} is split by fully_shard, and its parts are called one by one: split its layers "
+            "alone, or the module that distill returns"
+        )
     keeps_cache = getattr(network.config, "use_cache", None)
     wrapped = LanguageModel(network)
     if wrapped.without_cache:
         network.config.use_cache = keeps_cache
     check_head(wrapped, type(network).__name__)
+    split_again(network)
     return wrapped

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mdistiller import distributed
+from mdistiller.errors import UserError
 from mdistiller.library import distill
 from tests.library.test_distill import IMAGES, LABELS, own_pair
 
@@ -62,6 +63,22 @@ def test_a_student_that_was_split_before_is_whole_only_in_a_pass(two_processes):
     fsdp.fully_shard(student, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
     kd = distill(student, teacher, "FITNET")
     assert all(hasattr(parameter, "full_tensor") for parameter in kd.student.parameters())
+
+
+def test_a_language_model_may_be_split_by_layers_and_not_as_a_whole(two_processes):
+    transformers, fsdp = pytest.importorskip("transformers"), pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("needs PyTorch 2.6")
+    config = transformers.GPT2Config(vocab_size=8, n_positions=4, n_embd=8, n_layer=1, n_head=1, bos_token_id=0,
+                                     eos_token_id=1)
+    student, teacher = (transformers.GPT2LMHeadModel(config) for _ in range(2))
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    fsdp.fully_shard(student.transformer.h[0], mesh=mesh)
+    distill(student, teacher, "FKL")
+    assert all(hasattr(parameter, "full_tensor") for parameter in student.transformer.h[0].parameters())
+    fsdp.fully_shard(student, mesh=mesh)
+    with pytest.raises(UserError, match="^FSDPGPT2LMHeadModel is split by fully_shard, .*: split its layers alone"):
+        distill(student, teacher, "FKL")
 
 
 @pytest.mark.parametrize("original", [True, False])
