@@ -38,6 +38,9 @@ def import_transformers() -> ModuleType:
 
 
 def source_of(name: str) -> tuple[str, dict]:
-    """Arguments for `from_pretrained` of transformers: a folder or a hub name, and the keywords for a GGUF file."""
-    path = Path(name)
-    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (name, {})
+    """Arguments for `from_pretrained` of transformers: a folder or a hub name, and keywords, also for a GGUF file.
+
+    Python code of such a folder is never run; without this keyword, transformers asks the user in the terminal.
+    """
+    path, keywords = Path(name), {"trust_remote_code": False}
+    return (str(path.parent), {**keywords, "gguf_file": path.name}) if path.suffix == ".gguf" else (name, keywords)

@@ -128,21 +128,35 @@ def _tiny(transformers, vocabulary, layers, width):
 
 def _load(transformers, name, pretrained, dtype):
     place, keywords = source_of(name)
-    if keywords and not Path(name).is_file():
+    if "gguf_file" in keywords and not Path(name).is_file():
         raise UserError(f"no such GGUF file: {name}")
     try:
-        if pretrained:
-            return transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **keywords)
-        config = transformers.AutoConfig.from_pretrained(place, **keywords)
-        return transformers.AutoModelForCausalLM.from_config(config)
+        if not pretrained:
+            config = transformers.AutoConfig.from_pretrained(place, **keywords)
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        network, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **keywords
+        )
     except ImportError as error:
-        extra = "gguf and accelerate" if keywords else "another library"
+        extra = "gguf and accelerate" if "gguf_file" in keywords else "another library"
         raise UserError(f"{name} needs {extra}: pip install 'mdistiller-ea[llm]' ({first_line(error)})") from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # damaged files raise nearly anything, such as SafetensorError
         raise UserError(
             f"no language model {name!r}: expected a folder with config.json and model.safetensors, a .gguf file, "
             f"tiny_<layers>x<width>, or a name of the Hugging Face hub, which must be reachable ({first_line(error)})"
         ) from None
+    _check_loaded(name, loaded)
+    return network
+
+
+def _check_loaded(name, loaded):
+    """Raise UserError for weights that a network did not find in its files: transformers leaves them random."""
+    for kind, problem in (("missing_keys", "are not in its files"), ("mismatched_keys", "have other shapes there")):
+        keys = sorted(key if isinstance(key, str) else key[0] for key in loaded[kind])
+        if keys:
+            raise UserError(f"{name}: {len(keys)} weights of the network {problem} ({keys[0]}, ...)")
+    if unused := sorted(loaded["unexpected_keys"]):
+        log.warning("%s: %d weights of its files have no place in the network (%s, ...)", name, len(unused), unused[0])
 
 
 def _layers_of(network):
@@ -195,6 +209,8 @@ def check_head(network: LanguageModel, name: str) -> None:
             network.eval()
             ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
             theirs = network.inner(input_ids=ids, **network.without_cache).logits[0].float()
+        if not theirs.isfinite().all():
+            raise UserError(f"{name}: its logits are not finite: its weights are damaged")
         same = ours.shape == theirs.shape and torch.allclose(ours, theirs, CHECK_TOLERANCE, CHECK_TOLERANCE)
     if not same:
         raise UserError(f"{name}: its logits are not those of its head (scaled or capped?), which is not supported")
