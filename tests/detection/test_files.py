@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mdistiller.engine import checkpoints
+from mdistiller.engine.numpy_numbers import read_arrays
 from mdistiller.engine.teachers.convert import convert_file
 from mdistiller.errors import UserError
 from tests.detection.support import GOLDEN, SMALL, detector, golden, write_coco
@@ -70,6 +71,55 @@ def test_a_file_that_is_not_a_detector_is_refused_and_its_code_does_not_run(tmp_
     with pytest.raises(UserError, match=words) as error:
         convert_file(tmp_path / "model.pkl", tmp_path)
     assert "code of a file" not in capsys.readouterr().out and "\n" not in str(error.value)
+
+
+class OfPointers:
+    """An array of objects whose dtype says that they are none: NumPy itself takes its bytes for pointers."""
+
+    def __reduce__(self):
+        class Flagless:
+            def __reduce__(self):
+                return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+        reconstruct, words, _ = np.zeros(1).__reduce__()
+        return reconstruct, words, (1, (1,), Flagless(), False, b"AAAAAAAA")
+
+
+@pytest.mark.parametrize("value", [OfPointers(), [OfPointers()]])
+def test_bytes_of_a_file_are_never_taken_for_pointers(value, tmp_path):
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"a": value}}))
+    with pytest.raises(UserError, match="it holds a NumPy value of dtype O8, which is no number"):
+        read_arrays(tmp_path / "model.pkl")
+
+
+def test_arrays_are_read_as_numpy_and_python_2_wrote_them(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+              "big": np.arange(3, dtype=">i4"), "flags": np.array([True, False]), "scalar": np.float32(0.5)}
+    for protocol in (0, 2, 4):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(arrays, protocol))
+        found = read_arrays(tmp_path / "model.pkl")
+        assert all(np.array_equal(found[key], value) for key, value in arrays.items())
+        assert all(array.dtype.isnative for array in found.values())
+    (tmp_path / "model.pkl").write_bytes(
+        b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85cnumpy\n"
+        b"dtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08"
+        + np.array([0.1, -2], "<f4").tobytes() + b"tbs.")
+    assert np.array_equal(read_arrays(tmp_path / "model.pkl")["a"], np.array([0.1, -2], np.float32))
+
+
+CONV, SCORES = "backbone.bottom_up.res4.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"
+
+
+@pytest.mark.parametrize("content", [
+    {"model": [1]}, {"model": None}, {"model": torch.ones(2)}, {CONV: "x"}, {CONV: None}, {CONV: {"a": torch.ones(2)}},
+    {SCORES: torch.tensor(1.0)}, {3: torch.ones(2)}, {f"teacher.{CONV}": None},
+    {f"teacher.{CONV}": torch.ones(2), 3: 4},
+])
+def test_a_checkpoint_that_is_no_detector_is_refused_in_one_line(content, tmp_path):
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="model.pth: .*expected") as error:
+        convert_file(tmp_path / "model.pth", tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_results_are_written_in_cocos_standard_form(tmp_path):

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 from mdistiller.engine import checkpoints
+from mdistiller.engine.numpy_numbers import read_arrays
 from mdistiller.errors import UserError
-from mdistiller.models.detection.convert import convert_detectron2, name_of, read_pickle, split_pair
+from mdistiller.models.detection.convert import convert_detectron2, name_of, split_pair
 
 BODY = "model.backbone.body."
 DATASET = "coco"
@@ -19,13 +22,15 @@ def convert_file(path: str | Path, folder: str | Path) -> list[Path]:
     """
     path, folder = Path(path), Path(folder) / DATASET
     if path.suffix == ".pkl":
-        state = read_pickle(path)
+        state = read_arrays(path)
     else:
         content = checkpoints.load(path)
         state = content.get("model", content)
+        if not isinstance(state, dict) or not all(map(_is_weight, state.items())):
+            raise UserError(f"{path}: expected a state dict of weights by name, perhaps under the key model")
     written = []
     try:
-        if any(str(name).startswith("teacher.") for name in state):
+        if any(name.startswith("teacher.") for name in state):
             teacher, body = split_pair(state)
             if body:
                 written.append(_save({"model": body, "part": BODY}, folder / f"{name_of(body)}_imagenet.pth"))
@@ -35,6 +40,11 @@ def convert_file(path: str | Path, folder: str | Path) -> list[Path]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return written
+
+
+def _is_weight(entry):
+    name, value = entry
+    return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
 def _save(content, path):

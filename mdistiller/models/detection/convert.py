@@ -1,10 +1,7 @@
 """Converts weights of detectron2's detectors to the parameter names of `Detector`."""
 
-import io
-import pickle
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,35 +12,6 @@ from mdistiller.models.detection.backbones import DEPTHS
 
 BODY, HEADS = "backbone.bottom_up.", "model.roi_heads."
 CONVS = {"shortcut": "downsample.0", "shortcut.norm": "downsample.1"}
-ALLOWED = {  # all names that a pickle of plain arrays needs
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("_codecs", "encode"),
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, texts, numbers and NumPy arrays, and rejects everything else, in particular code."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return super().find_class(module, name)
-
-
-def read_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a file of detectron2's model zoo, by name. Raises UserError for any other file."""
-    try:
-        content = ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
-        content = content.get("model", content)
-        arrays = {name: np.asarray(value) for name, value in content.items()}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # damaged pickles raise many kinds of exceptions
-        raise UserError(f"{path}: not a pickle of detectron2's arrays ({type(error).__name__}: {error})") from None
-    if not arrays or any(array.dtype.kind not in "fiub" for array in arrays.values()):
-        raise UserError(f"{path}: not a pickle of detectron2's arrays (it contains other values than numbers)")
-    return arrays
 
 
 def convert_detectron2(state: Mapping[str, np.ndarray | Tensor]) -> dict[str, Tensor]:
@@ -139,6 +107,8 @@ RULES: list[tuple[str, Callable]] = [
 
 
 def _background_first(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.dim():
+        raise UserError(f"{name}: expected rows of classes, found one number")
     if "cls_score" in name:
         return torch.cat([tensor[-1:], tensor[:-1]])
     return torch.cat([tensor.new_zeros(4, *tensor.shape[1:]), tensor])
