@@ -86,6 +86,19 @@ def load_network(network: nn.Module, path: str | Path, name: str, key: str | Non
     return content
 
 
+def load_to_train(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> None:
+    """`load_network` for a teacher or the start of a student, which need finite weights. Raises UserError for others.
+
+    Buffers may hold infinity, as masks do.
+    """
+    load_network(network, path, name, key)
+    bad = [name for name, value in network.named_parameters() if not value.isfinite().all()]
+    bad += [name for name, value in network.named_buffers() if value.isnan().any()]
+    if bad:
+        raise UserError(f"{path}: {len(bad)} of its weights hold NaN or infinity ({bad[0]}, ...): it is damaged, or of "
+                        "a training that failed; use another checkpoint")
+
+
 def _completed(content, network):
     """The content of a file; if it holds only a part of a network, completed with the network's current weights."""
     part, state = content.get("part"), content.get("model")

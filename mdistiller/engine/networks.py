@@ -25,7 +25,7 @@ def load_student(cfg: CfgNode, task: Task) -> nn.Module:
     student = task.network("STUDENT", pretrained=configured == PRETRAINED)
     if configured not in (None, PRETRAINED):
         name = f"{cfg.DISTILLER.STUDENT} with {task.info.num_classes} classes"
-        checkpoints.load_network(student, configured, name, cfg.DISTILLER.STUDENT_WEIGHTS)
+        checkpoints.load_to_train(student, configured, name, cfg.DISTILLER.STUDENT_WEIGHTS)
     return student
 
 
@@ -53,7 +53,7 @@ def load_teacher(cfg: CfgNode, task: Task) -> tuple[nn.Module, dict]:
         log.info("teacher %s with its library's weights (sha256 of the tensors %s)", name, digest[:12])
         return teacher, {"teacher_checkpoint": PRETRAINED, "teacher_sha256": digest}
     path = find_teacher(info.name, _registered(name, info.family), configured)
-    checkpoints.load_network(teacher, path, f"{name} with {info.num_classes} classes", cfg.DISTILLER.TEACHER_WEIGHTS)
+    checkpoints.load_to_train(teacher, path, f"{name} with {info.num_classes} classes", cfg.DISTILLER.TEACHER_WEIGHTS)
     digest = files.sha256(path)
     log.info("teacher %s from %s (sha256 %s)", name, path, digest[:12])
     return teacher, {"teacher_checkpoint": str(path), "teacher_sha256": digest}

@@ -101,6 +101,11 @@ FOREIGN = [
     for name, file in (("resnet14", "student_best.pth"), ("resnet8x4", "student_best.pth"), ("vgg8", "latest.pth"),
                        ("wrn_16_1", "best.pth"), ("MobileNetV2", "epoch_1.pth"))
 ]
+NOT_FINITE = {
+    "NaN": lambda s: {**s, "fc.bias": s["fc.bias"] * torch.nan},
+    "infinity": lambda s: {**s, "fc.weight": s["fc.weight"] / 0},
+    "a NaN statistic": lambda s: {**s, "bn1.running_mean": s["bn1.running_mean"] * torch.nan},
+}
 READERS = [  # who reads a file a.pth
     ("eval", ("-m", "resnet8", "-c", "a.pth", "-d", "digits")),
     ("train", ("--cfg", BASE, "DISTILLER.TEACHER_CHECKPOINT", "a.pth")),
@@ -113,6 +118,10 @@ for number, (what, (content, says)) in enumerate({**FILES, **FLIPS}.items()):
     reader = f"{tool} {words[-2] if tool != 'eval' else '-c'}"
     no_file = "no such" if what == "a folder" else says
     CHECKPOINTS.append(Case(f"{reader}: {what}", tool, words, no_file, {"a.pth": content}))
+for (what, change), (tool, words) in zip(NOT_FINITE.items(), READERS[1:], strict=True):
+    says = "a.pth: 1 of its weights hold NaN or infinity"
+    CHECKPOINTS.append(Case(f"{tool} {words[-2]}: {what}", tool, words, says, {
+        "a.pth": partial(torch_saved, change=change)}))
 MISSING = [
     typed("eval", "-m resnet8 -c none.pth -d digits", "none.pth: no such checkpoint"),
     typed("eval", f"-m resnet8 -c {'x' * 300} -d digits", "no such checkpoint", name="eval: a name too long"),
