@@ -1,6 +1,7 @@
 """Tables in Markdown, for pages and the terminal; the one writer of all of them."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -17,3 +18,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], aligned: bool = Fa
 def cell(text: str) -> str:
     """Any text as one cell: markup is shown as it is, line breaks become spaces."""
     return " ".join(html.escape(text, quote=False).replace("|", "\\|").split())
+
+
+def prose(text: str) -> str:
+    """Running text on one line, in which no HTML begins; its own Markdown, such as bold words, stays."""
+    return " ".join(re.sub("<(?=[a-zA-Z/!?])", "&lt;", text).split())

@@ -41,7 +41,7 @@ def comparison(root: str | Path) -> str:
     if len(done) < len(runs):
         lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
     notes = [*repeated_words([run for run, _ in repeated_runs(done)]), *edited_words(groups)]
-    lines += [f"\n{text}" for text in notes]
+    lines += [f"\n{markdown.prose(text)}" for text in notes]
     return "\n".join(lines)
 
 

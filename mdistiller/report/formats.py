@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mdistiller import files
-from mdistiller.markdown import table
+from mdistiller.markdown import prose, table
 from mdistiller.report.layout import Block, Commands, Grid, Heading, Items, Paragraph, Strong, fill_command, plain
 from mdistiller.report.render import render
 from mdistiller.runs.fill import FilledTable
@@ -34,7 +34,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 def _wrap(text, first="", rest=""):
     return textwrap.fill(
-        text, 110, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        prose(text), 110, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mdistiller import markdown
 from mdistiller.report import formats
+from mdistiller.report.compare import comparison
 from mdistiller.report.layout import layout, overview
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import load_tables
@@ -154,6 +155,15 @@ def test_the_command_prints_tables_and_reports_errors_in_one_line(runs):
     assert f"--table 1 LOG.PREFIX={runs} --methods 'KD, w = H_ub - H^S' --pairs {PAIR}\n" in done.stdout
     wrong = run_tool("tables", ["--table", "99"], REPOSITORY)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "unknown table" in wrong.stderr
+
+
+def test_values_of_records_begin_no_html_in_running_text(tmp_path):
+    value = "<img src=x onerror=alert(1)> a\n</p>"
+    make_run(tmp_path, "KD", 0, 73.0, DATASET__AUGMENTATION=value)
+    make_run(tmp_path, "KD", 0, 73.0, DATASET__AUGMENTATION=value, name="<b>")
+    text = formats.markdown(layout(fill(load_tables()["2"], find_runs(tmp_path)), COMMAND))
+    assert "DATASET.AUGMENTATION &lt;img src=x onerror=alert(1)> a &lt;/p>" in " ".join(text.split())
+    assert re.search("<[a-z/]", text + comparison(tmp_path)) is None and "**last epoch**" in text
 
 
 def test_the_one_writer_of_tables_aligns_and_escapes():
