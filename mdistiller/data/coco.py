@@ -164,7 +164,7 @@ class CocoFolder(BoxSource):
             if not _is_box(box):
                 self._fail(f"annotation {number}: bbox {box}: expected four finite numbers x, y, width, height")
             entry, (x, y, width, height) = entries[image], map(float, box)
-            if x >= entry["width"] or y >= entry["height"] or x + width <= 0 or y + height <= 0:
+            if x > entry["width"] or y > entry["height"] or x + width < 0 or y + height < 0:  # touching is left out
                 self._fail(f"annotation {number}: bbox {box} is outside image {image} "
                            f"({entry['width']}x{entry['height']} pixels)")
             area, crowd = one.get("area", width * height), one.get("iscrowd", 0)
@@ -201,7 +201,7 @@ def _is_number(value):
 
 def _read(file):
     try:
-        content = json.loads(read_plain(file))
+        content = json.loads(read_plain(file).removeprefix("\ufeff"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

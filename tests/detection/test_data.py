@@ -112,6 +112,15 @@ def set_box(value):
     return lambda content: content["annotations"][0].update(bbox=value)
 
 
+@pytest.mark.parametrize("box", [[0, 5, 0, 10], [64, 5, 0, 10], [5, 60, 10, 0], [-5, 5, 5, 10], [5, 5, 0, 0]])
+def test_a_box_without_area_at_the_border_is_left_out_like_one_within(box, tmp_path):
+    root = write_coco(tmp_path, change=lambda content: content["annotations"][0].update(bbox=box))
+    for path in (root / "annotations").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as editors of Windows write it
+    source, _ = build_data(config(root), "cpu").sources["train"]
+    assert [len(one.boxes) for one in source.annotations] == [1, 2, 2, 2, 2] and source.truth[100][0]["bbox"] == box
+
+
 BROKEN = {
     "no image": (lambda c: c["images"][0].update(file_name="gone.jpg"), "image 100: no such file"),
     "category": (lambda c: c["annotations"][0].update(category_id=4), "annotation 1: category 4 is not in the file"),
