@@ -85,11 +85,12 @@ def _example(place, line):
         content = json.loads(line)
         whole = content.get("prompt")
         instruction = content["instruction"] if whole is None else whole
-        given, output = content.get("input") or "", content["output"]
+        given, output = content.get("input"), content["output"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{place}: expected an object with instruction, input and output ({type(error).__name__}: {error})"
         ) from None
+    given = "" if given is None else given
     output = (output,) if isinstance(output, str) else tuple(output) if isinstance(output, list) else ()
     if not all(isinstance(text, str) for text in (instruction, given, *output)):
         raise UserError(f"{place}: expected texts as instruction, input and output")
