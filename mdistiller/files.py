@@ -38,6 +38,18 @@ def csv_text(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def csv_rows(path: str | Path, errors: str = "strict") -> csv.DictReader:
+    """The rows by field of a file with the text of `csv_text`.
+
+    Raises ValueError if its last line has no end, since the number there may be cut off, and the errors of
+    `read_plain`.
+    """
+    text = read_plain(path, errors)
+    if text and not text.endswith("\n"):
+        raise ValueError("its last line is cut off")
+    return csv.DictReader(io.StringIO(text, newline=""))
+
+
 def write_atomically(path: Path, write, keep: Path | None = None) -> None:
     """Call `write(binary file)` for a temporary file and rename it to `path`, so that `path` is never incomplete.
 

@@ -1,7 +1,5 @@
 """Draw the paper's figures from the files (CSV, NPZ, JSON) that tools/analyze.py has written."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mdistiller.errors import UserError, first_line
-from mdistiller.files import open_plain, read_plain, write_atomically
+from mdistiller.files import csv_rows, open_plain, read_plain, write_atomically
 from mdistiller.libraries import import_extra
 from mdistiller.registry import ea_name, split_ea
 from mdistiller.report.figure_weights import token_weights
@@ -89,7 +87,7 @@ class Source:
         Raises UserError, naming line and column, for a field that is not a number.
         """
         path = self.folder / f"figure_{self.figure}_{name}.csv"
-        rows = csv.DictReader(io.StringIO(read_plain(path), newline=""))
+        rows = csv_rows(path)
         return [{key: _value(key, text, f"{path}, line {number}") for key, text in row.items()}
                 for number, row in enumerate(rows, start=2)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.errors import UserError
-from mdistiller.files import read_plain
+from mdistiller.files import csv_rows, read_plain
 from mdistiller.runs.reading import parse_json
 
 RUNS, METRICS = "runs.jsonl", "metrics.csv"
@@ -52,17 +52,19 @@ def read_kept_metrics(path: Path) -> dict[str, list[dict]]:
     runs: dict[str, list[dict]] = {}
     if not path.is_file():
         return runs
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = csv.DictReader(file)
-        try:
-            for row in rows:
-                name = row.pop("run")
-                numbers = {key: _number(text) for key, text in row.items() if text}
-                if "epoch" not in numbers:
-                    raise KeyError("epoch")
-                runs.setdefault(name, []).append(numbers)
-        except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
-            raise UserError(f"{path}, line {rows.line_num}: expected a run's name and numbers") from None
+    try:
+        rows = csv_rows(path, errors="replace")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; copy or restore it") from None
+    try:
+        for row in rows:
+            name = row.pop("run")
+            numbers = {key: _number(text) for key, text in row.items() if text}
+            if "epoch" not in numbers:
+                raise KeyError("epoch")
+            runs.setdefault(name, []).append(numbers)
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
+        raise UserError(f"{path}, line {rows.line_num}: expected a run's name and numbers") from None
     return runs
 
 

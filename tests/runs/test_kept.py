@@ -148,6 +148,15 @@ def test_invalid_rows_of_epochs_are_named(folder, tmp_path):
             read_kept_metrics(tmp_path / METRICS)
 
 
+@pytest.mark.parametrize("end", [1, 2, 5, 12])
+def test_epochs_that_are_cut_off_within_a_line_are_not_read_as_other_numbers(end, folder, tmp_path):
+    keep_records(find_runs(folder), tmp_path)
+    (tmp_path / METRICS).write_text((tmp_path / METRICS).read_text()[:-end])
+    for action in (lambda: read_kept_metrics(tmp_path / METRICS), lambda: keep_records(find_runs(folder), tmp_path)):
+        with pytest.raises(UserError, match=f"{METRICS}: its last line is cut off; copy or restore it"):
+            action()
+
+
 def test_summaries_of_other_types_are_named(folder, tmp_path):
     keep_records(find_runs(folder)[:1], tmp_path)
     row = json.loads((tmp_path / RUNS).read_text())

@@ -364,6 +364,7 @@ DRAWN = {
     "an accuracy that is a word": ("1", {"speed_csv": SPEED.replace("70.0", "high")}),
     "a time that is a word": ("1", {"speed_csv": SPEED.replace("1.1", "fast")}),
     "a line cut off": ("1", {"speed_csv": SPEED[:-10]}),
+    "a device cut off": ("1", {"speed_csv": SPEED[:-2]}),
     "seeds that are a word": ("1", {"speed_csv": SPEED.replace(",1,cpu", ",one,cpu")}),
     "a folder of speeds": ("1", {"speed_csv": folder}),
     "metadata of text": ("1", {"json": "text", "speed_csv": SPEED}),
