@@ -69,16 +69,25 @@ def state_sha256(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_network(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> dict:
+def load_network(network: nn.Module, path: str | Path, name: str, key: str | None = None, part: bool = False) -> dict:
     """Load a checkpoint file into `network` strictly; returns the content of the file.
 
     `fitting_state` finds the weights in the file; `key` selects them when the file holds several. If the file has an
-    entry `part` (a prefix of parameter names), it holds only the parameters with this prefix, and all others keep their
-    values. Raises UserError when the weights do not fit; its one line says which entries differ.
+    entry `part` (a prefix of parameter names), it holds only the parameters with this prefix; with `part` all others
+    keep their values, without it the file is refused. Raises UserError when the weights do not fit; its one line says
+    which entries differ.
     """
     content = load(path)
+    prefix, state = content.get("part"), content.get("model")
+    partial = bool(prefix) and isinstance(prefix, str) and isinstance(state, dict) and all(
+        str(key).startswith(prefix) for key in state)
+    if partial and not part:
+        raise UserError(f"{path}: holds only the weights {prefix}* of a network, with which a student can begin "
+                        "(DISTILLER.STUDENT_CHECKPOINT); expected all weights")
+    if partial:
+        others = {key: value for key, value in network.state_dict().items() if not key.startswith(prefix)}
     try:
-        state, fits = fitting_state(_completed(content, network), network, key)
+        state, fits = fitting_state({"model": others | state} if partial else content, network, key)
     except ValueError as error:
         raise UserError(f"{path}: does not fit the network {name}: {error}") from None
     say_choice(path, fits)
@@ -86,22 +95,14 @@ def load_network(network: nn.Module, path: str | Path, name: str, key: str | Non
     return content
 
 
-def load_to_train(network: nn.Module, path: str | Path, name: str, key: str | None = None) -> None:
+def load_to_train(network: nn.Module, path: str | Path, name: str, key: str | None = None, part: bool = False) -> None:
     """`load_network` for a teacher or the start of a student, which need finite weights. Raises UserError for others.
 
     Buffers may hold infinity, as masks do.
     """
-    load_network(network, path, name, key)
+    load_network(network, path, name, key, part)
     bad = [name for name, value in network.named_parameters() if not value.isfinite().all()]
     bad += [name for name, value in network.named_buffers() if value.isnan().any()]
     if bad:
         raise UserError(f"{path}: {len(bad)} of its weights hold NaN or infinity ({bad[0]}, ...): it is damaged, or of "
                         "a training that failed; use another checkpoint")
-
-
-def _completed(content, network):
-    """The content of a file; if it holds only a part of a network, completed with the network's current weights."""
-    part, state = content.get("part"), content.get("model")
-    if not isinstance(part, str) or not isinstance(state, dict):
-        return content
-    return {"model": {key: value for key, value in network.state_dict().items() if not key.startswith(part)} | state}

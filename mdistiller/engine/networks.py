@@ -25,7 +25,7 @@ def load_student(cfg: CfgNode, task: Task) -> nn.Module:
     student = task.network("STUDENT", pretrained=configured == PRETRAINED)
     if configured not in (None, PRETRAINED):
         name = f"{cfg.DISTILLER.STUDENT} with {task.info.num_classes} classes"
-        checkpoints.load_to_train(student, configured, name, cfg.DISTILLER.STUDENT_WEIGHTS)
+        checkpoints.load_to_train(student, configured, name, cfg.DISTILLER.STUDENT_WEIGHTS, part=True)
     return student
 
 

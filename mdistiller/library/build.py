@@ -130,7 +130,7 @@ def _network(role, network, num_classes, family, checkpoint) -> nn.Module | None
         )
     built = build_model(network, num_classes, family, pretrained=checkpoint == "pretrained")
     if checkpoint not in (None, "pretrained", "random"):
-        checkpoints.load_to_train(built, checkpoint, f"{network} with {num_classes} classes")
+        checkpoints.load_to_train(built, checkpoint, f"{network} with {num_classes} classes", part=role == "student")
     return built
 
 

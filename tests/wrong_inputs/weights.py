@@ -94,6 +94,9 @@ FILES = {  # what stands in the file -> (how it is made, what the error says)
     "a weight without numbers": (partial(torch_saved, change=lambda s: {**s, "fc.bias": s["fc.bias"].to("meta")}),
                                  "fc.bias"),
 }
+A_PART = typed("eval", "-m resnet8 -c a.pth -d digits", "a.pth: holds only the weights fc.* of a network", {
+    "a.pth": partial(torch_saved, change=lambda state: {"part": "fc.", "model": {
+        key: value for key, value in state.items() if key.startswith("fc.")}})}, "eval: a part of a network")
 FLIPS = {f"a bit flipped at {100 * place:g} %": (partial(flipped, place=place), "not a checkpoint that can be read")
          for place in (0.2, 0.4, 0.6, 0.7)}
 FOREIGN = [
@@ -244,4 +247,4 @@ FETCHED = [
     typed("fetch_teachers", "tiny --index i.json --list --index j.json", "j.json: cannot be read", {"i.json": index()}),
 ]
 
-CASES = [*CHECKPOINTS, *FOREIGN, *MISSING, *FETCHED]
+CASES = [*CHECKPOINTS, A_PART, *FOREIGN, *MISSING, *FETCHED]
