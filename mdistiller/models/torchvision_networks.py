@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Output
-from mdistiller.models.wrapped import IMAGENET, Wrapped, evenly, fail_to_fetch, first_convolution
+from mdistiller.models.wrapped import IMAGENET, Wrapped, check_cached, evenly, fail_to_fetch, first_convolution
 
 
 class TorchvisionNetwork(Wrapped):
@@ -112,6 +112,8 @@ def build(
         else:
             network, new_head = builder(num_classes=num_classes, **kwargs), False
         levels = levels_of(network, size)
+    except UserError:
+        raise
     except URLError as error:
         raise fail_to_fetch(f"torchvision:{name}", error.reason, Path(torch.hub.get_dir()) / "checkpoints") from error
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -137,6 +139,7 @@ def _pretrained(name, builder, num_classes, kwargs):
     kwargs = {key: value for key, value in kwargs.items() if key != "init_weights"}
     if name == "googlenet":
         kwargs.pop("aux_logits", None)  # with weights, it drops its auxiliary heads by default
+    check_cached(weights.url)
     network = builder(weights=weights, progress=False, **kwargs)
     if num_classes == len(weights.meta["categories"]):
         return network, False

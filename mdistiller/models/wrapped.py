@@ -6,14 +6,17 @@ spaced blocks, with tokens as maps (B, C, h, w). `preact_feats` are the same map
 not known here.
 """
 
+import re
 import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mdistiller import files
 from mdistiller.errors import UserError, first_line
 from mdistiller.models.base import Features, Output
 from mdistiller.models.transparent import Normalisation, Transparent
@@ -109,6 +112,19 @@ def evenly(count: int) -> list[int]:
     """Indices of up to four of `count` blocks, evenly spaced and including the last: [2, 5, 8, 11] for 12."""
     levels = min(count, TRANSFORMER_LEVELS)
     return [(count * (level + 1)) // levels - 1 for level in range(levels)]
+
+
+def check_cached(url: str) -> None:
+    """Raise UserError if the cache of torch.hub has another file in place of the one at `url`.
+
+    The file's name ends with the first digits of its SHA-256, which torch.hub compares after a download alone. A file
+    that was copied there would be unpickled, with any code in it, and a damaged one raise nearly anything.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if digits and path.is_file() and not (found := files.sha256(path)).startswith(digits[1]):
+        raise UserError(f"{path}: its SHA-256 begins with {found[:len(digits[1])]}, expected {digits[1]} as in its "
+                        f"name: it is damaged, or another file; delete it, or copy it again from {url}")
 
 
 def fail_to_fetch(name: str, reason, place: str | Path) -> UserError:

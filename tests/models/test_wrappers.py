@@ -223,6 +223,32 @@ def test_weights_that_cannot_be_downloaded_give_an_error_with_the_cache_folder(m
         build_model("torchvision:resnet18", 7, pretrained=True)
 
 
+class Evil:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("what", ["nothing", "a page", "half", "code"])
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "ResNet18"])
+def test_another_file_in_the_place_of_torchvisions_weights_is_named_and_not_read(what, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    place = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    place.parent.mkdir(parents=True)
+    torch.save(Evil(tmp_path / "harmed") if what == "code" else {"a": torch.ones(9)}, place)
+    content = {"nothing": b"", "a page": b"<html>", "half": place.read_bytes()[:500], "code": place.read_bytes()}[what]
+    place.write_bytes(content)
+    words = rf"{place.name}: its SHA-256 begins with [0-9a-f]{{8}}, expected f37072fd"
+    with pytest.raises(UserError, match=words) as error:
+        build_model(name, 1000, family="imagenet", pretrained=True)
+    assert "\n" not in str(error.value) and not (tmp_path / "harmed").exists()
+
+
 def test_cached_timm_weights_are_loaded_without_the_network_and_other_classes_get_a_new_head(monkeypatch, tmp_path):
     import huggingface_hub
     from safetensors.torch import save_file

@@ -11,6 +11,7 @@ from torch import Tensor
 from mdistiller.errors import UserError
 from mdistiller.models.base import register_model
 from mdistiller.models.resnet import BasicBlock, Block, Bottleneck, ResNet
+from mdistiller.models.wrapped import check_cached
 
 WIDTHS = (64, 64, 128, 256, 512)
 WEIGHTS = "IMAGENET1K_V1"  # the teachers of the papers: top-1 of 69.75 / 73.31 / 76.16 for ResNet 18 / 34 / 50
@@ -37,11 +38,12 @@ def _pretrained_weights(name: str, num_classes: int) -> dict[str, Tensor]:
 def library_weights(name: str, otherwise: str) -> dict[str, Tensor]:
     """The weights of a torchvision network trained on ImageNet, downloaded once and verified.
 
-    Raises UserError, which ends with `otherwise`, if the download fails.
+    Raises UserError, which ends with `otherwise`, if the download fails, and for another file in its place.
     """
     import torchvision  # here: it takes seconds, and only its weights are needed
 
     weights = torchvision.models.get_model_weights(name)[WEIGHTS]
+    check_cached(weights.url)
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except URLError as error:
