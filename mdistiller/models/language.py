@@ -196,7 +196,7 @@ def keep_layers(network: nn.Module, every: int) -> nn.Module:
 
 @torch.no_grad()
 def check_head(network: LanguageModel, name: str) -> None:
-    """Raise UserError for a model whose logits differ from its head applied to the last hidden states.
+    """Raise UserError for a model that cannot be run, or whose logits differ from its head applied to hidden states.
 
     A model on the device "meta", which has no numbers, is not run.
     """
@@ -204,11 +204,14 @@ def check_head(network: LanguageModel, name: str) -> None:
     same = not any(getattr(network.inner.config, cap, None) for cap in CAPS)  # too little to see with random weights
     if same and device.type != "meta":
         positions = torch.arange(CHECK_LENGTH, device=device)
-        ids = positions[None] % network.vocabulary
-        with modes_kept(network):
-            network.eval()
-            ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
-            theirs = network.inner(input_ids=ids, **network.without_cache).logits[0].float()
+        try:
+            ids = positions[None] % network.vocabulary
+            with modes_kept(network):
+                network.eval()
+                ours = network.head(network(Tokens(ids, torch.ones_like(ids), positions[None], positions))).float()
+                theirs = network.inner(input_ids=ids, **network.without_cache).logits[0].float()
+        except Exception as error:  # of any kind, from settings that no network can have
+            raise UserError(f"{name}: cannot be run on {CHECK_LENGTH} tokens: {first_line(error)}") from error
         if not theirs.isfinite().all():
             raise UserError(f"{name}: its logits are not finite: its weights are damaged")
         same = ours.shape == theirs.shape and torch.allclose(ours, theirs, CHECK_TOLERANCE, CHECK_TOLERANCE)

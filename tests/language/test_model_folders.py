@@ -78,12 +78,14 @@ def test_a_pretrained_network_is_whole_or_refused_in_one_line(what, folder, monk
     assert not (folder.parent / "harmed").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("damage", [
-    settings(CONFIG, **OWN_CODE), settings(CONFIG, n_layer="two"), settings(CONFIG, n_head=0)])
+    settings(CONFIG, **OWN_CODE), settings(CONFIG, n_layer="two"), settings(CONFIG, n_head=0),
+    settings(CONFIG, vocab_size=0), settings(CONFIG, n_head=-1)])
 def test_a_network_with_random_weights_runs_no_code_and_refuses_the_same_settings(damage, folder, monkeypatch):
     damage(folder)
     monkeypatch.setattr("builtins.input", lambda prompt: "y")
-    with pytest.raises(UserError, match="no language model"):
+    with pytest.raises(UserError, match="no language model|cannot be run on 4 tokens"):
         build_language_model(str(folder), 8)
     assert not (folder.parent / "harmed").exists()
 
@@ -96,6 +98,14 @@ def test_a_tokenizer_runs_no_code_and_a_damaged_one_is_refused(folder, monkeypat
     with pytest.raises(UserError, match="LM.TOKENIZER: no tokenizer"):
         load_tokenizer(str(folder))
     assert not (folder.parent / "harmed").exists()
+
+
+@pytest.mark.parametrize("name, changes", [("tokenizer_config.json", {"model_max_length": []}), ("tokenizer.json", {
+    "truncation": "x"})])
+def test_settings_of_a_tokenizer_that_fail_in_use_are_named_at_once(name, changes, folder):
+    settings(name, **changes)(folder)
+    with pytest.raises(UserError, match="LM.TOKENIZER: no tokenizer"):
+        load_tokenizer(str(folder))
 
 
 def test_weights_without_a_place_are_told(folder, caplog):
