@@ -15,6 +15,7 @@ from mdistiller.engine import checkpoints, generation
 from mdistiller.errors import UserError
 from mdistiller.models.decoding import Decoding, Repeats, filtered, generate
 from mdistiller.models.language import build_language_model
+from mdistiller.tasks import rouge
 from mdistiller.tasks.rouge import exact, rouge_l
 from tests import forked
 from tests.language.goldens import ARRAYS
@@ -117,6 +118,15 @@ def test_rouge_l_by_hand():
     assert rouge_l("sun", ["the sun shines"]) == pytest.approx(50.0)
     assert rouge_l("", ["something"]) == 0.0
     assert exact(" sun ", ["moon", "sun"]) == 100.0 and exact("The sun", ["sun"]) == 0.0
+
+
+def test_rouge_l_tells_once_that_it_does_not_see_other_scripts(caplog):
+    rouge._say_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        assert rouge_l("Grüße 3", ["Grüße 3"]) == pytest.approx(100.0) and not caplog.text
+        for text in ("привет мир", "שלום", "你好"):
+            assert rouge_l(text, [text]) == 0.0 and exact(text, [text]) == 100.0
+    assert caplog.text.count("Rouge-L compares only words of the letters a to z and digits") == 1
 
 
 def test_scores_of_answers_equal_the_reference():
