@@ -28,6 +28,7 @@ STYLE = {
     "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "axes.spines.top": False, "axes.spines.right": False,
     "lines.markersize": 4, "lines.linewidth": 1.3, "legend.frameon": False, "savefig.dpi": 200, "pdf.fonttype": 42,
     "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.5, "axes.axisbelow": True,
+    "text.parse_math": False,  # names from records are only text
 }
 
 

@@ -86,6 +86,13 @@ def test_a_figure_becomes_a_png_and_a_pdf(name, tmp_path):
     assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:4] == b"%PDF"
 
 
+def test_names_of_records_are_no_mathematics(tmp_path, monkeypatch):
+    rows = [row | {"method": f"{row['method']} $x_{{$", "device": r"$\frac$"} for row in CONTENT["1"]["speed"]]
+    monkeypatch.setitem(CONTENT, "1", {"speed": rows})
+    write(tmp_path, "1")
+    assert len(figures.draw("1", tmp_path, tmp_path / "out")) == 2
+
+
 def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
     write(tmp_path, "8")
     plt = figures.pyplot()
