@@ -185,6 +185,9 @@ class TextData:
         chosen = within_limit(self.examples[split], self.tokenizer, self.settings, split)
         self.examples[split] = [example for example, _ in chosen]
         answers = self.tokenizer([example.answer for example, _ in chosen], add_special_tokens=False)["input_ids"]
+        if ended := sum(self.end in answer for answer in answers):
+            log.warning("%s: %d of %d answers hold the end-of-text token within their text (%s), where a student "
+                        "learns to end", split, ended, len(answers), self.tokenizer.eos_token)
         limits = self.settings.MAX_PROMPT, self.settings.MAX_LENGTH
         return [cut(prompt, answer, self.end, *limits)._replace(references=example.references)
                 for (example, prompt), answer in zip(chosen, answers, strict=True)]

@@ -94,6 +94,17 @@ def test_a_prompt_begins_once_with_what_the_tokenizer_puts_in_front_and_an_answe
     assert [sample.prompt for sample in fewer.samples["train"]] == [[BEGIN, AB]] * 2
 
 
+def test_answers_that_end_within_their_text_are_told(folder, tmp_path, caplog):
+    lines = [{"prompt": "ab", "output": text} for text in ("ba", "b</s>a", "ba")]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with caplog.at_level("WARNING"):
+        build_data(config_of(folder), "cpu")
+        assert not caplog.text
+        data = build_data(config_of(folder, "DATASET.ROOT", str(tmp_path)), "cpu")
+    assert "train: 1 of 3 answers hold the end-of-text token within their text (</s>)" in caplog.text
+    assert [sample.answer for sample in data.samples["train"]][1] == [B, END, A, END]
+
+
 def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beginnings(folder):
     network, examples = build_language_model("tiny_1x16", 8), read_examples(folder / "set.jsonl")
 
