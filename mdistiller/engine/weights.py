@@ -103,11 +103,12 @@ def _rank(name):
 
 
 def _without_prefixes(state):
-    """The mapping, then the same mapping without each common prefix of its names."""
+    """The mapping, then its part below `student.`, then the same without each common prefix of its names."""
     state = {key.removeprefix("module."): value for key, value in state.items() if key not in COUNTERS}
-    if any(key.startswith("student.") for key in state):  # a whole run, with modules of its method
-        state = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
     versions = [state]
+    part = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
+    if part:  # a whole run, with modules of its method; or a network that has a part of this name itself
+        versions.append(state := part)
     while prefix := _common_prefix(state):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
         versions.append(state)

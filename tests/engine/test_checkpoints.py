@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from mdistiller import files
 from mdistiller.engine import checkpoints
 from mdistiller.engine.pickles import count_objects
+from mdistiller.engine.weights import fitting_state
 from mdistiller.errors import RunError, UserError
 from mdistiller.models import build_model
 
@@ -150,6 +151,14 @@ def test_a_prefix_is_removed_only_if_all_names_have_it(network, tmp_path):
     torch.save({"state_dict": state | {"criterion.weight": torch.zeros(1)}}, tmp_path / "file.pth")
     with pytest.raises(UserError, match="unknown keys"):
         load_into_another(tmp_path / "file.pth")
+
+
+def test_a_network_with_a_part_called_student_finds_its_own_weights():
+    network = torch.nn.ModuleDict({"student": torch.nn.Linear(2, 3), "head": torch.nn.Linear(3, 2)})
+    state, _ = fitting_state(network.state_dict(), network)
+    assert state.keys() == network.state_dict().keys()
+    part, _ = fitting_state(network.state_dict(), network["student"])  # as a network out of the state of a whole run
+    assert torch.equal(part["weight"], network["student"].weight)
 
 
 def packed(path, mode):
