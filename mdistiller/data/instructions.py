@@ -90,6 +90,8 @@ def _example(place, line):
         raise UserError(
             f"{place}: expected an object with instruction, input and output ({type(error).__name__}: {error})"
         ) from None
+    if given is None and whole is None and content.get("context"):
+        raise UserError(f"{place}: expected input, found context, as databricks-dolly-15k calls it; rename it")
     given = "" if given is None else given
     output = (output,) if isinstance(output, str) else tuple(output) if isinstance(output, list) else ()
     if not all(isinstance(text, str) for text in (instruction, given, *output)):

@@ -261,6 +261,7 @@ def test_texts_keep_their_line_separators_and_a_byte_order_mark_is_none_of_them(
     ("[" * 100_000, "RecursionError"), ('{"instruction": "\\ud800", "output": "a"}', "half of a surrogate pair"),
     ('{"instruction": 3, "output": "a"}', "expected texts"),
     ('{"instruction": "a", "input": 0, "output": "a"}', "expected texts"),
+    ('{"instruction": "a", "context": "b", "output": "a"}', "expected input, found context"),
     ('{"instruction": "a", "output": " "}', "an empty text")])
 def test_a_line_that_is_no_example_is_named(line, words, tmp_path):
     (tmp_path / "set.jsonl").write_text(line)
