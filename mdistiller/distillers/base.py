@@ -113,8 +113,7 @@ class Distiller(nn.Module):
         self.as_released = cfg.EA.COMPAT == "release"  # some methods have further settings of the published code
         self.weighting = choose_weighting(cfg, type(self), self.data_info.name)
         self.build(self.cfg[self.config_key] if self.config_key in cfg else self.cfg)
-        if _in_double(student):
-            super()._apply(_double)  # the method's own modules and buffers, not the teacher
+        _join_the_student(self)
         self.train()
 
     def build(self, cfg: CfgNode) -> None:
@@ -312,8 +311,24 @@ class Distiller(nn.Module):
                                regression=wide(output.regression))
 
 
-def _in_double(network):
-    return {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+def _join_the_student(distiller):
+    """Move the method's own modules, parameters and buffers to the student's device, where a user may have put it.
+
+    They are float64 if the student is.
+    """
+    parameters = [*distiller.student.parameters()]
+    device = parameters[-1].device if parameters else torch.device("cpu")  # of several devices, that of the logits
+    if device.type == "meta":
+        return  # which would delete initial values
+    in_double = {parameter.dtype for parameter in parameters} == {torch.float64}
+
+    def moved(tensor):
+        return tensor.to(device, torch.float64 if in_double and tensor.is_floating_point() else tensor.dtype)
+
+    for module in distiller.children():
+        if module is not distiller.student:
+            module._apply(moved)
+    distiller._apply(moved, recurse=False)
 
 
 def _apply_to_parts(distiller, fn):
@@ -322,10 +337,6 @@ def _apply_to_parts(distiller, fn):
         module._apply(fn if module is distiller.student else unless_half(fn))
     if distiller.teacher is not None:
         distiller.teacher._apply(fn)
-
-
-def _double(tensor):
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _inputs_of(distiller, batch, view):

@@ -38,10 +38,10 @@ def fixed_step(name, logits_student, logits_teacher, target, *opts, epoch=1):
     return losses, gradient
 
 
-def tiny_distiller(name, *opts, num_classes=10, student="resnet8", teacher="resnet14", image_size=32):
+def tiny_distiller(name, *opts, num_classes=10, student="resnet8", teacher="resnet14", image_size=32, device="cpu"):
     """A real pair of small networks under the method `name`; seeds fixed; the data is a set of 40 images."""
     torch.manual_seed(0)
-    networks = build_model(student, num_classes), build_model(teacher, num_classes)
+    networks = [build_model(network, num_classes).to(device) for network in (student, teacher)]
     info = {"name": "digits", "num_classes": num_classes, "num_train": 40, "image_size": image_size,
             "targets": torch.arange(40) % num_classes}
     return distiller_of(name, *networks, *opts, data_info=info)
