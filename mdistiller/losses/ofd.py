@@ -16,13 +16,14 @@ def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
     """Mean of the negative values of N(bias, weight^2) for each channel (Heo et al., arXiv:1904.01866, section 3.1).
 
     The affine parameters of a batch norm, (C,), (C,) -> (C,), at most 0. If negative values have a probability below
-    1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double precision.
+    1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double precision on the CPU, as
+    Apple's GPUs have no float64.
     """
-    sigma, mean = weight.detach().double().abs(), bias.detach().double()
+    sigma, mean = weight.detach().cpu().double().abs(), bias.detach().cpu().double()
     below = torch.special.ndtr(-mean / sigma)  # what divisions by 0 give is not chosen
     density = torch.exp(-((mean / sigma) ** 2) / 2) / math.sqrt(2 * math.pi)
     margin = torch.where(below > RARE, mean - sigma * density / below, -3 * sigma)
-    return torch.where(sigma > 0, margin, mean.clamp(max=0)).to(weight.dtype)
+    return torch.where(sigma > 0, margin, mean.clamp(max=0)).to(weight.dtype).to(weight.device)
 
 
 def _partial_l2(student, teacher, margin):

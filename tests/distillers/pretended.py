@@ -23,6 +23,7 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 FAULTS = {
+    "float64": lambda tensor: tensor.double(),
     "mask": lambda tensor: tensor[tensor > 0],
     "mixed": lambda tensor: tensor + torch.ones(4),
     "nonzero": lambda tensor: tensor.nonzero(),
@@ -117,7 +118,7 @@ def computed(function, args, kwargs):
 
 
 def refuse(function, name, args, kwargs, tensors):
-    """Raise Refused for what waits for a device or has tensors of two."""
+    """Raise Refused for what waits for a device, has tensors of two, or is in float64."""
     elsewhere = [tensor for tensor in tensors if tensor.dim() and not isinstance(tensor, Pretended)]
     copies = name in COPIES and (elsewhere or not is_pretended(kwargs.get("device", "pretended")))
     masks = name in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1])
@@ -127,6 +128,8 @@ def refuse(function, name, args, kwargs, tensors):
         raise Refused(f"{function} waits for the device")
     if elsewhere and not copies:
         raise Refused(f"{function} has tensors of two devices")
+    if torch.float64 in (kwargs.get("dtype"), *(tensor.dtype for tensor in tensors)):
+        raise Refused(f"{function} is in float64, which Apple's GPUs do not have")
 
 
 def step(name):

@@ -23,7 +23,7 @@ def refused():
 
 def test_the_device_refuses_what_a_gpu_refuses_or_waits_for(refused):
     words = dict.fromkeys(FAULTS, "waits for the device")
-    words["mixed"] = "has tensors of two devices"
+    words |= {"float64": "is in float64", "mixed": "has tensors of two devices"}
     assert [name for name, said in words.items() if said not in refused[name]] == []
 
 
