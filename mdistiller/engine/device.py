@@ -12,6 +12,8 @@ from mdistiller.errors import RunError, UserError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT_BYTES = 1 << 30
+# in a RuntimeError of the CPU, of CUDA's driver and of MPS; "buffer": a single tensor that is too large for MPS
+WANTING = ("can't allocate memory", "out of memory", "Invalid buffer size")
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -28,7 +30,7 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         torch.zeros(1, device=device).item()  # fails here if the device cannot allocate or compute
         if device.type == "cuda":
             torch.cuda.set_device(device)  # collective operations use the current device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last: of a device that comes with a library
         raise UserError(f"DEVICE: {name!r} cannot be used here ({first_line(error)}); try auto") from None
     return device
 
@@ -39,8 +41,8 @@ def out_of_memory_fails_the_run():
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        wanting = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not wanting:
+        of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        if not of_memory and not any(words in str(error) for words in WANTING):
             raise
         reason = first_line(error, kind=False)
         raise RunError(f"out of memory ({reason}); smaller batches need less (SOLVER.BATCH_SIZE with "

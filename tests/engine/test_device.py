@@ -44,7 +44,11 @@ def test_a_run_without_enough_memory_fails_with_a_message(tmp_path, monkeypatch)
         run(tmp_path, "KD")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMuch more text")])
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMuch more text"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.05 GB, max allowed: 18.13 GB)."),
+    RuntimeError("Invalid buffer size: 24.00 GB"), RuntimeError("CUDA error: out of memory\nMuch more text"),
+])
 def test_errors_that_mean_out_of_memory_are_recognised(error):
     with pytest.raises(RunError, match="^out of memory"), out_of_memory_fails_the_run():
         raise error

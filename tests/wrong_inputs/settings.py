@@ -126,6 +126,7 @@ OVERRIDES = [
     train("a device near one", "DEVICE", "gpu", says="DEVICE: 'gpu' cannot be used here"),
     train("a device not there", "DEVICE", "cuda:99", says="DEVICE: 'cuda:99' cannot be used here"),
     train("a device without numbers", "DEVICE", "meta", says="DEVICE: 'meta' cannot be used here"),
+    train("a device of a library", "DEVICE", "hpu", says="DEVICE: 'hpu' cannot be used here"),
     train("an empty device", "DEVICE", "", says="DEVICE: '' cannot be used here"),
     train("crops of a dataset in memory", "DATASET.AUGMENTATION", "flip_crop", says="expected one of crop_flip"),
 ]
