@@ -45,11 +45,11 @@ def main():
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(REPOSITORY / "docs", PAGES)
     for source, page in MOVED.items():
-        (PAGES / page).write_text(moved((REPOSITORY / source).read_text()))
+        (PAGES / page).write_text(moved((REPOSITORY / source).read_text("utf-8")), "utf-8")
     pages = reference()
     (PAGES / "reference").mkdir()
     for name, text in pages.items():
-        (PAGES / "reference" / f"{name}.md").write_text(text)
+        (PAGES / "reference" / f"{name}.md").write_text(text, "utf-8")
     print(f"{len(list(PAGES.rglob('*.md')))} pages, {len(pages)} of them of the reference, in {PAGES}")
 
 

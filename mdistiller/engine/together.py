@@ -20,6 +20,7 @@ import torch
 from mdistiller import files
 from mdistiller.command import Interrupted, exit_code, run_command
 from mdistiller.config import load_cfg
+from mdistiller.engine.log import TEXT
 from mdistiller.engine.setup import training
 from mdistiller.engine.sharing import Together
 from mdistiller.engine.trainer import StopRequest
@@ -59,7 +60,7 @@ class Member:
         self.code: int | None = None  # exit code, when the run has ended
         self.place = (0, 0)  # epoch and number of the next step
         self.over, self.handlers, self.random = False, [], random_state()
-        self.log = open(f"{order.record}.log", "w", buffering=1)  # by lines
+        self.log = open(f"{order.record}.log", "w", buffering=1, **TEXT)  # by lines
         self.training = self._train(shared)
 
     def _train(self, shared):

@@ -115,7 +115,7 @@ def outcome(task, code: int, told_by=None) -> Outcome:
 def last_line(task) -> str:
     """The last line of a run's output, which is the error message of a failed run."""
     try:
-        lines = Path(f"{task.record}.log").read_text(errors="replace").split("\n")
+        lines = Path(f"{task.record}.log").read_text("utf-8", "replace").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")

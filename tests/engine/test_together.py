@@ -1,5 +1,6 @@
 """Runs that train together in one process are, bit for bit, the runs that they are alone."""
 
+import dataclasses
 import json
 import os
 import random
@@ -216,6 +217,16 @@ def test_a_run_that_fails_ends_alone_with_its_own_code(unbroken, tmp_path, monke
     assert json.loads((run_of(tmp_path, "EA-KD") / "summary.json").read_text())["status"] == "failed"
     for method in ("KD", "REVIEWKD"):
         assert_same_run(tmp_path, unbroken, method)
+
+
+def test_a_command_with_bytes_that_are_no_text_is_logged_as_it_is_alone(tmp_path):
+    """In a locale without UTF-8 every other letter of a path is such bytes."""
+    one = order(tmp_path, "NONE", "SOLVER.EPOCHS", 1, "SOLVER.LR_DECAY_STAGES", [])
+    one = dataclasses.replace(one, command=["caf\udce9.yaml"])
+    with few_test_images():
+        assert train_together([one]) == 0
+    log = (tmp_path / "records" / "NONE.log").read_text()
+    assert "command: 'caf\\udce9.yaml'\n" in log and "Logging error" not in log
 
 
 def test_the_sweep_trains_groups_as_typed(tmp_path):
