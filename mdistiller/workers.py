@@ -78,7 +78,8 @@ def leave_signals_to_the_parent(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if CAN_WAIT_FOR_SIGNALS:
-        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process().pid  # os.getppid() may be the server that forks for it
+        threading.Thread(target=_end_with_the_parent, args=(parent,), daemon=True).start()
 
 
 def _end_with_the_parent(parent):

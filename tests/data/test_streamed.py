@@ -24,6 +24,7 @@ from mdistiller.data.memory import InMemoryData
 from mdistiller.data.streamed import StreamedData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
+from mdistiller.workers import leave_signals_to_the_parent
 from tests.data.support import BOTH, REAL, by_index, config, needs, num_eval, write_folders
 
 SIZE = 72  # larger than images that are kept in memory
@@ -257,6 +258,32 @@ def test_workers_ignore_signals_to_the_process_group_and_end_with_their_data(roo
     del data, passed
     gc.collect()
     assert set(multiprocessing.active_children()) <= before
+
+
+def as_a_worker(ready):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as the process that starts it
+    leave_signals_to_the_parent(0)
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system has no sigwaitinfo")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])  # the default of Linux before Python 3.14, and from it on
+def test_a_worker_ends_by_a_signal_of_the_process_that_reads_its_batches(method):
+    context = multiprocessing.get_context(method)
+    ready = context.Event()
+    worker = context.Process(target=as_a_worker, args=(ready,), daemon=True)
+    worker.start()
+    try:
+        assert ready.wait(60)
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        worker.join(0.2)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()
 
 
 @pytest.mark.parametrize(
