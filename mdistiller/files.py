@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import functools
 import hashlib
 import io
@@ -18,8 +17,14 @@ from typing import Any, BinaryIO, TypeVar
 
 from mdistiller.errors import RunError, cannot_write, first_line, writing
 
+try:
+    import fcntl
+except ImportError:
+    raise ImportError("Windows has only mdistiller.losses; all else needs Linux, macOS or WSL") from None
+
 log = logging.getLogger("mdistiller")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}  # EBADF: a folder of NFS
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # the last is another on macOS
+NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}  # EBADF: a folder of NFS
 SAY_AFTER, PATIENCE, TRY_EVERY = 5.0, 120.0, 0.02  # seconds of waiting for a lock
 Held = TypeVar("Held")
 
@@ -187,7 +192,7 @@ def _to_the_disk(file):
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # file systems without fsync
+        if error.errno not in UNSUPPORTED:
             raise
 
 

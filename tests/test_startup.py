@@ -69,3 +69,10 @@ def imported(tmp_path_factory):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_entry_point_imports_only_the_libraries_that_it_uses(entry, imported):
     assert imported[entry] == []
+
+
+def test_without_the_locks_of_posix_the_pure_functions_work_and_one_line_says_what_the_rest_needs():
+    code = "import sys; sys.modules['fcntl'] = None; import mdistiller as md; print(md.losses.kd_loss); md.distill"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.startswith("<function kd_loss")
+    assert done.stderr.splitlines()[-1].startswith("ImportError: Windows has only mdistiller.losses")
