@@ -34,7 +34,8 @@ def begin(loader):
 
     Raises RunError when they cannot start.
     """
-    held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else set()
+    # Workers inherit what is blocked. A spawned one (macOS) takes seconds until it can ignore SIGINT.
+    held = {signal.SIGINT, signal.SIGTERM} if CAN_WAIT_FOR_SIGNALS else {signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         if loader.num_workers:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from mdistiller import workers
 from mdistiller.data import build_data
 from mdistiller.data.crops import CROP_DRAWS, random_resized_crop
 from mdistiller.data.files import open_image
@@ -24,7 +25,6 @@ from mdistiller.data.memory import InMemoryData
 from mdistiller.data.streamed import StreamedData
 from mdistiller.data.strong import strong_augment
 from mdistiller.errors import RunError, UserError
-from mdistiller.workers import leave_signals_to_the_parent
 from tests.data.support import BOTH, REAL, by_index, config, needs, num_eval, write_folders
 
 SIZE = 72  # larger than images that are kept in memory
@@ -260,9 +260,25 @@ def test_workers_ignore_signals_to_the_process_group_and_end_with_their_data(roo
     assert set(multiprocessing.active_children()) <= before
 
 
+@pytest.mark.parametrize("waits, held", [(True, {signal.SIGINT, signal.SIGTERM}), (False, {signal.SIGINT})])
+def test_no_worker_is_interrupted_while_it_starts(monkeypatch, waits, held):
+    """Without sigwaitinfo (macOS), a worker for which SIGTERM is blocked could not be ended."""
+
+    class Loader:
+        num_workers = 0
+
+        def __iter__(self):
+            return iter([signal.pthread_sigmask(signal.SIG_BLOCK, ())])
+
+    monkeypatch.setattr(workers, "CAN_WAIT_FOR_SIGNALS", waits)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert list(workers.begin(Loader())) == [before | held]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
 def as_a_worker(ready):
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as the process that starts it
-    leave_signals_to_the_parent(0)
+    workers.leave_signals_to_the_parent(0)
     ready.set()
     time.sleep(60)
 
