@@ -11,6 +11,7 @@ from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.errors import UserError
 from mdistiller.library import distill
 from mdistiller.library.doctor import diagnose
+from mdistiller.library.doctor.finding import shared_storage
 
 CLASSES, SIDE, MEAN, DEVIATION = 8, 8, 0.5, 0.25
 PIXELS = torch.rand(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))  # an image for each class
@@ -369,3 +370,9 @@ def test_a_label_that_the_cross_entropy_ignores_is_refused_where_the_class_is_re
     torch.testing.assert_close(healthy(KD_WEIGHT=0.0, CE_WEIGHT=1.0)(X, labels).loss, expected)
     with pytest.raises(UserError, match="^label out of range: labels run from -100 to 7 with 8 classes"):
         healthy("DKD")(X, labels)
+
+
+def test_networks_on_a_device_without_addresses_share_nothing():
+    assert list(shared_storage(Student().to("meta"), Student().to("meta"))) == []
+    one = Student()
+    assert len(list(shared_storage(one, one))) == len(list(one.parameters()))

@@ -88,10 +88,11 @@ def sharded(module: nn.Module) -> bool:
 
 
 def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of parameters that the two networks share in memory."""
-    places = {parameter.data_ptr(): name for name, parameter in one.named_parameters() if parameter.numel()}
+    """Names of parameters that the two networks share in memory; none of empty ones or on a device without addresses,
+    where the address is 0."""
+    places = {parameter.data_ptr(): name for name, parameter in one.named_parameters() if parameter.data_ptr()}
     for name, parameter in other.named_parameters():
-        if parameter.numel() and parameter.data_ptr() in places:
+        if parameter.data_ptr() in places:
             yield places[parameter.data_ptr()], name
 
 
