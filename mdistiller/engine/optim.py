@@ -51,7 +51,7 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     rate = torch.tensor(solver.LR, device=device) if recorded else solver.LR  # a recorded step reads a tensor
     # the fused SGD needs the momenta of all parameters or of none: no step may leave some without a gradient
     fused = {"fused": True} if recorded and device.type == "cuda" else {}
-    scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16" and device.type == "cuda")
+    scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16")
     if solver.TRAINER in DOT_TRAINERS:
         return DOTUpdater(_dot(solver, distiller), scaler, distiller.task.supervised_terms)
     groups = parameter_groups(distiller, solver)
@@ -158,7 +158,8 @@ class Updater:
             group.update(settings)
         if not all(isinstance(value, int | float) for value in state["scaler"].values()):
             raise ValueError(f"the scaler's state is {state['scaler']}")
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # older versions scaled on CUDA alone
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def _check_state(optimizer, state):

@@ -11,6 +11,7 @@ from mdistiller.config.length import num_epochs
 from mdistiller.distillers import build_distiller
 from mdistiller.engine.optim import DOT, build_updater, learning_rate, parameter_groups
 from mdistiller.errors import UserError
+from mdistiller.precision import autocast
 from tests.engine.support import assert_same_weights, run
 
 
@@ -108,6 +109,19 @@ def test_a_state_of_adamw_without_one_of_its_means_is_refused():
     del state["optimizer"]["state"][1]["exp_avg_sq"]
     with pytest.raises(ValueError, match="^exp_avg_sq of parameter 1 is missing$"):
         updater.load_state_dict(state)
+
+
+def test_gradients_below_the_range_of_fp16_are_scaled_on_every_device():
+    device = torch.device("cpu")
+    cfg = load_cfg(None, ["SOLVER.AMP", "fp16", "SOLVER.LR", "1.0", "SOLVER.WEIGHT_DECAY", "0.0"])
+    distiller = build_distiller(cfg, nn.Linear(1, 1, bias=False), None)
+    updater, weight = build_updater(cfg, distiller, device), nn.init.zeros_(distiller.student.weight)
+    for _ in range(2):  # the state of a version that did not scale here is taken over
+        with autocast(device, "fp16"):
+            loss = distiller.student(torch.ones(1, 1)).sum()
+        updater.step({"ce": loss.float() * 1e-9})  # fp16 ends at 6e-8
+        updater.load_state_dict({**updater.state_dict(), "scaler": {}})
+    assert weight.item() == pytest.approx(-2.9e-9, rel=1e-3)  # steps of 1 and 1.9, by the momentum
 
 
 def test_dot_by_hand():
