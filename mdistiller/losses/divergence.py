@@ -3,8 +3,9 @@
 All functions take logits (n, C) of student and teacher and return (n,), in nats. They are not multiplied by the square
 of the temperature, unlike `kd_loss`, which is temperature**2 times `forward_kl`. In the formulas p is the teacher and q
 the student, both at the temperature. Mixtures of probabilities are computed from log-probabilities, so that logits
-that differ by hundreds of nats give finite values. A logit of -inf is a probability of 0, and 0 log 0 is 0; only
-`reverse_kl` and `adaptive_kl` are infinite where p is 0 and q is not.
+that differ by hundreds of nats give finite values. A logit of -inf is a probability of 0, and 0 log 0 is 0. If p of a
+class is 0 and q is not, `reverse_kl` is infinite; if q is 0 and p is not, `forward_kl` is; `adaptive_kl` is infinite if
+one of these two is and has a weight above 0. The others are finite in both cases, for shares between 0 and 1.
 """
 
 import math
@@ -60,8 +61,9 @@ def generalized_js(
 ) -> Tensor:
     """beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q: (n, C), (n, C) -> (n,), in nats.
 
-    Generalized Jensen-Shannon divergence (Agarwal et al., arXiv:2306.13649); at most log 2 for beta 0.5. It vanishes
-    for beta 0 and 1; divided by beta it tends to `forward_kl`, divided by 1 - beta to `reverse_kl`.
+    Generalized Jensen-Shannon divergence (Agarwal et al., arXiv:2306.13649); at most log 2 for beta 0.5. It is 0 for
+    beta 0 and 1. As beta tends to 0, the result divided by beta tends to `forward_kl`; as beta tends to 1, the result
+    divided by 1 - beta tends to `reverse_kl`.
     """
     log_q, log_p = _log_probabilities(logits_student, logits_teacher, temperature)
     log_m = _log_mixture(log_p, log_q, beta)
@@ -108,4 +110,5 @@ def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
         in_tail = torch.zeros_like(p).scatter(-1, order, (ascending.cumsum(-1) <= most).to(p.dtype))
         tail, total = (difference * in_tail).sum(-1), difference.sum(-1)
         tail = tail / total.clamp_min(torch.finfo(p.dtype).tiny)
-    return (1 - tail) * _kl(log_p, log_q) + tail * _kl(log_q, log_p)
+    weighted = ((1 - tail, _kl(log_p, log_q)), (tail, _kl(log_q, log_p)))
+    return sum(torch.where(weight > 0, weight * kl, 0.0) for weight, kl in weighted)  # 0 times infinity would be NaN

@@ -86,3 +86,9 @@ def test_only_the_term_of_the_target_remains_for_a_one_hot_teacher():
     torch.testing.assert_close(losses.nkd_loss(student, teacher, target, 1.0, 8.0), log_4)
     torch.testing.assert_close(losses.rld_loss(student, teacher, target, 1.0, 8.0, 1.0, 1.0), log_4)
     assert losses.wkd_loss(student, teacher, target, 1 - torch.eye(4), 1.0).item() == 0
+
+
+def test_adaptive_kl_leaves_out_an_infinite_divergence_of_weight_zero():
+    teacher, student = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.6, 0.4, 0.0]]).log()
+    torch.testing.assert_close(losses.adaptive_kl(student, teacher), losses.reverse_kl(student, teacher))
+    assert losses.forward_kl(student, teacher).isposinf().all()  # its weight is 0: p and q differ in the tail alone
