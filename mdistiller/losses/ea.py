@@ -1,8 +1,8 @@
 """Entropy-adaptive sample weights (EA-KD, Su et al., ICCV 2025, arXiv:2311.13621, Eqs. 8-12).
 
 The losses of a sample weigh more when the teacher's output for it has a high entropy. This is the only file that knows
-the formulas, and `Distiller` in base.py the only class that applies them. A sample is anything with its own pair of
-logits (an image, a token), so every function here takes logits (n, C) and returns tensors (n,).
+the formulas, and `Distiller` in distillers/base.py the only class that applies them. A sample is anything with its own
+pair of logits (an image, a token): the functions here take logits (n, C) or entropies (n,), and return tensors (n,).
 """
 
 import math
@@ -116,7 +116,10 @@ def _shuffled(weight, group):
 
 
 class Weighting(NamedTuple):
-    """The settings of the weights, as `ea_weight` explains them; `standardized` logits give the entropies if True."""
+    """The settings of the weights, as `ea_weight` explains them.
+
+    With `standardized` the entropies are those of the standardized logits, which needs two classes or more.
+    """
 
     kind: str = "ea"
     temperature: float = 3.0
@@ -137,8 +140,8 @@ class Weighting(NamedTuple):
                 around: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
         """Weights (n,) from the entropies (n,) of student and teacher.
 
-        `around` holds the same for m further samples: entropies of the student and of the teacher, and groups. They
-        have no loss, but they count in the mean entropies of their groups.
+        `around` holds entropies of the student, entropies of the teacher, and groups, (m,) each, of m further samples.
+        They have no loss, but they count in the mean entropies of their groups; `group` (n,) must then be given.
         """
         bound = math.log(num_classes) if self.upper_bound is None else float(self.upper_bound)
         if around is None:
@@ -160,7 +163,7 @@ def ea_weight(
     group: Tensor | None = None,
     level: str = "group",
 ) -> Tensor:
-    """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 11), detached: (n, C), (n, C) -> (n,).
+    """Sample weights w = H^T/2 (1 + H^S / H_ub) (EA-KD, Eq. 12), detached: (n, C), (n, C) -> (n,).
 
     `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
     means log C (the released code divides by the number 100 for some methods). `group` (n,) integers give the group of
@@ -188,8 +191,8 @@ def _check(student, teacher, temperature, upper_bound, group):
     if student.shape != teacher.shape:
         found = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         raise ValueError(f"expected logits (n, C) of one shape for student and teacher; found {found}")
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0; found {temperature}")
+    if not isinstance(temperature, Tensor) and (isinstance(temperature, str) or not temperature > 0):
+        raise ValueError(f"temperature: expected a number above 0; found {temperature!r}")
     if upper_bound is not None and (isinstance(upper_bound, str) or not upper_bound > 0):
         raise ValueError(f"upper_bound: expected a number above 0, or None for log C; found {upper_bound!r}")
     if group is None:

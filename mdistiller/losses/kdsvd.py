@@ -74,13 +74,15 @@ def _of_width(feat, width):
 def kdsvd_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], k: int = 1, sign: str = "library") -> Tensor:
     """Squared difference of the relations between consecutive stages (Lee et al., arXiv:1807.06819).
 
-    Lists of (B, C, H, W), paired in order -> (B,), a sum over entries; the wider map of a pair is averaged to the width
-    W of the other. A relation is a radial basis function of the differences between the first `k` right singular
-    vectors of two stages, weighted by their singular values. The teacher gets no gradient. The sign of a singular
-    vector is arbitrary, so the student's signs follow the teacher's. With `sign` "library" those are the signs of the
-    linear algebra library, as in the reference; with "canonical" the entry of largest magnitude is positive, so that
-    devices and library versions agree.
+    Lists of (B, C, H, W), paired in order -> (B,), a sum over entries; if the widths of a pair differ, the wider map is
+    averaged to W x W, W the width of the other. A relation is a radial basis function of the differences between the
+    first `k` right singular vectors of two stages, weighted by the teacher's singular values. The teacher gets no
+    gradient. The sign of a singular vector is arbitrary, so the student's signs follow the teacher's. With `sign`
+    "library" those are the signs of the linear algebra library, as in the reference; with "canonical" the entry of
+    largest magnitude is positive, so that devices and library versions agree. Raises ValueError for another `sign`.
     """
+    if sign not in SIGNS:
+        raise ValueError(f"unknown sign {sign!r}: expected one of {', '.join(SIGNS)}")
     levels = []
     for student, teacher in zip(student_feats, teacher_feats, strict=False):
         width = min(student.shape[3], teacher.shape[3])

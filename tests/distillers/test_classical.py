@@ -187,6 +187,12 @@ def test_singular_loss_of_rank_one_maps_by_hand():
     torch.testing.assert_close(loss, torch.tensor([2 * (1 - math.exp(-1 / 8)) ** 2]))
 
 
+def test_singular_loss_refuses_an_unknown_sign():
+    feats = [torch.ones(1, 1, 2, 2)] * 2
+    with pytest.raises(ValueError, match="^unknown sign 'canon': expected one of library, canonical$"):
+        kdsvd_loss(feats, feats, sign="canon")
+
+
 def test_canonical_signs_do_not_depend_on_the_librarys(monkeypatch):
     student, teacher, svd = random_maps(8, 8, 4), random_maps(8, 8, 4, seed=1), torch.linalg.svd
 

@@ -75,6 +75,7 @@ def test_every_kind_on_two_classes(kind, uniform_uniform, uniform_one_hot, one_h
     ({"logits_teacher": [[0.0, 1.0]]}, "logits_teacher: expected a tensor of floating-point numbers; found list"),
     ({"logits_teacher": torch.zeros(3, 4)}, r"expected logits \(n, C\) of one shape .* found \(3, 2\) and \(3, 4\)"),
     ({"temperature": 0}, "temperature: expected a number above 0; found 0"),
+    ({"temperature": "3"}, "temperature: expected a number above 0; found '3'"),
     ({"upper_bound": -1.0}, "upper_bound: expected a number above 0, or None for log C; found -1.0"),
     ({"upper_bound": "log_c"}, "upper_bound: expected a number above 0, or None for log C; found 'log_c'"),
     ({"kind": "entropy"}, "unknown kind 'entropy': expected one of none, base"),
