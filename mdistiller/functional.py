@@ -17,9 +17,9 @@ UNCHANGED = nullcontext()
 
 
 def wide(value: Any) -> Any:
-    """A tensor in half precision as float32, also those in lists, tuples and dicts; anything else as it is.
+    """A tensor in half precision as float32, also within lists, tuples (which become lists) and dicts.
 
-    The gradient has the dtype of the given tensor.
+    Anything else is returned as it is. The gradient has the dtype of the given tensor.
     """
     if isinstance(value, Tensor):
         return value.float() if value.dtype in HALF else value
@@ -71,8 +71,8 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def standardize(logits: Tensor) -> Tensor:
     """Each row minus its mean, divided by its standard deviation (Sun et al., arXiv:2403.01427): (n, C) -> (n, C).
 
-    The standard deviation has the divisor C - 1, and 1e-7 is added to it, as released. A row with an infinite logit has
-    no mean: all its values become NaN.
+    The standard deviation has the divisor C - 1, and 1e-7 is added to it, as released. All values of a row become NaN
+    if one of its logits is infinite, or if there is only one class.
     """
     return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
 
@@ -101,7 +101,10 @@ def kl_by_class(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
 
 
 def cross_entropy(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
-    """-p_teacher log p_student of each class, in nats, from log-probabilities; 0 for classes of probability 0."""
+    """-p_teacher log p_student of each class, in nats; 0 for classes to which the teacher gives the probability 0.
+
+    Log-probabilities (..., C), (..., C) -> (..., C).
+    """
     return -log_p_teacher.exp() * log_p_student.masked_fill(log_p_teacher.isneginf(), 0.0)
 
 
@@ -148,9 +151,9 @@ def mean_by_group(values: Tensor, group: Tensor, num_groups: int, empty: float =
 
 
 def sequence_means(group: Tensor, num_groups: int, dtype: torch.dtype) -> Tensor:
-    """Factors (n,) with mean 1, with which a mean over samples is one over groups of their means: (n,) -> (n,).
+    """Factors that make the mean over samples a mean of the means of their groups; their own mean is 1: (n,) -> (n,).
 
-    `group` (n,) int64 are numbers from 0 to `num_groups` - 1; a group without samples does not count.
+    `group` (n,) int64 holds numbers from 0 to `num_groups` - 1; a group without samples does not count.
     """
     counts = group.new_zeros(num_groups).index_add(0, group, torch.ones_like(group))
     return counts.sum().to(dtype) / ((counts > 0).sum() * counts[group])

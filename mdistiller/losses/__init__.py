@@ -1,7 +1,8 @@
 """The mathematics of every method as pure functions of tensors, and the sample weights of EA-KD. Imports PyTorch alone.
 
-A loss returns one number a sample, without reduction over the batch and without weights of a configuration; shapes,
-units and sources stand with each function. Inputs in half precision are computed in float32, also within autocast.
+A loss returns one number for each sample, without reduction over the batch and without the weights of a configuration;
+the few terms that only exist for a whole batch are scalars. The docstring of each function gives shapes, units and
+sources. Inputs in half precision are converted to float32, also within autocast.
 """
 
 from mdistiller.functional import entropy, standardize

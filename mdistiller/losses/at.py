@@ -18,7 +18,8 @@ def at_loss(student_feats: list[Tensor], teacher_feats: list[Tensor], p: int = 2
 
     Lists of (B, C, H, W), paired in order -> (B,). The attention map is the mean of feat^p over channels, divided by
     its norm over positions. p should be even, because an odd power keeps the sign. The larger map of a pair is pooled
-    to the size of the smaller one before the power is taken.
+    to the size of the smaller one before the power is taken. The paper takes the norm of the difference of the maps;
+    the mean square is that of RepDistiller.
     """
     losses = [
         (_attention(student, p) - _attention(teacher, p)).square().mean(dim=1)

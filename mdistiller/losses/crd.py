@@ -11,7 +11,8 @@ def nce_loss(scores: Tensor, num_data: int, eps: float = 1e-7) -> Tensor:
     """Noise-contrastive estimation (Tian et al., arXiv:1910.10699, section 3.1), one loss per anchor.
 
     `scores` (B, K + 1) are greater than 0, with that of the positive pair in column 0 -> (B,), in nats, summed over
-    the K noise samples. The noise distribution is uniform over the `num_data` training images.
+    the K noise samples. The noise distribution is uniform over the `num_data` training images. `eps` is added to the
+    denominators, as in the reference.
     """
     noise = (scores.shape[1] - 1) / num_data
     positive, negatives = scores[:, 0], scores[:, 1:]

@@ -12,7 +12,8 @@ from mdistiller.functional import in_full_precision, kl_divergence
 def split_target(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log of (p_target, 1 - p_target), (B, 2), and the log-softmax over the other classes, (B, C - 1).
 
-    If the probability of all other classes is 0 (logits of -inf), their logarithms are -inf.
+    Both are those at `temperature`, of logits (B, C) and targets (B,). If the probability of all other classes is 0
+    (logits of -inf), their logarithms are -inf.
     """
     logits = logits / temperature
     columns = torch.arange(logits.shape[1] - 1, device=logits.device)

@@ -28,7 +28,9 @@ def fcfd_loss(
       functional  squared distances of feats_mixed to feats_teacher
       kd          KL divergence from logits_teacher to logits_student
       mixed       KL divergences from logits_teacher to each of logits_mixed
-    The losses are sums over stages and paths, not means, and 0 without a path. The teacher's logits and maps get no
+    The squared distance of two maps is the mean over their entries; for the last stage, that of the maps after ReLU and
+    global average is added. Divergences are in nats, at `temperature`, times temperature**2. The losses are sums over
+    stages and paths, not means; functional and mixed are 0 without a path. The teacher's logits and maps get no
     gradient.
     """
     target, feats_teacher = logits_teacher.detach(), [feat.detach() for feat in feats_teacher]

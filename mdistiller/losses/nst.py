@@ -27,8 +27,8 @@ def _discrepancy(student, teacher):
 def nst_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor:
     """Squared MMD between the channels' activation patterns (Huang, Wang, arXiv:1707.01219), summed over stages.
 
-    Lists of (B, C, H, W), paired in order, with any numbers of channels -> (B,). The pattern of a channel is its map
-    scaled to unit norm (a map of zeros stays zero), and the kernel is polynomial of degree 2 without offset. The larger
-    map of a pair is pooled first.
+    Lists of (B, C, H, W), paired in order, with any numbers of channels -> (B,). MMD is the maximum mean discrepancy.
+    The pattern of a channel is its map scaled to unit norm (a map of zeros stays zero), and the kernel is polynomial of
+    degree 2 without offset. The larger map of a pair is pooled first.
     """
     return sum(_discrepancy(*pair) for pair in pairs_of_one_size(student_feats, teacher_feats))

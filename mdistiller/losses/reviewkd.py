@@ -15,7 +15,8 @@ def hcl_loss(student_feats: list[Tensor], teacher_feats: list[Tensor]) -> Tensor
 
     Two lists of maps (B, C, H, W), equal in shape at each level -> (B,). The loss of a level is a weighted mean of mean
     squared differences: that of the maps has weight 1, and those of the maps pooled to 4x4, 2x2 and 1x1 have weights
-    1/2, 1/4 and 1/8 in this order. Sizes that are not below H are skipped. All inputs that require a gradient get one.
+    1/2, 1/4 and 1/8 in this order. Sizes that are not below H are skipped, and the next size then takes their weight.
+    All inputs that require a gradient get one.
     """
     levels = []
     for feat_student, feat_teacher in zip(student_feats, teacher_feats, strict=True):

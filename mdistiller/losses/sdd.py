@@ -10,7 +10,9 @@ from mdistiller.functional import in_full_precision
 
 
 def multi_scale_logits(feature_map: Tensor, classifier: nn.Module, scales: list[int]) -> Tensor:
-    """Logits of each cell of the map pooled to scale x scale, for all scales in order: (B, D, H, W) -> (B, cells, C).
+    """Logits of each cell of a map that is pooled to scale x scale, for all scales in order.
+
+    (B, D, H, W) -> (B, cells, C), where `cells` is the sum of scale**2.
     """
     cells = [F.adaptive_avg_pool2d(feature_map, scale).flatten(2) for scale in scales]
     rows = torch.cat(cells, dim=2).mT

@@ -30,18 +30,22 @@ def cka(features: Tensor) -> Tensor:
 
 @in_full_precision
 def transport_cost(similarity: Tensor, sharpness: float) -> Tensor:
-    """1 - exp(-sharpness (1 - similarity)) (Lv et al., arXiv:2412.08139), at least 0 and 0 on the diagonal: (C, C)."""
+    """1 - exp(-sharpness (1 - similarity)) (Lv et al., arXiv:2412.08139), at least 0, and 0 on the diagonal.
+
+    (C, C) -> (C, C).
+    """
     distance = (1 - similarity).fill_diagonal_(0)
     return (1 - torch.exp(-sharpness * distance)).clamp_min(0)
 
 
 @in_full_precision
 def sinkhorn_distance(log_p: Tensor, log_q: Tensor, cost: Tensor, reg: float, iterations: int) -> Tensor:
-    """Cost of the regularised optimal transport from p to q after a number of Sinkhorn iterations.
+    """Cost of the regularised optimal transport from p to q after `iterations`, at least 1, of Sinkhorn's algorithm.
 
-    Log-probabilities (B, C), -inf for classes that both leave out, and one cost matrix (C, C) -> (B,). The last
-    iteration fits p. The scaling vectors are stored as logarithms, and their products with the kernel are computed
-    relative to the largest entry of each row, so that no tensor (B, C, C) is needed.
+    Log-probabilities (B, C), -inf for classes that both leave out, and one cost matrix (C, C) -> (B,). Each iteration
+    ends with the step after which the rows of the plan sum to p. The scaling vectors are stored as logarithms, and
+    their products with the kernel are computed relative to the largest entry of each row, so that no tensor (B, C, C)
+    is needed.
     """
     kernel = torch.exp(-cost / reg)
     log_u = torch.zeros_like(log_p).masked_fill(log_p.isneginf(), -math.inf)
