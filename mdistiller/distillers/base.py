@@ -1,6 +1,7 @@
 """The base class of all methods: it runs the networks, weighs each sample's loss and reduces the losses to scalars.
 
-A method is one file: a pure function, and a class that declares what it needs and returns one loss per sample.
+A method is a pure function in a file of `mdistiller.losses`, and a class in a file here that declares what it needs and
+returns one loss per sample.
 """
 
 import math
@@ -34,7 +35,7 @@ LOG_1000 = math.log(1000)  # upper bound of the entropy with ImageNet's 1,000 cl
 def register(name: str, *aliases: str):
     """Decorator: register a method under `name`, and the same class with sample weighting on under EA-`name`.
 
-    Raises UserError for a declaration of the class that holds what it cannot.
+    Raises UserError for a declaration of the class with a wrong value, see `check_declarations`.
     """
 
     def add(cls):
@@ -128,8 +129,8 @@ class Distiller(nn.Module):
     def sample_losses(self, student, teacher, **batch) -> dict[str, Tensor]:
         """Losses by name, each (B,), or a scalar if the name is in `batch_terms`, multiplied by their config weights.
 
-        `student` and `teacher` are `Output(logits, features)`, or tuples of one for each of several `views`. `batch`
-        holds target, epoch (from 1) and everything else that the loader yields.
+        `student` and `teacher` are outputs with `logits` and `features` (see `TaskOutput`), or tuples of one for each
+        of several `views`. `batch` holds target, epoch (from 1) and everything else that the loader yields.
         """
         return {}
 
@@ -358,8 +359,9 @@ register("NONE")(Vanilla)
 def choose_weighting(cfg: CfgNode, method: type[Distiller], data_name: str | None) -> Weighting:
     """The settings of the node EA, or with EA.COMPAT release those of the method's published code.
 
-    A stated EA.UPPER_BOUND, or EA.LOGITS standardized, wins over that of the published code; raw, the default that
-    records of runs state too, does not. Raises UserError if no code was published for the method.
+    Two settings win over those of the published code: EA.UPPER_BOUND, if it is stated, and EA.LOGITS standardized.
+    EA.LOGITS raw does not, because it is the default, which the records of runs state too. Raises UserError for
+    EA.COMPAT release if no code was published for the method.
     """
     release = {}
     if method.weighted and cfg.EA.COMPAT == "release":

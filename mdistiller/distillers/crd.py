@@ -20,9 +20,9 @@ MAX_KEYS = 2**26  # random keys held at a time, 256 MiB
 class ContrastSampler(nn.Module):
     """Draws contrast indices on the device: `forward(index (B,))` -> (B, K + 1), with the positive in column 0.
 
-    The K negatives are drawn uniformly from all images of other classes, independently for each anchor. They are drawn
-    without replacement if every class leaves at least K images, else with replacement. With `relax` the positive is a
-    random image of the anchor's class.
+    The K negatives are drawn uniformly from all images of other classes, independently for each anchor: without
+    replacement if there are at least K of these images, else with replacement. With `relax` the positive is a random
+    image of the anchor's class, perhaps the anchor itself.
     """
 
     def __init__(self, targets: Tensor, num_negatives: int, relax: bool = False):
@@ -85,9 +85,9 @@ class CRD(Distiller):
 
     A batch may contain `contrast` (B, K + 1), indices with the positive in column 0; otherwise they are drawn from
     `index` and the training targets. For small data sets, an NCE.K larger than the training set is reduced to the
-    number of negatives that every class has. All processes of a run keep the same memories and Z, and each computes the
-    loss of its own batch. FEAT.STUDENT_DIM and FEAT.TEACHER_DIM are accepted for compatibility and have no effect: the
-    widths are taken from the networks.
+    number of images that every class leaves for its negatives. All processes of a run keep the same memories and Z, and
+    each computes the loss of its own batch. FEAT.STUDENT_DIM and FEAT.TEACHER_DIM are accepted for compatibility and
+    have no effect: the widths are taken from the networks.
     """
 
     defaults = {

@@ -26,9 +26,9 @@ class GlobalTemperature(nn.Module):
 class InstanceTemperature(nn.Module):
     """One number per sample (B,), to which the sigmoid is applied later, predicted from the logits of both networks.
 
-    The input are the logits of the `top` classes that are most probable for the teacher, through two layers (1x1
-    convolutions). The last layer starts at 0, so that all samples start in the middle of the range. The input is
-    detached, so that the student is not trained to change its temperature.
+    The input, for two layers (1x1 convolutions), are the probabilities that teacher and student give to the `top`
+    classes that are most probable for the teacher. The last layer starts at 0, so that all samples start in the middle
+    of the range. The input is detached, so that the student is not trained to change its temperature.
     """
 
     def __init__(self, num_classes: int, top: int = 100, hidden: int = 256):

@@ -19,9 +19,9 @@ MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "sear
 
 
 def check_declarations(cls: type) -> None:
-    """Raise UserError, naming class and attribute, for a declaration of a `Distiller` that holds what it cannot.
+    """Raise UserError, naming class and attribute, for a declaration of a `Distiller` with a value that it cannot have.
 
-    Such a slip would train something else.
+    Such a mistake would train something else without a word.
     """
 
     def expect(holds, attribute, expected):
@@ -66,7 +66,7 @@ def class_for(method: type, task: Task | None) -> type:
 def without_effect(cfg: CfgNode, method: type) -> list[str]:
     """The settings that a user stated and a method does not read, in words. Without them the run would be the same.
 
-    Of EA and of other methods only overrides count, since files inherit settings for several methods.
+    In the node EA and in those of other methods only overrides count, since files inherit settings for several methods.
     """
     words, nodes = [], {other.config_key for other in DISTILLERS.values()} - KEYS.keys()
     elsewhere = {"EA.COMPAT"} if cfg.DISTILLER.LS else set()  # it also chooses the factor of DKD's terms

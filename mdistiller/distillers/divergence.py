@@ -26,7 +26,7 @@ class Divergence(Distiller):
         "KD_RATE": Key(0.5, least=0, most=1, help="Weight of the divergence; the cross-entropy has 1 - KD_RATE."),
     }
     search = {"KD_RATE": 10, "TEMPERATURE": 4}
-    divergence: staticmethod  # a function of this file
+    divergence: staticmethod  # a function of `mdistiller.losses.divergence`
     arguments: tuple = ()  # names of its further arguments; in capitals they are keys of the node
 
     def build(self, cfg):

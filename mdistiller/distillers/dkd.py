@@ -10,8 +10,9 @@ from mdistiller.losses.dkd import dkd_loss
 class DKD(Distiller):
     """Decoupled Knowledge Distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679).
 
-    With logit standardization the loss is multiplied by LS_WEIGHT (the code of that paper multiplies alpha and beta by
-    it), or by KD.LOSS.KD_WEIGHT if the settings of the released code are chosen (`as_released`).
+    CE_WEIGHT * CE + min(epoch / WARMUP, 1) * dkd, see `dkd_loss`. With logit standardization, ALPHA and BETA are
+    multiplied by LS_WEIGHT, as in the code of that method, or by KD.LOSS.KD_WEIGHT if the settings of the published
+    code of the weighted variant are chosen (`as_released`).
     """
 
     defaults = {

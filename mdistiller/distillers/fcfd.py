@@ -60,7 +60,7 @@ def still_statistics(*networks: nn.Module) -> Iterator[None]:
 
 
 def _rename_bridges(module, state_dict, prefix, *_):
-    """In states of versions that named the bridges differently."""
+    """Rename the bridges in a state that an earlier version has saved."""
     for before, now in (("to_teacher.", "bridges."), ("to_student.", "bridges_back.")):
         for key in [key for key in state_dict if key.startswith(prefix + before)]:
             state_dict[prefix + now + key.removeprefix(prefix + before)] = state_dict.pop(key)
@@ -95,7 +95,7 @@ class FCFD(Distiller):
         "KD_WEIGHT": weight_key(1.0, "the divergence of the logits"),
         "TEMPERATURE": temperature_key(4.0),
         "FEAT_WEIGHT": weight_key(5.0, "the appearance and functional losses"),
-        "MIX_WEIGHT": weight_key(1.0, "the mixed paths' cross-entropy and divergence"),
+        "MIX_WEIGHT": weight_key(1.0, "the mixed paths' divergence"),
         "EXTRA_PATHS": Key(2, least=0, most=64, help="Mixed paths drawn for each batch."),
         "EXTRA_TYPE": Key("bi", choices=tuple(DIRECTIONS), help=(
             "Direction of the mixed paths: student to teacher, teacher to student, both, or none.")),
@@ -201,10 +201,11 @@ class PyramidFCFD(FCFD):
 
     Every level of the student, bridged to the teacher's channels, should equal the teacher's (appearance, one loss an
     image). The networks' heads then read the maps of the other network, bridged: the student's through the teacher's
-    head, and the teacher's through the student's, every step (of EXTRA_TYPE, both, either or none). KD_WEIGHT * kd of
-    the student, MIX_WEIGHT * mixed of these predictions, REGRESSION_WEIGHT times the squared distances of what all of
-    them regress, FEAT_WEIGHT * appearance. The teacher is in eval mode; there is no functional loss. Departs from that
-    code: a bridge into the student that its head would not read is not made.
+    head, and the teacher's through the student's, in every step (EXTRA_TYPE chooses both, one or none; EXTRA_PATHS has
+    no effect). The loss is KD_WEIGHT * kd of the student, plus MIX_WEIGHT * mixed of these predictions, plus
+    REGRESSION_WEIGHT * the squared distances of what all of them regress, plus FEAT_WEIGHT * min(epoch / WARMUP, 1) *
+    appearance. The teacher is in eval mode; there is no functional loss. Departs from that code: a bridge into the
+    student that its head would not read is not made.
     """
 
     needs = ("image_feats",)

@@ -1,4 +1,4 @@
-"""Functions that feature methods share: the maps to compare, and pooling two maps to one size. Not a method."""
+"""Functions that feature methods share: the maps to compare, and the error for unsuitable networks. Not a method."""
 
 from torch import Tensor, nn
 
@@ -40,8 +40,7 @@ def misfit(distiller, student: list[tuple], teacher: list[tuple], reason: str) -
 
 
 def name_of(distiller, role: str) -> str:
-    """The name of the "student" or "teacher" for messages: that of the config, or of its class if the config has none,
-    because the network was built by hand."""
+    """The name of the "student" or "teacher" for messages: that of the config, else the class of the given network."""
     if is_stated(distiller.cfg, f"DISTILLER.{role.upper()}"):
         return distiller.cfg.DISTILLER[role.upper()]
     network = getattr(distiller, role)

@@ -5,7 +5,6 @@ import math
 from mdistiller.config import Key
 from mdistiller.distillers.base import Distiller, register
 from mdistiller.losses.mld import MASKINGS, mld_losses
-from mdistiller.losses.mld import confidence_masks as confidence_masks
 
 
 @register("MLD", "MLKD", "MLLD", "KD_ours")

@@ -33,7 +33,8 @@ class SDD(LastMapDistiller):
         "LOSS": Key("kd", choices=LOSSES, help=(
             "Loss of each cell, with the settings of KD for kd and of DKD for the others.")),
         "M": Key([1, 2, 4], least=1, most=64, help="Number of rows and columns of each grid; the first is 1."),
-        "COMPLEMENTARY_WEIGHT": weight_key(2.0, "cells where the teacher is right but on the image wrong, or reverse"),
+        "COMPLEMENTARY_WEIGHT": weight_key(
+            2.0, "cells where the teacher is right, but not on the whole map, or the reverse"),
         "WARMUP": Key(1, least=0, most=10**6, help="Epochs in which the loss rises linearly, with LOSS dkd."),
         "CLIP_NORM": Key(40.0, least=0, most=1e9, help="Maximum norm of the gradient; SOLVER.CLIP_NORM overrides it."),
     }

@@ -36,8 +36,8 @@ class TTM(Distiller):
 class WTTM(TTM):
     """Weighted transformed teacher matching (Zheng, Yang, ICLR 2024, arXiv:2402.11148).
 
-    TTM with the loss of each sample multiplied by the power sum of the teacher's probabilities. The power sum is at
-    least 1, so BETA is smaller than that of TTM.
+    TTM with the loss of each sample multiplied by the power sum of the teacher's probabilities. For GAMMA up to 1 the
+    power sum is at least 1, so BETA is smaller than that of TTM.
     """
 
     defaults = _keys(gamma=0.2, beta=4.0)  # the released example with CRD for vgg13 -> vgg8; uncertain otherwise

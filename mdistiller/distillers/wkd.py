@@ -18,7 +18,6 @@ from mdistiller.errors import UserError
 from mdistiller.hooks import before_loading
 from mdistiller.losses.nkd import target_loss
 from mdistiller.losses.wkd import cka, transport_cost, wkd_loss
-from mdistiller.losses.wkd import sinkhorn_distance as sinkhorn_distance
 from mdistiller.models.base import any_parameter
 
 log = logging.getLogger("mdistiller")
@@ -89,7 +88,7 @@ class WKD(Distiller):
 
     @torch.no_grad()
     def prepare(self, data):
-        """The class costs from the teacher's last maps of training images."""
+        """Measure the class costs on the teacher's last maps of training images, if COST_MATRIX is cka."""
         if not self.measures:
             return
         index = _first_of_each_class(data.info.targets, len(self.cost), min(
@@ -160,6 +159,6 @@ def _first_of_each_class(targets, num_classes, most):
 
 
 def _without_gathered(module, state_dict, prefix, *_):
-    """States of versions that gathered the samples in the first epoch hold them, and the costs that count."""
+    """Drop what earlier versions saved beside the costs: the samples that they gathered in the first epoch."""
     for name in ("samples", "counts"):
         state_dict.pop(prefix + name, None)

@@ -8,8 +8,8 @@ from torch import nn
 from mdistiller.config import load_cfg
 from mdistiller.distillers import DISTILLERS
 from mdistiller.distillers.kd import kd_loss
-from mdistiller.distillers.mld import confidence_masks, mld_losses
 from mdistiller.errors import UserError
+from mdistiller.losses.mld import confidence_masks, mld_losses
 from mdistiller.models import Output
 from tests.distillers.support import distiller_of, tiny_batch, tiny_distiller
 from tests.golden_files import case_name, close, load, logit_cases, tensors, tolerance_of

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mdistiller.distillers.last_map import classifier_of
-from mdistiller.distillers.wkd import cka, sinkhorn_distance, transport_cost, wkd_loss
 from mdistiller.errors import UserError
+from mdistiller.losses.wkd import cka, sinkhorn_distance, transport_cost, wkd_loss
 from tests.distillers.support import tiny_batch, tiny_distiller
 
 
