@@ -10,7 +10,6 @@ from mdistiller.errors import first_line
 log = logging.getLogger("mdistiller")
 
 
-
 def fold_teacher(teacher: nn.Module, method) -> nn.Module:
     """The teacher in eval mode with folded batch norms, if `method` (a class) reads only logits in eval mode.
 

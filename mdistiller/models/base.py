@@ -80,7 +80,7 @@ def as_output(network: nn.Module, output: Any) -> Any:
 
 
 def with_stem(output: Any) -> Any:
-    """The output with the stem as the first level of its maps, also of a network that gives the stem apart."""
+    """The output, whose maps begin with the stem: a stem that the network gives apart becomes level 0 of them."""
     features = getattr(output, "features", None)
     if not isinstance(features, Mapping) or STEM_APART not in features:
         return output
@@ -124,7 +124,8 @@ class Network(nn.Module):
     """Base class of networks that map images (B, 3, H, W), of any size, to an `Output`.
 
     `stage_channels` are the channels of `feats`. `stage_kind` says where `stages` divides the network: after a ReLU,
-    before a ReLU, or before the batch norm of the next stage.
+    before a ReLU, or before the batch norm of the next stage. `stages`, `head` and `get_bn_before_relu` raise
+    NotImplementedError for a network without such parts.
     """
 
     stage_kind: str  # "after_relu", "before_relu" or "before_bn"

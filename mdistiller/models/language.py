@@ -101,7 +101,8 @@ def build_language_model(
 
     `name` is `tiny_<layers>x<width>` (a small model for a small `vocabulary`), a folder written by `save_pretrained`, a
     GGUF file, or a name of the Hugging Face hub. With `every_layer` k, the layers 0, k, 2k, ... are kept, to make a
-    student from its teacher. Raises UserError if there is no such model, or if its logits are not those of its head.
+    student from its teacher. `dtype` is that of the weights, a name in `DTYPES`. Raises UserError if there is no such
+    model, if it cannot be run, or if its logits are not those of its head.
     """
     transformers = import_transformers()
     if found := TINY.fullmatch(name):

@@ -117,8 +117,9 @@ def evenly(count: int) -> list[int]:
 def check_cached(url: str) -> None:
     """Raise UserError if the cache of torch.hub has another file in place of the one at `url`.
 
-    The file's name ends with the first digits of its SHA-256, which torch.hub compares after a download alone. A file
-    that was copied there would be unpickled, with any code in it, and a damaged one raise nearly anything.
+    The file's name ends with the first digits of its SHA-256, which torch.hub compares only after a download. Without
+    this check, a file that was copied there would be unpickled, with any code in it, and a damaged one would raise
+    nearly any exception.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     digits = re.search(r"-([0-9a-f]{8,})\.", path.name)

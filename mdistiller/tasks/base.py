@@ -110,7 +110,7 @@ class Task:
         raise NotImplementedError
 
     def run_student(self, network: nn.Module, inputs: Any) -> TaskOutput:
-        """The student's forward pass in train mode."""
+        """The student's forward pass; in eval mode it is a dry run, which may have no samples."""
         raise NotImplementedError
 
     def run_teacher(self, network: nn.Module, inputs: Any, student: TaskOutput | None) -> TaskOutput:
@@ -136,7 +136,10 @@ class Task:
     def evaluate(
         self, network: nn.Module, batches: Iterable[dict], device: torch.device | str = "cpu"
     ) -> dict[str, float]:
-        """The `metrics` of a network in eval mode; with several processes, each rank passes its own batches."""
+        """The `metrics` of a network in eval mode; with several processes, each rank passes its own batches.
+
+        Raises ValueError if no rank has a sample.
+        """
         raise NotImplementedError
 
     def check_evaluation(self) -> None:
@@ -150,7 +153,7 @@ class Task:
         return None
 
     def export_metadata(self) -> dict:
-        """What student.json of an export tells instead of what it tells of image classifiers, as JSON types."""
+        """Entries of an export's student.json that differ from those of an image classifier, as JSON types."""
         return {}
 
     def script(self, network: nn.Module) -> torch.jit.ScriptModule:

@@ -18,7 +18,9 @@ def evaluator() -> ModuleType:
     return import_extra("faster_coco_eval", "detection", "detection")
 
 
-def average_precision(truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]):
+def average_precision(
+    truth: list[dict], results: list[dict], image_ids: Sequence[int], categories: Sequence[int]
+) -> dict[str, float]:
     """COCO's twelve metrics by name (`METRICS`), in percent; `ABSENT` if there is no ground truth of this kind.
 
     `truth` are annotations (image_id, category_id, bbox, area, iscrowd), and `results` are detections in COCO's
@@ -42,7 +44,9 @@ def average_precision(truth: list[dict], results: list[dict], image_ids: Sequenc
             for name, value in zip(METRICS, evaluation.stats[:len(METRICS)], strict=True)}
 
 
-def standard_results(detections: list[dict[str, Tensor]], image_ids: Sequence[int], categories: Sequence[int]):
+def standard_results(
+    detections: list[dict[str, Tensor]], image_ids: Sequence[int], categories: Sequence[int]
+) -> list[dict]:
     """Detections (boxes as corners, scores, labels from 1) as a list in COCO's standard form, with JSON types."""
     results = []
     for image_id, found in zip(image_ids, detections, strict=True):

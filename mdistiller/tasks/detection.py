@@ -168,7 +168,6 @@ class Detection(Task):
         return DetectorInputs(detectors.stack([image]), None, None)
 
 
-
 def offsets(deltas: torch.Tensor) -> torch.Tensor:
     """Box offsets (N, 4 C) of deltas (N, 4 (C+1)): without those of the background, which nothing trains."""
     return deltas[:, 4:]

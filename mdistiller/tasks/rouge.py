@@ -46,7 +46,7 @@ def exact(answer: str, references: Sequence[str]) -> float:
 def normalized(text: str) -> str:
     """The text in lower case, without ASCII punctuation, its words separated by one space.
 
-    As the evaluation of Super-NaturalInstructions (Wang et al., arXiv:2204.07705) compares answers, from which the
-    public code of language models has it; SQuAD's also leaves out articles.
+    Answers are compared so in the evaluation of Super-NaturalInstructions (Wang et al., arXiv:2204.07705), which the
+    public code for distilling language models has copied. The evaluation of SQuAD also leaves out articles.
     """
     return " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())

@@ -119,7 +119,6 @@ def check_readings(case: Case, run) -> Iterator[Finding]:
         )
 
 
-
 def _readings(image, normalisation):
     """{name of a fault: (description of the change, changed images)}."""
     found = {}

@@ -1,7 +1,7 @@
 """MobileNetV2 at half width (Sandler et al., CVPR 2018, arXiv:1801.04381), as the CIFAR-100 benchmarks use it.
 
-Departs from the paper as these benchmarks do: ReLU instead of ReLU6, a first 1x1 convolution also in the block without
-expansion, and 1280 channels in the last layer at half width.
+Departs from the paper as these benchmarks do: ReLU instead of ReLU6, stride 1 in the group of 24 channels (at full
+width), and a first 1x1 convolution also in the block without expansion.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """ShuffleNet V1, three groups (Zhang et al., CVPR 2018, arXiv:1707.01083), as the CIFAR-100 benchmarks use it.
 
-Departs from the paper as these benchmarks do: a 1x1 stem without pooling, the ReLU before the shuffle, and a ReLU after
-the depthwise convolution.
+Departs from the paper as these benchmarks do: a 1x1 stem without pooling, and a ReLU after the depthwise convolution.
 """
 
 from collections.abc import Callable

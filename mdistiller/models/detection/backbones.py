@@ -34,7 +34,8 @@ class ResNetBody(nn.Module):
 
     All widths are `width` / 64 times those of the paper, whereas torchvision's class has a fixed width of the stem.
     `stride_in_1x1` moves the stride of a stage from the 3x3 convolution to the first 1x1 convolution of its bottleneck,
-    as in the networks trained by MSRA. The output are the maps of the four stages by name, p2 to p5.
+    as in the networks trained by MSRA. It only holds the layers: torchvision's `BackboneWithFPN` runs them and reads
+    the maps of the four stages, whose numbers of channels are `channels`.
     """
 
     def __init__(self, name: str, width: int, norm, stride_in_1x1: bool):
@@ -93,7 +94,8 @@ def build_backbone(
 ) -> BackboneWithFPN:
     """The backbone with its pyramid, by name: r18, r34, r50, r101 or mv2. Raises UserError for another name.
 
-    Frozen norms need pretrained weights: with random weights, the values of the maps grow from layer to layer.
+    `stride_in_1x1` and `freeze` apply to ResNets only. Frozen norms need pretrained weights: with random weights, the
+    values of the maps grow from layer to layer.
     """
     if name not in NAMES:
         raise UserError(f"unknown detector {name!r}: expected one of {', '.join(NAMES)}")

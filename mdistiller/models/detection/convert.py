@@ -39,6 +39,7 @@ def split_pair(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
     """(teacher, backbone of the student) from a file of the ReviewKD authors for a pair of networks, converted.
 
     The names of the teacher's entries begin with "teacher."; the student's weights are those trained on ImageNet.
+    Raises UserError for a file without a teacher.
     """
     teacher = {name.removeprefix("teacher."): value for name, value in state.items() if name.startswith("teacher.")}
     if not teacher:
@@ -49,7 +50,7 @@ def split_pair(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 
 def name_of(state: Mapping[str, Tensor]) -> str:
-    """The name of the network to which converted weights belong: r18, r34, r50, r101 or mv2."""
+    """The name of the network to which converted weights belong: r18, r34, r50, r101 or mv2; UserError for others."""
     if any(".body.features." in name or re.search(r"\.body\.\d+\.", name) for name in state):
         return "mv2"
     depth = len({name.split(".")[4] for name in state if ".body.layer3." in name})

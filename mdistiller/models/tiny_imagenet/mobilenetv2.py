@@ -1,6 +1,7 @@
 """MobileNetV2 (Sandler et al., CVPR 2018, arXiv:1801.04381) at full width, as released for Tiny-ImageNet.
 
-Departs from the paper as the released code does: a padded 1x1 stem without stride, and a bias in every convolution.
+Departs from the paper as the released code does: a padded 1x1 stem without stride, stride 1 in stage 6, a first 1x1
+convolution also in the block without expansion, and a bias in every convolution.
 """
 
 from collections.abc import Callable
