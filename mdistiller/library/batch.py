@@ -19,8 +19,8 @@ def sorted_batch(image: Any, target: Any, others: dict[str, Any], known: Collect
     """(inputs of the networks, labels, what the method reads) of the arguments of `kd(image, target, **others)`.
 
     Labels and entries of methods are also taken from a mapping given as `image`; without `image`, `others` are the
-    networks' keywords. Raises UserError for labels given twice and for a keyword that is not in `known`, those of the
-    method, but resembles one of ours: it would be ignored.
+    networks' keywords. Raises UserError for a batch of another form or without inputs, for labels given twice, and for
+    a keyword that is not in `known`, those of the method, but resembles one of ours: it would be ignored.
     """
     if isinstance(image, list | tuple) or (hasattr(image, "__array__") and not isinstance(image, Tensor)):
         raise UserError(f"kd() takes a tensor, or a mapping of the networks' keywords, and labels beside it: kd(x, y); "

@@ -112,7 +112,7 @@ class Distillation(Transparent):
         target: Tensor | None = None,
         *,
         teacher_logits: Tensor | None = None,
-        epoch: int | None = None,
+        epoch: float | None = None,
         **batch,
     ) -> Step | Evaluated:
         """The losses of a batch in train mode; in eval mode the logits of the deployed network, and cross-entropy.
@@ -121,8 +121,8 @@ class Distillation(Transparent):
         one, such as input_ids and pixel_values. `target`, also under the names `labels` and `label`, are the classes
         (n,), or their probabilities (n, C) for a method that does not read the class. Without labels only the
         distillation losses are computed. `teacher_logits` (n, C) replace the teacher's pass. Further inputs of a method
-        are given by name: `index` (n,), the numbers of the samples, or `image_strong`, a second view. Raises UserError
-        if one is missing or has another form.
+        are given by name: `index` (n,), the numbers of the samples, or `image_strong`, a second view. `epoch` (from 1)
+        is used for this batch instead of the attribute. Raises UserError if an input is missing or has another form.
         """
         distiller, task = self.distiller, self.distiller.task
         inputs, ready, extra = image, {"image": image, "target": target}, batch

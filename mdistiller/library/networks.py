@@ -53,7 +53,7 @@ def split_again(network: nn.Module | None) -> None:
 
 
 class Bare(Transparent):
-    """A network of which logits are read, and its own features where it returns (logits, a mapping of them)."""
+    """A network whose logits are read, and its own features if it returns (logits, a mapping of features)."""
 
     def forward(self, *args, **keywords) -> Output:
         output = self.inner(*args, **keywords)
@@ -109,11 +109,14 @@ def as_map(output: Any, name: str, last: bool = False) -> Tensor:
     return output[:, output.shape[1] - side * side :].mT.unflatten(2, (side, side))
 
 
-def adapt(network: nn.Module, taps: Sequence[str] | None, features: bool, example: Callable[[nn.Module], Any]):
-    """The network with `Output`s: its own where it has them, the outputs at `taps`, or of modules found by probing.
+def adapt(
+    network: nn.Module, taps: Sequence[str] | None, features: bool, example: Callable[[nn.Module], Any]
+) -> nn.Module:
+    """The network behind the interface of `Output`, unless it has that already.
 
-    Without `features` the method reads logits alone, and nothing is tapped. `example(network)` is an input to probe
-    with. Raises UserError for a path that the network has not, and where it cannot be probed.
+    Its features are the outputs of the modules at `taps`, or those that it returns, or the outputs of modules found by
+    probing. Without `taps` and `features` the method reads only logits, and nothing is tapped. `example(network)` is an
+    input to probe with. Raises UserError for a path that the network does not have, and if it cannot be probed.
     """
     if taps is not None:
         inner = network.inner if isinstance(network, Wrapped) else network
@@ -163,7 +166,8 @@ def _with_stem(network, taps, seen):
 def record(network: nn.Module, inputs: Any) -> tuple[Any, list[tuple[str, nn.Module, Any]]]:
     """What one pass in eval mode returns, and (path, module, output) of each module as they end.
 
-    The pass has two examples, so that outputs with one row for each example can be told from others.
+    The pass has two examples, so that outputs with one row for each example can be told from others. Raises UserError
+    for a network of TorchScript or on the device meta, and if the pass fails.
     """
     name = type(network).__name__
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
@@ -202,7 +206,7 @@ def _twice(inputs):
 
 
 def _once(seen):
-    """The entries of `record` without those of modules that run more than once, of which a hook keeps the last only."""
+    """The entries of `record` without modules that run more than once: a hook would keep only their last output."""
     runs = Counter(name for name, _, _ in seen)
     return [entry for entry in seen if runs[entry[0]] == 1]
 

@@ -34,11 +34,12 @@ def canonical_method(name: str, task: str) -> str:
 
 
 def settings(method: str, task: str, keywords: Mapping[str, Any], arguments: Iterable[str] = ()) -> CfgNode:
-    """The configuration of a method under `keywords`. Raises UserError for a keyword or value that it does not have,
-    which may be a misspelt one of the other `arguments`, and for a key that is given twice.
+    """The configuration of a method under `keywords`.
 
     A key `LOSS.CE_WEIGHT` of the method's node is the keyword LOSS_CE_WEIGHT or CE_WEIGHT. Keys of other nodes that the
-    method reads are KD_TEMPERATURE or, where its own node has no such key, TEMPERATURE.
+    method reads are KD_TEMPERATURE or, where its own node has no such key, TEMPERATURE. Raises UserError for a wrong
+    value, for a key that is given twice, and for an unknown keyword; the message then names the nearest known ones and
+    the nearest of the other `arguments` of `distill`.
     """
     known = known_keywords(method) | (OF_TEXTS if task == "language" else {})
     given: dict[str, str] = {}  # key -> keyword

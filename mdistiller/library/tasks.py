@@ -134,7 +134,11 @@ def causal(network: nn.Module) -> bool:
 
 
 def as_language_model(network: nn.Module) -> LanguageModel:
-    """A causal model of transformers behind our interface; its own setting for generation stays. Raises UserError."""
+    """A causal model of transformers behind our interface; its own setting for generation stays.
+
+    Raises UserError for any other network, for a model of masked tokens, for one that is split by fully_shard, and for
+    one that `check_head` refuses.
+    """
     if isinstance(network, LanguageModel):
         return network
     if not causal(network):

@@ -92,7 +92,7 @@ def _evaluated(case: Case) -> Iterator[Finding]:
     output = _full(distiller.run_student(inputs))
     case.logits_student = output.logits
     if case.kd.teacher is not None:
-        yield from check_determinism(case, lambda: _full(distiller.run_teacher(inputs, output)).logits)
+        yield from check_determinism(lambda: _full(distiller.run_teacher(inputs, output)).logits)
         distiller.teacher.eval()
         case.logits_teacher = _full(distiller.run_teacher(inputs, output)).logits
     elif case.stored is not None:

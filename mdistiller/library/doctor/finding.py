@@ -88,8 +88,10 @@ def sharded(module: nn.Module) -> bool:
 
 
 def shared_storage(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of parameters that the two networks share in memory; none of empty ones or on a device without addresses,
-    where the address is 0."""
+    """Names of parameters that the two networks share in memory.
+
+    Parameters with the address 0 are left out: empty ones, and those on a device without addresses.
+    """
     places = {parameter.data_ptr(): name for name, parameter in one.named_parameters() if parameter.data_ptr()}
     for name, parameter in other.named_parameters():
         if parameter.data_ptr() in places:

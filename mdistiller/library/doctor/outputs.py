@@ -163,7 +163,7 @@ def _shifted(logits, target, shift):
 def _renamed(logits, target):
     """Accuracy when each predicted class is renamed to the label that it goes with most, each label used once.
 
-    Chance makes some of it: 0 where classes have fewer than two samples on average.
+    With few samples, chance alone makes it high: it is therefore 0 for fewer than two samples a class on average.
     """
     classes = logits.shape[1]
     if len(target) < 2 * classes:
