@@ -43,7 +43,7 @@ def evaluate_answers(run_folder: str | Path, sets: dict[str, Path], seeds: Seque
     (LM.LONG_PROMPTS), and their number is logged. `ngram` is the length of n-grams that an answer may not repeat (0: no
     rule), `limit` the number of examples used of each set (None: all). `checkpoint` is one of the run, or "start" (the
     student before training), "teacher" (the run's teacher) or "copy" (scores the copied input; no network). Raises
-    UserError when the run is not one of language models or has no teacher.
+    UserError when the run is not one of language models, when it has no "teacher", and for a wrong name or number.
     """
     _check(sets, seeds, ngram, limit)
     folder = Path(run_folder)

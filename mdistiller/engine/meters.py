@@ -113,7 +113,10 @@ class Meters:
         return {"names": self.names, "rows": rows, "counts": self.counts, "progress": self.progress}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError for what is no measurements, or is those of epochs with another number of steps."""
+        """Take over saved measurements.
+
+        Raises ValueError for entries that are no numbers, and for another number of steps in an epoch.
+        """
         if len(state["counts"]) != self.num_batches:
             raise ValueError(f"measurements of {len(state['counts'])} steps, expected {self.num_batches}")
         names, progress = state["names"], state.get("progress", {})

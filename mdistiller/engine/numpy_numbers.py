@@ -2,7 +2,7 @@
 
 Its functions would let a file change the flags of a dtype, and so have any bytes taken for pointers; the stand-ins here
 only know how numbers are written. `torch.load` with `weights_only`, which refuses NumPy's numbers (such as a best
-accuracy), reads them as Python's by these; arrays are read from files of detectron2's model zoo alone.
+accuracy), reads them as Python's with these; arrays are read only from files of detectron2's model zoo.
 """
 
 import codecs

@@ -259,8 +259,9 @@ def differences(there: Mapping, now: Mapping, elsewhere: bool = True, moved: boo
     """The first settings that differ, in words; "" when none does.
 
     Keys that only one of them has belong to another method, whose DISTILLER.TYPE differs too, or to a later version.
-    With `elsewhere`, the teacher's file may lie elsewhere on another machine, since the caller compares its SHA-256;
-    a random one has none. So may Python files of the user with `moved`.
+    With `elsewhere`, the teacher's file may have another path, since the caller compares its SHA-256; a teacher with
+    random weights has none, so that "random" in place of a file is a difference. With `moved`, the user's Python files
+    may have other folders.
     """
     place = without_folders if moved else lambda value: value
     keys = [key for key in sorted(there.keys() & now.keys()) if place(there[key]) != place(now[key])

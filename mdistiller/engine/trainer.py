@@ -37,7 +37,10 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 class StopRequest:
-    """A signal that asks runs to stop, stored in `number` until their next step. A later one ends the process."""
+    """A signal that asks runs to stop, stored in `number` until their next step.
+
+    Another one, more than REPEAT_SECONDS later, ends the process at once.
+    """
 
     number: int | None = None
     arrived = -math.inf

@@ -109,10 +109,10 @@ class LogitStore:
     def __init__(self, folder: Path, metadata: dict, part: bool = False):
         """Open the store in `folder`, or create it.
 
-        `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype
-        and `key`. A `part` of a larger store that is read-only or on a full disk is empty where it cannot be created;
-        the larger one says so. Raises UserError when an existing store is damaged or has another `key`, and the error
-        of `unusable`.
+        `metadata`: num_entries, num_records (the largest possible number of records), num_classes, dtype and `key`. If
+        a `part` of a larger store cannot be created, because the disk is full or read-only, it is opened as an empty
+        store that takes no rows, and the larger store warns of it. Raises UserError when an existing store is damaged
+        or has another `key`, and the error of `unusable`.
         """
         self.folder = Path(folder)
         check_metadata(self.folder, metadata)
