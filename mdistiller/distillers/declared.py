@@ -14,7 +14,7 @@ from mdistiller.tasks.base import OFFERS, TASKS, Task
 
 CHOICES = {"inputs": ("logits", "features"), "sample_axis": ("sample", "image"), "teacher_mode": ("eval", "train")}
 FLAGS = ("standardizes", "needs_teacher", "varying_modules")
-NAMES = ("needs", "reads", "batch_terms", "rare_terms", "views", "own_buffers")
+NAMES = ("needs", "reads", "batch_terms", "image_terms", "rare_terms", "views", "own_buffers")
 MAPPINGS = ("defaults", "task_aliases", "term_views", "release_weighting", "search")
 
 
