@@ -14,9 +14,9 @@ SIGNS = ("library", "canonical")
 def right_singular_vectors(feat: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest `count` singular values (B, n) and right vectors (B, W, n) of a map, read as (B, C * H, W).
 
-    n is less than `count` if the matrix has fewer. The result is at least float32, and the signs of the vectors are
-    those of the linear algebra library. If singular values of a sample coincide (those of a map of zeros do), its
-    gradient is not finite and is replaced by 0.
+    n is less than `count` if the matrix has fewer. Entries that are not finite count as 0. The result is at least
+    float32, and the signs of the vectors are those of the linear algebra library. If singular values of a sample
+    coincide (those of a map of zeros do), its gradient is not finite and is replaced by 0.
     """
     matrix = feat.flatten(1, 2)
     matrix = torch.where(matrix.isfinite(), matrix, 0.0)  # a diverging run should fail at its loss, not here

@@ -15,9 +15,9 @@ RARE = 0.001  # if negative values are less probable than this, the margin is -3
 def margin_from_bn(weight: Tensor, bias: Tensor) -> Tensor:
     """Mean of the negative values of N(bias, weight^2) for each channel (Heo et al., arXiv:1904.01866, section 3.1).
 
-    The affine parameters of a batch norm, (C,), (C,) -> (C,), at most 0. If negative values have a probability below
-    1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double precision on the CPU, as
-    Apple's GPUs have no float64.
+    The affine parameters of a batch norm, (C,), (C,) -> (C,), at most 0 and without gradient. If negative values have a
+    probability below 1/1000 the margin is -3 |weight|; for a weight of 0 it is min(bias, 0). Computed in double
+    precision on the CPU, as Apple's GPUs have no float64.
     """
     sigma, mean = weight.detach().cpu().double().abs(), bias.detach().cpu().double()
     below = torch.special.ndtr(-mean / sigma)  # what divisions by 0 give is not chosen
