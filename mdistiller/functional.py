@@ -41,8 +41,8 @@ def _tensors(values) -> Iterator[Tensor]:
 def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator: the function gets tensors in half precision as float32 (see `wide`) and runs outside of autocast.
 
-    Sums of squares of maps overflow in float16, and bfloat16 has three decimal digits. Autocast would lower products
-    of matrices in float32 too.
+    Sums of squares of maps overflow in float16, and bfloat16 has three decimal digits. Autocast would compute products
+    of float32 matrices in half precision too.
     """
 
     @functools.wraps(function)
@@ -81,9 +81,9 @@ def standardize(logits: Tensor) -> Tensor:
 def kl_divergence(log_p_student: Tensor, log_p_teacher: Tensor) -> Tensor:
     """KL divergence from teacher to student, in nats, from log-probabilities: (..., C), (..., C) -> (...).
 
-    The probabilities of a row must sum to 1; a row of the teacher without any (all -inf) has the divergence 0. A class
-    to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, also if the student's is 0 too.
-    The divergence is infinite if only the student's is 0.
+    The probabilities of a row must sum to 1, but a row of the teacher may have none (all -inf): its divergence is 0. A
+    class to which the teacher gives the probability 0 (-inf) contributes 0 and no gradient, even if the student gives
+    it 0 too. The divergence is infinite if only the student gives 0 to a class.
     """
     return kl_by_class(log_p_student, log_p_teacher).sum(dim=-1)
 

@@ -21,7 +21,7 @@ def build_distiller(cfg, student, teacher, data_info=None, task=None) -> Distill
     """The distiller that `cfg.DISTILLER.TYPE` names, or its EA- variant if `cfg.DISTILLER.EA` is set.
 
     For classification, networks return logits (B, C), `(logits, features)` or an object with these (see `Output`).
-    `data_info` is an object or a mapping with the training set's num_classes, num_train, image_size and targets;
+    `data_info` is an object or a mapping with the training set's name, num_classes, num_train, image_size and targets;
     entries that the method does not need may be missing. `task` defines what a sample is; None means classification.
     What the user stated and the method does not read is named in the log. Raises UserError for an unknown method, or
     for a task or networks that the method cannot use.

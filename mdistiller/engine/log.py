@@ -30,8 +30,8 @@ def epoch_line(record: Mapping, epochs: int, splits: Sequence[str], task) -> str
 def start_logging(file: Path | None = None, enabled: bool = True) -> logging.Logger:
     """The package's logger; it writes to stdout and, if `file` is given, appends to that file.
 
-    The file also gets the lines since the last call without a file, before there was a folder for it.
-    It is not `enabled` on ranks other than the first, which would repeat its lines.
+    The file also gets the lines that were logged since the last call without a file, when its folder did not exist
+    yet. On ranks other than the first, which would repeat the lines, it is not `enabled` and logs only errors.
     """
     logger = logging.getLogger("mdistiller")
     logger.setLevel(logging.INFO if enabled else logging.ERROR)

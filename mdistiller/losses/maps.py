@@ -8,9 +8,10 @@ from mdistiller.functional import in_full_precision
 
 @in_full_precision
 def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the size of the smaller one (of lower height, or else width), to which the larger is pooled.
+    """Both maps (B, C, H, W) at one size: the larger in height, or else in width, is pooled to the size of the other.
 
-    Adaptive average pooling. The reference pools to (H, H), H the smaller height, which is the same for square maps.
+    The pooling is adaptive and averages; channels may differ. The reference pools to (H, H), H the smaller height,
+    which is the same for square maps.
     """
     size_student, size_teacher = student.shape[2:], teacher.shape[2:]
     if size_student > size_teacher:  # compares heights, then widths
