@@ -62,8 +62,8 @@ class ReviewKD(Distiller):
     """Distilling Knowledge via Knowledge Review (Chen, Liu, Zhao, Jia, CVPR 2021, arXiv:2104.09044).
 
     weight * min(epoch / warm-up, 1) * mean(hcl_loss). From the pooled feature back to the first stage, each level of
-    the student is fused with the deeper levels and compared with the teacher's pre-activation of the same level. If the
-    networks have no pooled feature (as with a feature pyramid), it is compared with the teacher's map instead. Networks
+    the student is fused with the deeper levels and compared with the teacher's pre-activation of the same level. In a
+    feature pyramid, which has no pooled feature and no pre-activations, it is compared with the teacher's map. Networks
     with different numbers of stages are paired from the deepest stage.
 
     Channels and sizes are taken from the networks. SHAPES, OUT_SHAPES, IN_CHANNELS, OUT_CHANNELS and MAX_MID_CHANNEL

@@ -60,7 +60,7 @@ class ReusedClassifier(nn.Module):
 class SimKD(LastMapDistiller):
     """Knowledge Distillation with the Reused Teacher Classifier (Chen et al., CVPR 2022, arXiv:2203.14001).
 
-    FEAT_WEIGHT * mean((projector(student's last map) - teacher's last map)^2); the cross-entropy has weight 0. The
+    FEAT_WEIGHT * mean((projector(student's last map) - teacher's last map)^2), without cross-entropy by default. The
     network that is trained, evaluated and deployed consists of the student, the projector and a frozen copy of the
     teacher's classifier. The student's own classifier is not used and not trained.
 

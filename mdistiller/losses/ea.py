@@ -168,13 +168,14 @@ def ea_weight(
     `temperature` is the paper's T', which is independent of the distillation temperature. `upper_bound` is H_ub; None
     means log C (the released code divides by the number 100 for some methods). `group` (n,) integers give the group of
     each sample, such as the sequence of a token: all samples of a group get the weight of the group's mean entropies,
-    or with `level` "mean_weight" (or "image") the mean of their own weights. The other values of `kind` are the paper's
-    ablations (Tables 1 and 9) and four controls: `constant` gives every sample the batch mean of w, `normalized`
-    divides w by that mean, `max_logit` replaces the entropies (see `difficulty`), and `random` gives the weights of the
-    batch to its samples in a random order, drawn from PyTorch's generator (which a run seeds in every step). With
-    several processes, the batch is that of the process, as in every method that relates the samples of a batch.
-    A single class has the weight 0. Raises ValueError for an unknown `kind` or `level`, a temperature or bound that is
-    not above 0, logits of two shapes or of integers, and groups that are no integers (n,).
+    or with `level` "mean_weight" (or "image") the mean of their own weights; with "sample" (or "token") groups have no
+    effect. The other values of `kind` are the paper's ablations (Tables 1 and 9) and four controls: `constant` gives
+    every sample the batch mean of w, `normalized` divides w by that mean, `max_logit` replaces the entropies (see
+    `difficulty`), and `random` gives the weights of the batch to its samples in a random order, drawn from PyTorch's
+    generator (which a run seeds in every step). With several processes, the batch is that of the process, as in every
+    method that relates the samples of a batch. With a single class every weight is 0, except those of `none`. Raises
+    ValueError for an unknown `kind` or `level`, a temperature or bound that is not above 0, logits of two shapes or of
+    integers, and groups that are no integers (n,).
     """
     _check(logits_student, logits_teacher, temperature, upper_bound, group)
     group = None if group is None else group.long()
