@@ -50,7 +50,10 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions; returns the sum before the last ReLU."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions; returns the sum before the last ReLU.
+
+    The paper has the stride in the first convolution; here it is where torchvision and the public code have it.
+    """
 
     expansion = 4
 

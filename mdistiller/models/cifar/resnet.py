@@ -1,6 +1,7 @@
 """ResNets for 32x32 images (He et al., arXiv:1512.03385, section 4.2): three stages, 6n+2 layers.
 
-The x4 networks have stages of four times and a stem of twice the width (Tian et al., arXiv:1910.10699).
+The x4 networks have stages of four times and a stem of twice the width (Tian et al., arXiv:1910.10699). Departs from
+the first paper as the benchmarks do: a shortcut that changes the shape is a 1x1 convolution with batch norm.
 """
 
 from mdistiller.models.base import SMALL_IMAGES, register_model

@@ -1,6 +1,7 @@
 """ShuffleNet V1, three groups (Zhang et al., CVPR 2018, arXiv:1707.01083), as the CIFAR-100 benchmarks use it.
 
-Departs from the paper as these benchmarks do: a 1x1 stem without pooling, and a ReLU after the depthwise convolution.
+Departs from the paper as these benchmarks do: a 1x1 stem without pooling, a ReLU after the depthwise convolution, and
+in blocks of stride 2 a bottleneck with a quarter of the branch's channels instead of the block's.
 """
 
 from collections.abc import Callable

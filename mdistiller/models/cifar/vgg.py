@@ -1,4 +1,8 @@
-"""VGG with batch norm for small images (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556)."""
+"""VGG with batch norm for small images (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556).
+
+Departs from the paper as the CIFAR-100 benchmarks do: batch norm after each convolution, a global average instead of
+the last max-pool, and one linear layer as the classifier.
+"""
 
 from collections.abc import Callable
 
