@@ -79,7 +79,7 @@ class Distiller(nn.Module):
     batch_terms: tuple = ()  # names of losses without a per-sample form: scalars, never weighted
     views: tuple = ("image",)  # names of the batch's images that pass through both networks
     term_views: Mapping = {}  # loss name -> the view whose logits give its weights; "image" if absent
-    needs: tuple = ()  # what the task must offer beside logits, names of `mdistiller.tasks.base.OFFERS`
+    needs: tuple = ()  # what the task must offer besides logits, names of `mdistiller.tasks.base.OFFERS`
     inputs = "logits"  # which outputs of the networks the losses read: "logits" or "features"
     sample_axis = "sample"  # "sample": one loss per sample; "image": one per image, with the mean weight of its samples
     image_terms: tuple = ()  # names of losses with one value per image, beside others with one value per sample

@@ -26,7 +26,7 @@ def shapes_of_stages(distiller, input_size=None) -> tuple[list[tuple], list[tupl
     """Shapes (1, C, H, W) of the maps that `stages` gives of both networks. Raises UserError if one has none."""
     student, teacher = distiller.feature_shapes(input_size)
     if min(len(student), len(teacher)) < 2:
-        raise misfit(distiller, student, teacher, "it compares stages, and needs one or more beside the stem")
+        raise misfit(distiller, student, teacher, "it compares stages, and needs one or more besides the stem")
     return student[1:], teacher[1:]
 
 

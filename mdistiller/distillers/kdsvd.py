@@ -33,7 +33,7 @@ class KDSVD(Distiller):
         student, teacher = self.feature_shapes()
         widths = [(ours[3], theirs[3]) for ours, theirs in zip(student[1:], teacher[1:], strict=False)]
         if len(widths) < 2:
-            raise misfit(self, student, teacher, "it relates consecutive stages and needs two or more beside the stem")
+            raise misfit(self, student, teacher, "it relates consecutive stages and needs two or more besides the stem")
         if not cfg.POOL and any(ours != theirs for ours, theirs in widths):
             raise misfit(self, student, teacher, "widths differ stage by stage; KDSVD.POOL: True averages the larger")
         narrowest = min(min(pair) for pair in widths)

@@ -66,7 +66,7 @@ def observed(compute: Callable[[dict], Any], batch: dict, state: Callable[[], di
 
 
 def tensors_of(distiller: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors that a step reads and changes beside its batch, by a name for messages."""
+    """All tensors that a step reads and changes besides its batch, by a name for messages."""
     networks = {"": distiller, "the teacher's ": distiller.teacher}
     found = {f"{whose}{name}": tensor for whose, network in networks.items() if network is not None
              for name, tensor in (*network.named_parameters(), *network.named_buffers())}
@@ -119,7 +119,7 @@ class RecordedSteps:
     def __init__(self, compute: Callable[[dict], Any], state: Callable[[], dict], reason: str | None = None):
         """`compute` is the step: it maps a batch to measurements.
 
-        `state()` names all tensors that the step reads and changes beside the batch.
+        `state()` names all tensors that the step reads and changes besides the batch.
         """
         self.compute, self.state, self.reason = compute, state, reason
         self.stream = self.recording = self.epoch = self.kind = None

@@ -158,7 +158,7 @@ class Updater:
             group.update(settings)
         if not all(isinstance(value, int | float) for value in state["scaler"].values()):
             raise ValueError(f"the scaler's state is {state['scaler']}")
-        if state["scaler"]:  # older versions scaled on CUDA alone
+        if state["scaler"]:  # older versions scaled only on CUDA
             self.scaler.load_state_dict(state["scaler"])
 
 

@@ -72,7 +72,7 @@ def mismatch(state: dict, own: dict[str, torch.Tensor]) -> str | None:
 def load_exactly(module: nn.Module, state: dict) -> None:
     """Load the state of such a module as it was saved. Raises ValueError for an entry of another shape or type.
 
-    PyTorch alone would convert a weight of booleans or of uint16 without a word. Names that do not fit raise its
+    PyTorch itself would convert a weight of booleans or of uint16 without a word. Names that do not fit raise its
     RuntimeError, after the hooks that rename the entries of older versions.
     """
     if other := _others(state, module.state_dict()):

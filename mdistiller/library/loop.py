@@ -87,7 +87,7 @@ class Distillation(Transparent):
             raise
 
     def __setattr__(self, name, value):
-        if name in ("distiller", "student", "teacher"):  # a module would be kept beside the one that is trained
+        if name in ("distiller", "student", "teacher"):  # a module would be kept besides the one that is trained
             raise UserError(f"kd.{name} cannot be replaced: give distill the other network, or change this one in "
                             "place, as kd.student.compile() does")
         super().__setattr__(name, value)

@@ -24,7 +24,7 @@ def call(network: nn.Module, inputs: Any) -> Any:
 
 
 def logits_of(network: nn.Module, output: Any) -> Tensor:
-    """Logits (B, C) of what a network returns: them alone, (logits, more), or an object or mapping with `logits`.
+    """Logits (B, C) of what a network returns: a tensor, (logits, more), or an object or mapping with `logits`.
 
     Raises UserError for anything else.
     """
@@ -45,7 +45,7 @@ def logits_of(network: nn.Module, output: Any) -> Tensor:
 def split_again(network: nn.Module | None) -> None:
     """Split the weights of a network of FSDP that a pass has gathered.
 
-    Without a backward pass those of its outermost module stay whole, as copies, which an optimiser would train in vain.
+    Without a backward pass, those of its outermost module stay whole, as copies, and an optimiser would train these.
     """
     for module in network.modules() if network is not None else ():
         if hasattr(module, "reshard") and hasattr(module, "unshard"):

@@ -22,7 +22,7 @@ GENERAL = {  # settings that belong to no method
     "BATCH_SIZE": "SOLVER.BATCH_SIZE",
     **{f"EA_{name}": f"EA.{name}" for name in EA},
 }
-OF_TEXTS = {f"LM_{name}": f"LM.{name}" for name in ("LOSS_CHUNK", "REDUCTION")}  # of language models alone
+OF_TEXTS = {f"LM_{name}": f"LM.{name}" for name in ("LOSS_CHUNK", "REDUCTION")}  # only of language models
 
 
 def canonical_method(name: str, task: str) -> str:

@@ -26,8 +26,8 @@ class Evaluated(tuple):
     """The result of a batch in eval mode: (loss, logits), or (logits,) without labels, when `loss` is None.
 
     `logits` are (n, C); of a language model in `distill` (B, L, V), for all tokens. `losses` contains the
-    cross-entropy, as in `Step`, and `weight` is None. A tuple of tensors alone, because transformers' Trainer gathers
-    all entries behind the loss from its processes.
+    cross-entropy, as in `Step`, and `weight` is None. The tuple has no other entries, because transformers' Trainer
+    gathers all that follow the loss from its processes.
     """
 
     losses: Mapping[str, Tensor] = MappingProxyType({})

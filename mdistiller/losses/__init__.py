@@ -1,4 +1,4 @@
-"""The mathematics of every method as pure functions of tensors, and the sample weights of EA-KD. Imports PyTorch alone.
+"""The mathematics of every method as pure functions of tensors, and the sample weights of EA-KD. Imports only PyTorch.
 
 A loss returns one number for each sample, without reduction over the batch and without the weights of a configuration;
 the few terms that only exist for a whole batch are scalars. The docstring of each function gives shapes, units and

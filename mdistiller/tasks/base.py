@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from mdistiller.registry import Registry
 
 TASKS = Registry("TASK.TYPE")
-OFFERS = {  # what a method may need of a task beside logits, see `Task.offers` -> its name in messages
+OFFERS = {  # what a method may need of a task besides logits, see `Task.offers` -> its name in messages
     "feats": "a feature map of each sample (feats)",
     "image_feats": "feature maps of whole images (feats)",
     "pooled_feat": "a feature vector of each sample (pooled_feat)",

@@ -345,7 +345,7 @@ def test_a_network_without_maps_is_refused(name):
 @pytest.mark.parametrize("name", ["AT", "NST", "KDSVD", "VID"])
 def test_a_network_with_a_stem_alone_is_refused(name):
     networks = [Fixed(torch.zeros(4, 10), {"feats": [torch.zeros(4, 8, 5, 5)]}) for _ in range(2)]
-    with pytest.raises(UserError, match=f"^{name} cannot use .* beside the stem.: maps of student Fixed 8x5x5"):
+    with pytest.raises(UserError, match=f"^{name} cannot use .* besides the stem.: maps of student Fixed 8x5x5"):
         distiller_of(name, *networks)
 
 

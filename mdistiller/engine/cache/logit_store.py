@@ -130,7 +130,7 @@ class LogitStore:
             raise unusable(self.folder, error) from error
 
     def _open(self, metadata, part):
-        """Open the files, for reading alone if the store is one that this process cannot change."""
+        """Open the files, only for reading if this process cannot change the store."""
         paths = [self.folder / name for name in ("logits.bin", "entries.bin")]
         self._lock = None
         try:

@@ -145,7 +145,7 @@ def _teacher(logits, target):
         yield Finding(
             "teacher without doubt",
             "the teacher's softmax at temperature 3 is one-hot on the whole batch: EA "
-            "weighs each sample by about 0, and there is nothing beside the labels",
+            "weighs each sample by about 0, and there is nothing besides the labels",
         )
 
 
