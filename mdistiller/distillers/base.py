@@ -287,7 +287,7 @@ class Distiller(nn.Module):
         own = {id(parameter) for parameter in self.student.parameters()}
         return sum(parameter.numel() for parameter in self.learnable_parameters() if id(parameter) not in own)
 
-    def dry_run(self, input_size: int | tuple[int, int] | None = None):
+    def dry_run(self, input_size: int | tuple[int, int] | None = None) -> tuple:
         """(student's output, teacher's output) for one blank example, in eval mode so that no statistics change.
 
         Departs from mdistiller, whose dry run in train mode changes the running statistics of the loaded teacher.

@@ -1,5 +1,7 @@
 """Scale-decoupled distillation (Wei, Luo, Luo, CVPR 2024)."""
 
+from torch import Tensor
+
 from mdistiller.config import Key, weight_key
 from mdistiller.distillers.base import register
 from mdistiller.distillers.last_map import LastMapDistiller
@@ -64,8 +66,8 @@ class SDD(LastMapDistiller):
         else:
             self.warmup, self.cell_loss, self.settings = node.WARMUP, nkd_loss, (node.T, node.BETA)
 
-    def divergence(self, student, teacher, target):
-        """The loss (n,) of cells, of which that of KD reads no target."""
+    def divergence(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """The loss (n,) of n cells with logits (n, C) and targets (n,), which the loss of KD does not read."""
         labels = () if self.cell_loss is kd_loss else (target,)
         return self.cell_loss(student, teacher, *labels, *self.settings)
 

@@ -1,9 +1,10 @@
-"""Device, precision and memory settings of a run."""
+"""The device of a run, and its settings for memory and determinism."""
 
 import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -36,8 +37,8 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 
 @contextlib.contextmanager
-def out_of_memory_fails_the_run():
-    """Turn an out-of-memory error into a RunError that names the settings which reduce memory use."""
+def out_of_memory_fails_the_run() -> Iterator[None]:
+    """Context that turns an out-of-memory error into a RunError with the settings that reduce memory use."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Export the deployed network of a run as a state dict, safetensors or ONNX."""
+"""Export the deployed network of a run: state dict, safetensors, ONNX, TorchScript, or the format of its library."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `distill` before anything is built from them; each raises UserError in one line."""
+"""Checks of arguments of `distill`, before anything is built from them, and of `kd(...)`; each raises UserError."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real

@@ -124,6 +124,7 @@ class Repeats:
             self.followers.setdefault(tuple(self.tokens[-self.n : -1]), set()).add(token)
 
     def banned(self) -> set[int]:
+        """The tokens that would repeat an n-gram if they came next."""
         if not self.n or len(self.tokens) < self.n - 1:
             return set()
         return self.followers.get(tuple(self.tokens[len(self.tokens) - self.n + 1 :]), set())

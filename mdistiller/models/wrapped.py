@@ -129,6 +129,7 @@ def check_cached(url: str) -> None:
 
 
 def fail_to_fetch(name: str, reason, place: str | Path) -> UserError:
+    """The error for pretrained weights that cannot be fetched, with the `place` where a user may put them."""
     return UserError(
         f"pretrained weights of {name} cannot be fetched ({first_line(reason, kind=False)}): put them in {place}, or "
         "use your own checkpoint"

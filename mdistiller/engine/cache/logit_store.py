@@ -61,7 +61,7 @@ def read_metadata(folder: Path) -> dict | None:
     return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
 
 
-def check_metadata(folder, metadata):
+def check_metadata(folder: Path, metadata: dict) -> None:
     """Raise UserError for invalid metadata of a store."""
     wrong = [name for name in ("num_entries", "num_records", "num_classes")
              if not (type(metadata.get(name)) is int and 0 < metadata[name] <= MOST[name])]
