@@ -159,6 +159,13 @@ def _first_of_each_class(targets, num_classes, most):
 
 
 def _without_gathered(module, state_dict, prefix, *_):
-    """Drop what earlier versions saved beside the costs: the samples that they gathered in the first epoch."""
-    for name in ("samples", "counts"):
-        state_dict.pop(prefix + name, None)
+    """Drop what earlier versions saved beside the costs: the samples that they gathered in the first epoch.
+
+    Raises ValueError for a state in which the costs are still those of the classifier, which that epoch used meanwhile.
+    """
+    gathered = [state_dict.pop(prefix + name, None) is not None for name in ("samples", "counts")]
+    cost = state_dict.get(prefix + "cost")
+    same = cost is not None and cost.shape == module.cost.shape and torch.allclose(cost.to(module.cost), module.cost)
+    if any(gathered) and same:
+        raise ValueError("it is of an earlier version of WKD, which measured the class costs after the first epoch, "
+                         "and was stopped before")

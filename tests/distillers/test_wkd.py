@@ -129,6 +129,13 @@ def test_a_resumed_run_has_the_same_costs_and_an_old_state_loads():
     assert torch.equal(straight.cost, resumed.cost) and torch.equal(*losses)
 
 
+def test_an_old_state_from_before_its_costs_were_measured_is_refused():
+    resumed = tiny_distiller("WKD")
+    state = {**resumed.state_dict(), "samples": torch.zeros(10, 3, 64), "counts": torch.zeros(10)}
+    with pytest.raises(ValueError, match="measured the class costs after the first epoch, and was stopped before"):
+        resumed.load_state_dict(state)
+
+
 def test_costs_from_a_file(tmp_path):
     distances = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
     torch.save(distances, tmp_path / "cost.pth")
