@@ -34,6 +34,7 @@ FREE = {  # settings that may change between the sessions of a run; the first tw
 }
 OF_ITS_OWN = "set EXPERIMENT.NAME, or in a sweep EXPERIMENT.PROJECT, for a run of its own"
 TEACHER = "DISTILLER.TEACHER_CHECKPOINT"
+SOFTWARE = ("commit", "python", "versions")  # of a session, in run.json
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "yacs", "tensorboard")
 log = logging.getLogger("mdistiller")
 
@@ -166,7 +167,7 @@ class RunFolder:
         if self.finished:
             return
         self.write_text("config.yaml", dump_cfg(active_cfg(cfg)))
-        earlier = self.read_json("run.json").get("sessions", [])
+        earlier = _sessions(self.read_json("run.json"))
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv),
@@ -190,6 +191,13 @@ class RunFolder:
         """The names of the user's Python files that have changed since the session of the run before this one."""
         *earlier, now = map(recorded_files, self.read_json("run.json").get("sessions") or [{}])
         return edited(earlier[-1] if earlier else {}, now)
+
+    def changed_software(self) -> list[str]:
+        """What the session of the run before this one ran on that is another now: "torch 2.8.0 (now 2.9.0)"."""
+        *earlier, now = map(_software, self.read_json("run.json").get("sessions") or [{}])
+        before = earlier[-1] if earlier else {}
+        return [f"{name} {before[name]} (now {now[name]})" for name in before
+                if now.get(name, before[name]) != before[name]]
 
     def write_text(self, name: str, text: str) -> None:
         files.write_text(self.to_write(name), text)
@@ -234,6 +242,23 @@ class RunFolder:
         path = self.to_write("metrics.jsonl")
         with writing(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _sessions(record):
+    """The sessions in a run.json. The first versions wrote the software of the last one beside them alone."""
+    sessions = record.get("sessions", [])
+    if sessions and isinstance(sessions[-1], dict):
+        sessions[-1] = {name: record[name] for name in SOFTWARE if name in record} | sessions[-1]
+    return sessions
+
+
+def _software(session):
+    """{name: text} of what the results of a session depend on beside its settings; older or odd records name less."""
+    session = session if isinstance(session, dict) else {}
+    versions = session.get("versions")
+    named = {name: session.get(name) for name in ("commit", "device", "python")}
+    named |= versions if isinstance(versions, dict) else {}
+    return {name: value for name, value in named.items() if isinstance(value, str)}
 
 
 def _visible(folder):
@@ -292,8 +317,8 @@ def _git(*words):
 
 
 def versions() -> dict[str, str]:
-    """Versions of the installed libraries that influence results."""
-    found = {}
+    """Versions of this package and of the installed libraries that influence results."""
+    found = {"mdistiller": mdistiller.__version__}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -247,3 +247,5 @@ def _announce(run, folder):
     log.info("run folder: %s", folder.path)
     for name in folder.edited():
         log.warning("%s has changed since this run was stopped; the epochs from here on use it as it is now", name)
+    if changed := folder.changed_software():
+        log.warning("the run was stopped with %s: it may end otherwise than an unbroken one", ", ".join(changed))

@@ -73,6 +73,34 @@ def test_every_session_records_its_versions_and_another_teacher_is_refused(tmp_p
     folder.check_same(teacher_sha256="a" * 64)
 
 
+def test_a_run_that_goes_on_with_another_version_says_so_and_keeps_what_the_first_one_was(tmp_path, monkeypatch):
+    cfg, folder = load_cfg(None), RunFolder(tmp_path)
+    monkeypatch.setattr(run_folder, "commit", lambda: "1" * 40)
+    monkeypatch.setattr(run_folder, "versions", lambda: {"torch": "2.8.0"})
+    folder.describe(cfg, device="cpu")
+    assert folder.changed_software() == []
+    record = folder.read_json("run.json")
+    for name in ("commit", "versions", "python"):  # as the first versions wrote it, beside the sessions alone
+        del record["sessions"][0][name]
+    folder.write_json("run.json", record)
+    monkeypatch.setattr(run_folder, "commit", lambda: "2" * 40)
+    monkeypatch.setattr(run_folder, "versions", lambda: {"torch": "2.9.0", "timm": "1.0"})
+    folder.describe(cfg, device="cuda")
+    sessions = folder.read_json("run.json")["sessions"]
+    assert [(session["commit"][0], session["versions"]["torch"]) for session in sessions] == [
+        ("1", "2.8.0"), ("2", "2.9.0")]
+    assert folder.changed_software() == [
+        f"commit {'1' * 40} (now {'2' * 40})", "device cpu (now cuda)", "torch 2.8.0 (now 2.9.0)"]
+
+
+@pytest.mark.parametrize("odd", ["a text", None, {"versions": "2.8", "commit": 3}, {}])
+def test_a_session_that_says_nothing_of_its_software_is_no_other_version(tmp_path, odd):
+    folder = RunFolder(tmp_path)
+    folder.write_json("run.json", {"sessions": [odd]})
+    folder.describe(load_cfg(None))
+    assert folder.changed_software() == []
+
+
 def test_the_file_of_the_teacher_may_lie_elsewhere_but_is_not_exchanged_for_random_weights():
     there, elsewhere, found, none = ({"DISTILLER.TEACHER_CHECKPOINT": path} for path in ("a/t.pth", "b/u.pth", None,
                                                                                          "random"))
