@@ -51,14 +51,21 @@ def record_bytes(num_classes: int, dtype: str) -> int:
 
 
 def read_metadata(folder: Path) -> dict | None:
-    """The metadata of a store (its metadata.json), or None when the folder is not a store."""
+    """The metadata of a store (its metadata.json), or None when the folder is not a store.
+
+    Raises UserError for a store in a format of a later version.
+    """
     path = folder / "metadata.json"
     try:
         with open_plain(path if path.exists() else folder / "facts.json") as file:  # the name in earlier stores
             metadata = json.loads(file.read(MAX_METADATA))
     except (OSError, ValueError, RecursionError):
         return None
-    return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
+    form = metadata.get("format") if isinstance(metadata, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise UserError(f"{folder}: a teacher cache of format {form}, of a later version of mdistiller; this one "
+                        f"reads format {FORMAT}: use that version, or remove the folder")
+    return metadata if form == FORMAT else None
 
 
 def check_metadata(folder: Path, metadata: dict) -> None:

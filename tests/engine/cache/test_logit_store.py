@@ -237,6 +237,17 @@ def test_impossible_metadata_is_reported_in_one_line(tmp_path, change):
         open_store(tmp_path, chunk=4)
 
 
+def test_a_store_in_the_format_of_a_later_version_is_named_and_neither_read_nor_made_anew(tmp_path):
+    open_store(tmp_path).write(np.arange(3), rows_of(range(3)))
+    later = json.loads((tmp_path / "metadata.json").read_text()) | {"format": 2}
+    (tmp_path / "metadata.json").write_text(json.dumps(later))
+    before = (tmp_path / "entries.bin").read_bytes()
+    for use in (open_store, admin.inspect, admin.verify, admin.delete):
+        with pytest.raises(UserError, match="cache of format 2, of a later version"):
+            use(tmp_path)
+    assert before and (tmp_path / "entries.bin").read_bytes() == before
+
+
 def test_metadata_nested_a_hundred_thousand_levels_deep_is_refused(tmp_path):
     (tmp_path / "metadata.json").write_text("[" * 100_000)
     assert logit_store.read_metadata(tmp_path) is None
