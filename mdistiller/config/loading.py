@@ -11,7 +11,7 @@ import yaml
 from yacs.config import CfgNode
 
 import mdistiller.config.public as public
-from mdistiller.config.former import UNNAMED
+from mdistiller.config.former import unnamed
 from mdistiller.config.key import Key, flat_keys
 from mdistiller.config.keys import GENERAL, KEYS, OTHER_SPELLINGS
 from mdistiller.config.stated import COMMAND_LINE, PLUGINS, TYPE, Reading, flatten
@@ -73,12 +73,12 @@ def load_cfg(
     wrong type or a value out of range.
 
     For a file that is the record of a run, `trusted` are the plug-ins that it may name besides those that the
-    overrides name, and keys that came later have the value that means what the run did (`former.UNNAMED`). With None,
+    overrides name, and keys that came later have the value that means what the run did (`former.unnamed`). With None,
     whatever the file names is imported.
     """
     reading = _read(path, opts, trusted)
     if trusted is not None:
-        reading.values = UNNAMED | reading.values
+        reading.values = unnamed(reading.values) | reading.values
     cfg = _settled(reading)
     cfg.__dict__[SOURCES] = dict(reading.sources)
     return cfg

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mdistiller.config import load_cfg
-from mdistiller.config.former import CHANGED, UNNAMED
+from mdistiller.config.former import CHANGED, unnamed
 from mdistiller.config.loading import method_keys
 from mdistiller.config.stated import stated
 from mdistiller.engine.reopen import read_config
@@ -20,7 +20,8 @@ SDD = "configs/digits/sdd/res20_res8.yaml"
 
 def test_the_defaults_of_reports_are_those_of_the_methods():
     keys = method_keys()
-    assert {name: keys[name].default for name in CHANGED} == CHANGED and UNNAMED.keys() <= CHANGED.keys()
+    assert {name: keys[name].default for name in CHANGED} == CHANGED
+    assert unnamed({"SDD.LOSS": "dkd", "DKD.WARMUP": 20}).keys() <= CHANGED.keys()
 
 
 def described(tmp_path, *opts):
@@ -32,9 +33,10 @@ def described(tmp_path, *opts):
     return folder, cfg
 
 
-def without_the_key(folder):
+def without_the_key(folder, *keys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    del config["SDD"]["CLIP_NORM"]
+    for key in ("CLIP_NORM", *keys):
+        del config["SDD"][key]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -55,6 +57,16 @@ def test_a_run_from_before_the_gradients_were_clipped_is_one_of_runs_without_cli
     fitting = {opts: [name for name, run in runs.items() if fit(run, stated(SDD, opts)) == ()]
                for opts in ((), ("SDD.CLIP_NORM=0.0",))}
     assert fitting == {(): ["today's"], ("SDD.CLIP_NORM=0.0",): ["older", "unclipped"]}
+
+
+def test_a_run_from_before_the_warm_up_had_a_key_warmed_up_as_dkd_says(tmp_path):
+    as_dkd = ["SDD.LOSS", "dkd", "SDD.CLIP_NORM", 0.0, "DKD.WARMUP", 15]
+    folders = {name: described(tmp_path / name, *as_dkd, *opts)[0] for name, opts in {
+        "older": [], "the same": ["SDD.WARMUP", 15, "EXPERIMENT.SEED", 1], "today's": ["EXPERIMENT.SEED", 2]}.items()}
+    without_the_key(folders["older"], "WARMUP")
+    assert read_config(folders["older"].path).SDD.WARMUP == 15
+    runs = [read_run(folder.path) for folder in folders.values()]
+    assert [[run.seed for run in group] for group in group_runs(runs)] == [[0, 1], [2]]
 
 
 def test_a_default_of_its_day_is_no_default_of_today(tmp_path):
