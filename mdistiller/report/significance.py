@@ -59,13 +59,18 @@ def p_text(p: float) -> str:
     return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def flip_text(differences: Sequence[float]) -> str:
+    """The p-value of the exact sign-flip test, such as "0.0625"; empty for more differences than it can take."""
+    p = sign_flip_p(differences)
+    return "" if math.isnan(p) else f"{p:.4f}"
+
+
 def resampled_row(names: tuple[str, str], gain: Gain, improvement: float) -> tuple[str, ...] | None:
     """The cells of RESAMPLED_HEAD; None for a comparison over fewer than five seeds."""
     if gain.seeds < LEAST_TO_RESAMPLE:
         return None
     interval = interval_text(*bootstrap_interval(gain.differences))
-    flipped = f"{sign_flip_p(gain.differences):.4f}"  # 0.0625 is to be read as such
-    return (*names, str(gain.seeds), f"{gain.mean:+.2f}", interval, flipped, f"{improvement:.2f}")
+    return (*names, str(gain.seeds), f"{gain.mean:+.2f}", interval, flip_text(gain.differences), f"{improvement:.2f}")
 
 
 def count_words(p_values: Sequence[float]) -> str:

@@ -9,8 +9,8 @@ from mdistiller import markdown
 from mdistiller.files import write_atomically
 from mdistiller.report.compare import percent
 from mdistiller.report.figures import pyplot
-from mdistiller.report.significance import interval_text, p_text
-from mdistiller.runs.statistics import paired_gain, sign_flip_p
+from mdistiller.report.significance import flip_text, interval_text, p_text
+from mdistiller.runs.statistics import paired_gain
 
 PLOT = "sensitivity.png"
 
@@ -58,8 +58,9 @@ def _tested(final):
     words += f" Best settings: {seeds['best']}; the configuration's own: {seeds['own']}. Gain: {gain.mean:+.2f}"
     if math.isnan(gain.p):
         return f"{words}."
-    return (f"{words} (95 % interval {interval_text(gain.low, gain.high)}, p {p_text(gain.p)}, exact sign-flip p "
-            f"{sign_flip_p(gain.differences):.4f}).")
+    flipped = flip_text(gain.differences)
+    return (f"{words} (95 % interval {interval_text(gain.low, gain.high)}, p {p_text(gain.p)}"
+            f"{flipped and f', exact sign-flip p {flipped}'}).")
 
 
 def plot_sensitivity(path: Path, space: Mapping[str, bool], trials: Sequence[TrialRow]) -> None:

@@ -18,7 +18,7 @@ from mdistiller.runs.records import mean_and_std
 CONFIDENCE, POWER = 0.95, 0.8
 LEAST_TO_RESAMPLE = 5  # least number of differences for the bootstrap and the sign-flip test
 MOST_TO_ENUMERATE = 20  # largest number of differences of the exact sign-flip test: a million sign patterns
-MOST_SEEDS = 10_000  # largest number of seeds that is tried
+MOST_SEEDS = 10_000  # largest answer to the question how many seeds are needed
 RESAMPLES = 9999
 
 
@@ -67,12 +67,12 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of the exact sign-flip test of paired differences (Fisher's randomization test).
 
     The part of all 2**n choices of signs whose mean is at least as far from 0. It assumes no normal distribution, and
-    cannot be below 2 / 2**n: 0.0625 with five differences, so that six are the least for a claim at 0.05. Raises
-    ValueError for more than 20 differences.
+    cannot be below 2 / 2**n: 0.0625 with five differences, so that six are the least for a claim at 0.05. NaN without
+    differences, and for more than 20, which have too many choices of signs.
     """
     values = np.asarray(differences, dtype=float)
     if not 1 <= len(values) <= MOST_TO_ENUMERATE:
-        raise ValueError(f"expected 1 to {MOST_TO_ENUMERATE} differences; found {len(values)}")
+        return math.nan
     sums = np.zeros(1)
     for value in np.abs(values):
         sums = np.concatenate([sums + value, sums - value])
@@ -137,20 +137,20 @@ def power_of(seeds: int, difference: float, deviation: float) -> float:
     return float(found + (0.0 if math.isnan(wrong_side) else wrong_side))
 
 
-def seeds_needed(difference: float, deviation: float, power: float = POWER) -> int:
-    """The least number of seeds with which the paired t-test at 0.05 finds a difference with that power.
+def seeds_needed(difference: float, deviation: float) -> int:
+    """The least number of seeds with which the paired t-test at 0.05 finds a difference with a power of 80 %.
 
     Raises ValueError for numbers that are not above 0, and where 10,000 seeds do not suffice.
     """
-    if not (difference > 0 and deviation > 0 and 0 < power < 1):
-        raise ValueError("expected a difference and a deviation above 0, and a power between 0 and 1")
+    if not (difference > 0 and deviation > 0):
+        raise ValueError("expected a difference and a deviation above 0")
     most = 2
-    while power_of(most, difference, deviation) < power:
-        if most > MOST_SEEDS:
+    while power_of(most, difference, deviation) < POWER:
+        if most == MOST_SEEDS:
             raise ValueError(f"more than {MOST_SEEDS} seeds")
-        most *= 2
+        most = min(2 * most, MOST_SEEDS)
     return next(seeds for seeds in range(max(2, most // 2), most + 1)
-                if power_of(seeds, difference, deviation) >= power)
+                if power_of(seeds, difference, deviation) >= POWER)
 
 
 def probability_of_improvement(variant: Iterable[float], baseline: Iterable[float]) -> float:

@@ -29,6 +29,10 @@ def test_fewer_than_five_seeds_are_not_resampled():
     assert resampled_row(("a", "b"), gain_of(1, 2, 3, 4, 5), 1.0)[5:] == ("0.0625", "1.00")
 
 
+def test_more_than_twenty_seeds_are_shown_without_the_exact_test():
+    assert resampled_row(("a", "b"), gain_of(*range(1, 22)), 1.0)[2:6:3] == ("21", "")
+
+
 def test_the_count_of_tests_says_what_a_correction_keeps():
     assert count_words([0.001, 0.04, 0.5, float("nan")]) == (
         "Tests of all tables together: 3; with p at most 0.05: 2; kept by Holm's correction over all of them: 1.")

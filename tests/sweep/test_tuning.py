@@ -359,6 +359,9 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     same = tuning_page("KD", "", {"KD.T": ("4.0", "1 to 16")}, trials, {"best": final["own"], "own": final["own"]})
     assert "the configuration's own: 22.00 ± 2.00 (3 seeds). Gain: +0.00" in same  # other settings, equal results
     assert math.isclose(sum(final["own"].values()) / 3, 22) and "22.00 ± 2.00 (3 seeds)" in text
+    many = {"best": {seed: 20.0 + seed for seed in range(21)}, "own": dict.fromkeys(range(21), 20.0)}
+    text = tuning_page("KD", "", {"KD.T": ("4.0", "1 to 16")}, trials, many)
+    assert "p < 0.001)." in text and "sign-flip" not in text  # too many signs for the exact test
 
 
 @pytest.mark.parametrize(("words", "message"), [
