@@ -34,7 +34,7 @@ from mdistiller.runs.records import metric_words, read_run, readable_runs
 from mdistiller.runs.training import Training
 from mdistiller.sweep import cluster, plan, processes
 
-MOST_FORKS = 8  # parallel runs with --fork, unless --jobs is given
+MOST_FORKS = 8  # most parallel runs with --fork, unless --jobs is given
 
 
 def parse():
@@ -46,9 +46,12 @@ def parse():
     what.add_argument("--study", metavar="NAME", help="a study, such as small; --methods chooses lines")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="only these methods or lines")
     parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="only these, such as res32x4_res8x4")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 ... N-1 (default: as the paper; 1 for --cfg)")
+    parser.add_argument("--seeds", type=int, metavar="N", help=(
+        "seeds 0 ... N-1 (default: as the paper or the study; 1 for --cfg and --smoke)"))
     parser.add_argument("--runs", help="folder to search for finished runs (default: the folder of new runs)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="parallel runs (default: number of CUDA devices, or 1)")
+    parser.add_argument("--jobs", type=int, metavar="N", help=(
+        "parallel runs (default: one per CUDA device, or 1; with --fork or --smoke one per CPU core, at most "
+        f"{MOST_FORKS})"))
     parser.add_argument("--fork", action="store_true", help="fork runs from one process, for short runs")
     parser.add_argument("--together", nargs="*", metavar="N", help="runs of one teacher and one seed of the data train "
                         "in one process, at most N, and share batches and the teacher's passes")
@@ -149,7 +152,7 @@ def main():
             launch(args, tasks, jobs, devices, fork, reporter)
     except Interrupted as stop:
         print(f"stopped by {stop}; the same command continues", file=sys.stderr)
-        return 128 + stop.number
+        return stop.exit_code
     return reporter.end(sum(states[run] == plan.FAILED for run in runs if run not in todo))
 
 
@@ -204,7 +207,7 @@ class Reporter:
     def end(self, failed_before):
         """Print the summary; returns the exit code.
 
-        0: all done; 2: no run can start before the user fixes an error; 3: some runs failed, now or earlier, were
+        0: all done. 2: no run can start before the user fixes an error. 3: some runs failed, now or earlier, were
         stopped by somebody else, or are still trained by another sweep.
         """
         bad, left = len(self.bad), self.total - self.ended

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from mdistiller.command import Interrupted
 from mdistiller.errors import UserError
 from mdistiller.sweep import cluster
 from mdistiller.sweep import processes as sweep
-from tools.sweep import Reporter
+from tools import sweep as tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = """\
@@ -81,6 +82,16 @@ def test_a_killed_sweep_started_again_finishes_without_repeating_a_finished_run(
     assert ended(tmp_path) == everything
 
 
+def test_a_closed_terminal_ends_a_sweep_with_the_exit_code_of_an_interrupted_run(tmp_path, monkeypatch, capsys):
+    def closed(*args):
+        raise Interrupted(signal.SIGHUP)
+
+    monkeypatch.setattr(tool, "launch", closed)
+    words = ["sweep.py", "--cfg", "configs/digits/kd/res20_res8.yaml", f"LOG.PREFIX={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert tool.main() == 143 and "stopped by SIGHUP; the same command continues" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_sweeps_share_the_work_and_no_run_is_made_twice(tmp_path):
     both = [start(tmp_path, 3, "--jobs", "1", "--fork") for _ in range(2)]
@@ -106,7 +117,7 @@ def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_and_continues(tmp_path)
     (sweep.Outcome(sweep.ELSEWHERE, "its lock is held"), "elsewhere: a: its lock is held"),
 ])
 def test_a_run_that_somebody_else_has_or_has_stopped_is_not_done(outcome, words, tmp_path, capsys):
-    reporter = Reporter(1)
+    reporter = tool.Reporter(1)
     reporter.report(SimpleNamespace(name="a", folder=tmp_path / "not made yet"), outcome)
     assert reporter.end(0) == 3
     assert capsys.readouterr().out == f"[1/1] {words}\n0 of 1 done; 1 not\n"
