@@ -48,7 +48,8 @@ def main():
     parser.add_argument("--runs", help=f"a folder with run folders, at any depth (default: {DEFAULT_RUNS})")
     parser.add_argument("--format", choices=formats.FORMATS, default="markdown", help="default: markdown")
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="epoch of the headline results (default: last)")
-    parser.add_argument("--check", action="store_true", help="list the cells within two standard deviations")
+    parser.add_argument("--check", action="store_true", help=(
+        "say of each cell whether the paper's number is within two standard deviations"))
     parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="deviations for --power")
     parser.add_argument("--ranks", action="store_true", help="a rank table over the pairs of all tables of --table")
     parser.add_argument("--write", metavar="PAGE", help="also write the tables of a study between its marks in a page")
@@ -123,10 +124,9 @@ def _language(args, extra):
     others = [name for name in args.table if not is_language(name)]
     if others:
         raise UserError(f"--table: {' '.join(args.table)}: tables of language models cannot be combined with others")
-    names = list(dict.fromkeys(args.table))
-    runs, commands = _runs(args, extra, LANGUAGE["smoke"]["prefix"], names)
+    runs, commands = _runs(args, extra, LANGUAGE["smoke"]["prefix"], args.table)
     filled = [(load_tables()[name], rows(name, runs, extra, args.smoke), command)
-              for name, command in zip(names, commands, strict=True)]
+              for name, command in zip(args.table, commands, strict=True)]
     if args.format == "csv":
         return language_csv(filled, args.smoke)
     return _printed(args, [block for each in filled for block in language_blocks(*each, args.smoke)])

@@ -6,6 +6,7 @@ SEGMENTS = 10
 TOP = 0.1  # fraction of the samples that the paper's figures call high-entropy samples
 QUARTILES = 4
 PIECES = 32  # of a cell of a loss surface, in each direction
+SPAN = 2.0  # side of a loss surface, from -1 to 1
 
 
 def segments_by(entropy: np.ndarray, number: int = SEGMENTS) -> list[np.ndarray]:
@@ -49,8 +50,8 @@ def box(values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist(), strict=True))
 
 
-def area_below(surface: np.ndarray, level: float, span: float = 2.0) -> float:
-    """Area where a surface (n, n), on an even grid of side `span` with bilinear interpolation, lies below `level`.
+def area_below(surface: np.ndarray, level: float) -> float:
+    """Area where a surface (n, n), on an even grid of side SPAN with bilinear interpolation, lies below `level`.
 
     Each cell of the grid is divided into PIECES by PIECES.
     """
@@ -58,7 +59,7 @@ def area_below(surface: np.ndarray, level: float, span: float = 2.0) -> float:
     a, b = inside[:, None, None, None], inside[None, :, None, None]
     corners = surface[:-1, :-1], surface[1:, :-1], surface[:-1, 1:], surface[1:, 1:]
     pieces = (1 - a) * (1 - b) * corners[0] + a * (1 - b) * corners[1] + (1 - a) * b * corners[2] + a * b * corners[3]
-    return float((pieces < level).mean() * span**2)
+    return float((pieces < level).mean() * SPAN**2)
 
 
 def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,10 +27,9 @@ Content = dict[str, list[dict] | dict[str, np.ndarray]]  # name of a file -> row
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command line: config overrides, seed, size of surfaces, key of Figure 8."""
+    """Options of the command line: config overrides, points and images of a loss surface, key of Figure 8."""
 
     opts: tuple = ()
-    seed: int = 0
     points: int = 21
     images: int = 1000
     key: str = "DKD.BETA"
@@ -62,7 +61,7 @@ def high_entropy_teacher(methods: Methods, options: Options) -> Content:
     rows = []
     for name, correct in accuracy.items():
         rows += _segment_rows(name, name, [(teacher.entropy, one) for one in correct])
-    return {"segments": rows, "tsne": _tsne([(TEACHER, 0, teacher, teacher.entropy)], options)}
+    return {"segments": rows, "tsne": _tsne([(TEACHER, 0, teacher, teacher.entropy)])}
 
 
 def high_entropy_students(methods: Methods, options: Options) -> Content:
@@ -75,7 +74,7 @@ def high_entropy_students(methods: Methods, options: Options) -> Content:
             pairs.append((_outputs(distiller.deployed(), cfg, data), _outputs(distiller.teacher, cfg, data)))
         rows += _segment_rows(name, name, [(student.entropy, student.correct) for student, _ in pairs])
         rows += _segment_rows(TEACHER, name, [(student.entropy, teacher.correct) for student, teacher in pairs])
-    return {"segments": rows, "tsne": _tsne(_students(methods, options, every_epoch=True), options)}
+    return {"segments": rows, "tsne": _tsne(_students(methods, options, every_epoch=True))}
 
 
 def entropy_boxes(methods: Methods, options: Options) -> Content:
@@ -129,12 +128,12 @@ def loss_shares(methods: Methods, options: Options) -> Content:
 
 
 def students(methods: Methods, options: Options) -> Content:
-    """Figures 6 and B3: t-SNE of students, with the top 10 % of student entropy or, for EA variants, of the weight."""
+    """Figures 6 and B3: t-SNE of students and teacher; marked: the top 10 % in entropy (of EA variants in weight)."""
     shown = _students(methods, options)
     first = next(iter(methods.values()))[0]
     cfg, data, distiller = networks.open_with_teacher(first.path, "latest", options.opts)
     teacher = _outputs(distiller.teacher, cfg, data)
-    return {"tsne": _tsne([*shown, (TEACHER, 0, teacher, teacher.entropy)], options)}
+    return {"tsne": _tsne([*shown, (TEACHER, 0, teacher, teacher.entropy)])}
 
 
 def surfaces(methods: Methods, options: Options) -> Content:
@@ -146,8 +145,8 @@ def surfaces(methods: Methods, options: Options) -> Content:
             cfg, data, distiller = networks.open_with_teacher(runs[0].path, f"epoch_{epoch}", options.opts)
             if images is None:
                 images = list(data.plain_batches(balanced_subset(data.labels, options.images)))
-                arrays[TEACHER, 0] = loss_surface(distiller.teacher, images, options.points, options.seed)
-            arrays[name, epoch] = loss_surface(distiller.deployed(), images, options.points, options.seed)
+                arrays[TEACHER, 0] = loss_surface(distiller.teacher, images, options.points)
+            arrays[name, epoch] = loss_surface(distiller.deployed(), images, options.points)
     for (name, epoch), surface in arrays.items():
         rows.append({"network": name, "epoch": epoch, "mean": surface.mean(), "variance": surface.var(),
                      "area": arithmetic.area_below(surface, LEVEL), "level": LEVEL,
@@ -246,12 +245,12 @@ def _students(methods, options, every_epoch=False):
     return shown
 
 
-def _tsne(shown, options):
+def _tsne(shown):
     """Arrays `<name>|<epoch>|points`, `|target`, `|top` and `|index` of the first test images of ten classes."""
     arrays = {}
     for name, epoch, outputs, ranked in shown:
         kept = arithmetic.first_of_classes(outputs.target, CLASSES, PER_CLASS)
-        points, index = networks.embed(outputs.feats[kept], outputs.target[kept], options.seed)
+        points, index = networks.embed(outputs.feats[kept], outputs.target[kept])
         values = {"points": points, "target": outputs.target[kept], "top": arithmetic.top_share(ranked[kept]),
                   "index": np.array([index["embedding"], index["features"]])}
         arrays |= {f"{name}|{epoch}|{key}": value for key, value in values.items()}

@@ -68,11 +68,11 @@ def outputs_of(network, batches, temperature: float) -> Outputs:
     )
 
 
-def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
+def embed(feats: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """t-SNE of features (N, D) in two dimensions, (N, 2), and the Calinski-Harabasz index of the classes.
 
-    The index is computed for the points (`embedding`) and for the features (`features`). Raises UserError for
-    fewer than 8 images.
+    t-SNE has a fixed seed. The index is computed for the points (`embedding`) and for the features (`features`). Raises
+    UserError for fewer than 8 images.
     """
     if len(feats) < 8:
         raise UserError(f"t-SNE of {len(feats)} images: expected at least 8")
@@ -80,7 +80,7 @@ def embed(feats: np.ndarray, target: np.ndarray, seed: int = 0) -> tuple[np.ndar
     from sklearn.metrics import calinski_harabasz_score
 
     perplexity = min(30.0, (len(feats) - 1) / 4)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(feats)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(feats)
     return points, {
         "embedding": float(calinski_harabasz_score(points, target)),
         "features": float(calinski_harabasz_score(feats, target)),

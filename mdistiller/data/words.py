@@ -21,13 +21,13 @@ TASKS = {
 }
 FEWEST, MOST = 2, 5
 NUM_TRAIN, NUM_TEST = 4096, 256
-STREAM = 77  # stream of random numbers, different from those of augmentation
+SEED = 77  # of the examples, which are the same in every run
 ANSWER = ":"  # the last word of a prompt
 
 
 def make_examples(number: int) -> list[Example]:
     """`number` different examples, always the same ones, such as "reverse apple bird sea :" with "sea bird apple"."""
-    bits = random_bits(STREAM, 0, 0, np.arange(2 * number))[:, 0]
+    bits = random_bits(SEED, 0, 0, np.arange(2 * number))[:, 0]
     examples, seen = [], set()
     for draw in bits:
         value, words = int(draw), []

@@ -18,7 +18,7 @@ from mdistiller.runs.records import RunRecord, archived_runs, by_path, read_run,
 
 ADDRESS = "127.0.0.1"
 OWN_NAMES = (ADDRESS, "localhost")  # of the Host header; a page of another site cannot read this one under its own name
-UNSEEN = (".pth", ".tmp")  # files that change without a change of the page
+UNSEEN = ".pth"  # files of this suffix change without a change of the page
 REFRESH = 60  # seconds after which the time left of unfinished runs is told again
 
 

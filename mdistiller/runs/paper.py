@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mdistiller.config.files import read_yaml
-from mdistiller.errors import UserError
 from mdistiller.registry import Registry
 
 DATA = Path(__file__).parent
@@ -26,15 +25,10 @@ class Run:
     views: int  # augmented views of each image in a step
     printed: float
 
-    @property
-    def protocol(self) -> tuple[int, int, float]:
-        """(epochs, views, fraction of the training images): runs that differ here are never ranked together."""
-        return self.settings["SOLVER.EPOCHS"], self.views, self.settings["DATASET.TRAIN_FRACTION"]
-
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, and the training that produces it (None where the project does not cover it)."""
+    """One number of a table, and the training that produces it (None for language models, see `runs.language`)."""
 
     table: str
     row: str
@@ -97,19 +91,14 @@ def load_tables() -> Registry:
 
 
 def covered_tables(names: Sequence[str]) -> list[Table]:
-    """The tables of these names, or with "all" every table whose cells this project can train.
+    """The tables of these names, or with "all" every table but those of language models.
 
-    Raises UserError for an unknown name and for a table whose cells this project does not train.
+    Raises UserError for an unknown name.
     """
     tables = load_tables()
-    covered = {name: table for name, table in tables.items() if all(cell.run for cell in table.cells.values())}
     if [name.lower() for name in names] == ["all"]:
-        return list(covered.values())
-    chosen = list(dict.fromkeys(tables.canonical(name) for name in names))
-    for name in chosen:
-        if name not in covered:
-            raise UserError(f"table {name} ({tables[name].title}) is not covered; expected {', '.join(covered)} or all")
-    return [covered[name] for name in chosen]
+        return [table for table in tables.values() if all(cell.run for cell in table.cells.values())]
+    return [tables[name] for name in dict.fromkeys(map(tables.canonical, names))]
 
 
 def _table(name, spec):

@@ -53,7 +53,7 @@ def test_area_below_a_level_of_a_plane_by_hand(level, area):
 
 def test_the_area_below_a_level_within_one_cell():
     corner = np.array([[0.0, 1.0], [1.0, 2.0]])  # a + b: below 1 in half of the cell, up to the pieces on the diagonal
-    assert arithmetic.area_below(corner, 1.0, span=1.0) == pytest.approx(0.5, abs=0.02)
+    assert arithmetic.area_below(corner, 1.0) == pytest.approx(4 * 0.5, abs=4 * 0.02)
 
 
 def test_mean_and_std_over_seeds():
