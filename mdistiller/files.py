@@ -101,7 +101,7 @@ def open_plain(path: str | Path) -> BinaryIO:
 
 
 def read_plain(path: str | Path, errors: str = "strict") -> str:
-    """The text (UTF-8) of a file. Raises OSError as `open_plain` does, UnicodeDecodeError unless `errors` says else."""
+    """The text (UTF-8) of a file. Raises OSError as `open_plain` does, UnicodeDecodeError if `errors` is "strict"."""
     with open_plain(path) as file:
         return file.read().decode("utf-8", errors)
 
@@ -118,7 +118,8 @@ def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
     """Open a file and lock it until it is closed or the process ends; returns None if another process holds the lock.
 
     With `inherited`, forked processes hold the lock too, until the last of them ends. If the file system has no locks
-    (Lustre without `-o flock`, some network drives), a warning is logged and the file is open without a lock.
+    (Lustre without `-o flock`, some network drives), a warning is logged and the file is open without a lock. Raises
+    UserError or RunError (see `writing`) when the file cannot be opened.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,6 @@ TEACHER_FILES = {
     "cifar100": "cifar_teachers/{name}_vanilla/ckpt_epoch_240.pth",
     "tiny_imagenet": "tiny_imagenet_teachers/{name}_vanilla/ti_res18",
 }
-
-
 SHORT = (  # how other code bases write the parts of a config's name, and how they are compared
     (r"[-+]", "_"), (r"res(net)?(?=\d)", "r"), (r"wrn_(?=\d)", "wrn"), (r"mobilenet_?v(?=\d)", "mv"),
     (r"shuffle(net)?_?v(?=\d)", "shuv"), (r"\b(mlkd|mlld|(kd_)?ours)\b", "mld"), (r"\bea/", "ea_"),
@@ -31,8 +29,10 @@ NEAR = 0.6  # least similarity of a name that is offered
 
 
 def find_config(path: str | Path) -> Path:
-    """A config file as it is written, else that of the ones that come along: "configs/digits/kd/res20_res8.yaml", or
-    without "configs/". Raises UserError, which names the nearest ones, for one that is nowhere."""
+    """The config file at `path`, else the one of this name that comes along, with or without "configs/" before it.
+
+    Raises UserError with the nearest names if there is neither.
+    """
     for place in (Path(), SHIPPED, CONFIGS):
         if os.path.isfile(place / path):  # False for a name that no file can have, too
             return place / path
@@ -44,8 +44,12 @@ def find_config(path: str | Path) -> Path:
 
 
 def nearest_configs(path: Path) -> list[Path]:
-    """Up to three configs that a path may mean: of the same parts in another order or spelling, such as the public
-    "configs/imagenet/r34_r18/dkd.yaml", beside it, of some more parts, or with a similar name."""
+    """Up to three configs that a path may mean.
+
+    They are those with the same parts in another order or spelling, such as the public
+    "configs/imagenet/r34_r18/dkd.yaml". If there are none: files of a similar name beside it; else configs with all of
+    its parts and more; else configs with a similar name.
+    """
     names = sorted(one.relative_to(CONFIGS) for one in CONFIGS.rglob("*.yaml") if one.parent != CONFIGS / "methods")
     known, wanted = {name: _parts(name) for name in names}, _parts(path)
     found = [name for name in names if sorted(known[name]) == sorted(wanted)]
@@ -53,7 +57,7 @@ def nearest_configs(path: Path) -> list[Path]:
     near = [] if found else [beside[stem] for stem in difflib.get_close_matches(path.stem, beside, cutoff=NEAR)]
     if not found and not near:
         found = [name for name in names if set(wanted) <= set(known[name])]
-        often = Counter(name.name for name in names)  # of the pairs of a method the one that most methods have is first
+        often = Counter(name.name for name in names)  # a pair of networks that many methods have comes first
         found.sort(key=lambda name: (len(name.parts), -often[name.name]))
     if not found and not near:
         texts = {"/".join(parts): name for name, parts in known.items()}

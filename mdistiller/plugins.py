@@ -54,10 +54,10 @@ def _import(path, changed):
 
 
 def own_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Name and SHA-256 of each Python file of the user that a configuration, by dotted keys, names and that exists.
+    """Name and SHA-256 of the user's Python files that a configuration (by dotted keys) names, as far as they exist.
 
-    Files of its folder that such a file imports, directly or through others, are among them, by their path from there
-    (`parts/loss.py`). Of different files of one name, the SHA-256 of all, with + between them.
+    The files of its folder that such a file imports, directly or through others, are included; their name is the path
+    from that folder (`parts/loss.py`). For different files of one name the value is the SHA-256 of each, joined by +.
     """
     values = [settings.get(key) for key in NAMED_BY]
     named = [value for each in values for value in (each if isinstance(each, list | tuple) else (each,))]

@@ -1,4 +1,4 @@
-"""Precision of the networks' forward passes: autocast, what SOLVER.AMP auto means, and the teacher's own precision."""
+"""Precision of the networks' forward passes: autocast, the meaning of SOLVER.AMP auto, the teacher's own precision."""
 
 import contextlib
 from collections.abc import Callable

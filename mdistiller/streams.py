@@ -4,9 +4,10 @@ import torch
 
 
 class Branch:
-    """Context: while a CUDA graph is recorded, its work is a branch of the graph that begins where this was made.
+    """A context. While a CUDA graph is recorded, the work inside is a branch of the graph of its own.
 
-    The work in between belongs to another branch; both end before what follows. Without a recording nothing changes.
+    The branch begins at the place where this object was made, and the work between that place and the context is
+    another branch; what follows the context waits for both. Without a recording nothing changes.
     """
 
     def __init__(self, beside: bool = True):

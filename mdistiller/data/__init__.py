@@ -1,4 +1,4 @@
-"""Data sets and their batches. A batch is a dict with image, target, index, and further entries for some methods."""
+"""Data sets and their batches. A batch is a dict: of images with image, target, index and what a method asks for."""
 
 from mdistiller.data import (  # each module registers its data sets
     cifar,

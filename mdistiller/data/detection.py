@@ -42,7 +42,7 @@ class BoxSource:
         return f"image {self.annotations[position].image_id}"
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the training data."""
+        """SHA-256 (hex) of the annotations."""
         raise NotImplementedError(f"{type(self).__name__} has no fingerprint")
 
 
@@ -81,7 +81,7 @@ class DetectionData:
     A batch has `image`, a list of (3, h, w) uint8, RGB; `target`, a list of {"boxes", "labels", "image_id", "size"},
     where the size is (height, width) of the file; `seeds`, one int per image for the sampling of proposals; `canvas`,
     the (height, width) that holds the images of all ranks; and `index` (B,). Scale and mirroring are a function of
-    (DATASET.SEED, pass over the images, index). An epoch consists of num_train // batch size batches of the endless
+    (`order_seed`, pass over the images, index). An epoch consists of num_train // batch size batches of the endless
     sequence of `GroupedOrder`.
     """
 

@@ -90,7 +90,7 @@ class InMemoryData(Data):
         return (self._finish(self.images.interior[torch.from_numpy(piece).to(self.home)]) for piece in pieces)
 
     def _strong(self, epoch, index):
-        """The strong view of samples (an array of indices): a separate crop and flip, then RandAugment and cutout."""
+        """The strong view of samples (an array of indices): a separate crop and flip, then `strong_augment`."""
         images = self._cut(*self._draw(STRONG_VIEW, epoch, index))
         return self._finish(strong_augment(images, self.seed, epoch, index))
 

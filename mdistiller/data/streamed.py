@@ -29,7 +29,7 @@ class StreamedData(Data):
     """Batches of images that are too large for memory, from files of two splits.
 
     Each rank has DATASET.NUM_WORKERS processes (0: none), each of which decodes and crops one batch at a time. Images
-    are moved to the device as uint8, where the strong view is augmented by RandAugment and all views are normalised.
+    are moved to the device as uint8, where `strong_augment` changes the strong view and all views are normalised.
     Crops are those of `crops.py` with DATASET.IMAGE_SIZE, without flips for DATASET.AUGMENTATION "crop". The
     fingerprint is made from names, file sizes and labels, because reading all pixels of ImageNet takes too long.
     """

@@ -40,8 +40,7 @@ _LOW, _HIGH = (np.array([operation[bound] for operation in OPERATIONS], np.float
 
 
 def strong_augment(images: Tensor, seed: int, epoch: int, index: np.ndarray) -> Tensor:
-    """RandAugment and cutout, functions of (seed, epoch, index): (B, H, W, 3) uint8 -> same; `index` is an array (B,).
-    """
+    """The strong view, a function of (seed, epoch, index): (B, H, W, 3) uint8 -> the same; `index` is an array (B,)."""
     operations, magnitudes, box = strong_draws(seed, epoch, index)
     return cutout(apply_operations(images, operations, magnitudes), box)
 
