@@ -23,8 +23,8 @@ class Key:
     The type of a value is that of `default` (an int is accepted for a float). If the default is None, `types` gives the
     type, and None is allowed. `least` and `most` are inclusive bounds of a number, or of each number of a list; `above`
     and `below` are exclusive bounds. `choices` are the allowed texts or integers. `item` is the type of the items of a
-    list. If `path` is True, "~" and "$VARIABLES" are expanded. `sets` names another key, for which this key is an
-    alternative spelling: a value other than None is assigned to it.
+    list. If `path` is True, "~" and "$VARIABLES" are expanded. `sets` names another key, of which this one is another
+    spelling: what is said under it is assigned to that key, except None and, in a file that states both, False.
     """
 
     default: Any

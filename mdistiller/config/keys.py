@@ -43,7 +43,7 @@ DATASET = {
         "detection coco, coco_tiny, digits_detection.")),
     "ROOT": Key("data", path=True, help="Folder of the data."),
     "DOWNLOAD": Key(False, help="Download missing data (CIFAR)."),
-    "VAL_FOLDER": Key("val", path=True, help="Folder of the test images of an imagefolder, below DATASET.ROOT."),
+    "VAL_FOLDER": Key("val", path=True, help="Folder of the test images of imagenet and imagefolder, beside train/."),
     "SEED": Key(None, types=(int,), least=0, most=2**32 - 1, help=(
         "Seed of the order and the augmentation of the images; None is EXPERIMENT.SEED.")),
     "NUM_WORKERS": Key(2, least=0, most=1024, help="Processes that read images, if these are not kept in memory."),
@@ -74,7 +74,7 @@ MODEL = {
     "NORM": Key("frozen", choices=("frozen", "bn", "sync", "gn"), help=(
         "Norm layers of a detector's backbone: frozen (trained on ImageNet), or bn, sync or gn for random weights.")),
     "FREEZE": Key(2, least=0, most=5, help=(
-        "A ResNet with frozen norms is frozen from the stem (1) up to this stage; 0: all of it is trained.")),
+        "Parts of a ResNet with frozen norms that are frozen: the stem, then its stages in order; 0: none.")),
     "CHANNELS": Key(256, least=1, most=4096, help="Channels of a detector's feature pyramid."),
     "HEAD_CHANNELS": Key(1024, least=1, most=16384, help="Width of the two layers of a detector's box head."),
     "STUDENT_WIDTH": Key(1.0, above=0, most=8, help="Factor of the student backbone's channels (detection)."),
@@ -179,8 +179,8 @@ SOLVER = {
         "the device.")),
     "SYNC_BN": Key(False, help="Batch norm over all processes (CUDA)."),
     "AMP": Key("none", choices=("none", "bf16", "fp16", "auto"), help=(
-        "torch.autocast of the networks; losses are float32. auto is bf16 on GPUs from Ampere on and on CPUs with AMX, "
-        "else none; a run records and keeps what it was.")),
+        "torch.autocast of the networks; losses are float32. auto is bf16 on NVIDIA GPUs from Ampere on, on AMD's GPUs "
+        "and on CPUs with AMX, else none; a run records and keeps what it was.")),
     "CUDA_GRAPH": Key("never", choices=("never", "auto"), help=(
         "auto records the training step as a CUDA graph, which saves the launches of its kernels, wherever it can.")),
     "CHANNELS_LAST": Key(True, help="Use the memory format channels_last."),

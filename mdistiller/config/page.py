@@ -9,26 +9,34 @@ from mdistiller.markdown import table
 
 HEAD = """# Configuration keys
 
-Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/keys.py` and in the methods' own
-files. In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
-`SOLVER.LR=0.1`. What is said later wins: `DISTILLER.EA False` makes KD of EA-KD. `_BASE_` names the file, or the list
+Written by `python -m mdistiller.config` from the declarations in `mdistiller/config/` and in the methods' own files.
+
+In a YAML file a key such as `SOLVER.LR` is `SOLVER: {LR: 0.1}`; on the command line it is `SOLVER.LR 0.1` or
+`SOLVER.LR=0.1`. What is said later wins: `DISTILLER.EA False` turns EA-KD into KD. `_BASE_` names the file, or the list
 of files, from which a file inherits; in a list, later files win. In a path, `~` and `$VARIABLES` are expanded.
-A number is decimal or begins with 0x, 0o or 0b. A leading zero is refused: other programs read 010 as 8. A text stays
-as it is written, so that the name 010 is 010. `CONFIG: {DEFAULTS: ls}` gives the keys that no file sets the defaults of
-the public code of logit standardization (weights 0.1 and 9 and temperature 2 for KD) instead of those of mdistiller.
-`wkd` gives those of WKD's authors, with Nesterov's momentum; their files, which state WKD.LOSS.WKD_FEAT_WEIGHT, get
-them unasked. `mdistiller` is the default; to say it ends the warning that a file of a public code base leaves out what
-has other defaults in another one.
+A number is decimal or begins with 0x, 0o or 0b. A leading zero is refused, since other programs read 010 as 8. A text
+stays as it is written, so that the name 010 is 010.
 
 Files of the public code bases of mdistiller, its forks, SDD, CAT-KD, WKD, RLD, CRLD and GDKD are read as they are
-(`mdistiller/config/public.py`): their names of methods and keys stand for those below, keys without an effect here are
-left out with a warning, and a value that would train something else there is refused. The options of their commands are
-read too: `--logit-stand --base-temp 2 --kd-weight 9` of `tools/train.py` (EXPERIMENT.LOGIT_STAND, and KD.TEMPERATURE
-and KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT; for RLD and for SDD with the loss of DKD the temperatures, and ALPHA
-and BETA times the weight), and `-m`, `--ckpt`, `-d` and `-bs` of `tools/eval.py`. Where they name a config by another
-layout, the error names the file that is here. Their other training commands (`tools/train_ours.py`, `train_mld.py`,
-`train_mlld.py`, `train_crld.py`) are `tools/train.py` here, and so is SDD's `train_origin.py`, whose options `--gpu`
-(DEVICE cuda:N) and `--M` (SDD.M) are read, too.
+(`mdistiller/config/public.py`). Their names of methods and keys stand for those below. Keys without an effect here are
+left out with a warning, and a value that would train something else there is refused. If a command names a config by
+the path that it has there, the error names the file that is here.
+
+A key that is not set has the default of the tables below, which is mdistiller's where mdistiller has the key.
+`CONFIG: {DEFAULTS: ls}` gives the defaults of the public code of logit standardization instead (for KD the weights 0.1
+and 9 and temperature 2), and `wkd` those of WKD's authors, with Nesterov's momentum. Files that state
+WKD.LOSS.WKD_FEAT_WEIGHT are theirs, and get `wkd` by themselves. A warning names what a public file leaves out if other
+code bases have other defaults for it; `CONFIG: {DEFAULTS: mdistiller}` ends this warning.
+
+The options of their commands are read too:
+
+- `tools/train.py --logit-stand --base-temp 2 --kd-weight 9` sets EXPERIMENT.LOGIT_STAND, and KD.TEMPERATURE and
+  KD.LOSS.KD_WEIGHT, or DKD.T and DKD.LS_WEIGHT for DKD. For RLD, and for SDD with the loss of DKD, it sets the
+  temperatures, and multiplies ALPHA and BETA by the weight.
+- `tools/train.py --gpu N` (DEVICE cuda:N) and `--M` (SDD.M) are SDD's.
+- `tools/eval.py` has `-m`, `--ckpt`, `-d` and `-bs`.
+- For their other training commands (`tools/train_ours.py`, `train_mld.py`, `train_mlld.py`, `train_crld.py`,
+  `train_origin.py`) use `tools/train.py`.
 """
 METHODS = """
 # Keys of the methods

@@ -59,7 +59,7 @@ ONE_VALUE = {  # keys that change the training where they hold another value, wh
 
 LS_DEFAULTS = {"KD.LOSS.CE_WEIGHT": 0.1, "KD.LOSS.KD_WEIGHT": 9.0, "KD.TEMPERATURE": 2.0}
 
-LS_WEIGHTED = {  # in the codes of RLD and DSKD: what --base-temp sets, and what --kd-weight multiplies, with defaults
+LS_WEIGHTED = {  # in successors of that code: what --base-temp sets, and what --kd-weight multiplies, with its default
     "RLD": (["RLD.T", "RLD.ALPHA_T"], {"RLD.ALPHA": 1.0, "RLD.BETA": 8.0}),
     "SDD dkd": (["DKD.T"], {"DKD.ALPHA": 1.0, "DKD.BETA": 8.0}),
 }
