@@ -69,9 +69,10 @@ def add_public_options(parser: argparse.ArgumentParser) -> None:
 
     `public.with_standardization` applies the former.
     """
-    parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, with what follows")
+    parser.add_argument("--logit-stand", action="store_true", help="EXPERIMENT.LOGIT_STAND True, and the next two")
     parser.add_argument("--base-temp", metavar="T", help="KD.TEMPERATURE, or those of DKD, SDD and RLD (default: 2)")
-    parser.add_argument("--kd-weight", metavar="W", help="KD.LOSS.KD_WEIGHT, or the factor of theirs (default: 9)")
+    parser.add_argument("--kd-weight", metavar="W", help=(
+        "KD.LOSS.KD_WEIGHT, DKD.LS_WEIGHT, or the factor of ALPHA and BETA for RLD and SDD with DKD (default: 9)"))
     parser.add_argument("--M", metavar="LIST", help="SDD.M")
     parser.add_argument("--gpu", metavar="N", help="DEVICE cuda:N")
 

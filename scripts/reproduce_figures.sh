@@ -4,8 +4,8 @@
 #       [-- KEY VALUE ...]
 # --figure: only these figures, and only the runs that they need (2 for each of 2 to 4, 6, 7, B1 and B2).
 # ResNet32x4 to ResNet8x4 on CIFAR-100: 14 trainings for figures 1-7 and B1-B3, and 10 more with other values of DKD's beta
-# for figure 8; on Tiny-ImageNet 2 for the second panel of figure 5, which is drawn in figures/tiny_imagenet. One seed each
-# unless --seeds is given. It first prints the number of runs and, once one run of each configuration is finished, the time
+# for figure 8; on Tiny-ImageNet 2 for the second panel of figure 5, in output/figures/figures/figure_5_tiny_imagenet.png.
+# One seed each unless --seeds is given. It first prints the number of runs and, once one run of each configuration is finished, the time
 # left. It can be stopped at any time; the same command continues. Measurements are not repeated: delete
 # output/figures/analysis after further runs. --dry-run: only prints the runs and their commands. --install: create an
 # environment first. --smoke: KD, DKD and their EA- variants on digits for two epochs (minutes), without the second panel.
@@ -60,8 +60,8 @@ paired=()  # all figures but 8
 for figure in "${figures[@]}"; do if [ "$figure" != 8 ]; then paired+=("$figure"); fi; done
 train() { python tools/sweep.py ${options[@]+"${options[@]}"} "$@" ${overrides[@]+"${overrides[@]}"} LOG.PREFIX "$out/runs"; }
 if [ -n "$all" ] && [ -z "$smoke" ]; then
-    echo "24 trainings of 240 epochs on CIFAR-100 and 2 on Tiny-ImageNet for each seed; to measure and draw takes minutes" \
-        "on a GPU"
+    echo "24 trainings of 240 epochs (3 of them 480) on CIFAR-100 and 2 on Tiny-ImageNet for each seed; to measure and" \
+        "draw takes minutes on a GPU"
 fi
 if [ ${#paired[@]} -gt 0 ]; then
     echo "training for figures ${paired[*]}"

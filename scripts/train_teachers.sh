@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the paper's teachers and copy them to the path where configs expect them: checkpoints/<dataset>/<network>.pth.
 #   scripts/train_teachers.sh cifar100|tiny_imagenet|digits [--smoke] [--install] [options of tools/sweep.py] [-- KEY VALUE ...]
-# Those of CIFAR-100 can also be downloaded (tools/fetch_teachers.py); those of ImageNet are torchvision's. Seed 0, weights
+# Those of CIFAR-100 but wrn_28_4 can also be downloaded (tools/fetch_teachers.py); ImageNet's are torchvision's. Seed 0, weights
 # of the last epoch, not selected on test images. Existing checkpoints are not overwritten. It can be stopped and continued.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"

@@ -27,7 +27,7 @@ WEIGHTS = "weights"  # of language models, which "all" leaves out
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--figure", nargs="+", required=True, choices=[*NAMES, WEIGHTS, "all"], metavar="NAME",
-                        help="2, B1, ...; weights (of language models); or all")
+                        help="2, B1, ...; weights (of language models); or all but weights: all")
     parser.add_argument("--runs", nargs="+", required=True, metavar="FOLDER", help="folders that hold run folders")
     parser.add_argument("--output", default="analysis", help="folder for the measurements (default: analysis)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: those of the paper's figure")

@@ -17,10 +17,12 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--run", required=True, help="a run folder")
     parser.add_argument("--sets", nargs="+", required=True, metavar="[NAME=]FILE", help="JSON Lines of instructions")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 20, 30, 40, 50], help="(default: 10 to 50)")
-    parser.add_argument("--ngram", type=int, default=6, help="length of n-grams that may not repeat (0: off)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 20, 30, 40, 50], help=(
+        "decoding seeds (default: 10 20 30 40 50)"))
+    parser.add_argument("--ngram", type=int, default=6, help=(
+        "length of n-grams that may not repeat (0: off; default: 6)"))
     parser.add_argument("--checkpoint", default="best", help=(
-        "best, latest, epoch_<n>, start (the student before training), teacher, or copy (the copied input)"))
+        "best (default), latest, epoch_<n>, start (the student before training), teacher, or copy (the copied input)"))
     parser.add_argument("--limit", type=int, help="examples of each set (default: all)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, such as GENERATION.BATCH_SIZE 64")
     args = parser.parse_intermixed_args()

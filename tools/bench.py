@@ -4,9 +4,9 @@ data: augmented batches. step: training steps with a live and a cached teacher. 
 cache: cost of filling and reading a teacher cache. memory: peak memory. scale: images, classes, batch size, runs that
 share a cache. replay: MLD, whose views never repeat, from stored logits. together: runs in one process that share the
 teacher's passes, beside one by one. detection: steps of a detector on drawn digits, which need no --root. startup:
-imports, a command's help, a run of one epoch. peer: steps beside those of a --checkout of the public mdistiller code
-base. graphs: steps recorded as CUDA graphs. The compared variants take turns; tables are printed as Markdown and saved
-with all times as JSON.
+imports, a command's help, a run of one epoch. "all" leaves out two: peer, steps beside those of a --checkout of the
+public mdistiller code base, and graphs, steps recorded as CUDA graphs. The compared variants take turns; tables are
+printed as Markdown and saved with all times as JSON.
 """
 
 import argparse

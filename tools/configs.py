@@ -1,4 +1,7 @@
-"""The configs that come along: python tools/configs.py [WORD ...] lists those whose names hold every word; --copy."""
+"""List the configs that come along: python tools/configs.py [WORD ...] [--copy FOLDER].
+
+Only those whose names hold every word are listed, or copied with what they inherit from.
+"""
 
 import sys
 from pathlib import Path
@@ -45,7 +48,7 @@ def copy(names: list[Path], folder: Path) -> int:
 def main():
     parser = Parser(__doc__)
     parser.add_argument("words", nargs="*", metavar="WORD", help="a part of the name, such as digits or ea_kd/")
-    parser.add_argument("--copy", metavar="FOLDER", help="copy them there, with what they inherit from")
+    parser.add_argument("--copy", metavar="FOLDER", help="copy them there instead of listing them")
     args = parser.parse_intermixed_args()
     names = matching(args.words)
     if args.copy:

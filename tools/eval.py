@@ -1,7 +1,8 @@
 """Evaluate a checkpoint or a run: python tools/eval.py -m resnet8x4 [-c FILE] [-d cifar100] | --run FOLDER.
 
 Prints the task's metrics on the test set: top-1, top-5, cross-entropy and mean entropy for images, average precision
-for detection. Accepts checkpoints of this project, of mdistiller and of the public teacher archives.
+for detection, Rouge-L and the accuracy of tokens for texts. A detector's checkpoint is named by -c FILE --cfg FILE.
+Accepts checkpoints of this project, of mdistiller and of the public teacher archives.
 """
 
 import sys

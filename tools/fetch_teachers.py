@@ -1,6 +1,6 @@
 """Download public teachers: python tools/fetch_teachers.py cifar100 [--from cifar_teachers.tar] [--to DIR].
 
---list shows the available teachers; --check verifies the files in the folder (with --data also their accuracy).
+--list shows the available teachers; NAME --check verifies the files in the folder (with --data also their accuracy).
 """
 
 import sys

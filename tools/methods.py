@@ -1,4 +1,4 @@
-"""Write docs/methods.md: every registered method, its requirements, and the pairs of Table 2 it does not support."""
+"""Write docs/methods.md: every registered method, what it needs, and the pairs of Table 2 that it cannot run on."""
 
 import sys
 from pathlib import Path

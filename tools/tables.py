@@ -50,8 +50,10 @@ def main():
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="epoch of the headline results (default: last)")
     parser.add_argument("--check", action="store_true", help=(
         "say of each cell whether the paper's number is within two standard deviations"))
-    parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help="deviations for --power")
-    parser.add_argument("--ranks", action="store_true", help="a rank table over the pairs of all tables of --table")
+    parser.add_argument("--deviation", nargs="+", type=float, metavar="POINTS", help=(
+        f"deviations for --power (default: {' '.join(map(str, DEVIATIONS))})"))
+    parser.add_argument("--ranks", action="store_true", help=(
+        "in place of the tables, mean ranks of their methods over all pairs of networks"))
     parser.add_argument("--write", metavar="PAGE", help="also write the tables of a study between its marks in a page")
     parser.add_argument("--smoke", action="store_true", help="use the runs of a smoke sweep, on digits")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all runs")

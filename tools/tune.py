@@ -1,7 +1,8 @@
 """Tune the settings of a method on validation images: python tools/tune.py --cfg FILE [--trials 16] [KEY VALUE ...].
 
-Every method has the same budget of trials. No choice reads the test images; they judge at the end, over fresh seeds.
-Stop and continue at will; several processes with the same command, on one machine or on a cluster, share the trials.
+Every method has the same budget of trials. No choice reads the test images; at the end the chosen settings are measured
+on them, over fresh seeds. The command may be stopped and continued. Several processes with the same command, on one
+machine or on a cluster, share the trials.
 The report is <LOG.PREFIX>/tune/<name>/report.md. Needs Optuna and matplotlib: pip install 'mdistiller-ea[tune]'.
 """
 

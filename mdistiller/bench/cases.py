@@ -1,4 +1,4 @@
-"""The benchmarks. Each function takes settings and an image source and returns tables."""
+"""The benchmarks data, step, ea and cache. Each function takes settings and an image source, and returns tables."""
 
 import dataclasses
 import statistics

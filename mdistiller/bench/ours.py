@@ -46,7 +46,7 @@ def read_source(settings: Settings) -> tuple[ImageSource, str]:
 
 
 def shortened(source: ImageSource, images: int, num_classes: int | None = None) -> ImageSource:
-    """The first `images` training images of a source; with `num_classes`, their labels are replaced."""
+    """The first `images` training images of a source; with `num_classes`, with other labels, of so many classes."""
     labels, classes = source.train_labels[:images], num_classes or source.num_classes
     if num_classes:
         labels = np.arange(len(labels)) % num_classes
@@ -85,7 +85,7 @@ def make_teacher(name: str, data: InMemoryData, settings: Settings) -> nn.Module
 class Steps:
     """Each call is one step of the Trainer: getting a batch, with rows of a cache if there is one, and the update.
 
-    With `epochs` 1 the first epoch is repeated, whose rows are already in a warm cache; None uses new epochs.
+    The first `epochs` epochs are repeated, such as the one whose rows a warm cache has; None: every epoch is a new one.
     """
 
     def __init__(self, run: Run, cache: TeacherCache | None = None, epochs: int | None = 1):

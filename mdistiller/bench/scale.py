@@ -23,7 +23,7 @@ SWEEP = ("KD", "EA-KD", "DKD", "EA-DKD")
 
 
 def bench_scale(settings: Settings, source: ImageSource) -> list[Table]:
-    """All tables of this module."""
+    """Times by number of images, classes and batch size, of runs that share a cache, and the passes that these save."""
     return [
         _scale_images(settings, source), _scale_classes(settings, source), _scale_batch(settings, source),
         *_scale_runs(settings, source),
