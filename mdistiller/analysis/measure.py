@@ -1,4 +1,7 @@
-"""The measurements for each figure of the EA-KD paper: runs -> named tables (rows) and arrays."""
+"""The measurements for each figure of the EA-KD paper: runs -> named tables (rows) and arrays.
+
+Each raises UserError, naming the run, where one lacks what the figure needs, such as a trace or a saved epoch.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +42,10 @@ def speed(methods: Methods, options: Options) -> Content:
     """Figure 1: time per batch (ms, the median over seeds of the last epoch's mean) and accuracy of every method."""
     rows = []
     for name, runs in methods.items():
-        rates = [run.rate for run in runs]
-        if not all(rates):
-            raise UserError(f"{runs[rates.index(None)].path}/summary.json: images_per_second: expected a number")
+        rates = [run.rate or 0.0 for run in runs]
+        for run, rate in zip(runs, rates, strict=True):
+            if not rate > 0:
+                raise UserError(f"{run.path}/summary.json: images_per_second: expected a number above 0")
         accuracy, deviation = _accuracy(runs)
         milliseconds = 1000 * runs[0].config["SOLVER.BATCH_SIZE"] / median(rates)
         rows.append({"method": name, "ms_per_batch": milliseconds, "top1": accuracy, "std": deviation,

@@ -182,7 +182,10 @@ def _translate_factor(tree):
 
 
 def take_defaults(tree: dict, source: str) -> str | None:
-    """The code base whose defaults a tree asks for, which is then no more in it; None where it asks for none."""
+    """The code base whose defaults a tree asks for, which is then no more in it; None where it asks for none.
+
+    Raises UserError, naming `source`, for an unknown code base and for another key beside it.
+    """
     value = _take(tree, DEFAULTS_KEY)
     if value is not ABSENT and not (isinstance(value, str) and value in DEFAULTS):
         raise UserError(f"{source}: {DEFAULTS_KEY}: expected one of {', '.join(DEFAULTS)}; found {shown(value)}")

@@ -90,7 +90,10 @@ class Workers:
         weakref.finalize(self, self._idle.clear)
 
     def read(self, requests: list) -> Iterator[Any]:
-        """The batch of each request, in order. Passes may overlap, as each has its own workers."""
+        """The batch of each request, in order. Passes may overlap, as each has its own workers.
+
+        Raises UserError for an image that is found broken, and RunError when a worker dies or lacks shared memory.
+        """
         queue, loader = self._idle.pop() if self._idle else self._new_loader()
         queue[:] = requests
         try:

@@ -98,6 +98,13 @@ def test_time_per_batch_comes_from_images_per_second():
     assert row["ms_per_batch"] == 100.0 and row["seeds"] == 3
 
 
+@pytest.mark.parametrize("rate", [None, 0.0, -1.0])
+def test_a_run_without_a_rate_is_named(rate):
+    runs = [RunRecord("run", {"SOLVER.BATCH_SIZE": 64}, {"last_top1": 70.0, "images_per_second": rate}, {})]
+    with pytest.raises(UserError, match="run/summary.json: images_per_second: expected a number above 0"):
+        measure.speed({"KD": runs}, OPTIONS)
+
+
 def test_the_index_is_of_the_points_that_are_shown():
     draw = np.random.default_rng(0)
     feats, target = draw.normal(size=(20, 5)), np.arange(20) % 2
