@@ -85,9 +85,10 @@ def load_cfg(
 
 
 def as_loaded(cfg: CfgNode) -> CfgNode:
-    """The tree, or a copy, as it would be if what was set in it as attributes had been read by `load_cfg`.
+    """The tree as `load_cfg` would have read it: values may have been set as attributes. A copy if that changes any.
 
-    A key that was set under its other name alone has that value. Raises UserError for a value that its key cannot have.
+    They are converted to the types of their keys. If a key was set only under its other name, it gets that value.
+    Raises UserError for a value that its key cannot have.
     """
     said, read, known = flatten(cfg), {}, {**GENERAL, **method_keys()}
     for name in said.keys() & known.keys():
@@ -103,7 +104,7 @@ def as_loaded(cfg: CfgNode) -> CfgNode:
 
 @contextlib.contextmanager
 def errors_name_files(cfg: CfgNode) -> Iterator[None]:
-    """Around what uses a configuration: an error that begins with a key then says first which file has set it."""
+    """A context that uses a configuration: a UserError that begins with a key then first names the file that set it."""
     try:
         yield
     except UserError as error:

@@ -26,8 +26,8 @@ class Reading:
     `values` holds them by dotted name, checked and converted to their type, and `sources` the file (or "command line")
     that set each of them last. At first they hold the method and the plug-ins alone, which decide what the other keys
     are; `read` adds these. Nodes of methods are then kept in `waiting`, as they are written, until `add_keys` gives
-    their keys. `before` are values that were set earlier, for `values` alone. `code_base` is the one whose defaults are
-    asked for, None where none is. `inherits` says whether the file has a _BASE_.
+    their keys. `before` are values that were set earlier, which have no source. `code_base` is the one whose defaults
+    are asked for, None where none is. `inherits` says whether the file has a _BASE_.
     """
 
     def __init__(self, path: str | Path | None, opts: Sequence = (), before: Mapping[str, Any] | None = None):

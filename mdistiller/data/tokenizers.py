@@ -56,7 +56,7 @@ def own_tokens(tokenizer) -> dict[int, str]:
 
 
 def first_difference(tokenizer, other) -> tuple[int, str, str] | None:
-    """(number, its token, its token in the other one) of the first number that means another token there, or None.
+    """The first number that means different tokens in two tokenizers, as (number, token, the other's token), or None.
 
     Tokens that only one of the vocabularies has, and added tokens, may differ, except for the end-of-text token.
     """

@@ -59,10 +59,10 @@ def best_group(runs: Iterable[RunRecord], wanted: Mapping[str, Any]) -> tuple[li
 
 
 def other_content(group: Iterable[RunRecord]) -> dict[str, tuple[int, int]]:
-    """{"classes" or "training images": (their number in the data of these runs, that in the data set they name)}.
+    """How the data of runs of one configuration depart from the data set that they name, such as "cifar100".
 
-    Only what differs is named. `group` are runs of one configuration; those of older versions do not record the numbers
-    and are taken to be right.
+    {"classes" or "training images": (number found, number expected)}, with only what differs. Runs of older versions do
+    not record the numbers and are taken to be right.
     """
     found = {}
     for run in group:

@@ -79,7 +79,7 @@ class Group:
 
     @property
     def record(self) -> Path:
-        """As of a run: for what the process says beside the output of its runs, which have their own records."""
+        """The same as for a run, for the process of the group; its runs have records of their own."""
         return Path(f"{self.runs[0].record}.together")
 
     @property
@@ -212,9 +212,9 @@ def current_state(run: PlannedRun) -> str:
 
 @contextlib.contextmanager
 def announced(runs: Iterable[PlannedRun], jobs: int) -> Iterator[None]:
-    """A context of a sweep: beside the folders of its runs lies a list of them, for tools/watch.py.
+    """A context of a sweep, in which a list of its runs lies beside their folders, for tools/watch.py.
 
-    Each of several sweeps that go on has a list of its own. Those of earlier ones are deleted.
+    Each of several sweeps that go on has a list of its own. The lists of sweeps that have ended are deleted.
     """
     names: dict[Path, list[str]] = {}
     for run in runs:
