@@ -1,4 +1,4 @@
-"""Gather what the site is made of in build/pages: README, the pages of docs/, a page of the reference per package.
+"""Gather what the site is made of in build/pages: the READMEs, the pages of docs/, a page of the reference per package.
 
     python scripts/docs_pages.py
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = REPOSITORY / "build" / "pages"
-MOVED = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "checkpoints/README.md": "checkpoints.md"}
+MOVED = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "checkpoints/README.md": "checkpoints.md",
+         "configs/README.md": "configs.md"}
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_every_test_that_the_page_on_reliability_names_is_there():
     assert len(named) > 15
     for file, test in named:
         assert f"def {test}" in (REPOSITORY / file).read_text(), (file, test)
+
+
+def test_every_link_of_the_site_leads_to_a_page_of_it(tmp_path, monkeypatch):
+    pages = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "scripts" / "docs_pages.py")))
+    monkeypatch.setitem(pages.main.__globals__, "PAGES", tmp_path / "pages")
+    pages.main()
+    links = [(page, link) for page in (tmp_path / "pages").rglob("*.md")
+             for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")) if ":" not in link]
+    assert len(links) > 20
+    assert not [(page.name, link) for page, link in links if not (page.parent / link).exists()]
 
 
 def test_options_in_the_pages_are_those_of_their_commands():

@@ -1,7 +1,8 @@
 """Export a run's student: python tools/export.py --run FOLDER [KEY VALUE ...] [--formats FORMAT ...].
 
 Writes student.pth (a plain state dict), student.safetensors, student.onnx (compared with PyTorch; image classifiers) or
-student.torchscript (detectors, for one size of image), and student.json, which describes them.
+student.torchscript (detectors, for one size of image), and student.json, which describes them; of a language model the
+folder pretrained/, for from_pretrained.
 """
 
 import sys
