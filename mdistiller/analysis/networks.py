@@ -72,10 +72,13 @@ def embed(feats: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, dict[str, 
     """t-SNE of features (N, D) in two dimensions, (N, 2), and the Calinski-Harabasz index of the classes.
 
     t-SNE has a fixed seed. The index is computed for the points (`embedding`) and for the features (`features`). Raises
-    UserError for fewer than 8 images.
+    UserError for fewer than 8 images, and for images of one class or each of its own, which have no index.
     """
     if len(feats) < 8:
         raise UserError(f"t-SNE of {len(feats)} images: expected at least 8")
+    if not 1 < (classes := len(np.unique(target))) < len(target):
+        raise UserError(f"t-SNE of {len(feats)} images of {classes} classes: expected two classes or more, and one of "
+                        "them with several images")
     from sklearn.manifold import TSNE  # here: scikit-learn takes seconds, and one figure needs it
     from sklearn.metrics import calinski_harabasz_score
 

@@ -112,6 +112,9 @@ def test_the_index_is_of_the_points_that_are_shown():
     assert points.shape == (20, 2) and index["embedding"] == pytest.approx(calinski_harabasz_score(points, target))
     with pytest.raises(UserError, match="at least 8"):
         networks.embed(feats[:4], target[:4])
+    for labels in (np.arange(20), np.zeros(20, int)):
+        with pytest.raises(UserError, match="t-SNE of 20 images of (20|1) classes: expected two classes or more"):
+            networks.embed(feats, labels)
 
 
 def test_a_run_opened_with_its_teacher_evaluates_as_it_did(methods):
