@@ -223,11 +223,12 @@ def _accuracy(runs):
 def _segment_rows(network, method, pairs):
     """Rows of accuracies by segment, over seeds: pairs of (entropy, correct)."""
     mean, deviation = arithmetic.mean_and_std([arithmetic.accuracy_by_segment(*pair) for pair in pairs])
-    edges = [pairs[0][0][part] for part in arithmetic.segments_by(pairs[0][0])]
+    parts = [pairs[0][0][part] for part in arithmetic.segments_by(pairs[0][0])]
+    edges = [(part.min(), part.max()) if len(part) else (np.nan, np.nan) for part in parts]  # of few images
     return [
-        {"network": network, "method": method, "segment": number + 1, "from_entropy": float(part.min()),
-         "to_entropy": float(part.max()), "top1": mean[number], "std": deviation[number], "seeds": len(pairs)}
-        for number, part in enumerate(edges)
+        {"network": network, "method": method, "segment": number + 1, "from_entropy": float(low),
+         "to_entropy": float(high), "top1": mean[number], "std": deviation[number], "seeds": len(pairs)}
+        for number, (low, high) in enumerate(edges)
     ]
 
 

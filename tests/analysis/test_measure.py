@@ -50,6 +50,11 @@ def test_segments_average_to_the_accuracy_of_the_run(methods, monkeypatch):
     assert all(low <= high for low, high in edges) and edges == sorted(edges)
 
 
+def test_segments_without_images_are_empty():
+    rows = measure._segment_rows("KD", "KD", [(np.arange(4.0), np.ones(4, bool))])
+    assert [row["to_entropy"] for row in rows[:4]] == [0, 1, 2, 3] and np.isnan([row["top1"] for row in rows[4:]]).all()
+
+
 def test_shares_sum_to_a_hundred_and_weights_move_the_loss_to_high_entropy(methods):
     rows = measure.loss_shares(methods, OPTIONS)["shares"]
     at = {(row["method"], row["epoch"], row["quartile"]): row["share"] for row in rows}
