@@ -93,7 +93,7 @@ def find_teacher(dataset: str, name: str, configured: str | None) -> Path:
                     return root / folder / place
     recipes = f"configs/{dataset}/vanilla/"
     how = f"train one ({recipes if (SHIPPED / recipes).is_dir() else 'DISTILLER.TYPE NONE'})"
-    if dataset in TEACHER_FILES:
+    if dataset in TEACHER_FILES and CHECKOUT:  # a wheel has no scripts
         how += f" or the paper's (bash scripts/train_teachers.sh {dataset})"
     if name in _public_teachers(dataset):
         how = f"fetch the public ones (python tools/fetch_teachers.py {dataset}), {how}"

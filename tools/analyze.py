@@ -75,7 +75,8 @@ def chosen_runs(runs, names, varied, where):
     missing = [name for name in names if name not in found]
     if missing or not found:
         raise UserError(f"{where}: no finished run of {', '.join(missing) or 'any method with a teacher'}; "
-                        "bash scripts/reproduce_figures.sh trains what the figures need")
+                        "bash scripts/reproduce_figures.sh trains what the paper's figures need, and bash "
+                        "scripts/reproduce_study_language.sh what weights needs")
     methods = {}
     for name in names or found:
         same = [run for run in done if run.method == name]
