@@ -111,4 +111,5 @@ def adaptive_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: flo
         tail, total = (difference * in_tail).sum(-1), difference.sum(-1)
         tail = tail / total.clamp_min(torch.finfo(p.dtype).tiny)
     weighted = ((1 - tail, _kl(log_p, log_q)), (tail, _kl(log_q, log_p)))
-    return sum(torch.where(weight > 0, weight * kl, 0.0) for weight, kl in weighted)  # 0 times infinity would be NaN
+    # 0 times infinity would be NaN; a weight of NaN, from logits that are not finite, stays one
+    return sum(torch.where(weight == 0, 0.0, weight * kl) for weight, kl in weighted)

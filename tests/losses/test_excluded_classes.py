@@ -92,3 +92,9 @@ def test_adaptive_kl_leaves_out_an_infinite_divergence_of_weight_zero():
     teacher, student = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.6, 0.4, 0.0]]).log()
     torch.testing.assert_close(losses.adaptive_kl(student, teacher), losses.reverse_kl(student, teacher))
     assert losses.forward_kl(student, teacher).isposinf().all()  # its weight is 0: p and q differ in the tail alone
+
+
+def test_adaptive_kl_of_a_student_that_has_diverged_is_no_zero():
+    teacher = torch.tensor([[1.0, 2.0, 3.0]])
+    for value in (math.nan, math.inf):
+        assert losses.adaptive_kl(torch.tensor([[value, 0.0, 1.0]]), teacher).isnan().all()
