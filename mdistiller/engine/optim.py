@@ -13,6 +13,7 @@ from mdistiller.engine.graphs import DOT_TRAINERS, why_eager
 from mdistiller.engine.weights import misfit
 from mdistiller.errors import UserError
 
+SCALES_ON_MPS = (2, 8)  # the first PyTorch whose gradient scaler needs no float64, which MPS lacks
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -51,6 +52,9 @@ def build_updater(cfg: CfgNode, distiller, device: torch.device) -> "Updater":
     rate = torch.tensor(solver.LR, device=device) if recorded else solver.LR  # a recorded step reads a tensor
     # the fused SGD needs the momenta of all parameters or of none: no step may leave some without a gradient
     fused = {"fused": True} if recorded and device.type == "cuda" else {}
+    if solver.AMP == "fp16" and device.type == "mps" and torch.__version__ < SCALES_ON_MPS:
+        needed = ".".join(map(str, SCALES_ON_MPS))
+        raise UserError(f"SOLVER.AMP: fp16 on mps needs PyTorch {needed} or newer; this is {torch.__version__}")
     scaler = torch.amp.GradScaler(device.type, enabled=solver.AMP == "fp16")
     if solver.TRAINER in DOT_TRAINERS:
         return DOTUpdater(_dot(solver, distiller), scaler, distiller.task.supervised_terms)

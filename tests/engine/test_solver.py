@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from mdistiller.config import load_cfg
 from mdistiller.config.length import num_epochs
@@ -122,6 +123,16 @@ def test_gradients_below_the_range_of_fp16_are_scaled_on_every_device():
         updater.step({"ce": loss.float() * 1e-9})  # fp16 ends at 6e-8
         updater.load_state_dict({**updater.state_dict(), "scaler": {}})
     assert weight.item() == pytest.approx(-2.9e-9, rel=1e-3)  # steps of 1 and 1.9, by the momentum
+
+
+def test_fp16_on_mps_is_refused_by_a_pytorch_that_cannot_scale_there(monkeypatch):
+    cfg = load_cfg(None, ["SOLVER.AMP", "fp16"])
+    distiller, device = build_distiller(cfg, nn.Linear(1, 1), None), torch.device("mps")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.0"))
+    build_updater(cfg, distiller, device)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1"))
+    with pytest.raises(UserError, match=r"^SOLVER\.AMP: fp16 on mps needs PyTorch 2\.8 or newer; this is 2\.7\.1$"):
+        build_updater(cfg, distiller, device)
 
 
 def test_dot_by_hand():
