@@ -245,6 +245,8 @@ def _announce(run, folder):
         device_name(run.device),
     )
     log.info("run folder: %s", folder.path)
+    if folder.finished:
+        return  # the last two sessions in run.json are not the one before and this one
     for name in folder.edited():
         log.warning("%s has changed since this run was stopped; the epochs from here on use it as it is now", name)
     if changed := folder.changed_software():

@@ -387,6 +387,14 @@ def test_the_record_of_a_finished_run_is_not_changed(unbroken):
     assert run(unbroken.parents[1], resume=True) == unbroken and (unbroken / "run.json").read_text() == before
 
 
+def test_of_a_finished_run_no_change_of_software_is_told(unbroken, tmp_path):
+    folder = Path(shutil.copytree(unbroken, tmp_path / "runs" / unbroken.parent.name / unbroken.name))
+    text = (folder / "run.json").read_text()  # of a run that was continued with another version, and said so then
+    (folder / "run.json").write_text(text.replace('"sessions": [', '"sessions": [{"python": "3.10.0"},'))
+    assert run(tmp_path / "runs", resume=True) == folder
+    assert "the run was stopped with" not in (folder / "train.log").read_text()
+
+
 def test_nesterov_without_momentum_is_refused(tmp_path):
     with pytest.raises(UserError, match="^command line: SOLVER.NESTEROV"):
         run(tmp_path, "EA-KD", "SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0.0)
