@@ -29,7 +29,7 @@ def find_tokenizer(name: str):
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, **keywords)
         if not own_tokens(tokenizer):  # transformers makes an empty one of a folder with config.json alone
             raise ValueError("no vocabulary")
-        tokenizer("a")  # settings of wrong types are noticed in use
+        tokenizer("")  # settings of wrong types are noticed in use; no letter, as a vocabulary may lack any
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {name} needs gguf: pip install 'mdistiller-ea[llm]' ({first_line(error)})"

@@ -123,3 +123,9 @@ def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beg
 def test_only_what_is_in_front_of_a_text_is_a_beginning():
     found = [beginning(letters(template=template)) for template in ("<s> $A", "<s> <s> $A </s>", "$A </s>", "$A")]
     assert found == [[BEGIN], [BEGIN, BEGIN], [], []]
+
+
+def test_a_vocabulary_of_whole_words_without_one_for_unknown_words_is_taken(tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"</s>": 0, "one": 1, "two": 2}))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path))("two")["input_ids"] == [2]
