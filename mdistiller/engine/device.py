@@ -43,8 +43,8 @@ def out_of_memory_fails_the_run() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        if not of_memory and not any(words in str(error) for words in WANTING):
-            raise
+        if isinstance(error, RunError) or not of_memory and not any(words in str(error) for words in WANTING):
+            raise  # a RunError has advice of its own
         reason = first_line(error, kind=False)
         raise RunError(f"out of memory ({reason}); smaller batches need less (SOLVER.BATCH_SIZE with "
                        "SOLVER.ACCUMULATE, DATASET.TEST.BATCH_SIZE)") from error

@@ -54,6 +54,8 @@ def test_errors_that_mean_out_of_memory_are_recognised(error):
         raise error
 
 
-def test_other_errors_are_raised_unchanged():
-    with pytest.raises(RuntimeError, match="^a bug$"), out_of_memory_fails_the_run():
-        raise RuntimeError("a bug")
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), RunError("no workers (can't allocate memory): fewer")])
+def test_other_errors_are_raised_unchanged(error):
+    with pytest.raises(type(error)) as raised, out_of_memory_fails_the_run():
+        raise error
+    assert raised.value is error
