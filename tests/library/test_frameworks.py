@@ -107,6 +107,33 @@ def test_keys_of_the_state_dict_are_paths_for_distributed_checkpoints():
         kd.method  # noqa: B018
 
 
+def test_distributed_checkpoints_continue_a_split_distillation(two_processes):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("needs PyTorch 2.6")
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    def trained(steps):
+        kd = fsdp.fully_shard(distill(*own_pair(), "VID"), mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        optimizer = torch.optim.SGD(kd.learnable_parameters(), 0.1, momentum=0.9)
+        for _ in range(steps):
+            kd(IMAGES, LABELS).loss.backward()
+            optimizer.step()
+        return kd, optimizer
+
+    def values(run):
+        weights, state = get_state_dict(*run)
+        momenta = [entry["momentum_buffer"] for entry in state["state"].values()]
+        return [getattr(value, "full_tensor", value.clone)() for value in (*weights.values(), *momenta)]
+
+    run, other = trained(1), trained(2)
+    before = values(run)
+    assert not torch.equal(before[0], values(other)[0])
+    weights, state = get_state_dict(*run)
+    set_state_dict(*other, model_state_dict=weights, optim_state_dict=state)
+    assert all(map(torch.equal, before, values(other))) and len(before) > 40
+
+
 def test_timm_exempts_the_same_parameters_of_the_student_from_weight_decay():
     optimisers = pytest.importorskip("timm.optim")
     student, teacher = own_pair()
