@@ -34,7 +34,8 @@ def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> d
     (0, 1, 2, ...; 0 at padding), `labels` (the next token where it belongs to the answer, else IGNORED).
 
     L is the length of the longest sample, or `length` if given. Further arrays are about the n supervised positions:
-    `positions` (n,) in the flattened B * L, `group` (n,), the row of each, and `target` (n,), the next token.
+    `positions` (n,) in the flattened B * L, `group` (n,), the row of each, and `target` (n,), the next token. `around`
+    (m,) are the positions of the other tokens.
     """
     rows = [[*sample.prompt, *sample.answer] for sample in samples]
     length = length or max(max(len(row) for row in rows) - 1, 1)
@@ -51,4 +52,5 @@ def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> d
     return {
         "ids": ids, "mask": mask, "places": places, "labels": labels,
         "positions": group * length + column, "group": group, "target": labels[supervised],
+        "around": np.flatnonzero((mask > 0) & ~supervised),
     }

@@ -142,8 +142,8 @@ def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name
 class TextData:
     """Batches of tokenized prompts and answers, with the interface of `mdistiller.data.base.Data`.
 
-    A batch is a dict with ids, mask, places and labels (B, L), positions, group and target (n,), see `collate`, and
-    index (B,).
+    A batch is a dict with ids, mask, places and labels (B, L), positions, group and target (n,), around (m,), see
+    `collate`, and index (B,).
     """
 
     items = "examples"

@@ -89,19 +89,21 @@ class Texts(Language):
         wanted = torch.zeros_like(known)
         wanted[:, :-1] = known[:, 1:] & mask[:, :-1].bool()  # with padding on the left, nothing precedes a first token
         (positions,) = wanted.flatten().nonzero(as_tuple=True)  # waits for the device, whose labels give the number
-        followed = torch.zeros_like(mask)
-        followed[:, :-1] = mask[:, :-1] * mask[:, 1:]
         following = positions + 1
-        return {
+        batch = {
             "ids": ids,
             "mask": mask,
-            "followed": followed,
             "places": (mask.cumsum(1) - 1).clamp_min(0),
             "positions": positions,
             "group": positions // ids.shape[1],
             "target": (ids if target is None else target).flatten()[following],
             "labelled": target is not None,
         }
+        if self.weighs_all_tokens:  # with those that have no label, but not with the last one of a row
+            others = torch.zeros_like(wanted)
+            others[:, :-1] = (mask[:, :-1] * mask[:, 1:]).bool() & ~wanted[:, :-1]
+            (batch["around"],) = others.flatten().nonzero(as_tuple=True)
+        return batch
 
     def all_logits(self, network: LanguageModel, batch: dict) -> Tensor:
         """Logits (B, L, V) of all tokens, as models of transformers return them."""

@@ -107,12 +107,12 @@ class Language(Task):
     def _run(self, network, inputs):
         positions = inputs["positions"]
         if self.weighs_all_tokens:
-            around, group_around = _surroundings(inputs)
+            around = inputs["around"]
             rows, others = self._hidden(network, inputs, torch.cat([positions, around])).split(
                 [len(positions), len(around)]
             )
             output = self._output(network, rows, inputs)
-            return output._replace(surroundings=(others.detach(), group_around, output.head))
+            return output._replace(surroundings=(others.detach(), around // inputs["ids"].shape[1], output.head))
         return self._output(network, self._hidden(network, inputs, positions), inputs)
 
     def _hidden(self, network, inputs, positions):
@@ -234,21 +234,11 @@ class Language(Task):
     def blank_inputs(self, size, like):
         zero = torch.zeros(1, 1, dtype=torch.int64, device=like.device)
         flat = zero.flatten()
-        return {"ids": zero, "mask": zero + 1, "places": zero, "positions": flat, "group": flat, "target": flat}
+        return {"ids": zero, "mask": zero + 1, "places": zero, "positions": flat, "group": flat, "target": flat,
+                "around": flat[:0]}
 
 
 def decoding_of(cfg) -> Decoding:
     """The settings of the node GENERATION."""
     node = cfg.GENERATION
     return Decoding(node.SAMPLING, node.TEMPERATURE, node.TOP_P, node.TOP_K, node.MAX_NEW_TOKENS, node.NO_REPEAT_NGRAM)
-
-
-def _surroundings(inputs):
-    """(positions (m,), groups (m,)) of the tokens without a loss that another token follows ("followed", or "mask").
-
-    A batch of `mdistiller.data` has no other tokens, because its texts come without their last one.
-    """
-    mask = inputs.get("followed", inputs["mask"]).flatten().clone()
-    mask[inputs["positions"]] = 0
-    positions = mask.nonzero()[:, 0]  # waits for the device; only for this value of EA.LEVEL
-    return positions, positions // inputs["ids"].shape[1]
