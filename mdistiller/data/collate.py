@@ -1,5 +1,6 @@
 """Builds batches for causal language models from tokenized prompts and answers."""
 
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ class Sample(NamedTuple):
     """One tokenized example: the prompt, the answer (with the end-of-text token, unless it was cut off), and the texts
     with which an answer is compared."""
 
-    prompt: list[int]
-    answer: list[int]
+    prompt: array
+    answer: array
     references: tuple[str, ...] = ()
 
 
@@ -25,8 +26,8 @@ def prompt_limit(max_prompt: int, max_length: int) -> int:
 def cut(prompt: Sequence[int], answer: Sequence[int], end: int, max_prompt: int, max_length: int) -> Sample:
     """Prompt and answer within the limits: the first tokens of the prompt (see `prompt_limit`), the answer and the
     end-of-text token, and of all these the first `max_length` (which may cut off the end-of-text token)."""
-    prompt = list(prompt[: prompt_limit(max_prompt, max_length)])
-    return Sample(prompt, [*answer, end][: max_length - len(prompt)])
+    prompt = prompt[: prompt_limit(max_prompt, max_length)]
+    return Sample(*(array("i", tokens) for tokens in (prompt, [*answer, end][: max_length - len(prompt)])))
 
 
 def collate(samples: Sequence[Sample], pad: int, length: int | None = None) -> dict[str, np.ndarray]:

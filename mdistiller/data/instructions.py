@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,12 @@ from mdistiller.data.hashing import permutation
 from mdistiller.data.images import upload
 from mdistiller.data.info import DataInfo
 from mdistiller.data.splits import train_val_positions
-from mdistiller.data.tokenizers import beginning, load_tokenizer
+from mdistiller.data.tokenizers import beginning, load_tokenizer, tokens_of
 from mdistiller.errors import UserError
 from mdistiller.files import read_plain
 
 log = logging.getLogger("mdistiller")
+SURROGATE = re.compile("[\ud800-\udfff]")
 # The Alpaca template. Existing answers and models were made with exactly this text, so it must not be changed.
 WITHOUT_INPUT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -98,7 +101,7 @@ def _example(place, line):
         raise UserError(f"{place}: expected texts as instruction, input and output")
     if not output or not all(text.strip() for text in output):
         raise UserError(f"{place}: output: expected an answer, found an empty text")
-    if any("\ud800" <= letter <= "\udfff" for text in (instruction, given, *output) for letter in text):
+    if any(map(SURROGATE.search, (instruction, given, *output))):
         raise UserError(f"{place}: expected texts of Unicode, found half of a surrogate pair")
     prompt = prompt_of(instruction, given) if whole is None else whole
     return Example(prompt, output[0], output, given or instruction, place)
@@ -113,7 +116,7 @@ def in_front(tokenizer, settings: CfgNode) -> list[int]:
 
 
 def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name: str,
-                 answered: bool = True) -> list[tuple[Example, list]]:
+                 answered: bool = True) -> list[tuple[Example, array]]:
     """The examples, each with the tokens of its prompt, for `settings`, the node LM; `name` is for messages.
 
     Prompts above the limit (LM.MAX_PROMPT, and one less than LM.MAX_LENGTH where they are `answered`, that is, followed
@@ -121,12 +124,12 @@ def within_limit(examples: Sequence[Example], tokenizer, settings: CfgNode, name
     not doubled where the text of a prompt begins with them. Raises UserError if no prompt is left, and for one of which
     the tokenizer makes no token.
     """
-    prompts = tokenizer([example.prompt for example in examples], add_special_tokens=False)["input_ids"]
+    prompts = tokens_of(tokenizer, [example.prompt for example in examples])
     if not all(prompts):
-        empty = examples[prompts.index([])]
+        empty = examples[[*map(len, prompts)].index(0)]
         raise UserError(f"{empty.place}: prompt: expected at least one token, found {shown(empty.prompt)}")
-    first = in_front(tokenizer, settings)
-    prompts = [prompt if prompt[: len(first)] == first else [*first, *prompt] for prompt in prompts]
+    first = array("i", in_front(tokenizer, settings))
+    prompts = [prompt if prompt[: len(first)] == first else first + prompt for prompt in prompts]
     limit = prompt_limit(settings.MAX_PROMPT, settings.MAX_LENGTH) if answered else settings.MAX_PROMPT
     key = "LM.MAX_PROMPT" if limit == settings.MAX_PROMPT else "LM.MAX_LENGTH"
     long, drop = sum(len(prompt) > limit for prompt in prompts), settings.LONG_PROMPTS == "drop"
@@ -186,7 +189,7 @@ class TextData:
     def _tokenize(self, split):
         chosen = within_limit(self.examples[split], self.tokenizer, self.settings, split)
         self.examples[split] = [example for example, _ in chosen]
-        answers = self.tokenizer([example.answer for example, _ in chosen], add_special_tokens=False)["input_ids"]
+        answers = tokens_of(self.tokenizer, [example.answer for example, _ in chosen])
         if ended := sum(self.end in answer for answer in answers):
             log.warning("%s: %d of %d answers hold the end-of-text token within their text (%s), where a student "
                         "learns to end", split, ended, len(answers), self.tokenizer.eos_token)
@@ -271,7 +274,7 @@ class TextData:
     def _fingerprint(self):
         digest = hashlib.sha256()
         for sample in self.samples["train"]:
-            digest.update(repr((sample.prompt, sample.answer)).encode())
+            digest.update(repr((sample.prompt.tolist(), sample.answer.tolist())).encode())
         return digest.hexdigest()
 
 

@@ -8,7 +8,14 @@ import pytest
 
 from mdistiller.data import build_data
 from mdistiller.data.instructions import read_examples, within_limit
-from mdistiller.data.tokenizers import beginning, first_difference, load_tokenizer, word_tokenizer
+from mdistiller.data.tokenizers import (
+    TOGETHER,
+    beginning,
+    first_difference,
+    load_tokenizer,
+    tokens_of,
+    word_tokenizer,
+)
 from mdistiller.engine.generation import _source
 from mdistiller.errors import UserError
 from mdistiller.models.language import build_language_model
@@ -81,17 +88,30 @@ def test_a_folder_with_a_network_alone_has_no_tokenizer(folder):
 def test_a_prompt_begins_once_with_what_the_tokenizer_puts_in_front_and_an_answer_ends_once(folder):
     data = build_data(config_of(folder), "cpu")
     samples = data.samples["train"]
-    assert [sample.prompt for sample in samples] == [[BEGIN, AB], [BEGIN, AB], [BEGIN, AB, B]]
-    assert [sample.answer for sample in samples] == [[B, A, END]] * 3
+    assert [sample.prompt.tolist() for sample in samples] == [[BEGIN, AB], [BEGIN, AB], [BEGIN, AB, B]]
+    assert [sample.answer.tolist() for sample in samples] == [[B, A, END]] * 3
     assert data.info.longest == 5
     batch = data.batch("train", np.array([0]))
     assert batch["ids"].tolist() == [[BEGIN, AB, B, A]]
     assert batch["labels"].tolist() == [[-100, B, A, END]] and batch["target"].tolist() == [B, A, END]
     bare = build_data(config_of(folder, "LM.BOS", "none"), "cpu")
-    assert [sample.prompt for sample in bare.samples["train"]] == [[AB], [BEGIN, AB], [AB, B]]
+    assert [sample.prompt.tolist() for sample in bare.samples["train"]] == [[AB], [BEGIN, AB], [AB, B]]
     assert bare.info.fingerprint != data.info.fingerprint  # of a teacher cache
     fewer = build_data(config_of(folder, "LM.MAX_PROMPT", 2), "cpu")
-    assert [sample.prompt for sample in fewer.samples["train"]] == [[BEGIN, AB]] * 2
+    assert [sample.prompt.tolist() for sample in fewer.samples["train"]] == [[BEGIN, AB]] * 2
+
+
+def test_many_texts_are_tokenized_piece_by_piece_into_numbers_of_four_bytes():
+    tokenizer, sizes = letters(), []
+
+    def counted(texts, **options):
+        sizes.append(len(texts))
+        return tokenizer(texts, **options)
+
+    texts = ["ab" * (number % 3 + 1) for number in range(2 * TOGETHER + 1)]
+    found = tokens_of(counted, texts)
+    assert sizes == [TOGETHER, TOGETHER, 1] and {tokens.itemsize for tokens in found} == {4}
+    assert [tokens.tolist() for tokens in found] == tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def test_answers_that_end_within_their_text_are_told(folder, tmp_path, caplog):
@@ -102,7 +122,7 @@ def test_answers_that_end_within_their_text_are_told(folder, tmp_path, caplog):
         assert not caplog.text
         data = build_data(config_of(folder, "DATASET.ROOT", str(tmp_path)), "cpu")
     assert "train: 1 of 3 answers hold the end-of-text token within their text (</s>)" in caplog.text
-    assert [sample.answer for sample in data.samples["train"]][1] == [B, END, A, END]
+    assert data.samples["train"][1].answer.tolist() == [B, END, A, END]
 
 
 def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beginnings(folder):
@@ -112,7 +132,7 @@ def test_answers_have_the_same_prompts_and_are_not_mixed_with_those_of_other_beg
         cfg = config_of(folder, *opts)
         chosen = within_limit(examples, tokenizer, cfg.LM, "set", answered=False)
         run = SimpleNamespace(cfg=cfg, task=SimpleNamespace(info=SimpleNamespace(tokenizer=tokenizer)))
-        return [prompt for _, prompt in chosen][0], _source(run, network)
+        return [prompt.tolist() for _, prompt in chosen][0], _source(run, network)
 
     (prompt, source), (bare, before) = answers(letters()), answers(letters(), "LM.BOS", "none")
     assert prompt == [BEGIN, AB] and bare == [AB] and source != before
