@@ -153,14 +153,9 @@ class Language(Task):
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         sums = torch.zeros(7, dtype=dtype, device=device)
         for batch in batches:
-            logits = wide(self.logits(network, batch))
-            target = batch["target"]
-            loss = F.cross_entropy(logits, target, reduction="sum")
-            row = [loss, (logits.argmax(dim=1) == target).sum(), torch.full_like(loss, len(target))]
-            row += [torch.full_like(loss, value) for value in self._score_answers(network, batch, device)]
-            row += [self._teacher_kl(logits, batch) if self.compares else torch.zeros_like(loss)]
-            sums += torch.stack([value.to(dtype) for value in row])
-        loss, hits, tokens, rouge, matches, answers, divergence = sum_over_ranks(sums).tolist()
+            sums[:3] += self._score_tokens(network, batch, dtype)
+            sums[3:] += sums.new_tensor([len(batch["target"]), *self._score_answers(network, batch, device)])
+        loss, hits, divergence, tokens, rouge, matches, answers = sum_over_ranks(sums).tolist()
         if not tokens:
             raise ValueError("no answers to evaluate on")
         result = {"accuracy": 100 * hits / tokens, "loss": loss / tokens, "count": int(tokens)}
@@ -174,10 +169,21 @@ class Language(Task):
         """Logits (n, V) of a network at the n supervised positions of a batch."""
         return network.head(self._hidden(network, batch, batch["positions"]))
 
-    def _teacher_kl(self, logits, batch):
-        """Sum over the supervised tokens of KL(teacher || network), of the network's logits (n, V)."""
-        taught = wide(self.logits(self.reference, batch))
-        return kl_by_class(F.log_softmax(logits, dim=1), F.log_softmax(taught, dim=1)).sum()
+    def _score_tokens(self, network, batch, dtype):
+        """Sums (3,) over the supervised tokens of a batch: loss, hits and KL(teacher || network), or 0 if not compared.
+
+        Logits of a large vocabulary take more memory than all else, so that as few are made at once as in training.
+        """
+        compared, target = [network, *([self.reference] if self.compares else [])], batch["target"]
+        rows = [self._hidden(one, batch, batch["positions"]) for one in compared]
+        size, sums = self.cfg.LM.LOSS_CHUNK or max(len(target), 1), torch.zeros(3, dtype=dtype, device=target.device)
+        for right, *pieces in zip(target.split(size), *(each.split(size) for each in rows), strict=True):
+            logits, *taught = (wide(one.head(piece)) for one, piece in zip(compared, pieces, strict=True))
+            loss = F.cross_entropy(logits, right, reduction="sum")
+            kl = [kl_by_class(*(F.log_softmax(each, dim=1) for each in (logits, other))).sum() for other in taught]
+            row = [loss, (logits.argmax(dim=1) == right).sum(), *(kl or [torch.zeros_like(loss)])]
+            sums += torch.stack([value.to(dtype) for value in row])
+        return sums
 
     def _score_answers(self, network, batch, device):
         """[sum of Rouge-L, sum of exact matches, number of answers] for a batch."""

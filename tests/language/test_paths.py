@@ -203,3 +203,17 @@ def test_the_divergence_from_the_teacher_is_measured_on_request(method):
     assert found["teacher_kl"] == pytest.approx(by_hand.item(), rel=1e-5) and found["teacher_kl"] > 0
     assert run.task.evaluate(run.task.reference, [batch])["teacher_kl"] == pytest.approx(0, abs=1e-6)
     assert "teacher_kl" not in build_run(config(method), torch.device("cpu")).task.metrics
+
+
+def test_an_evaluation_makes_as_few_logits_at_once_as_training():
+    found, most = [], []
+    for chunk in (0, 3):
+        cfg = config("FKL", "LM.TEACHER_KL", True, "LM.LOSS_CHUNK", chunk, "GENERATION.EXAMPLES", 0)
+        run, sizes = build_run(cfg, torch.device("cpu")), []
+        for network in (run.distiller.student, run.task.reference):
+            network.head.register_forward_hook(lambda head, rows, logits, sizes=sizes: sizes.append(len(logits)))
+        batch = next(run.data.eval_batches())
+        found.append(run.task.evaluate(run.distiller.student.eval(), [batch]))
+        most.append(max(sizes))
+    assert most == [len(batch["target"]), 3]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
