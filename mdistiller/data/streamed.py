@@ -1,6 +1,7 @@
 """Data sets of large images, decoded and cropped in worker processes, augmented and normalised on the device."""
 
 import hashlib
+import os
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -129,8 +130,9 @@ class Workers:
 def fingerprint(files: ImageFiles) -> str:
     """SHA-256 (hex) of labels, names and file sizes."""
     digest = hashlib.sha256(files.labels.astype("<i8").tobytes())
-    for position in range(len(files)):
-        digest.update(f"{files.name(position)}\0{files.path(position).stat().st_size}\0".encode(errors="replace"))
+    for name in map(files.name, range(len(files))):
+        size = os.stat(os.path.join(files.root, name)).st_size  # a Path for each of a million files takes twice as long
+        digest.update(f"{name}\0{size}\0".encode(errors="replace"))
     return digest.hexdigest()
 
 

@@ -53,6 +53,13 @@ def test_classes_and_images_are_sorted_and_other_files_are_ignored(tmp_path):
     assert part.path(0) == train / "cat/more/PICTURE.JPEG" and part.labels.tolist() == [2, 0]
 
 
+def test_images_are_listed_with_a_few_path_operations_for_each_folder(tmp_path, monkeypatch):
+    train, counted = write_folders(tmp_path) / "train", []
+    relpath = os.path.relpath
+    monkeypatch.setattr(os.path, "relpath", lambda *args: counted.append(args) or relpath(*args))
+    assert len(scan_classes(train, CLASSES)) > len(counted) == len(CLASSES)
+
+
 def test_file_names_that_are_not_valid_text_are_read(tmp_path):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
