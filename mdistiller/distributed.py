@@ -34,6 +34,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def part_on_this_machine(number: int) -> range:
+    """The numbers below `number` that this process does, where the processes of each machine divide a work."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world_size() > 1 else 1
+    return range(int(os.environ.get("LOCAL_RANK", 0)) % processes, number, processes)
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of every rank's tensor (itself with one process)."""
     if world_size() > 1:

@@ -54,7 +54,7 @@ def _folder(name, root, cfg, device):
     if train.categories != val.categories:
         raise UserError(f"{val.file}: its categories differ from those of {train.file}")
     sound = sound_positions([one.files for one in sets], lambda number, position: sets[number].examine(position),
-                            "checking", cfg.DATASET.SKIP_BROKEN)
+                            "checking", cfg.DATASET.SKIP_BROKEN, divided=True)
     for one, kept in zip(sets, sound, strict=True):
         one.keep(kept)
     return DetectionData(train, val, cfg, device, name=name, flip=True)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from mdistiller.distributed import gather, part_on_this_machine
 from mdistiller.errors import UserError
 from mdistiller.files import open_plain
 
@@ -204,17 +205,22 @@ def problem_of(action: Callable, *args) -> str | None:
 
 
 def sound_positions(
-    sets: Sequence[ImageFiles], examine: Callable[[int, int], None], task: str, skip_broken: bool
+    sets: Sequence[ImageFiles], examine: Callable[[int, int], None], task: str, skip_broken: bool, divided: bool = False
 ) -> list[np.ndarray]:
     """Positions of the intact images of each set: those for which `examine(set, position)` raises no exception.
 
     The images are examined in threads, with a progress bar labelled `task`. Raises UserError with the first broken
     files and their number. With `skip_broken`, broken files are logged and left out, and UserError is raised only if a
-    class has no other images.
+    class has no other images. With `divided`, each process of a machine examines a part, and all know of all problems:
+    the files of ImageNet take a minute or more, and those of a network drive would be opened by every process.
     """
     sound, broken = [], []
     for number, files in enumerate(sets):
-        problems = _examine_all(lambda position, number=number: problem_of(examine, number, position), files, task)
+        positions = part_on_this_machine(len(files)) if divided else range(len(files))
+        own = _examine_all(lambda position, number=number: problem_of(examine, number, position), positions,
+                           f"{task} {files.root.name}")
+        parts = gather(own) if divided else [own]
+        problems = dict(sorted(pair for part in parts for pair in part.items()))
         broken += [f"{files.path(position)} ({problem})" for position, problem in problems.items()]
         sound.append(np.delete(np.arange(len(files)), list(problems)))
     if broken and not skip_broken:
@@ -234,16 +240,17 @@ def sound_positions(
     return sound
 
 
-def _examine_all(problem, files, task):
-    """{position: problem} of a set. An interruption, such as Ctrl-C, cancels all checks that have not begun."""
+def _examine_all(problem, positions, task):
+    """{position: problem} of those with a problem. An interruption, such as Ctrl-C, cancels what has not begun."""
     quiet = True if os.environ.get("RANK", "0") != "0" else None  # None: quiet unless stdout is a terminal
-    pieces, stopped = [range(len(files))[start:start + 64] for start in range(0, len(files), 64)], threading.Event()
+    pieces = [positions[start:start + 64] for start in range(0, len(positions), 64)]
+    stopped = threading.Event()
 
     def problems(piece):
         return [None if stopped.is_set() else problem(position) for position in piece]
 
     pool, found = ThreadPoolExecutor(THREADS), {}  # unlike multiprocessing's pool of threads, it needs no /dev/shm
-    with tqdm(total=len(files), desc=f"{task} {files.root.name}", leave=False, file=sys.stdout, disable=quiet) as bar:
+    with tqdm(total=len(positions), desc=task, leave=False, file=sys.stdout, disable=quiet) as bar:
         try:
             for piece, texts in zip(pieces, pool.map(problems, pieces), strict=True):
                 bar.update(len(piece))

@@ -42,7 +42,8 @@ class StreamedData(Data):
             raise UserError("DATASET.AUGMENTATION: rotate_flip is for images in memory; expected crop_flip or crop")
         sets = (train, test)
         sound = sound_positions(
-            sets, lambda number, position: quick_check(sets[number].path(position)), "checking", dataset.SKIP_BROKEN
+            sets, lambda number, position: quick_check(sets[number].path(position)), "checking", dataset.SKIP_BROKEN,
+            divided=True,
         )
         train, test = (files.take(kept) for files, kept in zip(sets, sound, strict=True))
         chosen, val = train_val_positions(train.labels, dataset.TRAIN_FRACTION, dataset.VAL_FRACTION)

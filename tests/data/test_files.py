@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdistiller import distributed
 from mdistiller.config import load_cfg
 from mdistiller.data import build_data
 from mdistiller.data.files import (
@@ -228,6 +229,24 @@ def test_broken_images_are_left_out_by_name_when_asked(damaged, caplog, monkeypa
     named = list(dict.fromkeys(record.getMessage() for record in caplog.records))  # pytest may capture a line twice
     assert len(named) == 3 and all("truncated" in line for line in named)
     assert str(damaged[0].path(4)) in named[1]
+
+
+def test_processes_of_a_machine_divide_a_check_and_all_know_of_every_broken_image(damaged, monkeypatch):
+    examined, found = [], []
+
+    def examine(number, position):
+        examined.append((number, position))
+        quick_check(damaged[number].path(position))
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr("mdistiller.data.files.gather", lambda own: found.append(own) or [{4: "broken"}, own])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for processes, number in (("2", 9), ("1", 18)):  # the other process is on this machine, or on another one
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        examined.clear(), found.clear()
+        train, _ = sound_positions(damaged, examine, "checking", True, divided=True)
+        assert len(examined) == number and train.tolist()[:4] == [0, 2, 3, 5]
+        assert [*found[0]] == ([1] if number == 9 else [1, 4])
 
 
 def test_a_class_with_only_broken_images_is_an_error_even_when_they_are_left_out(damaged):
