@@ -25,7 +25,8 @@ class BoxSource:
     """Images with boxes, numbered from 0.
 
     `sizes` (N, 2) are heights and widths; `annotations` are used in training; `truth` are the annotations by image id,
-    in COCO's form, for evaluation; `categories` are pairs of id and name in ascending order.
+    in COCO's form, for evaluation (`DetectionData` keeps only those that are evaluated); `categories` are pairs of id
+    and name in ascending order.
     """
 
     sizes: np.ndarray
@@ -102,6 +103,8 @@ class DetectionData:
                                           dataset.VAL_FRACTION)
         self.sources = {"train": (train, useful[chosen])} | ({"val": (train, useful[val])} if len(val) else {})
         self.sources["test"] = (test, np.arange(len(test.annotations)))
+        evaluated = [train.annotations[one].image_id for one in useful[val]]
+        train.truth = {one: train.truth[one] for one in evaluated}  # that of COCO's training images takes gigabytes
         heights, widths = train.sizes[useful[chosen]].T
         self.order = GroupedOrder((heights > widths).astype(np.int64), self.batch_size, self.seed)
         if self.num_batches < 1:

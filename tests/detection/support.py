@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mdistiller.config import load_cfg
+from mdistiller.data.coco import CocoFolder
 from mdistiller.models.detection import Detector
 from tests.data.support import write_image
 
@@ -50,6 +51,11 @@ def targets(*boxes):
     """Annotations of one image per argument, a list of boxes with labels 1, 2, ..."""
     return [{"boxes": torch.tensor(one, dtype=torch.float32).reshape(-1, 4),
              "labels": torch.arange(1, len(one) + 1)} for one in boxes]
+
+
+def coco_folder(root, split="train2017"):
+    """A split with all that its annotation file says; the data of a run keep only what they need."""
+    return CocoFolder(Path(root) / "annotations" / f"instances_{split}.json", Path(root) / split)
 
 
 def write_coco(root, images_per_split=(5, 3), categories=(3, 7, 90), change=None):

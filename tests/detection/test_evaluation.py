@@ -11,7 +11,7 @@ import torch
 from mdistiller.data import build_data
 from mdistiller.tasks.coco_ap import METRICS, average_precision, standard_results
 from tests.data.support import REAL, needs
-from tests.detection.support import config, golden, write_coco
+from tests.detection.support import coco_folder, config, golden, write_coco
 
 
 def judge(truth, results, image_ids, categories):
@@ -49,7 +49,7 @@ def as_detections(truth, score=1.0):
 
 def small(tmp_path, change=None):
     data = build_data(config(write_coco(tmp_path, (5, 5), change=change)), "cpu")
-    source, _ = data.sources["train"]
+    source = coco_folder(tmp_path)
     truth = [one for found in source.truth.values() for one in found]
     return truth, [one.image_id for one in source.annotations], data
 
@@ -106,12 +106,12 @@ def test_every_category_id_survives_the_round_trip():
 def test_ground_truth_of_both_real_splits_scores_one_hundred_with_or_without_its_crowds():
     data = build_data(config(REAL, "DATASET.TYPE", "coco_tiny"), "cpu")
     assert data.info.num_classes == 80 and data.info.num_train == 21 and len(data.sources["test"][1]) == 31
-    for split in ("train", "test"):
-        source, _ = data.sources[split]
+    for split, crowded in (("train2017", 1), ("val2017", 5)):
+        source = coco_folder(Path(REAL) / "coco_tiny", split)
         truth = [one for found in source.truth.values() for one in found]
         image_ids = [one.image_id for one in source.annotations]
         crowds = [one | {"iscrowd": 0} for one in truth if one["iscrowd"]]
-        assert len(crowds) == {"train": 1, "test": 5}[split]
+        assert len(crowds) == crowded
         for results, ap in ((as_detections(truth), 100), (as_detections(truth + crowds), 100), ([], 0)):
             found = average_precision(truth, results, image_ids, data.info.categories)
             assert found["ap"] == pytest.approx(ap)  # detections on crowds do not count
