@@ -24,6 +24,7 @@ from mdistiller.command import Interrupted, run_command
 
 DONE, FAILED, REFUSED, STOPPED, ELSEWHERE = "done", "failed", "refused", "stopped", "elsewhere"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+UNHANDLED = 1  # exit code of Python after an exception
 POLL_SECONDS, ELSEWHERE_SECONDS, CLUSTER_SECONDS = 0.05, 2.0, 10.0
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,20 +165,32 @@ class LocalSweep:
         """Run until all tasks have ended. After a signal, waits until the runs are saved and raises Interrupted.
 
         Two consecutive runs that end with exit code 2 and the same message end the sweep: the others would fail too.
+        If the sweep itself cannot go on, its runs save their state first.
         """
         signalled = set()
         with Signals() as signals:
-            while self.running or (not signals.number and (self.waiting or self.elsewhere)):
-                if signals.number:
-                    for process in self.running.keys() - signalled:
-                        process.send_signal(signal.SIGTERM if signals.number == signal.SIGHUP else signals.number)
-                        signalled.add(process)
-                else:
-                    self._launch()
-                if not self._reap():
-                    time.sleep(POLL_SECONDS)
+            try:
+                while self.running or (not signals.number and (self.waiting or self.elsewhere)):
+                    if signals.number:
+                        for process in self.running.keys() - signalled:
+                            process.send_signal(signal.SIGTERM if signals.number == signal.SIGHUP else signals.number)
+                            signalled.add(process)
+                    else:
+                        self._launch()
+                    if not self._reap(signals.number):
+                        time.sleep(POLL_SECONDS)
+            except BaseException:  # such as a full disk, which does not take the message of a failed run
+                self._end_runs()
+                raise
         if signals.number:
             raise Interrupted(signals.number)
+
+    def _end_runs(self):
+        """Stop the runs that go on, which nobody would watch, and wait for their end."""
+        for process in self.running:
+            process.send_signal(signal.SIGTERM)
+        while any(process.poll() is None for process in self.running):
+            time.sleep(POLL_SECONDS)
 
     def _launch(self):
         if self.elsewhere and not (self.waiting or self.running or self.said):
@@ -219,11 +232,13 @@ class LocalSweep:
                 locks[run] = lock
         return locks
 
-    def _reap(self):
+    def _reap(self, stopping):
         over = [process for process in self.running if process.poll() is not None]
         for process in over:
             task, slot, locks = self.running.pop(process)
-            results = ended(task, process.returncode)
+            # Ctrl-C reaches the runs too; one whose Python is only starting ends with an exception that nobody handles.
+            code = -signal.SIGINT if stopping and process.returncode == UNHANDLED else process.returncode
+            results = ended(task, code)
             for lock in locks:
                 lock.close()
             self.slots.append(slot)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from mdistiller.command import Interrupted
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from mdistiller.sweep import cluster
 from mdistiller.sweep import processes as sweep
 from tools import sweep as tool
@@ -157,6 +157,35 @@ def test_a_failed_run_is_reported_recorded_and_kept_while_the_others_continue(tm
     assert (tmp_path / "bad.log").read_text() == "loss ce is not finite\n"
     assert dict(sweep_of([python(tmp_path, "bad", "pass")])) == {"bad": sweep.Outcome(sweep.DONE)}
     assert not (tmp_path / "bad.failed").exists()
+
+
+SAVES = """import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved') or 143))
+pathlib.Path('{folder}', 'begun').touch()
+time.sleep(60)"""
+
+
+def test_a_sweep_that_cannot_go_on_leaves_no_run_behind(tmp_path, monkeypatch):
+    """A full disk, say, does not take the message of the run that it made fail; the sweep has nobody to tell then."""
+    def full(path, text):
+        wait_until((tmp_path / "begun").exists)
+        raise RunError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(sweep.files, "write_text", full)
+    tasks = [python(tmp_path, "bad", "raise SystemExit(3)"), python(tmp_path, "other", SAVES.format(folder=tmp_path))]
+    with pytest.raises(RunError, match="bad.failed: cannot be written: No space left"):
+        sweep_of(tasks)
+    assert (tmp_path / "other.log").read_text() == "saved\n" and sweep.take_lock(tmp_path / "other") is not None
+
+
+def test_a_run_that_ctrl_c_meets_while_python_starts_has_not_failed(tmp_path):
+    """Python ends with the exit code of a bug then, and the traceback of a KeyboardInterrupt."""
+    code = f"import os, signal; signal.signal(2, signal.SIG_IGN); os.kill({os.getpid()}, 2); raise SystemExit(1)"
+    told = []
+    with pytest.raises(Interrupted):
+        sweep.LocalSweep([python(tmp_path, "run", code)], 1, [], lambda task: False,
+                         lambda task, result: told.append(result)).run()
+    assert told == [sweep.Outcome(sweep.STOPPED)] and not list(tmp_path.glob("*.failed"))
 
 
 def test_a_sweep_stops_when_runs_are_refused_for_the_same_reason(tmp_path):
