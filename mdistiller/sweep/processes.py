@@ -263,16 +263,18 @@ class ForkedRun:
         self.returncode = None
         sys.stdout.flush()
         sys.stderr.flush()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the run has handlers of its own
         self.pid = os.fork()
         if self.pid == 0:
-            code = 1
+            code = UNHANDLED
             try:
                 for other in others:
                     other.close()
-                code = _run_here(task, device)
+                code = _run_here(task, device, held)
             finally:
                 sys.stdout.flush()
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -291,8 +293,11 @@ def preload() -> None:
     import mdistiller.engine.together  # noqa: F401
 
 
-def _run_here(task, device):
-    """Execute the command of a task in this process with its output in the log file; returns the exit code."""
+def _run_here(task, device, blocked):
+    """Execute the command of a task in this process with its output in the log file; returns the exit code.
+
+    Of the signals, only those in `blocked` stay blocked.
+    """
     from mdistiller.config import load_cfg
     from mdistiller.engine.setup import train
     from mdistiller.engine.together import Order, train_together
@@ -303,6 +308,7 @@ def _run_here(task, device):
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     sys.argv = list(task.command)  # run.json stores this command, which repeats the run
@@ -316,7 +322,7 @@ def _run_here(task, device):
     except Exception:  # a bug: print the traceback, as the interpreter would
         traceback.print_exc()
         sys.stderr.flush()
-        return 1
+        return UNHANDLED
 
 
 def local_devices() -> list[str]:

@@ -188,6 +188,23 @@ def test_a_run_that_ctrl_c_meets_while_python_starts_has_not_failed(tmp_path):
     assert told == [sweep.Outcome(sweep.STOPPED)] and not list(tmp_path.glob("*.failed"))
 
 
+def test_a_signal_that_meets_a_run_just_forked_is_not_lost(tmp_path, monkeypatch):
+    """A forked process has the handlers of the sweep at first, which only take notes."""
+    def run(task, device, blocked):
+        wait_until((tmp_path / "sent").exists)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return 0
+
+    monkeypatch.setattr(sweep, "_run_here", run)
+    with sweep.Signals():
+        process = sweep.ForkedRun(python(tmp_path, "run", ""))
+        process.send_signal(signal.SIGTERM)
+        (tmp_path / "sent").touch()
+        wait_until(lambda: process.poll() is not None)
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_a_sweep_stops_when_runs_are_refused_for_the_same_reason(tmp_path):
     tasks = [python(tmp_path, f"{n}", "import sys; print('error: no data'); sys.exit(2)") for n in range(20)]
     told = sweep_of(tasks, jobs=1)
