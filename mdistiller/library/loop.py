@@ -73,6 +73,8 @@ class Distillation(Transparent):
 
     @checked.setter
     def checked(self, wanted: bool) -> None:
+        if self._watch is not None and not wanted:
+            self._watch.end()
         self._watch = (self._watch or FirstStep()) if wanted else None
 
     def __getattr__(self, name):

@@ -1,5 +1,6 @@
 """The library for users' training loops: its numbers, accepted inputs, and error messages."""
 
+import gc
 import importlib
 import logging
 import pickle
@@ -352,6 +353,21 @@ def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
         told = [record.message for record in caplog.records if "optimiser" in record.message]
         assert len(told) == forgetful and all("not regressors.0.0.weight of VID" in line for line in told)
         assert not kd.checked  # no hook is left
+
+
+@pytest.mark.parametrize("end", ["kd is dropped", "kd.checked = False"])
+def test_what_watches_the_first_update_goes_with_kd_and_with_its_checks(end):
+    """A student that is distilled again and again, or only weighed, has no more hooks each time."""
+    student, teacher = own_pair()
+    kd = distill(student, teacher, "EA-KD")
+    kd(IMAGES, LABELS).loss.backward()
+    assert student.fc.weight._post_accumulate_grad_hooks
+    if end == "kd is dropped":
+        del kd
+        gc.collect()
+    else:
+        kd.checked = False
+    assert not student.fc.weight._post_accumulate_grad_hooks
 
 
 def test_copies_and_pickles_are_complete(caplog):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import weakref
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ class FirstStep:
         self.steps = 0
         self.versions: dict[str, int] = {}
         self.received: set[str] = set()
-        self.handles: list[Any] = []
+        self.hooks: weakref.finalize | None = None
 
     def __reduce__(self):
         return FirstStep, ()  # a copy of the module has other parameters, and begins anew
@@ -56,7 +57,7 @@ class FirstStep:
             return None if sharded(kd) else self._begin(kd)
         moved = {name for name, parameter in kd.distiller.named_parameters() if self._moved(name, parameter)}
         if not any(name.startswith("student.") for name in moved):
-            return self if self.steps < PATIENCE else self._end()
+            return self if self.steps < PATIENCE else self.end()
         own = [name for name in self.versions if name in self.received - moved and not name.startswith("student.")]
         if own:
             report(
@@ -69,7 +70,12 @@ class FirstStep:
                     )
                 ]
             )
-        return self._end()
+        return self.end()
+
+    def end(self) -> None:
+        """Remove the hooks of the parameters."""
+        if self.hooks is not None:
+            self.hooks()
 
     def _first(self, kd, step, inputs, target):
         case = _case(kd, inputs, target)
@@ -78,11 +84,14 @@ class FirstStep:
         return [*found, *check_processes(case), *check_losses(case, step)]
 
     def _begin(self, kd):
+        handles = []
         for name, parameter in kd.distiller.named_parameters():
             if parameter.requires_grad:
                 self.versions[name] = parameter._version
                 note = partial(self._note, name)
-                self.handles.append(parameter.register_post_accumulate_grad_hook(note))
+                handles.append(parameter.register_post_accumulate_grad_hook(note))
+        self.hooks = weakref.finalize(kd, _remove, handles)  # the student may outlive kd
+        self.hooks.atexit = False
         return self
 
     def _note(self, name, parameter):
@@ -91,10 +100,10 @@ class FirstStep:
     def _moved(self, name, parameter):
         return parameter._version != self.versions.get(name, parameter._version)
 
-    def _end(self):
-        for handle in self.handles:
-            handle.remove()
-        return None
+
+def _remove(handles):
+    for handle in handles:
+        handle.remove()
 
 
 def _case(kd, inputs, target):
