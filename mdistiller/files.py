@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import functools
 import hashlib
 import io
 import logging
@@ -26,6 +25,7 @@ log = logging.getLogger("mdistiller")
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # the last is another on macOS
 NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}  # EBADF: a folder of NFS
 SAY_AFTER, PATIENCE, TRY_EVERY = 5.0, 120.0, 0.02  # seconds of waiting for a lock
+WITHOUT_LOCKS: set[int] = set()  # file systems (their devices) that the log has named
 Held = TypeVar("Held")
 
 
@@ -125,16 +125,19 @@ def lock(path: Path, inherited: bool = True) -> io.TextIOBase | None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path):
         file = open(path, "a", opener=_without_waiting)
-    if not _taken(file, path, fcntl.flock if inherited else fcntl.lockf):
+    if not taken(file, path, inherited):
         file.close()
         return None
     return file
 
 
-def _taken(file, path, take):
-    """Whether this process has the lock now, or the file system has none; False if another process has it."""
+def taken(file: io.IOBase | int, path: Path, inherited: bool = True) -> bool:
+    """Whether this process has the lock of an open file now, or its file system has none; False if another has it.
+
+    `path` is the file's, and `inherited` as for `lock`.
+    """
     try:
-        take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (fcntl.flock if inherited else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -144,10 +147,13 @@ def _taken(file, path, take):
     return True
 
 
-@functools.cache
 def _say_no_locks(path):
-    """Log it once for each path, since a study takes the lock of its journal several times in every epoch."""
-    log.warning("%s: this file system has no locks; do not start two runs in one folder", path)
+    """Log it once for each file system: a study takes a lock several times in every epoch, a cache one in each."""
+    device = os.stat(path).st_dev
+    if device not in WITHOUT_LOCKS:
+        WITHOUT_LOCKS.add(device)
+        log.warning("%s: this file system has no locks; let only one process at a time train in a folder, or fill it",
+                    path)
 
 
 @contextlib.contextmanager
@@ -161,7 +167,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with writing(folder):
-            wait_for(lambda: _taken(descriptor, folder, fcntl.flock) or None, folder)
+            wait_for(lambda: taken(descriptor, folder) or None, folder)
         yield
     finally:
         os.close(descriptor)

@@ -11,7 +11,8 @@ A store is a folder:
 A record is appended under the lock: first its values, then its entry number. If the process is killed between the two,
 no reader has seen the values, and the next record overwrites them. If the machine loses power after the entry number
 but before the values reached the disk, or if a file is damaged, the checksum over values and entry number is wrong; the
-entry then counts as missing and is appended again. Readers take no lock. The files are not mapped into memory, so that
+entry then counts as missing and is appended again. Where the file system has no locks, processes that append at once
+cost each other rows in the same way. Readers take no lock. The files are not mapped into memory, so that
 a full disk or a truncated file causes an ordinary error instead of a SIGBUS.
 """
 
@@ -184,18 +185,13 @@ class LogitStore:
 
     @contextlib.contextmanager
     def _locked(self):
-        files.wait_for(self._take_lock, self.folder / "lock")
+        path = self.folder / "lock"
+        files.wait_for(lambda: files.taken(self._lock, path) or None, path)
         try:
             yield
         finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-
-    def _take_lock(self):
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        return self._lock
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

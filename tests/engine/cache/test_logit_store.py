@@ -275,6 +275,24 @@ def test_waiting_for_a_lock_is_reported_and_limited(tmp_path, monkeypatch, caplo
     assert open_store(tmp_path).count == 0
 
 
+def test_without_locks_two_processes_may_cost_each_other_rows_and_never_mix_them(tmp_path, monkeypatch, caplog):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(logit_store.fcntl, "flock", refuses)
+    monkeypatch.setattr(files, "WITHOUT_LOCKS", set())
+    one, other = open_store(tmp_path), open_store(tmp_path)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(other, "catch_up", lambda: None)  # it has looked before the first one appends
+        one.write(np.arange(4), rows_of(range(4)))
+        other.write(np.arange(2, 6), rows_of(range(2, 6)))
+    assert not one.read(np.arange(4))[1].any()
+    assert_holds(open_store(tmp_path), range(2, 6))
+    one.write(np.arange(4), rows_of(range(4)))
+    assert_holds(open_store(tmp_path), range(6))
+    assert caplog.text.count("this file system has no locks") == 1
+
+
 def test_a_cache_in_the_working_folder_can_be_deleted_as_dot(tmp_path, monkeypatch):
     open_store(tmp_path / "store")
     monkeypatch.chdir(tmp_path / "store")
