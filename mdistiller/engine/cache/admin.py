@@ -1,5 +1,6 @@
 """Management of teacher caches outside a run: list, fill, verify and delete them."""
 
+import glob
 import logging
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from mdistiller.errors import RunError, UserError
 from mdistiller.tasks import build_task
 
 SECONDS_BETWEEN_LINES = 60
+DELETED = ".deleted-"  # how the name of a folder begins into which a store is moved
 log = logging.getLogger("mdistiller")
 
 
@@ -143,15 +145,18 @@ def verify_against_teacher(cfg: CfgNode, rows: int) -> tuple[Path, int, str]:
 def delete(folder: str | Path) -> None:
     """Delete a store. Raises UserError for any other folder. Runs that use the store continue with their open files."""
     folder = Path(folder).resolve()  # "." cannot be renamed
-    if not read_metadata(folder):
+    begun = list(folder.parent.glob(f"{DELETED}*/{glob.escape(folder.name)}"))  # by a process that was stopped
+    if read_metadata(folder):
+        removed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DELETED))
+        try:
+            begun.append(folder.rename(removed / folder.name))  # atomic: no process opens a partly deleted store
+        except OSError as error:
+            removed.rmdir()
+            raise UserError(f"{folder}: cannot be deleted: {error.strerror}") from None
+    elif not begun:
         raise UserError(f"{folder}: not a teacher cache (metadata.json is missing)")
-    removed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".deleted-"))
-    try:
-        folder.rename(removed / folder.name)  # atomic: no process opens a partly deleted store
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be deleted: {error.strerror}") from None
-    finally:
-        shutil.rmtree(removed)
+    for store in begun:
+        shutil.rmtree(store.parent)
 
 
 def _open(folder):

@@ -298,3 +298,19 @@ def test_a_cache_in_the_working_folder_can_be_deleted_as_dot(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path / "store")
     admin.delete(".")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_cache_whose_deletion_was_stopped_is_deleted_by_the_same_command(tmp_path, monkeypatch):
+    open_store(tmp_path / "store")
+
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as at_first, pytest.raises(KeyboardInterrupt):
+        at_first.setattr(admin.shutil, "rmtree", stopped)
+        admin.delete(tmp_path / "store")
+    assert not (tmp_path / "store").exists() and any(tmp_path.iterdir())
+    admin.delete(tmp_path / "store")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="not a teacher cache"):
+        admin.delete(tmp_path / "store")
