@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import reprlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mdistiller.places import CHECKPOINTS, HOME
 log = logging.getLogger("mdistiller")
 FOLDER = HOME / "checkpoints"
 INDEX = CHECKPOINTS / "index.json"
+UNPACKING = ".unpacking"  # how the name of a folder begins into which an archive is unpacked
 MAX_INDEX = 16 << 20  # bytes of an index
 MAX_CLASSES = 1_000_000  # of a data set; a classifier for more would not fit into memory
 MAX_NUMBER = 1e9  # upper limit of percentages and megabytes in an index
@@ -125,39 +127,48 @@ def fetch(
     """Install the teachers of a set in `folder`, from a local `archive` or by download; returns their files.
 
     Every file is verified and loaded into its network before it is moved to its final path. Nothing is downloaded when
-    all files exist and are valid. Raises UserError for errors that the user can fix, RunError when the disk is full.
+    all files exist and are valid. One process at a time does this. Raises UserError for errors that the user can fix,
+    RunError when the disk is full.
     """
     folder = Path(folder)
-    if archive is None and all(problem_of(wanted, teacher, folder) is None for teacher in wanted.teachers):
-        log.info("the teachers of %s are in %s already", wanted.name, folder)
-        return [folder / teacher.file for teacher in wanted.teachers]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        source = Path(archive) if archive is not None else folder / wanted.archive
-        if archive is not None and not source.is_file():
-            raise UserError(f"--from: no such file: {source}")
-        if archive is None and not source.is_file():
-            log.info("fetching %s, about %d MB, to %s", wanted.archive, wanted.megabytes, folder)
-            download(wanted.urls, source, wanted.sha256, allow_http)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking") as unpacked:
-            found = _unpack(wanted, source, Path(unpacked), ours=archive is None)
-            for teacher, path in found:
-                (folder / teacher.file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, folder / teacher.file)
-                log.info("%s: %s", teacher.name, folder / teacher.file)
-        if archive is None:
-            source.unlink()
+        with files.alone_in(folder):  # two downloads would write one file
+            return _fetch(wanted, folder, archive, allow_http)
     except OSError as error:
         if error.errno in DISK_FAILS:
             raise cannot_write(error.filename or folder, error) from None
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
+def _fetch(wanted, folder, archive, allow_http):
+    source = Path(archive) if archive is not None else folder / wanted.archive
+    for left in folder.glob(f"{UNPACKING}*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    if archive is None and all(problem_of(wanted, teacher, folder) is None for teacher in wanted.teachers):
+        log.info("the teachers of %s are in %s already", wanted.name, folder)
+        source.unlink(missing_ok=True)  # of a process that was killed, too
+        return [folder / teacher.file for teacher in wanted.teachers]
+    if archive is not None and not source.is_file():
+        raise UserError(f"--from: no such file: {source}")
+    if archive is None and not source.is_file():
+        log.info("fetching %s, about %d MB, to %s", wanted.archive, wanted.megabytes, folder)
+        download(wanted.urls, source, wanted.sha256, allow_http)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNPACKING) as unpacked:
+        found = _unpack(wanted, source, Path(unpacked), ours=archive is None)
+        for teacher, path in found:
+            (folder / teacher.file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, folder / teacher.file)
+            log.info("%s: %s", teacher.name, folder / teacher.file)
+    if archive is None:
+        source.unlink()
     return [folder / teacher.file for teacher, _ in found]
 
 
 def _unpack(wanted, source, unpacked, ours):
     """[(teacher, its verified file)] of an archive; a downloaded archive (`ours`) that is invalid is removed."""
     try:
-        if not ours and wanted.sha256 is not None and files.sha256(source) != wanted.sha256:
+        if wanted.sha256 is not None and files.sha256(source) != wanted.sha256:
             raise UserError(f"{source}: its SHA-256 is not {wanted.sha256}, that of {wanted.archive}")
         extract(source, unpacked)
         found = []

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from mdistiller import files
 from mdistiller.engine.teachers import archives as teachers
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
@@ -93,6 +94,38 @@ def test_a_teacher_with_another_hash_is_refused_and_a_bad_download_is_removed(se
         assert not any(folder.iterdir()) and source.is_file()
     with pytest.raises(UserError, match="its SHA-256 is not 2222"):
         fetched(set_of(tmp_path, archive_sha256="2" * 64), folder, archive=source)
+
+
+def test_a_download_whose_process_was_killed_before_the_check_is_checked(server, tmp_path, resnet8):
+    folder, index = tmp_path / "checkpoints", set_of(tmp_path, archive_sha256="2" * 64)
+    folder.mkdir()
+    archive(folder / "tiny.tar", [("tiny/resnet8_vanilla/ckpt.pth", packed(resnet8))])
+    with pytest.raises(UserError, match="its SHA-256 is not 2222"):
+        fetched(index, folder)
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_what_a_killed_process_left_is_removed(tmp_path, resnet8, installed):
+    folder, index = tmp_path / "checkpoints", set_of(tmp_path)
+    content = json.loads(index.read_text())
+    del content["digits"]["teachers"]["resnet14"]
+    index.write_text(json.dumps(content))
+    (folder / ".unpackingabc" / "tiny").mkdir(parents=True)
+    source = archive(folder / "tiny.tar", [("tiny/resnet8_vanilla/ckpt.pth", packed(resnet8))])
+    if installed:
+        fetched(index, folder, archive=source)
+    fetched(index, folder)
+    assert [entry.name for entry in folder.iterdir()] == ["tiny"]
+
+
+def test_one_process_at_a_time_fetches_into_a_folder(tiny, monkeypatch):
+    index, source, folder = tiny
+    folder.mkdir()
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    with files.alone_in(folder), pytest.raises(UserError, match="another process has held .*checkpoints for 0.05 sec"):
+        fetched(index, folder, archive=source)
+    assert not any(folder.iterdir())
 
 
 class Evil:
