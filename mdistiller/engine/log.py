@@ -36,6 +36,7 @@ def start_logging(file: Path | None = None, enabled: bool = True) -> logging.Log
     logger = logging.getLogger("mdistiller")
     logger.setLevel(logging.INFO if enabled else logging.ERROR)
     logger.propagate = False
+    tqdm.get_lock()  # made here: Ctrl-C while the first line makes it would end in a traceback
     early = [record for handler in logger.handlers for record in getattr(handler, "records", ())]
     for handler in list(logger.handlers):
         logger.removeHandler(handler)

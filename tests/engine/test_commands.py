@@ -8,10 +8,12 @@ import sys
 import time
 
 import pytest
+from tqdm import std
 
 from mdistiller.config import load_cfg
 from mdistiller.engine import checkpoints
 from mdistiller.engine.cache import admin
+from mdistiller.engine.log import start_logging
 from mdistiller.engine.reopen import evaluate_checkpoint
 from mdistiller.errors import UserError
 from mdistiller.library import from_config
@@ -181,3 +183,14 @@ def test_an_error_names_the_file_that_says_the_wrong_value(use, tmp_path):
     path.write_text("DATASET: {TYPE: cub200}\nDISTILLER: {TYPE: KD}\nDEVICE: cpu\n")
     with pytest.raises(UserError, match=f"^{path}: DATASET.TYPE: unknown data set 'cub200'"):
         use(path)
+
+
+def test_ctrl_c_at_the_first_line_of_a_log_ends_as_at_any_other(monkeypatch):
+    """The first line made the lock of progress bars, and an end in between was an AttributeError with a traceback."""
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.delattr(std.tqdm, "_lock", raising=False)
+    monkeypatch.setattr(std, "TqdmDefaultWriteLock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_logging().info("the first line")
