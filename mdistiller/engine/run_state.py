@@ -6,7 +6,7 @@ import time
 
 from torch.optim.swa_utils import AveragedModel
 
-from mdistiller import distributed, files
+from mdistiller import distributed, files, traces
 from mdistiller.config.length import num_epochs
 from mdistiller.config.words import shown
 from mdistiller.engine import checkpoints
@@ -135,7 +135,8 @@ class RunState:
         Raises UserError when none of the existing files can be read, or when the state belongs to another run.
         """
         if self.first:
-            files.remove_unfinished(self.folder.path)
+            for folder in (self.folder.path, self.folder / traces.FOLDER):
+                files.remove_unfinished(folder)
         state = self._newest_state()
         if state is None:
             log.info("nothing to resume from: %s does not exist yet", self.folder / LATEST)

@@ -18,7 +18,6 @@ from mdistiller import distributed
 from mdistiller.config import errors_name_files
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, build_distiller, class_for
-from mdistiller.engine import checkpoints
 from mdistiller.engine.cache.teacher_cache import open_cache, why_live
 from mdistiller.engine.device import (
     choose_device,
@@ -170,7 +169,6 @@ def _training(cfg, resume, after_epoch, shared, stop):
         if cache is not None:
             log.info("teacher cache: %s", cache.summary())
         if distributed.rank() == 0:
-            _publish(run, folder)
             log.info("done: %s", summary_line(summary))
         return summary
     finally:
@@ -200,14 +198,6 @@ def _teacher_cache(run):
                        views=run.distiller.views)
     run.metadata["teacher_cache"] = str(cache.store.folder)
     return cache
-
-
-def _publish(run, folder):
-    """Write the best student in the format of the task's library, if the task has one."""
-    best = folder / "student_best.pth"
-    if type(run.task).publish is not Task.publish and best.is_file():
-        checkpoints.load_network(run.distiller.student, best, run.cfg.DISTILLER.STUDENT)
-        log.info("the best student, for other programs: %s", run.task.publish(run.distiller.student, folder.path))
 
 
 def _measure_teacher(run, folder, shared):

@@ -23,6 +23,7 @@ from mdistiller.engine.run_state import LATEST, RunState
 from mdistiller.engine.trace import EntropyTrace
 from mdistiller.errors import NotFinite, RunError, UserError
 from mdistiller.precision import autocast
+from mdistiller.tasks import Task
 
 log = logging.getLogger("mdistiller")
 POLL_STEPS = 50  # steps between two readings of measurements from the device
@@ -122,6 +123,8 @@ class Trainer:
                     results = {"last": self.state.metrics, "best": self.state.best}
                     bar.set_postfix({when: f"{of[self.chosen_on]:.2f}" for when, of in results.items()}, refresh=False)
                     bar.update()
+            if self.first:
+                self._publish()
             return self.state.summarize("done")
         except Interrupted as stop:
             self.state.summarize("interrupted", reason(stop))
@@ -296,6 +299,14 @@ class Trainer:
                 "before are intact (a lower SOLVER.LR or distillation weight may help)"
             )
         return record
+
+    def _publish(self):
+        """Write the best student in the format of the task's library, if the task has one; the run is done then."""
+        best = self.folder / "student_best.pth"
+        if type(self.task).publish is not Task.publish and best.is_file():
+            checkpoints.load_network(self.distiller.student, best, self.cfg.DISTILLER.STUDENT)
+            place = self.task.publish(self.distiller.student, self.folder.to_write("pretrained").parent)
+            log.info("the best student, for other programs: %s", place)
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -227,6 +228,8 @@ class Language(Task):
         """Write `folder`/pretrained with `save_pretrained` of transformers, including the tokenizer."""
         place = folder / "pretrained"
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".pretrained.*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with writing(place), tempfile.TemporaryDirectory(dir=folder, prefix=".pretrained.") as draft:
             network.inner.config.use_cache = True
             network.inner.save_pretrained(draft)

@@ -1,5 +1,8 @@
 """The measurements of a fixed part of the training images after each epoch."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +42,15 @@ def test_every_epoch_has_one_file_of_the_same_images(traced):
     np.testing.assert_array_equal(first["entropy_teacher"], last["entropy_teacher"])
     assert len(first["index"]) == 25 and set(np.bincount(first["target"])) == {2, 3}
     assert not np.array_equal(first["entropy_student"], last["entropy_student"])
+
+
+def test_what_a_killed_process_left_half_written_is_removed(traced, tmp_path):
+    folder = Path(shutil.copytree(traced, tmp_path / traced.parent.name / traced.name))
+    left = folder / ".latest.pth.a1b2c3d4", folder / "entropy_trace" / ".epoch_1.npz.a1b2c3d4"
+    for path in left:
+        path.touch()
+    run(tmp_path, "EA-KD", *EPOCHS, resume=True)
+    assert not any(path.exists() for path in left) and len(list((folder / "entropy_trace").iterdir())) == 2
 
 
 def test_the_last_epoch_is_measured_on_the_saved_student(traced):

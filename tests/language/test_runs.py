@@ -23,12 +23,13 @@ from mdistiller.engine.export import export_run
 from mdistiller.engine.generation import evaluate_answers
 from mdistiller.engine.setup import build_run, train
 from mdistiller.engine.trainer import Trainer
-from mdistiller.errors import UserError
+from mdistiller.errors import RunError, UserError
 from mdistiller.models import language
 from mdistiller.models.language import Tokens, build_language_model, keep_layers
 from mdistiller.report.page import report
 from mdistiller.runs.records import find_runs
 from mdistiller.tasks import rouge
+from mdistiller.tasks.language import Language
 from tests.engine.support import REPOSITORY, assert_same_weights, command
 
 FAST = ("DEVICE", "cpu", "DATASET.TRAIN_FRACTION", 0.05, "SOLVER.EPOCHS", 2, "GENERATION.EXAMPLES", 32,
@@ -82,6 +83,26 @@ def test_a_run_stopped_within_an_epoch_continues_to_the_same_weights_and_the_sam
         assert {k: v for k, v in mine.items() if "second" not in k} == {
             k: v for k, v in theirs.items() if "second" not in k
         }
+
+
+def test_a_run_is_done_when_its_best_student_is_written_for_other_programs(finished, tmp_path, monkeypatch):
+    """A full disk or a kill just before left a run that was done, whose `pretrained` no sweep would write."""
+    folder = tmp_path / finished.parent.name / finished.name
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("pretrained"))
+    (folder / "summary.json").write_text((folder / "summary.json").read_text().replace('"done"', '"running"'))
+    (folder / ".pretrained.a1b2c3d4").mkdir()
+
+    def full(self, network, place):
+        raise RunError(f"{place}/pretrained: cannot be written: No space left on device")
+
+    with monkeypatch.context() as at_first, pytest.raises(RunError):
+        at_first.setattr(Language, "publish", full)
+        train(fast_cfg(tmp_path), resume=True)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
+    train(fast_cfg(tmp_path), resume=True)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "done"
+    assert (folder / "pretrained" / "config.json").is_file() and not (folder / ".pretrained.a1b2c3d4").exists()
+    assert_same_weights(folder, finished, "latest.pth")
 
 
 def test_two_processes_train_and_choose_as_one(finished, tmp_path):
