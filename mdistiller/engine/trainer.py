@@ -115,7 +115,8 @@ class Trainer:
         every = self.cfg.LOG.TENSORBOARD_FREQ
         self.scalars = Scalars(self.folder.to_write("tb"), self.state.global_step, every, self.first)
         try:
-            if self.state.global_step and self.epoch <= self.state.epochs:  # resumed: no longer "interrupted"
+            begun = self.state.global_step or (self.folder / "summary.json").is_file()
+            if begun and self.epoch <= self.state.epochs:  # no longer "interrupted", or "failed" in its first epoch
                 self.state.summarize("running")
             with progress(self.state.epochs, "run", self.first, initial=self.epoch - 1, unit=" epoch") as bar:
                 for _ in range(self.epoch, self.state.epochs + 1):

@@ -15,7 +15,7 @@ from mdistiller.command import Interrupted, run_command
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import learning_rate
-from mdistiller.engine.setup import train
+from mdistiller.engine.setup import train, training
 from mdistiller.engine.trainer import StopRequest, Trainer
 from mdistiller.errors import NotFinite, RunError, UserError
 from tests.engine.support import assert_same_weights, run, small_cfg, weights
@@ -224,6 +224,23 @@ def test_a_long_epoch_is_saved_within_and_continues_from_there(unbroken, tmp_pat
     state = torch.load(next(tmp_path.glob("*/*/latest.pth")), weights_only=True)
     assert (state["epoch"], state["step"]) == (2, 2)
     assert_same_weights(run(tmp_path, resume=True), unbroken)
+
+
+def test_a_run_that_failed_in_its_first_epoch_and_is_tried_again_has_not_failed(tmp_path, monkeypatch):
+    """If the second try is killed, a sweep continues it; it shows and keeps what failed."""
+    def fails(self, batch):
+        raise RunError("out of memory")
+
+    with monkeypatch.context() as at_first, pytest.raises(RunError):
+        at_first.setattr(Trainer, "_step", fails)
+        run(tmp_path)
+    (summary,) = tmp_path.glob("*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "failed"
+    steps = training(small_cfg(tmp_path), resume=True)
+    for _ in range(2):
+        next(steps)
+    assert json.loads(summary.read_text())["status"] == "running"
+    steps.close()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
