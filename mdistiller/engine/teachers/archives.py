@@ -147,7 +147,8 @@ def _fetch(wanted, folder, archive, allow_http):
         shutil.rmtree(left, ignore_errors=True)
     if archive is None and all(problem_of(wanted, teacher, folder) is None for teacher in wanted.teachers):
         log.info("the teachers of %s are in %s already", wanted.name, folder)
-        source.unlink(missing_ok=True)  # of a process that was killed, too
+        if source.is_file():  # of a process that was killed, too; a read-only folder is not written to
+            source.unlink()
         return [folder / teacher.file for teacher in wanted.teachers]
     if archive is not None and not source.is_file():
         raise UserError(f"--from: no such file: {source}")
