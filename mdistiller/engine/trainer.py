@@ -125,14 +125,11 @@ class Trainer:
                     bar.set_postfix({when: f"{of[self.chosen_on]:.2f}" for when, of in results.items()}, refresh=False)
                     bar.update()
             if self.first:
-                self._publish()
+                publish(self.task, self.distiller.student, self.folder, self.cfg.DISTILLER.STUDENT)  # before it is done
             return self.state.summarize("done")
-        except Interrupted as stop:
-            self.state.summarize("interrupted", reason(stop))
-            raise
         except BaseException as error:
             with contextlib.suppress(RunError, UserError):  # a full disk must not hide the original error
-                self.state.summarize("failed", reason(error))
+                self.state.summarize("interrupted" if isinstance(error, Interrupted) else "failed", reason(error))
             raise
         finally:
             self.scalars.close()
@@ -301,14 +298,6 @@ class Trainer:
             )
         return record
 
-    def _publish(self):
-        """Write the best student in the format of the task's library, if the task has one; the run is done then."""
-        best = self.folder / "student_best.pth"
-        if type(self.task).publish is not Task.publish and best.is_file():
-            checkpoints.load_network(self.distiller.student, best, self.cfg.DISTILLER.STUDENT)
-            place = self.task.publish(self.distiller.student, self.folder.to_write("pretrained").parent)
-            log.info("the best student, for other programs: %s", place)
-
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch
         if not state.best or record[self.chosen_on] >= state.best[self.chosen_on]:
@@ -338,6 +327,15 @@ def idle_parts(distiller, zero_losses: Iterable[str], optimizer_state: Mapping) 
         if unused:
             idle.append(f"{len(unused)} learnable parameters influence no loss ({unused[0]}, ...)")
     return idle
+
+
+def publish(task: Task, student: torch.nn.Module, folder: RunFolder, name: str) -> None:
+    """Write the best student, a network of this `name`, in the format of the task's library, if the task has one."""
+    best = folder / "student_best.pth"
+    if type(task).publish is not Task.publish and best.is_file():
+        checkpoints.load_network(student, best, name)
+        place = task.publish(student, folder.to_write("pretrained").parent)
+        log.info("the best student, for other programs: %s", place)
 
 
 def run_to_end(steps: Iterator) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -90,6 +91,10 @@ def train_command(folder, *opts, resume=False):
     flags = ["--resume"] if resume else []
     opts = [*SMALL, "DISTILLER.TYPE", "EA-KD", "LOG.PREFIX", str(folder), *opts]
     return ["tools/train.py", "--cfg", os.devnull, *flags, *map(str, opts)]
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(folder, name="latest.pth"):

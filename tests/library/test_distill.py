@@ -1,8 +1,6 @@
 """The library for users' training loops: its numbers, accepted inputs, and error messages."""
 
-import gc
 import importlib
-import logging
 import pickle
 import subprocess
 import sys
@@ -337,37 +335,6 @@ def test_settings_of_nodes_that_a_method_reads_and_names_of_networks():
 @pytest.mark.parametrize("number", [torch.tensor(7), torch.tensor(7.0).numpy()[()], torch.tensor(7).numpy()[()]])
 def test_numbers_of_other_libraries_are_settings(number):
     assert distill(*own_pair(), "KD", temperature=number).distiller.temperature == 7.0
-
-
-def test_the_first_update_must_reach_the_modules_of_the_method(caplog):
-    caplog.set_level(logging.WARNING, "mdistiller")
-    for forgetful in (True, False):
-        kd = distill(*own_pair(), "VID")
-        optimizer = torch.optim.SGD(kd.student.parameters() if forgetful else kd.learnable_parameters(), 0.1)
-        caplog.clear()
-        for _ in range(2):
-            kd(IMAGES, LABELS).loss.backward()
-            assert not [record for record in caplog.records if "optimiser" in record.message]
-        optimizer.step()
-        kd(IMAGES, LABELS)
-        told = [record.message for record in caplog.records if "optimiser" in record.message]
-        assert len(told) == forgetful and all("not regressors.0.0.weight of VID" in line for line in told)
-        assert not kd.checked  # no hook is left
-
-
-@pytest.mark.parametrize("end", ["kd is dropped", "kd.checked = False"])
-def test_what_watches_the_first_update_goes_with_kd_and_with_its_checks(end):
-    """A student that is distilled again and again, or only weighed, has no more hooks each time."""
-    student, teacher = own_pair()
-    kd = distill(student, teacher, "EA-KD")
-    kd(IMAGES, LABELS).loss.backward()
-    assert student.fc.weight._post_accumulate_grad_hooks
-    if end == "kd is dropped":
-        del kd
-        gc.collect()
-    else:
-        kd.checked = False
-    assert not student.fc.weight._post_accumulate_grad_hooks
 
 
 def test_copies_and_pickles_are_complete(caplog):
