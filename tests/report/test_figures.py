@@ -93,16 +93,91 @@ def test_names_of_records_are_no_mathematics(tmp_path, monkeypatch):
     assert len(figures.draw("1", tmp_path, tmp_path / "out")) == 2
 
 
-def test_a_figure_shows_the_numbers_of_the_table(tmp_path, monkeypatch):
-    write(tmp_path, "8")
+@pytest.fixture
+def drawn(tmp_path):
+    """drawn(name): the matplotlib figure."""
     plt = figures.pyplot()
-    drawn = figures.accuracy_over(plt, figures.Source(tmp_path, "8"))
-    lines = drawn.axes[0].get_lines()
+
+    def draw(name):
+        write(tmp_path, name)
+        return figures.FIGURES[name](plt, figures.Source(tmp_path, name))
+
+    yield draw
+    plt.close("all")
+
+
+def test_a_figure_shows_the_numbers_of_the_table(drawn):
+    axes = drawn("8").axes[0]
+    lines = axes.get_lines()
     assert [line.get_label() for line in lines] == ["KD (variance 0.50)", "EA-KD (variance 0.50)"]
     assert lines[0].get_xdata().tolist() == [1, 2] and lines[0].get_ydata().tolist() == [71, 72]
     assert lines[0].get_marker() != lines[1].get_marker() and lines[0].get_color() != lines[1].get_color()
-    assert drawn.axes[0].get_xlabel() == "DKD.BETA" and "%" in drawn.axes[0].get_ylabel()
-    plt.close(drawn)
+    assert axes.get_xlabel() == "DKD.BETA" and "%" in axes.get_ylabel()
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((70.8, 72.2))  # one deviation of 0.2 below 71 and above 72
+
+
+def test_a_method_stands_at_its_time_and_accuracy_and_is_filled_if_weighted(drawn, monkeypatch):
+    rows = [row | {"top1": top1} for row, top1 in zip(CONTENT["1"]["speed"], (70, 72, 71), strict=True)]
+    monkeypatch.setitem(CONTENT, "1", {"speed": rows})
+    lines = drawn("1").axes[0].get_lines()
+    points = [(line.get_xdata().tolist(), line.get_ydata().tolist(), line.get_markerfacecolor() != "white")
+              for line in lines if line.get_marker() in figures.MARKERS]
+    assert points == [([10], [70], False), ([11], [72], True), ([12], [71], False)]
+    joined = [line.get_xydata().tolist() for line in lines if len(line.get_xdata()) == 2]
+    assert joined == [[[10, 70], [11, 72]]]
+
+
+def test_boxes_of_student_and_teacher_have_their_quartiles(drawn, monkeypatch):
+    rows = [row | {"q1": row["q1"] + (row["network"] == "Teacher") / 2} for row in CONTENT["3"]["boxes"]]
+    monkeypatch.setitem(CONTENT, "3", {"boxes": rows})
+    panel = drawn("3").axes[0]
+    boxes = {label: patch.get_path().get_extents()
+             for patch, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    assert {label: (box.y0, box.y1) for label, box in boxes.items()} == {"KD student": (1, 3), "teacher": (1.5, 3)}
+    assert boxes["KD student"].x1 < 0 < boxes["teacher"].x0  # side by side at the first epoch
+
+
+def test_titles_of_a_batch_name_the_share_of_its_upper_half(drawn):
+    titles = [panel.get_title().rpartition("; ")[2] for panel in drawn("4").axes[1:]]
+    assert titles == [f"the half with higher teacher entropy holds {share} %" for share in (50, 70)]  # 30 + 40 of 100
+
+
+def test_the_line_of_a_quartile_is_its_share_over_the_epochs(drawn):
+    lines = drawn("5").axes[0].get_lines()
+    assert {line.get_label(): line.get_xydata().tolist() for line in lines if line.get_label()[0] == "Q"} == {
+        "Q1 (low entropy)": [[1, 10], [2, 10]], "Q2": [[1, 20], [2, 20]], "Q3": [[1, 30], [2, 30]],
+        "Q4 (high)": [[1, 40], [2, 40]]}
+
+
+def test_students_are_shown_with_the_index_of_their_points_and_triangles_for_the_top_tenth(drawn):
+    panel = drawn("6").axes[0]
+    assert panel.get_title() == "KD\nCH 8 (features 5)"
+    assert [len(points.get_offsets()) for points in panel.collections] == [27, 3]
+
+
+def test_the_last_panel_of_the_surfaces_is_the_difference_from_the_teacher(drawn):
+    axes = drawn("7").axes
+    assert [panel.get_title() for panel in axes[:2]] == [
+        f"KD, epoch {epoch}\nmean 2.00, variance 1.00\narea@1.6 0.50" for epoch in (40, 80)]
+    line = axes[-1].get_lines()[0]
+    assert (line.get_label(), line.get_xydata().tolist()) == ("KD", [[40, 0.1], [80, 0.1]])
+
+
+def test_accuracies_by_a_students_entropy_are_in_the_panel_of_its_method(drawn, monkeypatch):
+    monkeypatch.setitem(CONTENT, "B1", saved_every_40_epochs(METHODS)["B1"])
+    for panel, method in zip(drawn("B1").axes[:2], METHODS, strict=True):
+        assert [(line.get_label(), len(line.get_xdata())) for line in panel.get_lines()] == [
+            (method, 10), ("Teacher", 10)]
+
+
+def test_weights_are_shown_relative_to_their_mean(drawn):
+    axes = drawn("weights").axes[0]
+    assert [patch.get_label() for patch in axes.patches] == [
+        f"T' = {number}: deviation 5.0 %" for number in (1, 2, 3)]
+    heights, edges, _ = axes.patches[0].get_data()
+    shown = edges[:-1][heights > 0]
+    assert shown.min() == pytest.approx(2 / 3, abs=0.05) and shown.max() == pytest.approx(4 / 3, abs=0.05)  # of 1 to 2
 
 
 def saved_every_40_epochs(networks):
