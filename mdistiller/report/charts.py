@@ -47,12 +47,11 @@ def number(value: Any) -> float | None:
 
 
 def _entry(entry: Entry, book: Book):
-    config, (base, weighted) = entry.first.config, split_ea(entry.first.method)
+    base, weighted = split_ea(entry.first.method)
     return {
         "number": entry.number, "label": entry.label, "short": entry.short, "method": entry.method,
         "base": base, "weighted": weighted, "pairs": book.pairs[entry.number], "metric": entry.metric,
-        "headline": f"test_{entry.first.headline}", "device": str(entry.first.metadata.get("device")),
-        "batch": number(config.get("SOLVER.BATCH_SIZE")), "runs": [_run(run) for run in entry.runs],
+        "device": str(entry.first.metadata.get("device")), "runs": [_run(run) for run in entry.runs],
         "weights": _weights(entry.runs) if weighted else None,
     }
 
@@ -85,7 +84,7 @@ def _weights(runs):
         return None
     edges = np.linspace(0, most, BINS + 1)
     return {"edges": [number(edge) for edge in edges], "seeds": [
-        {"seed": seed, "epochs": [epoch for epoch, _ in pairs], "images": int(max(values.size for _, values in pairs)),
+        {"seed": seed, "epochs": [epoch for epoch, _ in pairs],
          "mean": [number(values.mean()) if values.size else None for _, values in pairs],
          "shares": [_shares(values, edges) for _, values in pairs]}
         for seed, pairs in weights.items() if pairs

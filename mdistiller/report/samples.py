@@ -59,9 +59,9 @@ def class_gains(book: Book, samples: Sequence[Samples]) -> list[dict[str, Any]]:
             words = baseline.label if theirs else f"the teacher {entry.first.config['DISTILLER.TEACHER']}"
             gains = [None if a is None or b is None else round(a - b, 4)
                      for a, b in zip(_means([one.student for one in mine]), other, strict=True)]
-            found.append({"entry": entry.number, "over": words, "classes": mine[0].classes, "gains": gains,
-                          "seeds": len(mine), "paired": bool(theirs)})
-    return sorted(found, key=lambda one: not one["paired"])
+            found.append((bool(theirs), {"entry": entry.number, "over": words, "classes": mine[0].classes,
+                                         "gains": gains}))
+    return [one for _, one in sorted(found, key=lambda pair: not pair[0])]
 
 
 def _means(rows):
