@@ -142,11 +142,45 @@ def test_the_charts_get_results_curves_and_times_of_every_run(page):
     data = json.loads(page.data)
     baseline, variant = data["entries"]
     assert [run["last"] for run in variant["runs"]] == [72.5, 74.5]
+    assert [run["best"] for run in variant["runs"]] == [73.5, 75.5]
     assert variant["runs"][0]["curves"]["test_top1"] == {"x": [1, 2], "y": [71.5, 72.5]}
     assert (variant["base"], variant["weighted"], baseline["weighted"]) == ("KD", True, False)
     assert variant["pairs"] == ["digits: resnet20 → resnet8"] and variant["runs"][0]["seconds"] == 60
     assert "weight_mean" in data["curves"] and "entropy_student" not in data["curves"]  # no run measured it
     assert data["critical"] == [None, pytest.approx(12.7062, rel=1e-5)]
+
+
+def test_of_a_long_curve_at_most_120_epochs_are_drawn_evenly_to_the_last_one(tmp_path):
+    write_run(tmp_path / "run", "KD", 0, 70.0)
+    lines = [json.dumps({"epoch": epoch, "test_top1": epoch / 4}) for epoch in range(1, 246)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    ((run,),) = [entry["runs"] for entry in json.loads(Page(report(tmp_path)).data)["entries"]]
+    assert run["curves"]["test_top1"] == {"x": list(range(2, 246, 3)), "y": [epoch / 4 for epoch in range(2, 246, 3)]}
+
+
+def test_p_values_of_charts_are_corrected_for_their_number(tmp_path):
+    for method, results in (("KD", (70, 70, 70)), ("EA-KD", (71, 72, 73)), ("DKD", (0, 0, 0)), ("EA-DKD", (1, 1, 4))):
+        for seed, top1 in enumerate(results):
+            write_run(tmp_path / f"{method}_s{seed}", method, seed, float(top1))
+    page = Page(report(tmp_path))
+    # as in test_significance: 0.1835 of differences 1, 1, 4; 0.0742 of 1, 2, 3, the smaller one of two tests
+    assert [(gain["p"], gain["holm"]) for gain in json.loads(page.data)["gains"]] == [
+        (pytest.approx(0.1835, abs=1e-4),) * 2, (pytest.approx(0.0742, abs=1e-4), pytest.approx(0.1484, abs=1e-4))]
+    header, *rows = page.table("compared with")
+    assert [row[header.index("p, Holm")] for row in rows] == ["0.184", "0.148"]
+
+
+def test_a_student_alone_belongs_to_the_pairs_of_its_student(tmp_path):
+    for method in ("NONE", "KD"):
+        write_run(tmp_path / method, method, 0, 70.0)
+    (tmp_path / "other").mkdir()
+    write_run(tmp_path / "other" / "NONE", "NONE", 0, 70.0)
+    config = tmp_path / "other" / "NONE" / "config.yaml"
+    config.write_text(config.read_text().replace("resnet8", "resnet14"))
+    pairs = {entry["label"] + entry["pairs"][0][-1]: entry["pairs"]
+             for entry in json.loads(Page(report(tmp_path)).data)["entries"]}
+    assert pairs == {"KD8": ["digits: resnet20 → resnet8"], "student alone8": ["digits: resnet20 → resnet8"],
+                     "student alone4": ["digits: resnet14"]}
 
 
 def test_traced_weights_become_shares_of_the_images(page):
@@ -185,6 +219,23 @@ def test_every_finished_run_is_behind_its_configuration_with_config_command_comm
     for number in range(1, 6):
         assert {f"run-{number}-{part}" for part in ("config", "command", "commit", "log")} <= set(page.ids)
     assert "tools/train.py &lt;EA-KD&gt; 1" in text and "c0ffee1" in text and "log of EA-KD &amp; seed 1" in text
+
+
+def test_of_a_long_log_the_end_is_shown(tmp_path, monkeypatch):
+    write_run(tmp_path / "run", "KD", 0, 70.0)
+    monkeypatch.setattr("mdistiller.report.page.LONGEST_LOG", 8)
+    assert "(the last 8 characters)\n seed 0\n" in report(tmp_path)
+
+
+def test_the_page_begins_with_the_gains_above_the_baseline_and_those_that_are_sure(tmp_path):
+    results = {"KD": (70.0, 71.0), "EA-KD": (72.0, 73.125), "DKD": (72.0, 70.0), "EA-DKD": (72.5, 74.5),
+               "AT": (70.0, 71.0), "EA-AT": (69.0, 71.0)}
+    for method, values in results.items():
+        for seed, top1 in enumerate(values):
+            write_run(tmp_path / f"{method}_s{seed}", method, seed, top1)
+    text = report(tmp_path)
+    # differences 2, 2.125: the mean is 33 times its error, above t(1, 0.975) = 12.7; 0.5, 4.5 are not; -1, 0 are below
+    assert "<b>2 of 3</b> EA variants above" in text and "<b>1</b> of them with an interval above 0" in text
 
 
 def test_an_unfinished_run_is_counted_and_in_no_table_of_results(runs, page):
