@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,41 @@ def test_variants_take_turns_and_seconds_are_per_call():
     turns = [name for before, name in zip(["", *calls], calls, strict=False) if name != before]
     # first calls of both, a turn of each, and a turn that starts with the other one
     assert turns == ["slow", "fast", "slow", "fast", "slow"]
+
+
+def test_a_turn_fills_its_time_with_whole_multiples_of_calls_of_which_the_first_are_not_timed(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setitem(measure.CLOCKS, "wall", lambda: now[0])
+
+    def work(name, seconds):
+        def call():
+            calls.append(name)
+            now[0] += seconds
+
+        return call
+
+    contestants = [Contestant("slow", work("slow", 0.25)), Contestant("fast", work("fast", 0.0625), multiple=3)]
+    assert measure.take_turns(contestants, Settings(repeats=1, seconds=1.0)) == {"slow": [0.25], "fast": [0.0625]}
+    # each time one call that is not timed; the first calls, those by which the number is chosen, and one turn of 1 s:
+    # 1 / 0.25 = 4 calls, and 1 / 0.0625 = 16, as a multiple of three 18
+    assert (calls.count("slow"), calls.count("fast")) == (2 + 2 + 5, 2 + 4 + 19)
+
+
+def test_the_time_of_weights_is_the_difference_of_a_turn_for_each_view():
+    seconds = {"step, plain": [0.1, 0.2], "step, weighted": [0.11, 0.22],
+               "weights, plain": [0.001, 0.001], "weights, weighted": [0.003, 0.005]}
+    # with two views 2 * (2 and 4) ms, of which the median is 6 ms of 150
+    assert cases.weight_cells(seconds, views=2) == [
+        "150.0 [100.0, 200.0]", "1.1000 [1.1000, 1.1000]", "6.000 [4.000, 8.000]", "4.00"]
+
+
+def test_runs_that_share_a_cache_are_compared_with_all_runs_so_far(monkeypatch):
+    monkeypatch.setattr(scale, "_timed_epochs", lambda step, epochs, settings: step.seconds)
+    table = Table("", [])
+    for seed, (fast, slow, misses) in enumerate([(2.0, 3.0, 40), (1.0, 3.0, 10)]):
+        step = SimpleNamespace(seconds=fast, cache=SimpleNamespace(misses=misses, lookups=40))
+        scale.add_runs(table, seed, "KD", step, SimpleNamespace(seconds=slow), 2, TINY)
+    assert table.rows == [["0", "KD", "0.0", "2.00", "3.00", "1.50"], ["1", "KD", "75.0", "1.00", "3.00", "2.00"]]
 
 
 def test_cells_show_the_median_and_the_extremes():
