@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,23 @@ def test_a_run_opened_with_its_teacher_evaluates_as_it_did(methods):
     out = networks.outputs_of(distiller.teacher, data.eval_batches("test"), 3.0)
     assert 100 * out.correct.mean() == pytest.approx(json.loads((path / "run.json").read_text())["teacher_top1"])
     assert evaluate_run(path, OPTIONS.opts)["last"]["top1"] == methods["EA-KD"][0].summary["last_top1"]
+
+
+def test_figures_are_not_measured_with_another_teacher_a_random_one_or_none(methods, tmp_path):
+    def refusal():
+        with pytest.raises(UserError) as refused:
+            networks.open_with_teacher(path, "latest", OPTIONS.opts)
+        return str(refused.value)
+
+    path = shutil.copytree(methods["KD"][0].path, tmp_path / "run")
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(record | {"teacher_sha256": "0" * 64}))
+    assert refusal().endswith(f"resnet20.pth: not the teacher that {path} was trained with (SHA-256)")
+    config = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(config.replace("checkpoints/digits/resnet20.pth", "random"))
+    assert refusal() == f"{path}: its teacher had random weights, which are not saved"
+    (path / "config.yaml").write_text(config.replace("TYPE: KD", "TYPE: NONE"))
+    assert refusal() == f"{path}: trained without a teacher; this figure compares student and teacher"
 
 
 def test_the_command_keeps_finished_files_and_names_missing_inputs(methods, tmp_path):
