@@ -32,6 +32,13 @@ def test_configurations_of_one_method_are_labelled_with_every_setting_that_diffe
     assert sorted(entry.label for entry in Book(tmp_path, find_runs(tmp_path)).entries) == sorted(methods)
 
 
+def test_unfinished_runs_are_counted_below_the_table(tmp_path):
+    make_run(tmp_path, "KD", 0, 72.0)
+    make_run(tmp_path, "KD", 1, 12.0, status="interrupted")
+    text = comparison(tmp_path)
+    assert lines_of(text) == [("KD", "1", "72.00")] and "\n1 run(s) are not finished and are left out." in text
+
+
 def test_results_on_validation_images_are_told_as_such(tmp_path):
     make_run(tmp_path, "KD", 0, 72.0, DATASET__TEST__ENABLED=False)
     assert "| KD (on validation images) |" in comparison(tmp_path)

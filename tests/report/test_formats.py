@@ -94,10 +94,29 @@ def test_csv(runs):
     assert [row["status"] for row in rows] == ["done", "done", "done", "missing", "missing"]
     expected = {"row": "KD, w = H^T", "seeds": "0 1 2", "last_mean": "75.1667", "last_std": "0.288675",
                 "paper": "75.14", "within_2sd": "true", "gain": "2", "gain_p": "0.0741799",
-                "gain_p_holm": "0.0741799"}
+                "gain_p_holm": "0.0741799", "gain_across_protocols": "false"}
     assert {key: rows[1][key] for key in expected} == expected
     assert rows[2]["not_as_in_paper"] == "SOLVER.EPOCHS 2 (not 240)" and rows[2]["difference"] == rows[2]["gain"] == ""
     assert rows[3]["last_mean"] == "" and rows[3]["command"].startswith(COMMAND) and rows[1]["command"] == ""
+
+
+def test_a_gain_across_protocols_is_marked_in_tables_and_csv(tmp_path):
+    for seed, (baseline, variant) in enumerate([(78.0, 78.5), (79.0, 80.5)]):
+        make_run(tmp_path, "MLD", seed, baseline)
+        make_run(tmp_path, "EA-MLD", seed, variant, best=81.0)  # of 480 epochs, not 240
+    make_run(tmp_path, "EA-MLD", 2, 77.0, metadata={"teacher_top1": 79.5}, best=84.0)
+    make_run(tmp_path, "KD", 0, 73.0)
+    make_run(tmp_path, "EA-KD", 0, 75.0, status="running")
+    table = fill(load_tables()["2"], find_runs(tmp_path))
+    text = " ".join(formats.markdown(layout(table, COMMAND)).split())
+    # differences 0.5 and 1.5: error 0.5, t(1, 0.975) = 12.7062; p = 1 - 2 atan(2) / pi
+    assert "+1.00 [-5.35, 7.35] p=0.295 (Holm=0.295) (2 seeds) *" in text and text.count("were trained with diff") == 2
+    assert re.search(r"\| EA-MLD +\| \+1\.00 \* +\| 1 of 7 ", text) and "1 run(s) in the folder are not fin" in text
+    assert "teacher resnet32x4 (79.42 in the paper; here 79.42, 79.5)" in text
+    rows = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(formats.csv_text([(table, "")])))}
+    expected = {"seeds": "0 1 2", "gain": "1", "gain_seeds": "2", "gain_low": "-5.3531", "gain_high": "7.3531",
+                "gain_across_protocols": "true", "best_mean": "82", "best_std": "1.73205"}
+    assert {key: rows["EA-MLD", PAIR][key] for key in expected} == expected
 
 
 def test_html_holds_the_same_and_loads_nothing(blocks):

@@ -141,6 +141,15 @@ def test_lines_are_compared_by_another_measure_of_the_last_epoch(tmp_path):
     assert "Missing: EA-KD over KD." in text
 
 
+def test_further_measurements_are_means_of_the_last_epoch_over_the_runs_that_have_them(tmp_path):
+    for seed, losses in enumerate(([9.0, 1.0], [9.0, 2.0], [9.0])):
+        folder = made(tmp_path, STUDY.lines["KD"], seed, 20.0)
+        rows = [{"epoch": epoch, "test_loss": loss} for epoch, loss in enumerate(losses, start=1)]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"epoch": 3}][:2]))
+    one = dataclasses.replace(STUDY, measures={"loss": "test_loss", "none": "test_nothing"})
+    assert "| method | loss | none |\n| --- | --- | --- |\n| KD | 1.50 |  |" in table(one, find_runs(tmp_path))
+
+
 def test_a_comparison_of_two_tables_is_one_test_and_ranks_are_of_common_seeds(tmp_path):
     for name, results in (("KD", [20.0, 22.0]), ("EA-KD", [21.0, 25.0]), ("DKD", [30.0]), ("EA-DKD", [31.0, 9.0])):
         for seed, last in enumerate(results):
