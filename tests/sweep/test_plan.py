@@ -284,7 +284,11 @@ def test_runs_that_may_share_data_and_teacher_are_grouped(tmp_path):
     assert groups(*(planned(tmp_path, "KD", seed, "DATASET.SEED=0") for seed in (0, 1))) == [[0, 1]]
     assert groups(planned(tmp_path, "KD", 0), planned(tmp_path, "EA-KD", 1, "DATASET.SEED=0")) == [[0, 1]]
     for apart in ("SOLVER.BATCH_SIZE=32", "SOLVER.EPOCHS=2", "SOLVER.AMP=bf16", "DATASET.AUGMENTATION=crop",
-                  "DISTILLER.TEACHER_CHECKPOINT=other.pth", "DATASET.VAL_FRACTION=0.1", "TEACHER_CACHE.ENABLED=True"):
+                  "DISTILLER.TEACHER_CHECKPOINT=other.pth", "DATASET.VAL_FRACTION=0.1", "TEACHER_CACHE.ENABLED=True",
+                  "SOLVER.ACCUMULATE=2", "SOLVER.MAX_ITER=9", "SOLVER.EVAL_PERIOD=3", "DISTILLER.FOLD_TEACHER=True",
+                  "SOLVER.CHANNELS_LAST=False", "DEVICE=cpu", "COMPILE=True", "EXPERIMENT.DETERMINISTIC=False",
+                  "EXPERIMENT.PLUGINS=[mine]", "TASK.TYPE=language", "LM.MAX_LENGTH=9", "GENERATION.EXAMPLES=9",
+                  "MODEL.CHANNELS=16", "DETECTION.ROI_BATCH=9"):
         assert groups(kd, planned(tmp_path, "EA-KD", 0, apart)) == [[0], [1]], apart
     for same in ("SOLVER.LR=0.1", "EA.KIND=base", "SOLVER.TYPE=AdamW", "LOG.ENTROPY_TRACE=10"):
         assert groups(kd, planned(tmp_path, "EA-KD", 0, same)) == [[0, 1]], same
