@@ -51,7 +51,7 @@ def scored_run(folder, seed, method, score, sets=("dolly",), teacher=None, **cha
         {"status": "done", "headline": "rouge_l", "last_rouge_l": score, "best_rouge_l": score, "seed": seed}))
     for who, mean in (("best", score), ("teacher", teacher)) if teacher else (("best", score),):
         scores = {name: {"ngram6": {
-            "rouge_l": mean + place, "rouge_l_std": 0.2, "examples": SPEC["examples"][name],
+            "rouge_l": mean + place**2, "rouge_l_std": 0.2, "examples": SPEC["examples"][name],
             "seeds": [10, 20, 30, 40, 50]} | changed} for place, name in enumerate(sets)}
         (run / "answers" / who).mkdir(parents=True)
         (run / "answers" / who / "scores.json").write_text(json.dumps(scores))
@@ -74,15 +74,16 @@ def test_the_average_is_over_all_five_sets_and_the_teacher_has_a_row(tmp_path):
     scored_run(tmp_path, 0, "ea_fkl", 25.0, sets=("dolly", "vicuna"))
     table, found = load_tables()["7"], rows("7", find_runs(tmp_path))
     text = markdown(language_blocks(table, found, "x"))
-    assert re.search(r"\| KD, here +\| 2 .*\| 23.00 ± 1.41 / – +\|\n", text), text  # 20 ... 24 and 22 ... 26
+    assert re.search(r"\| KD, here +\| 2 .*\| 27.00 ± 1.41 / – +\|\n", text), text  # 20, 21, 24, 29, 36: 26; and 2 more
     assert re.search(r"\| EA-KD, here +\| 1 +\| 25.00 ± .*\| missing +\|\n", text)
-    assert re.search(r"\| Teacher \(GPT2-XL\), here +\| +\| 30.00 ± – / 0.20 .*\| 32.00 ± – / – +\|\n", text)
+    assert re.search(r"\| Teacher \(GPT2-XL\), here +\| +\| 30.00 ± – / 0.20 .*\| 36.00 ± – / – +\|\n", text)
     lines = list(csv.DictReader(io.StringIO(language_csv([(table, found, "x")]))))
     cells = {(line["row"], line["column"]): line for line in lines}
     assert len(cells) == len(lines) == 66  # of six rows and five controls
-    assert cells["KD", "Avg"]["mean"] == "23" and cells["KD", "Avg"]["paper"] == "17.63"
+    assert cells["KD", "Avg"]["mean"] == "27" and cells["KD", "Avg"]["paper"] == "17.63"
+    assert (cells["KD", "Dolly"]["training_std"], cells["KD", "Dolly"]["decoding_std"]) == ("1.41421", "0.2")
     assert cells["EA-KD", "Dolly"]["gain"] == "4" and cells["EA-KD", "Avg"]["status"] == "missing"
-    assert cells["Teacher (GPT2-XL)", "UnNI"]["mean"] == "34"
+    assert cells["Teacher (GPT2-XL)", "UnNI"]["mean"] == "46"
 
 
 def test_a_trained_run_is_shown_with_the_command_that_answers_the_sets_its_row_still_needs(tmp_path):

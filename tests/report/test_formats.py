@@ -3,13 +3,14 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
 from mdistiller import markdown
 from mdistiller.report import formats
 from mdistiller.report.compare import comparison
-from mdistiller.report.layout import layout, overview
+from mdistiller.report.layout import _letter, layout, missing, overview
 from mdistiller.runs.fill import fill
 from mdistiller.runs.paper import load_tables
 from mdistiller.runs.records import find_runs
@@ -124,6 +125,17 @@ def test_html_holds_the_same_and_loads_nothing(blocks):
     assert "<td><b>75.17 ± 0.29</b></td>" in page and "+2.00 [-0.48, 4.48] p=0.074 (Holm=0.074)" in page
     assert "<title>Table &lt;1&gt;</title>" in page
     assert "http" not in page and "src=" not in page and "<script" not in page
+
+
+def test_cells_with_fewer_seeds_than_the_paper_are_named_with_their_commands(runs):
+    filled = fill(load_tables()["1"], find_runs(runs))
+    *_, heading, commands = missing(replace(filled, table=replace(filled.table, runs=3)), COMMAND)
+    assert heading.text == "Fewer than 3 seeds: 1 cells"
+    assert commands.lines == (f"{COMMAND} --methods 'KD, w = H^S' --pairs {PAIR}",)
+
+
+def test_every_protocol_has_a_letter_of_its_own():
+    assert [_letter(number) for number in (0, 25, 26, 27, 701)] == ["a", "z", "aa", "ab", "zz"]
 
 
 def test_wide_tables_are_split_for_terminals():

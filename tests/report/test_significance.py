@@ -53,6 +53,16 @@ def test_methods_are_ranked_over_the_pairs_that_have_them_all(tmp_path):
     assert blocks[2].rows == (("EA-KD", "1.00"), ("KD", "2.00")) and "over 3 blocks" in blocks[1].text
 
 
+def test_within_a_pair_only_cells_of_its_most_frequent_protocol_are_ranked(tmp_path):
+    for column, epochs in ((PAIR, 2), ("vgg13_vgg8", 240)):
+        make_run(tmp_path, "KD", 0, 99.0, column=column, SOLVER__EPOCHS=epochs)
+        make_run(tmp_path, "EA-KD", 0, 75.0, column=column)
+        make_run(tmp_path, "DKD", 0, 76.0, column=column)
+    *_, grid, left_out = rank_blocks([fill(load_tables()["2"], find_runs(tmp_path))])
+    assert grid.rows == (("DKD", "1.00"), ("EA-KD", "2.00"))
+    assert left_out.text.startswith("Left out, for runs are missing: methods KD; pairs table 2, ")
+
+
 def test_the_command_says_how_many_seeds_are_needed(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tables.py", "--power", "0.3", "--deviation", "0.3"])
     tables.main()

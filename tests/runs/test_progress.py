@@ -50,6 +50,13 @@ def test_failed_stopped_and_silent_runs_are_listed_first_without_remaining_time(
     assert found.unfinished[1].error == "refused" and found.left == 60 and found.unfinished[3].percent == 50
 
 
+def test_a_run_is_silent_after_ten_minutes_or_five_of_its_epochs(tmp_path):
+    for name, seconds, silence in (("a", 50.0, 590), ("b", 50.0, 610), ("c", 5000.0, 4990), ("d", 5000.0, 5010)):
+        write(tmp_path / "p" / name, "running", 5, seconds, changed=NOW - silence)
+    found = progress(tmp_path, find_runs(tmp_path), NOW)
+    assert states(found) == {"a": "running", "b": "silent", "c": "running", "d": "silent"}
+
+
 def test_a_run_of_unknown_length_leaves_the_whole_time_unknown(tmp_path):
     write(tmp_path / "p" / "a", "running", 0, 0.0)
     found = progress(tmp_path, find_runs(tmp_path), NOW)
