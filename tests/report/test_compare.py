@@ -79,6 +79,14 @@ def test_runs_on_two_data_sets_of_one_type_are_two_configurations(tmp_path):
         "data 11111111": ("data 11111111", 2.0), "data 22222222": ("data 22222222", 1.0)}
 
 
+def test_a_library_s_teacher_has_a_row_for_each_data_set(tmp_path):
+    for data, accuracy in (("cifar100", 70.0), ("digits", 90.0)):
+        make_run(tmp_path, "KD", 0, 60.0, DATASET__TYPE=data,
+                 metadata={"teacher_sha256": None, "teacher_top1": accuracy})
+    rows = [line.replace(" ", "").split("|") for line in comparison(tmp_path).splitlines() if "| teacher " in line][1:]
+    assert [(row[1], row[7]) for row in rows] == [("cifar100", "70.00"), ("digits", "90.00")]
+
+
 def test_seeds_with_several_versions_of_a_users_file_are_averaged_and_named(tmp_path):
     for seed, (folder, version) in enumerate(("1a", "1b", "2b")):
         make_run(tmp_path, "KD", seed, 73.0, metadata={"own_files": {"mine.py": version}},

@@ -147,6 +147,7 @@ def test_runs_on_a_few_images_of_coco_are_shown_as_not_comparable(tmp_path):
     ((7, 50_000), ("7 classes (not 100)",)),
     ((100, 8), ("8 training images (not 50000)",)),
     ((7, 8), ("7 classes (not 100)", "8 training images (not 50000)")),
+    ((100, 60_000), ("60000 training images (not 50000)",)),
     ((100, 49_999), ()),  # an image that cannot be read
 ])
 def test_own_data_in_the_format_of_a_data_set_is_marked_and_ranked_apart(tmp_path, numbers, differences):
@@ -171,7 +172,8 @@ def test_a_part_of_the_images_is_compared_with_the_same_part_of_the_data_set(tmp
     for row, images in (("KD", 5000), ("DKD", 800)):
         make_run(tmp_path, row, 0, 50.0, DATASET__TRAIN_FRACTION=0.1,
                  metadata={"num_classes": 100, "num_train": images})
-    assert [len(cell(tmp_path, row).differences) for row in ("KD", "DKD")] == [1, 2]
+    make_run(tmp_path, "CTKD", 0, 50.0, DATASET__VAL_FRACTION=0.1, metadata={"num_classes": 100, "num_train": 45_000})
+    assert [len(cell(tmp_path, row).differences) for row in ("KD", "DKD", "CTKD")] == [1, 2, 1]
 
 
 def test_the_views_of_a_method_belong_to_its_protocol(tmp_path):
@@ -225,6 +227,11 @@ def test_average_gains_are_over_the_pairs_that_have_one(tmp_path):
     assert (averages["overall"].mean, averages["overall"].cells, averages["overall"].of) == (1.5, 2, 49)
     assert math.isnan(averages["EA-DKD"].mean)
     assert averages["EA-KD"].printed == 1.48 and averages["EA-KD"].recomputed == pytest.approx(10.40 / 7)
+
+
+def test_gains_in_several_metrics_have_no_average(tmp_path):
+    table = filled(tmp_path, "6")
+    assert {cell.cell.metric for cell in table.cells.values()} >= {"ap", "ap50", "ap75"} and not table.average_gains()
 
 
 def test_overrides_of_all_runs_select_runs_and_are_shown(tmp_path):

@@ -86,6 +86,16 @@ def test_of_a_run_of_two_machines_the_last_one_is_kept_with_what_a_copy_alone_ha
     assert kept.result("last") == 80.0 and not kept.answers and not read_kept_metrics(archive / METRICS)
 
 
+def test_answers_that_are_scored_again_replace_the_archived_ones(tmp_path):
+    scores = made(tmp_path / "runs") / "answers" / "best" / "scores.json"
+    scores.parent.mkdir(parents=True)
+    for dolly in (9.5, 9.0):
+        scores.write_text(json.dumps({"dolly": {"ngram6": {"rouge_l": dolly}}}))
+        keep_records(find_runs(tmp_path / "runs"), tmp_path / "study")
+        (kept,) = find_runs(tmp_path / "study")
+        assert kept.answers["best"]["dolly"]["ngram6"]["rouge_l"] == dolly
+
+
 @pytest.mark.parametrize("other", [{"SOLVER__LR": 0.01}, {"seed": 1}, {"row": "DKD"}])
 def test_another_run_of_the_same_name_does_not_replace_the_archived_one(other, tmp_path):
     made(tmp_path / "a")

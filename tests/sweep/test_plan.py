@@ -249,6 +249,16 @@ def test_the_estimate_is_from_finished_runs_of_the_same_configuration(tmp_path):
     assert "time: about 55 s for 3 of the 4 left at --jobs 8" in summary(runs, states, progress, todo, 8)
 
 
+def test_a_finished_run_whose_time_is_not_recorded_gives_no_estimate(tmp_path):
+    made = make_run(tmp_path, "KD", 0, 73.0)
+    (made / "summary.json").write_text((made / "summary.json").read_text().replace('"wall_seconds": 60.0, ', ""))
+    run = planned(tmp_path, "KD", 1)
+    progress = Progress(find_runs(tmp_path))
+    assert progress.seconds(run) is None
+    words = summary([run], {run: LEFT}, progress, [run], 1)
+    assert words.endswith("\ntime: known once a run of each configuration is finished")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [
     (40, "40 s"), (600, "10 min"), (7500, "2 h 5 min"), (3 * 86400 + 4 * 3600, "3 days 4 h"), (172799, "2 days 0 h"),
 ])
