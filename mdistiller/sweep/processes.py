@@ -333,4 +333,5 @@ def local_devices() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    lines = listed.stdout.splitlines()  # below "GPU 0: ..." there may be lines of its parts (MIG)
+    return [line.partition(":")[0].removeprefix("GPU ") for line in lines if line.startswith("GPU ")]

@@ -310,6 +310,20 @@ def test_devices_are_given_in_turn(tmp_path, monkeypatch):
     assert sweep.local_devices() == []
 
 
+@pytest.mark.parametrize(("lines", "devices"), [
+    ("GPU 0: NVIDIA A100 (UUID: GPU-1)\n  MIG 3g.20gb  Device 0: (UUID: MIG-2)\nGPU 1: NVIDIA A100 (UUID: GPU-3)",
+     ["0", "1"]),
+    ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", []),
+])
+def test_without_a_choice_devices_are_those_that_nvidia_smi_numbers(lines, devices, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sweep.local_devices() == devices
+
+
 def test_jobs_of_a_cluster_by_submitits_local_executor(tmp_path):
     pytest.importorskip("submitit")
     tasks = [python(tmp_path, "good", "print(1)"), python(tmp_path, "bad", "print('no'); raise SystemExit(3)")]
