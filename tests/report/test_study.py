@@ -100,11 +100,13 @@ def test_runs_of_another_protocol_do_not_count(tmp_path):
 
 
 def test_kept_records_do_not_name_the_machine_and_give_the_same_table(tmp_path):
-    made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", package="/a/place", commit="c0ffee")
+    named = {"package": "/a/place", "teacher_checkpoint": "/a/place/x.pth", "teacher_cache": "/a/place/cache"}
+    sessions = [{"host": "somewhere", "command": "/a/place/train.py"}]
+    made(tmp_path / "runs", STUDY.lines["KD"], 0, 20.0, host="somewhere", sessions=sessions, commit="c0ffee", **named)
     assert keep_records(find_runs(tmp_path / "runs"), tmp_path / "kept") == 1
     (line,) = (tmp_path / "kept" / "runs.jsonl").read_text().splitlines()
     metadata = json.loads(line)["run"]
-    assert metadata["commit"] == "c0ffee" and not {"host", "package"} & metadata.keys()
+    assert metadata["commit"] == "c0ffee" and "somewhere" not in line and "/a/place" not in line
     assert table(STUDY, find_runs(tmp_path / "kept")) == table(STUDY, find_runs(tmp_path / "runs"))
 
 
