@@ -5,6 +5,7 @@ import mmap
 import multiprocessing
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,11 +75,16 @@ def test_a_turn_fills_its_time_with_whole_multiples_of_calls_of_which_the_first_
 
         return call
 
-    contestants = [Contestant("slow", work("slow", 0.25)), Contestant("fast", work("fast", 0.0625), multiple=3)]
+    contestants = [Contestant("slow", work("slow", 0.25), finish=lambda: calls.append("end")),
+                   Contestant("fast", work("fast", 0.0625), multiple=3)]
     assert measure.take_turns(contestants, Settings(repeats=1, seconds=1.0)) == {"slow": [0.25], "fast": [0.0625]}
     # each time one call that is not timed; the first calls, those by which the number is chosen, and one turn of 1 s:
     # 1 / 0.25 = 4 calls, and 1 / 0.0625 = 16, as a multiple of three 18
     assert (calls.count("slow"), calls.count("fast")) == (2 + 2 + 5, 2 + 4 + 19)
+    assert calls.count("end") == 1 and calls[-1] == "end"
+    with pytest.raises(ZeroDivisionError):
+        measure.take_turns([contestants[0], Contestant("fails", lambda: 1 / 0)], Settings(repeats=1))
+    assert calls[-1] == "end"  # also when another one fails
 
 
 def test_the_time_of_weights_is_the_difference_of_a_turn_for_each_view():
@@ -187,6 +193,8 @@ def test_random_images_are_used_without_a_folder_and_named_in_the_output(source)
     metadata = measure.machine(TINY, text)
     assert "random" in text and "Random images are used" in measure.markdown(metadata, [])
     assert "Random images" not in measure.markdown(metadata | {"images": "CIFAR-100"}, [])
+    of_this_process = measure.markdown(measure.machine(replace(TINY, clock="process"), text), [])
+    assert "processor time" in of_this_process and "processor time" not in measure.markdown(metadata, [])
     assert ours.shortened(source, 10, num_classes=1000).num_classes == 1000
     for command, shown in (("bench.py ea", "python tools/bench.py ea"), ("mdistiller-bench ea", "mdistiller-bench ea")):
         assert f"with `{shown}` on" in measure.markdown(metadata | {"command": command}, [])
@@ -198,6 +206,11 @@ def test_memory_of_the_process_is_measured():
     block.write(bytes(50_000_000))
     assert memory.tree_bytes() == 0 or memory.tree_bytes() - before > 40e6
     block.close()
+
+
+def test_the_share_of_a_process_is_read_in_units_of_1024_bytes(tmp_path):
+    (tmp_path / "smaps_rollup").write_text("5581-7ffe [rollup]\nRss: 9000 kB\nPss: 2000 kB\nPss_Anon: 1500 kB\n")
+    assert memory._proportional(tmp_path) == 2_048_000 and memory._proportional(tmp_path / "ended") == 0
 
 
 def test_the_table_of_saved_passes_has_the_expected_numbers():
