@@ -301,10 +301,11 @@ class Tuning:
             raise RunError(f"{self.folder}: no trial came to its end; see the train.log of each") from None
 
     def run_final(self) -> dict[str, list[RunRecord]]:
-        """Train the best settings, and those of the configuration, over fresh seeds on all training images.
+        """Train the best settings, and those of the configuration, over fresh seeds.
 
-        Returns the finished runs of both, by BEST and OWN; no OWN if the best settings are those of the configuration.
-        A run that another process trains is left to it.
+        No training images are set aside but those of the configuration's own DATASET.VAL_FRACTION. Returns the finished
+        runs of both, by BEST and OWN; no OWN if the best settings are those of the configuration. A run that another
+        process trains is left to it.
         """
         own = {key: setting.own for key, setting in self.space.items()}
         number = self.study.best_trial.number  # in the name: a larger budget may have another best trial

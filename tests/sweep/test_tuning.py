@@ -145,6 +145,9 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
     assert "2 trials of 2 epochs" in report and "(1 seeds)" in report
     final = yaml.safe_load((mine.folder / f"best_{mine.study.best_trial.number:03}_s0" / "config.yaml").read_text())
     assert final["EXPERIMENT"]["SEED"] == 0 and final["KD"]["TEMPERATURE"] == mine.best()["KD.TEMPERATURE"]
+    tried = [yaml.safe_load((mine.folder / f"trial_{number:03}" / "config.yaml").read_text()) for number in (0, 1)]
+    assert [cfg["EXPERIMENT"]["SEED"] for cfg in tried] == [1000, 1000]  # one seed, which no final run has
+    assert final["DATASET"]["VAL_FRACTION"] == 0.2 and "all training images" not in report  # the file's own fraction
     with pytest.raises(UserError, match="other settings"):
         assert tiny(tmp_path, 2, "SOLVER.LR=0.01").study
 
