@@ -112,9 +112,12 @@ def page(runs):
 
 
 def test_nothing_is_fetched_and_every_link_leads_to_a_place_on_the_page(runs, tmp_path):
-    (tmp_path / "figure_2.png").write_bytes(b"\x89PNG")
-    page = Page(report(runs, tmp_path))
-    assert page.images == 5 and all(address.startswith("data:") for address in page.fetched)  # four samples
+    for name in ("2", "weights"):  # the latter is not one of the paper's
+        (tmp_path / f"figure_{name}.png").write_bytes(b"\x89PNG")
+    text = report(runs, tmp_path)
+    page = Page(text)
+    assert "<figcaption>Figure 2</figcaption>" in text and "<figcaption>Figure weights</figcaption>" in text
+    assert page.images == 6 and all(address.startswith("data:") for address in page.fetched)  # four samples
     assert "default-src 'none'" in page.policy and "connect-src 'none'" in page.policy
     assert len(page.ids) == len(set(page.ids))
     assert page.links and all(link[0] == "#" and link[1:] in page.ids for link in page.links)
@@ -194,6 +197,7 @@ def test_traced_weights_become_shares_of_the_images(page):
 
 def test_classes_are_compared_with_those_of_the_baseline(page):
     classes = {one["entry"]: one for one in json.loads(page.data)["classes"]}
+    assert list(classes) == [2, 1]  # the gain of an EA variant is the one that is shown first
     assert classes[2]["gains"] == [3.0, 0.0] and classes[2]["over"] == "KD"  # 73.5 and 70.5
     assert classes[1]["gains"] == [-19.5, None] and classes[1]["over"] == "the teacher resnet20"
 
@@ -218,6 +222,7 @@ def test_every_finished_run_is_behind_its_configuration_with_config_command_comm
     assert sorted(row[1] for row in seeds) == ["70.00", "71.00", "72.50", "74.50"]
     for number in range(1, 6):
         assert {f"run-{number}-{part}" for part in ("config", "command", "commit", "log")} <= set(page.ids)
+    assert "last 72.50, best 73.50 (epoch 1, chosen on None)" in text
     assert "tools/train.py &lt;EA-KD&gt; 1" in text and "c0ffee1" in text and "log of EA-KD &amp; seed 1" in text
 
 
