@@ -3,16 +3,17 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mdistiller.errors import UserError
-from mdistiller.report.book import Book
+from mdistiller.report.book import Book, Entry
 from mdistiller.report.compare import comparison
 from mdistiller.report.page import report
 from mdistiller.runs import differences
 from mdistiller.runs.progress import progress
-from mdistiller.runs.records import find_runs, group_runs
+from mdistiller.runs.records import RunRecord, find_runs, group_runs
 from tests.report.support import make_run, make_runs
 from tests.report.test_page import write_run
 from tools import compare
@@ -30,6 +31,39 @@ def test_configurations_of_one_method_are_labelled_with_every_setting_that_diffe
         "KD (KD.TEMPERATURE 8.0, SOLVER.LR 0.1, teacher aaaaaaaa)",
         "KD (KD.TEMPERATURE 4.0, SOLVER.LR 0.05, teacher bbbbbbbb)", "EA-KD"]
     assert sorted(entry.label for entry in Book(tmp_path, find_runs(tmp_path)).entries) == sorted(methods)
+
+
+def test_settings_of_weights_tell_runs_apart_only_where_there_are_weights(tmp_path):
+    for method in ("KD", "EA-KD"):
+        for seed, temperature in enumerate((3.0, 5.0)):
+            make_run(tmp_path, method, seed, 70.0, EA__TEMPERATURE=temperature)
+    text = comparison(tmp_path)
+    assert lines_of(text) == [("KD", "2", "70.00 ± 0.00")]
+    assert [line[:2] for line in lines_of(text, "EA-KD")] == [
+        ("EA-KD (EA.TEMPERATURE 3.0)", "1"), ("EA-KD (EA.TEMPERATURE 5.0)", "1")]
+
+
+def test_students_alone_are_one_configuration_whatever_teacher_their_files_name(tmp_path):
+    for seed, teacher in enumerate(("resnet32x4", "vgg13")):
+        make_run(tmp_path, "KD", seed, 70.0, metadata={"teacher_sha256": None, "teacher_top1": None},
+                 DISTILLER__TYPE="NONE", DISTILLER__TEACHER=teacher)
+    assert lines_of(comparison(tmp_path), "student") == [("student alone", "2", "70.00 ± 0.00")]
+
+
+def test_a_run_without_a_newer_general_key_belongs_to_those_with_its_default(tmp_path):
+    for seed in range(3):
+        made = make_run(tmp_path, "KD", seed, 70.0, SOLVER__ACCUMULATE=1 + seed // 2)
+    config = made.parent / "1" / "config.yaml"
+    config.write_text(config.read_text().replace("  ACCUMULATE: 1\n", ""))
+    assert "ACCUMULATE" not in config.read_text() and seeds_of_groups(tmp_path) == [[0, 1], [2]]
+
+
+def test_legends_have_the_last_parts_of_keys_and_long_ones_their_number():
+    runs = [RunRecord(Path(), {"DISTILLER.TYPE": "KD"}, {}, {})]
+    assert Entry(2, runs).short == "KD"
+    assert Entry(2, runs, "KD.LOSS.KD_WEIGHT 0.9, SOLVER.LR 0.1").short == "KD (kd_weight 0.9, lr 0.1)"
+    long = Entry(3, runs, "SOLVER.LR_DECAY_STAGES [150, 180, 210], SOLVER.LR 0.1").short
+    assert long == "KD (lr_decay_stages [150, 180, 210], lr ... [3]"
 
 
 def test_unfinished_runs_are_counted_below_the_table(tmp_path):
