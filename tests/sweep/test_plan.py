@@ -128,6 +128,19 @@ def test_a_finished_run_counts_wherever_it_is_and_whatever_its_name(tmp_path):
     assert progress.state(planned(tmp_path, "KD", 1, "SOLVER.EPOCHS=2")) == DONE
 
 
+@pytest.mark.parametrize("recorded", ["none", "bf16"])  # what the run took on its device
+def test_a_finished_run_counts_where_the_precision_was_left_to_the_device(tmp_path, recorded):
+    make_run(tmp_path, "KD", 0, 73.0, SOLVER__AMP=recorded)
+    progress = Progress(find_runs(tmp_path))
+    assert progress.state(planned(tmp_path, "KD", 0, "SOLVER.AMP=auto")) == DONE
+    assert progress.state(planned(tmp_path, "KD", 0, "SOLVER.AMP=fp16")) == LEFT
+
+
+def test_long_names_of_runs_are_cut_off_and_still_differ(tmp_path):
+    names = [planned(tmp_path, "KD", 0, f"EXPERIMENT.PLUGINS=[{'long' * 50}{end}]").name for end in "ab"]
+    assert names[0] != names[1] and all(len(name) < 170 for name in names)
+
+
 def test_a_run_of_another_teacher_is_trained_in_a_folder_of_its_own(tmp_path):
     files = [tmp_path / f"{name}.pth" for name in ("first", "second", "later")]
     for path in files[:2]:
