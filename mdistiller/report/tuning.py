@@ -50,7 +50,7 @@ def tuning_page(
 def _tested(final):
     if not any(final.values()):
         return "Not looked at: `tools/sweep.py --study` trains the best settings over fresh seeds."
-    seeds = {label: f"{percent(values.values())} ({len(values)} seeds)" for label, values in final.items() if values}
+    seeds = {label: f"{percent(values.values())} (seeds: {len(values)})" for label, values in final.items() if values}
     words = ("Looked at once, after the last trial, with fresh seeds, and with no training images set aside but those "
              "of the configuration's own DATASET.VAL_FRACTION.")
     if "own" not in final:

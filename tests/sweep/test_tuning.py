@@ -142,7 +142,7 @@ def test_a_stopped_trial_continues_where_it_stood_and_the_test_images_come_last(
     assert mine.study.trials[0].value == last["val_top1"] and not [key for key in last if key.startswith("test_")]
     assert (mine.folder / "sensitivity.png").is_file()
     report = (mine.folder / "report.md").read_text()
-    assert "2 trials of 2 epochs" in report and "(1 seeds)" in report
+    assert "2 trials of 2 epochs" in report and "(seeds: 1)" in report
     final = yaml.safe_load((mine.folder / f"best_{mine.study.best_trial.number:03}_s0" / "config.yaml").read_text())
     assert final["EXPERIMENT"]["SEED"] == 0 and final["KD"]["TEMPERATURE"] == mine.best()["KD.TEMPERATURE"]
     tried = [yaml.safe_load((mine.folder / f"trial_{number:03}" / "config.yaml").read_text()) for number in (0, 1)]
@@ -268,7 +268,7 @@ def test_where_the_best_settings_are_the_configurations_own_they_are_trained_onc
     assert {path.name for path in mine.folder.glob("*_*") if path.is_dir()} == {"trial_000", "best_000_s0"}
     final = {label: {run.seed: 21.0 for run in found} for label, found in runs.items()}
     page = tuning_page("KD", "1 trial", {}, [TrialRow(0, {}, 50.0, "complete")], final)
-    assert "The best settings are the configuration's own: 21.00 (1 seeds)." in page
+    assert "The best settings are the configuration's own: 21.00 (seeds: 1)." in page
 
 
 def test_the_lock_of_a_killed_process_that_was_copied_along_is_not_waited_for(tmp_path):
@@ -361,8 +361,8 @@ def test_the_report_has_the_gain_on_the_test_images_with_its_test():
     assert "Gain: +2.00 (95 % interval -0.48 to +4.48, p 0.074, exact sign-flip p 0.2500)" in text
     assert "| 2 | 9 | 70.00 | pruned |" in text and "| 3 | 1 |  | fail |" in text
     same = tuning_page("KD", "", {"KD.T": ("4.0", "1 to 16")}, trials, {"best": final["own"], "own": final["own"]})
-    assert "the configuration's own: 22.00 ± 2.00 (3 seeds). Gain: +0.00" in same  # other settings, equal results
-    assert math.isclose(sum(final["own"].values()) / 3, 22) and "22.00 ± 2.00 (3 seeds)" in text
+    assert "the configuration's own: 22.00 ± 2.00 (seeds: 3). Gain: +0.00" in same  # other settings, equal results
+    assert math.isclose(sum(final["own"].values()) / 3, 22) and "22.00 ± 2.00 (seeds: 3)" in text
     many = {"best": {seed: 20.0 + seed for seed in range(21)}, "own": dict.fromkeys(range(21), 20.0)}
     text = tuning_page("KD", "", {"KD.T": ("4.0", "1 to 16")}, trials, many)
     assert "p < 0.001)." in text and "sign-flip" not in text  # too many signs for the exact test
