@@ -164,9 +164,10 @@ def test_the_first_token_of_a_text_is_no_sample_wherever_the_padding_is(labelled
     ids = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5], [8, 9, 0, 0, 0]])
     mask = (ids > 0).long()
     labels = torch.where(mask > 0, ids, -100) if labelled else None
-    batch = Texts.prepare(None, {"input_ids": ids, "attention_mask": mask}, labels)
+    batch = Texts.prepare(SimpleNamespace(weighs_all_tokens=True), {"input_ids": ids, "attention_mask": mask}, labels)
     assert batch["positions"].tolist() == [2, 3, 5, 6, 7, 8, 10]
     assert batch["target"].tolist() == [6, 7, 2, 3, 4, 5, 9] and batch["group"].tolist() == [0, 0, 1, 1, 1, 1, 2]
+    assert not len(batch["around"])  # a token without a next one is none of them
 
 
 def test_taps_are_the_outputs_of_the_named_modules():
