@@ -100,7 +100,7 @@ def scan_classes(folder: Path, classes: Sequence[str]) -> ImageFiles:
         found = sorted(
             os.path.join(below, file)
             for place, files in _walk(folder / name)
-            for below in [os.path.relpath(place, folder)]  # of the folder, as of a million files it takes half a minute
+            for below in [os.path.relpath(place, folder)]  # of the folder: of each of a million files it takes seconds
             for file in files
             if file.lower().endswith(SUFFIXES) and not file.startswith(".")
         )
