@@ -56,7 +56,7 @@ def _plot(plt, spec, curves):
     named = isinstance(places[0], str)
     shared = [x for x in places if sum(x in points for points in curves.values()) > 1]
     places = (shared or places) if named else sorted(places)  # methods are there to be compared between curves
-    drawn, axes = plt.subplots(figsize=(1.5 * COLUMN, 0.85 * COLUMN))
+    drawn, axes = plt.subplots(figsize=(max(1.5, 0.2 * len(places)) * COLUMN, 0.85 * COLUMN))
     step = NUDGE * len(places)
     for number, (label, points) in enumerate(curves.items()):
         shift = (number - (len(curves) - 1) / 2) * step
@@ -68,5 +68,13 @@ def _plot(plt, spec, curves):
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xticks=range(len(places)), xticklabels=[str(place) for place in places], xlabel=spec["x"],
              ylabel="gain, points of top-1", title=spec["title"])
+    if linear := spec.get("linear"):  # one unstable method leaves no room for the others
+        axes.set_yscale("symlog", linthresh=linear, linscale=1)
+        ticks = [sign * linear * 2**power for sign in (-1, 1) for power in range(8)]
+        low, high = axes.get_ylim()
+        axes.set(yticks=[0, *(tick for tick in ticks if low <= tick <= high)], ylim=(low, high))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.set_ylabel(f"gain, points of top-1\n(logarithmic beyond {linear})")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
     return drawn

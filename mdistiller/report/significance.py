@@ -13,6 +13,7 @@ from mdistiller.runs.statistics import (
     pooled_interval,
     seeds_needed,
     sign_flip_p,
+    unlike,
 )
 
 GAIN_HEAD = ("gain, last epoch", "95 % interval", "pooled", "p", "p, Holm")
@@ -22,9 +23,9 @@ LEAST_FREEDOM = 4  # least degrees of freedom of a pooled deviation; with fewer 
 WORDS = (
     "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test. *pooled* is the same "
     "interval with one standard deviation estimated from all rows of the table, because two or three differences say "
-    "little about it; it assumes that all rows vary alike and independently (one unstable row widens all, and rows "
-    "with one baseline share its runs), and needs four degrees of freedom. *p, Holm* is corrected for the number of "
-    "tests in the table."
+    "little about it; it assumes that the rows vary alike and independently (rows with one baseline share its runs), "
+    "and needs four degrees of freedom. Rows that vary more than the others (Cochran's test at 0.01) are not pooled and "
+    "have no such interval. *p, Holm* is corrected for the number of tests in the table."
 )
 RESAMPLED_WORDS = (
     "Comparisons over five seeds and more, without a normal distribution. *BCa interval*: the 95 % bootstrap interval "
@@ -38,9 +39,12 @@ RESAMPLED_WORDS = (
 def gain_cells(gains: Sequence[Gain | None]) -> list[tuple[str, ...]]:
     """The cells of GAIN_HEAD for the rows of one table; None is a row without a comparison."""
     found = [gain for gain in gains if gain is not None]
-    pooled = pooled_deviation([gain.differences for gain in found])
+    groups = [gain.differences for gain in found]
+    apart = unlike(groups)
+    pooled = pooled_deviation([group for place, group in enumerate(groups) if place not in apart])
+    pools = ((math.nan, 0) if place in apart else pooled for place in range(len(found)))
     corrected = iter(holm([gain.p for gain in found]))
-    return [("",) * len(GAIN_HEAD) if gain is None else _cells(gain, pooled, next(corrected)) for gain in gains]
+    return [("",) * len(GAIN_HEAD) if gain is None else _cells(gain, next(pools), next(corrected)) for gain in gains]
 
 
 def _cells(gain, pooled, corrected):

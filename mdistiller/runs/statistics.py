@@ -108,6 +108,27 @@ def pooled_deviation(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
     return math.sqrt(squares / freedom), freedom
 
 
+def unlike(groups: Sequence[Sequence[float]], level: float = 0.01) -> set[int]:
+    """Positions of the groups that vary too much to be pooled with the others, for `pooled_deviation`.
+
+    Cochran's test of the largest variance, for groups of any sizes ('t Lam, Analytica Chimica Acta 659, 2010), repeated
+    without the groups that it finds, at the level at which ISO 5725-2 leaves them out. It needs three groups.
+    """
+    left = {place: (len(group) - 1, mean_and_std(group)[1] ** 2) for place, group in enumerate(groups) if len(group) > 1}
+    found: set[int] = set()
+    while len(left) > 2:
+        total, freedom = sum(own * variance for own, variance in left.values()), sum(own for own, _ in left.values())
+        shares = {place: own * variance / total for place, (own, variance) in left.items()} if total else {}
+        chances = {place: len(left) * (1 - _special().betainc(own / 2, (freedom - own) / 2, shares[place]))
+                   for place, (own, _) in left.items() if shares}
+        worst = min(chances, key=chances.get, default=None)
+        if worst is None or chances[worst] >= level:
+            break
+        found.add(worst)
+        del left[worst]
+    return found
+
+
 def pooled_interval(gain: Gain, deviation: float, freedom: int) -> tuple[float, float]:
     """The 95 % interval of a mean gain from the deviation of `pooled_deviation`; NaN where there is none."""
     if not gain.seeds or not freedom:

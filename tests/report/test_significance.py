@@ -24,6 +24,13 @@ def test_gains_of_a_table_are_corrected_and_pooled_together():
     assert gain_cells([gain_of(1, 2, 3), gain_of(7)])[1][2] == ""  # too few degrees of freedom to pool
 
 
+def test_a_row_that_varies_more_than_the_others_is_not_pooled():
+    calm = [gain_of(1, 2, 3), gain_of(4, 5, 6), gain_of(7, 8, 9)]
+    cells = gain_cells([*calm, gain_of(-10, 0, 10)])
+    assert cells[3][1:3] == ("-24.84 to +24.84", "")
+    assert [row[2] for row in cells[:3]] == [row[2] for row in gain_cells(calm)]
+
+
 def test_fewer_than_five_seeds_are_not_resampled():
     assert resampled_row(("a", "b"), gain_of(1, 2, 3, 4), 1.0) is None
     assert resampled_row(("a", "b"), gain_of(1, 2, 3, 4, 5), 1.0)[5:] == ("0.0625", "1.00")

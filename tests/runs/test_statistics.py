@@ -16,6 +16,7 @@ from mdistiller.runs.statistics import (
     rank_methods,
     seeds_needed,
     sign_flip_p,
+    unlike,
 )
 
 
@@ -43,6 +44,17 @@ def test_holm_s_correction_by_hand():
     # 0.005 * 4 = 0.02; 0.01 * 3 = 0.03; 0.03 * 2 = 0.06; 0.04 * 1 is below that, and so 0.06 too; NaN is no test
     assert holm([0.01, 0.04, 0.03, math.nan, 0.005]) == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_group_that_varies_more_than_the_others_is_found():
+    # sums of squares 2, 2, 2 and 200 over 2 degrees each: of equal variances a share x of all has, with 2 and 6 degrees,
+    # the chance (1 - x)**3 to be exceeded: (6 / 206)**3 = 2.5e-5 for the last of four groups
+    groups = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-10, 0, 10], [5]]
+    assert unlike(groups) == {3} and unlike(groups, level=9e-5) == set()  # four times 2.5e-5 is 9.9e-5
+    # 2, 2 and 18: (4 / 22)**2 = 0.033, three times that is not below 0.01
+    assert unlike([[1, 2, 3], [4, 5, 6], [-3, 0, 3]]) == set()
+    assert unlike([[0, 0], [0, 0], [0, 0]]) == unlike([[0, 1], [0, 1000]]) == unlike([]) == set()  # nothing to compare
+    assert unlike([*groups[:3], [-1000, 0, 1000], [-100, 0, 100]]) == {3, 4}  # one hides the other
 
 
 def test_the_pooled_deviation_is_over_degrees_of_freedom():
