@@ -3,7 +3,10 @@
 from setuptools import find_packages, setup
 
 SHIPPED = "mdistiller.shipped"  # where an installed copy has the checkout's configs/ and checkpoints/ (places.py)
-TEACHERS = ("digits/resnet20", "words/tiny_2x64", "cifar100/resnet20", "cifar100/wrn_16_2", "digits_detection/r18")
+TEACHERS = (
+    "digits/resnet20", "words/tiny_2x64", "cifar100/resnet20", "cifar100/wrn_16_2", "cifar100/wrn_16_2_30",
+    "digits_detection/r18",
+)
 
 setup(
     packages=[
