@@ -59,15 +59,18 @@ class View(NamedTuple):
     flip: bool
 
 
-def draw_views(seed: int, epoch: int, index: np.ndarray, sizes: list[int], flip: bool) -> list[View]:
-    """Random views of images, a function of (seed, epoch, index): uniform over `sizes`, mirrored half of the time."""
+def draw_views(seed: int, epoch: int | np.ndarray, index: np.ndarray, sizes: list[int], flip: bool) -> list[View]:
+    """Random views of images, a function of (seed, epoch, index): uniform over `sizes`, mirrored half of the time.
+
+    `epoch` is an integer, or an array of one for each image.
+    """
     bits = random_bits(seed, DETECTION_VIEW, epoch, index, count=2)
     sides, mirrored = below(bits[:, 0], len(sizes)), below(bits[:, 1], 2)
     return [View(sizes[side], bool(flip and mirror)) for side, mirror in zip(sides, mirrored, strict=True)]
 
 
-def draw_seeds(seed: int, epoch: int, index: np.ndarray) -> list[int]:
-    """For each image, the seed (0..2**62-1) of the random choice of its anchors and proposals in an epoch."""
+def draw_seeds(seed: int, epoch: int | np.ndarray, index: np.ndarray) -> list[int]:
+    """For each image, the seed (0..2**62-1) of the random choice of its anchors and proposals in its `epoch`."""
     return [int(bits) >> 2 for bits in random_bits(seed, DETECTION_SAMPLING, epoch, index)[:, 0]]
 
 

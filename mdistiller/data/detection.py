@@ -146,8 +146,7 @@ class DetectionData:
             range(start, self.num_batches), pieces, self._read(requests), strict=True
         ):
             batch = self._batch(source, kept[index], examples)
-            batch["seeds"] = [draw_seeds(self.seed, number, [one])[0]
-                              for number, one in zip(passes.tolist(), index, strict=True)]
+            batch["seeds"] = draw_seeds(self.seed, passes, index)
             batch["canvas"] = self._canvas(epoch, step)
             batch["index"] = torch.from_numpy(index).to(self.device)
             share = len(index) * world_size / (self.batch_size * self._updates(step))
@@ -171,8 +170,7 @@ class DetectionData:
             yield batch | {"truth": [source.truth[source.annotations[one].image_id] for one in kept[piece]]}
 
     def _views(self, passes, index):
-        return [draw_views(self.seed, number, [one], self.sides, self.flip)[0]
-                for number, one in zip(passes.tolist(), index, strict=True)]
+        return draw_views(self.seed, passes, index, self.sides, self.flip)
 
     def _canvas(self, epoch, step):
         """The least (height, width) that holds all images of a global batch: on every rank they get equal padding."""

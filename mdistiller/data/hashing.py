@@ -23,11 +23,14 @@ def splitmix64(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> _SHIFT_3)
 
 
-def random_bits(seed: int, stream: int, epoch: int, index, count: int = 1) -> np.ndarray:
-    """Uniform uint64 (n, count); row i depends only on sample index[i]. `index` has n integers >= 0."""
+def random_bits(seed: int, stream: int, epoch: int | np.ndarray, index, count: int = 1) -> np.ndarray:
+    """Uniform uint64 (n, count); row i depends only on sample index[i]. `index` has n integers >= 0.
+
+    `epoch` is an integer, or an array of one for each sample.
+    """
     key = np.zeros(1, np.uint64)
-    for word in (seed, stream, epoch):
-        key = splitmix64((key ^ np.uint64(word & _WORD)) + np.uint64(_GOLDEN))
+    for word in (seed & _WORD, stream, epoch):
+        key = splitmix64((key ^ np.asarray(word).astype(np.uint64)) + np.uint64(_GOLDEN))
     index = np.asarray(index).astype(np.uint64)
     sample = splitmix64(key + (index + np.uint64(1)) * np.uint64(_GOLDEN))
     steps = np.array([(draw + 1) * _GOLDEN & _WORD for draw in range(count)], np.uint64)

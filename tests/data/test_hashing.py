@@ -37,6 +37,8 @@ def test_a_sample_s_numbers_do_not_depend_on_the_other_samples():
     mixed = np.random.default_rng(0).permutation(len(SAMPLES))[:1000]
     assert (random_bits(3, WEAK_VIEW, 8, mixed, count=4) == whole[mixed]).all()
     assert (random_bits(3, WEAK_VIEW, 8, [4321], count=2)[0] == whole[4321, :2]).all()
+    each = random_bits(3, WEAK_VIEW, np.array([8, 9, 8]), [0, 1, 4321], count=4)  # samples of several epochs at once
+    assert (each == np.stack([whole[0], random_bits(3, WEAK_VIEW, 9, [1], count=4)[0], whole[4321]])).all()
 
 
 @pytest.mark.parametrize("seed, stream, epoch", [(0, 0, 1), (0, 1, 1), (1, 1, 1), (2**32 - 1, 3, 480)])

@@ -47,6 +47,10 @@ def test_views_and_seeds_are_functions_of_seed_epoch_and_index():
     assert 60 < sum(view.flip for view in views) < 140 and 60 < sum(view.short == 640 for view in views) < 140
     assert not any(view.flip for view in draw_views(3, 2, index, [640], False))
     assert len(set(draw_seeds(3, 2, index))) == 200 and draw_seeds(3, 2, [7]) == [draw_seeds(3, 2, index)[7]]
+    passes, later = 2 + index % 2, draw_views(3, 3, index, [640, 800], True)  # a batch may have images of two passes
+    mixed = [(later if odd else views)[one] for one, odd in enumerate(index % 2)]
+    assert draw_views(3, passes, index, [640, 800], True) == mixed
+    assert draw_seeds(3, passes, index)[6:8] == [draw_seeds(3, 2, [6])[0], draw_seeds(3, 3, [7])[0]]
 
 
 def test_batches_are_of_one_shape_and_leftovers_wait_for_the_next_pass():
