@@ -46,6 +46,12 @@ def first_line(error: object, kind: bool = True) -> str:
     return ": ".join(filter(None, (name if kind or not line else "", line)))
 
 
+def counted(number: int, word: str) -> str:
+    """A number with its word in a message: "1 run", "2 runs", "2 classes"."""
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number} {word}{ending}"
+
+
 def cannot_write(path: str | Path, error: OSError) -> UserError | RunError:
     """The error for a file that cannot be written: a RunError for a disk error, a UserError for a wrong path."""
     kind = RunError if error.errno in DISK_FAILS else UserError

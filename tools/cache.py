@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, not an installed copy
 
 from mdistiller.command import Parser, run_command
+from mdistiller.errors import counted
 
 ROWS = 1024  # that are compared with the teacher
 
@@ -27,11 +28,11 @@ def main():
         cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
     elif args.action == "verify" and args.cfg:
         folder, rows, error = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows or ROWS)
-        print(f"{folder}: {rows} rows agree with the teacher{error and f' ({error})'}")
+        print(f"{folder}: in agreement with the teacher: {counted(rows, 'row')}{error and f' ({error})'}")
     else:
         for folder in args.words:
             if args.action == "verify":
-                print(f"{folder}: {cache_admin.verify(folder)} rows are intact")
+                print(f"{folder}: {counted(cache_admin.verify(folder), 'intact row')}")
             else:
                 cache_admin.delete(folder)
                 print(f"{folder}: deleted")

@@ -14,6 +14,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
+from mdistiller.errors import counted
 from mdistiller.report.compare import comparison
 from mdistiller.runs.folders import check_folder
 from mdistiller.runs.keeping import keep_records
@@ -28,7 +29,7 @@ def main():
     check_folder(args.runs, "runs")
     print(comparison(args.runs))
     if args.keep:
-        print(f"{keep_records(find_runs(args.runs, []), Path(args.keep))} runs archived in {args.keep}")
+        print(f"{counted(keep_records(find_runs(args.runs, []), Path(args.keep)), 'run')} archived in {args.keep}")
 
 
 def cli():

@@ -13,7 +13,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 quiet_interrupts()
 
 from mdistiller.config.files import chain
-from mdistiller.errors import UserError, writing
+from mdistiller.errors import UserError, counted, writing
 from mdistiller.files import write_text
 from mdistiller.places import CONFIGS
 
@@ -52,7 +52,7 @@ def main():
     args = parser.parse_intermixed_args()
     names = matching(args.words)
     if args.copy:
-        print(f"{copy(names, Path(args.copy))} files in {args.copy}")
+        print(f"{counted(copy(names, Path(args.copy)), 'file')} in {args.copy}")
     else:
         print(*names, sep="\n")
 

@@ -14,6 +14,7 @@ from mdistiller.command import Parser, quiet_interrupts, run_command
 
 quiet_interrupts()
 
+from mdistiller.errors import counted
 from mdistiller.runs.records import metric_words
 
 AS_TEACHER = "pretrain"  # mdistiller's word for the weights that a network has as a teacher
@@ -66,7 +67,7 @@ def words_of(result):
         if metric == "entropy":
             yield f"mean entropy {value:.3f} nats"
         elif metric == "count":
-            yield f"{value} samples"
+            yield counted(value, "sample")
         elif value == ABSENT:
             yield f"{metric_words(metric)} -"
         else:

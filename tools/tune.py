@@ -18,7 +18,7 @@ quiet_interrupts()
 import yaml
 
 from mdistiller.config.stated import as_overrides
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.files import write_text
 from mdistiller.libraries import import_extra
 from mdistiller.registry import chosen
@@ -80,10 +80,10 @@ def tune(config, overrides, name, trials, seeds, extra=()):
     from mdistiller.sweep.tuning import Tuning
 
     tuning = Tuning(config, (*overrides, *extra), name, trials, seeds)
-    print(f"{tuning.name}: {trials} trials over {', '.join(tuning.space)}; {tuning.folder}", flush=True)
+    print(f"{tuning.name}: {counted(trials, 'trial')} over {', '.join(tuning.space)}; {tuning.folder}", flush=True)
     tuning.run_trials()
     if tuning.open_trials:
-        print(f"{tuning.open_trials} trials are still run by other processes; the same command ends the study")
+        print(f"other processes still run {counted(tuning.open_trials, 'trial')}; the same command ends the study")
         return None
     best = tuning.best()
     print(f"best settings: {', '.join(f'{key} {value}' for key, value in best.items())}", flush=True)
@@ -101,8 +101,8 @@ def report(tuning, runs):
     trials = [TrialRow(trial.number, trial.params, value_of(trial), trial.state.name.lower())
               for trial in tuning.study.get_trials()]
     cfg = tuning.cfg
-    length = f"{cfg.SOLVER.MAX_ITER} updates" if cfg.SOLVER.MAX_ITER else f"{cfg.SOLVER.EPOCHS} epochs"
-    budget = (f"{tuning.trials} trials of {length} with one seed, proposed by TPE; "
+    length = counted(*(cfg.SOLVER.MAX_ITER, "update") if cfg.SOLVER.MAX_ITER else (cfg.SOLVER.EPOCHS, "epoch"))
+    budget = (f"{counted(tuning.trials, 'trial')} of {length} with one seed, proposed by TPE; "
               f"{tuning.val_fraction:g} of the training images are set aside to judge them; no choice reads the test "
               "images.")
     space = {key: (str(setting.own), setting.words) for key, setting in tuning.space.items()}

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from mdistiller.distributed import gather, part_on_this_machine
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.files import open_plain
 
 log = logging.getLogger("mdistiller")
@@ -224,11 +224,10 @@ def sound_positions(
         broken += [f"{files.path(position)} ({problem})" for position, problem in problems.items()]
         sound.append(np.delete(np.arange(len(files)), list(problems)))
     if broken and not skip_broken:
-        count = f"{len(broken)} broken image{'s' * (len(broken) > 1)}"
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise UserError(
-            f"DATASET.ROOT: {count}: {', '.join(broken[:NAMED])}{more}; restore them, or skip them with "
-            "DATASET.SKIP_BROKEN True"
+            f"DATASET.ROOT: {counted(len(broken), 'broken image')}: {', '.join(broken[:NAMED])}{more}; restore them, "
+            "or skip them with DATASET.SKIP_BROKEN True"
         )
     for image in broken:
         log.warning("skipped broken image: %s", image)
@@ -236,7 +235,7 @@ def sound_positions(
         lost = np.setdiff1d(files.labels, files.labels[positions])
         if len(lost):
             example = files.path(int(np.flatnonzero(files.labels == lost[0])[0])).parent
-            raise UserError(f"{example}: every image of the class is broken, as in {len(lost)} class(es)")
+            raise UserError(f"{example}: every image of the class is broken ({counted(len(lost), 'such class')})")
     return sound
 
 

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from mdistiller.data.build import DATASETS
 from mdistiller.data.files import ImageFiles, class_names, decode_all, find_folder, image_files, scan_classes
 from mdistiller.data.memory import ImageSource, InMemoryData
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 
 SIZE = 64
 ANNOTATIONS = "val_annotations.txt"
@@ -65,7 +65,8 @@ def read_annotations(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
         labels.append(label[wnid])
     missing = set(range(len(classes))) - set(labels)
     if missing:
-        raise UserError(f"{path}: no images of {len(missing)} classes of train/, such as {classes[min(missing)]}")
+        raise UserError(f"{path}: no images of {counted(len(missing), 'class')} of train/, such as "
+                        f"{classes[min(missing)]}")
     return image_files(folder, names, np.array(labels))
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mdistiller.errors import counted
+
 log = logging.getLogger("mdistiller")
 PREFERRED = ("model", "state_dict", "net", "network", "student")  # preferred keys, in this order, if several fit
 AVERAGED = ("ema", "averag", "swa", "shadow")  # in keys of averaged weights, which have the lowest priority
@@ -63,8 +65,8 @@ def mismatch(state: dict, own: dict[str, torch.Tensor]) -> str | None:
     missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - own.keys())
     other = _others(state, own)
-    problems = [f"{len(missing)} keys missing ({missing[0]}, ...)"] if missing else []
-    problems += [f"{len(unexpected)} unknown keys ({unexpected[0]}, ...)"] if unexpected else []
+    problems = [f"{counted(len(missing), 'key')} missing ({missing[0]}, ...)"] if missing else []
+    problems += [f"{counted(len(unexpected), 'unknown key')} ({unexpected[0]}, ...)"] if unexpected else []
     problems += [min(other)] if other else []
     return "; ".join(problems) or None
 

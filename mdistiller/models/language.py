@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mdistiller.errors import UserError, first_line
+from mdistiller.errors import UserError, counted, first_line
 from mdistiller.libraries import import_transformers, source_of
 from mdistiller.models.base import modes_kept
 from mdistiller.models.transparent import Transparent
@@ -152,12 +152,14 @@ def _load(transformers, name, pretrained, dtype):
 
 def _check_loaded(name, loaded):
     """Raise UserError for weights that a network did not find in its files: transformers leaves them random."""
-    for kind, problem in (("missing_keys", "are not in its files"), ("mismatched_keys", "have other shapes there")):
+    for kind, problem in (("missing_keys", "lack"), ("mismatched_keys", "have other shapes for")):
         keys = sorted(key if isinstance(key, str) else key[0] for key in loaded[kind])
         if keys:
-            raise UserError(f"{name}: {len(keys)} weights of the network {problem} ({keys[0]}, ...)")
+            raise UserError(f"{name}: its files {problem} {counted(len(keys), 'weight')} of the network "
+                            f"({keys[0]}, ...)")
     if unused := sorted(loaded["unexpected_keys"]):
-        log.warning("%s: %d weights of its files have no place in the network (%s, ...)", name, len(unused), unused[0])
+        log.warning("%s: the network has no place for %s of its files (%s, ...)", name, counted(len(unused), "weight"),
+                    unused[0])
 
 
 def _layers_of(network):

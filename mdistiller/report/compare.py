@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mdistiller import markdown
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.report.book import method_of
 from mdistiller.runs.differences import differences, digits
 from mdistiller.runs.records import (
@@ -39,7 +39,7 @@ def comparison(root: str | Path) -> str:
     cells = [[markdown.cell(text) for text in line] for line in (head(done), *dict.fromkeys(rows))]
     lines = [markdown.table(cells[0], cells[1:], aligned=True)]
     if len(done) < len(runs):
-        lines.append(f"\n{len(runs) - len(done)} run(s) are not finished and are left out.")
+        lines.append(f"\nNot finished and left out: {counted(len(runs) - len(done), 'run')}.")
     notes = [*repeated_words([run for run, _ in repeated_runs(done)]), *edited_words(groups)]
     lines += [f"\n{markdown.prose(text)}" for text in notes]
     return "\n".join(lines)
@@ -48,7 +48,7 @@ def comparison(root: str | Path) -> str:
 def repeated_words(runs: Sequence[RunRecord]) -> list[str]:
     """A sentence about runs that are in no table, because other runs of their seeds are counted; nothing for none."""
     names = ", ".join(str(run.path) for run in runs)
-    number = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    number = counted(len(runs), "run")
     return [f"{number} of a seed that is counted already (by the run started last): {names}"] if runs else []
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
+from mdistiller.errors import counted
 from mdistiller.report.compare import edited_words, repeated_words
 from mdistiller.runs.fill import Filled, FilledTable
 from mdistiller.runs.paper import Table
@@ -114,7 +115,7 @@ def missing(filled: FilledTable, command: str) -> list[Block]:
             blocks += [Paragraph("The command that fills all of them:"), Commands((command,))]
         blocks += [Paragraph("The commands that fill them one by one:"), Commands(_commands(empty, command))]
     if fewer and not filled.smoke:
-        blocks += [Heading(f"Fewer than {wanted} seeds: {len(fewer)} cells", 3)]
+        blocks += [Heading(f"Fewer than {wanted} seeds: {counted(len(fewer), 'cell')}", 3)]
         blocks.append(Commands(_commands(fewer, command)))
     return blocks
 
@@ -313,8 +314,9 @@ def _notes(filled) -> Iterable[Block]:
     for (row, column), cell in filled.cells.items():
         if cell.others:
             lines.append(
-                f"{row}, {column}: {cell.others} other configuration(s) also fit this cell (another teacher or "
-                f"protocol); the most similar to the paper's with the most seeds is shown ({cell.runs[0].path}, ...)"
+                f"{row}, {column}: this cell also fits {counted(cell.others, 'other configuration')} (another "
+                f"teacher or protocol); the most similar to the paper's with the most seeds is shown "
+                f"({cell.runs[0].path}, ...)"
             )
     unlike: dict[tuple, list[str]] = {}
     for group, cells in filled.groups.items():
@@ -324,6 +326,6 @@ def _notes(filled) -> Iterable[Block]:
     lines += [f"{line}, {', '.join(groups)}: the gain is not of the weights alone: {', '.join(settings)}"
               for (line, settings), groups in unlike.items()]
     if filled.unfinished:
-        lines.append(f"{filled.unfinished} run(s) in the folder are not finished and are left out")
+        lines.append(f"not finished and left out: {counted(filled.unfinished, 'run')} in the folder")
     lines += [*repeated_words(filled.repeated), *edited_words(cell.runs for cell in filled.cells.values())]
     return [Heading("Notes", 3), Items(tuple(lines))] if lines else []

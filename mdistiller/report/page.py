@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.files import read_text
 from mdistiller.report import render
 from mdistiller.report.answers import answers_of
@@ -83,7 +83,7 @@ def _cards(book):
     """(number, words) that sum up the page."""
     numbers = {"finished run": sum(run.done for run in book.runs), "configuration": len(book.entries),
                "method": len({entry.method for entry in book.entries})}
-    cards = [(str(number), word if number == 1 else f"{word}s") for word, number in numbers.items()]
+    cards = [tuple(counted(number, word).split(" ", 1)) for word, number in numbers.items()]
     if book.gains:
         above = sum(gain.mean > 0 for _, _, gain in book.gains)
         cards.append((f"{above} of {len(book.gains)}", "EA variants above their baseline"))

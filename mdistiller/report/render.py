@@ -4,6 +4,7 @@ import base64
 from functools import cache
 from pathlib import Path
 
+from mdistiller.errors import counted
 from mdistiller.libraries import import_extra
 from mdistiller.report.layout import plain
 
@@ -26,6 +27,7 @@ def _environment():
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.globals["asset"] = lambda name: safe((TEMPLATES / name).read_text(encoding="utf-8"))
+    environment.globals["counted"] = counted
     environment.globals["plotly"] = lambda: safe(plotly_js())
     environment.filters["plain"] = plain
     environment.filters["data_uri"] = lambda data: f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -14,7 +14,7 @@ from statistics import fmean
 from mdistiller import files
 from mdistiller.config.common import group_settings
 from mdistiller.config.words import nearest
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.files import read_plain
 from mdistiller.places import CHECKOUT
 from mdistiller.plugins import edited
@@ -243,7 +243,7 @@ def summary(runs: Sequence[PlannedRun], states: Mapping, progress: Progress, tod
     count = Counter(states.values())
     shown = ((DONE, "done"), (STARTED, "to continue"), (LEFT, "to start"), (FAILED, "failed"))
     told = ", ".join(f"{count[state]} {words}" for state, words in shown if count[state])
-    lines = [f"{len(runs)} runs of {len(trainings)} configurations: {told}"]
+    lines = [f"{counted(len(runs), 'run')} of {counted(len(trainings), 'configuration')}: {told}"]
     times = [progress.seconds(run) for run in todo]
     known = [time for time in times if time is not None]
     if known:

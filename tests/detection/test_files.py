@@ -54,7 +54,7 @@ def test_a_pair_becomes_a_teacher_and_the_backbone_of_a_student(tmp_path):
         checkpoints.load_network(net, student, "r50 with 3 classes")  # its heads would be random
     torch.save({"model": dict(list(torch.load(student, weights_only=True)["model"].items())[1:]),
                 "part": "model.backbone.body."}, student)
-    with pytest.raises(UserError, match="1 keys missing"):
+    with pytest.raises(UserError, match="1 key missing"):
         checkpoints.load_network(net, student, "r50 with 3 classes", part=True)
 
 

@@ -57,11 +57,11 @@ DAMAGED = {  # what is wrong -> (how, what the error says)
     "no heads": (settings(CONFIG, n_head=0), "no language model"),
     "layers that are a word": (settings(CONFIG, n_layer="two"), "no language model"),
     "code of its own": (settings(CONFIG, **OWN_CODE), "contains custom code"),
-    "a weight left out": (state(without(LAYER)), f"1 weights of the network are not in its files ({LAYER}, ...)"),
+    "a weight left out": (state(without(LAYER)), f"its files lack 1 weight of the network ({LAYER}, ...)"),
     "names of a wrapper": (state(lambda state: {f"x.{key}": value for key, value in state.items()}),
-                           "weights of the network are not in its files"),
-    "another vocabulary": (settings(CONFIG, vocab_size=5), f"1 weights of the network have other shapes there "
-                                                           f"({EMBEDDING}, ...)"),
+                           " weights of the network ("),
+    "another vocabulary": (settings(CONFIG, vocab_size=5), f"its files have other shapes for 1 weight of the "
+                                                           f"network ({EMBEDDING}, ...)"),
     "NaN": (state(lambda state: state | {EMBEDDING: state[EMBEDDING] * torch.nan}), "its logits are not finite"),
 }
 
@@ -112,4 +112,4 @@ def test_weights_without_a_place_are_told(folder, caplog):
     state(lambda state: state | {"value_head.weight": torch.zeros(2)})(folder)
     with caplog.at_level(logging.WARNING):
         build_language_model(str(folder), 8, pretrained=True)
-    assert "1 weights of its files have no place in the network (value_head.weight, ...)" in caplog.text
+    assert "the network has no place for 1 weight of its files (value_head.weight, ...)" in caplog.text

@@ -70,7 +70,7 @@ def test_unfinished_runs_are_counted_below_the_table(tmp_path):
     make_run(tmp_path, "KD", 0, 72.0)
     make_run(tmp_path, "KD", 1, 12.0, status="interrupted")
     text = comparison(tmp_path)
-    assert lines_of(text) == [("KD", "1", "72.00")] and "\n1 run(s) are not finished and are left out." in text
+    assert lines_of(text) == [("KD", "1", "72.00")] and "\nNot finished and left out: 1 run." in text
 
 
 def test_results_on_validation_images_are_told_as_such(tmp_path):

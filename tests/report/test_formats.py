@@ -112,7 +112,7 @@ def test_a_gain_across_protocols_is_marked_in_tables_and_csv(tmp_path):
     text = " ".join(formats.markdown(layout(table, COMMAND)).split())
     # differences 0.5 and 1.5: error 0.5, t(1, 0.975) = 12.7062; p = 1 - 2 atan(2) / pi
     assert "+1.00 [-5.35, 7.35] p=0.295 (Holm=0.295) (2 seeds) *" in text and text.count("were trained with diff") == 2
-    assert re.search(r"\| EA-MLD +\| \+1\.00 \* +\| 1 of 7 ", text) and "1 run(s) in the folder are not fin" in text
+    assert re.search(r"\| EA-MLD +\| \+1\.00 \* +\| 1 of 7 ", text) and "not finished and left out: 1 run in" in text
     assert "teacher resnet32x4 (79.42 in the paper; here 79.42, 79.5)" in text
     rows = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(formats.csv_text([(table, "")])))}
     expected = {"seeds": "0 1 2", "gain": "1", "gain_seeds": "2", "gain_low": "-5.3531", "gain_high": "7.3531",
@@ -130,7 +130,7 @@ def test_html_holds_the_same_and_loads_nothing(blocks):
 def test_cells_with_fewer_seeds_than_the_paper_are_named_with_their_commands(runs):
     filled = fill(load_tables()["1"], find_runs(runs))
     *_, heading, commands = missing(replace(filled, table=replace(filled.table, runs=3)), COMMAND)
-    assert heading.text == "Fewer than 3 seeds: 1 cells"
+    assert heading.text == "Fewer than 3 seeds: 1 cell"
     assert commands.lines == (f"{COMMAND} --methods 'KD, w = H^S' --pairs {PAIR}",)
 
 

@@ -72,13 +72,13 @@ def test_a_killed_sweep_started_again_finishes_without_repeating_a_finished_run(
     assert {"config.yaml", "run.json", "summary.json", "latest.pth"} <= {path.name for path in first}
 
     code, out, error = finish(start(tmp_path, 3, *words))
-    assert (code, error) == (0, "") and "3 runs of 1 configurations: 1 done, 1 to continue, 1 to start" in out
+    assert (code, error) == (0, "") and "3 runs of 1 configuration: 1 done, 1 to continue, 1 to start" in out
     assert first == {path: path.stat().st_mtime_ns for path in first}
     everything = {0: ("done", 1), 1: ("done", 1 if alone else 2), 2: ("done", 1)}
     assert ended(tmp_path) == everything
 
     code, out, _ = finish(start(tmp_path, 3, *words))
-    assert (code, out) == (0, "3 runs of 1 configurations: 3 done\nnothing left to do\n")
+    assert (code, out) == (0, "3 runs of 1 configuration: 3 done\nnothing left to do\n")
     assert ended(tmp_path) == everything
 
 
@@ -357,7 +357,7 @@ def test_a_missing_slurm_and_an_unknown_option_are_reported(tmp_path, monkeypatc
 def test_the_plan_is_printed_and_nothing_started(tmp_path):
     code, out, error = finish(start(tmp_path, 2, "--dry-run"))
     assert (code, error) == (0, "") and not (tmp_path / "out").exists()
-    assert out.startswith("2 runs of 1 configurations: 2 to start\n")
+    assert out.startswith("2 runs of 1 configuration: 2 to start\n")
     assert out.count("\npython tools/train.py --cfg ") == 2
     code, _, error = finish(start(tmp_path, 2, "--methods", "KD"))
     assert code == 2 and error.count("\n") == 1 and "--methods and --pairs choose cells of --table" in error

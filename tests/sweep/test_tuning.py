@@ -257,7 +257,7 @@ def test_the_best_settings_of_a_line_of_a_study_are_kept_with_their_report(tmp_p
     tune.main()
     text = line.tuned.read_text()
     assert yaml.safe_load(text) == {"KD.LOSS.KD_WEIGHT": 0.9, "KD.TEMPERATURE": 4.0, "EA.KIND": "ea"}
-    assert "# Best trial: 0" in text and "Not looked at" in text and "1 trials of 2 epochs" in text
+    assert "# Best trial: 0" in text and "Not looked at" in text and "1 trial of 2 epochs" in text
 
 
 def test_where_the_best_settings_are_the_configurations_own_they_are_trained_once(tmp_path):

@@ -130,7 +130,7 @@ FOLDERS = [
           ("empty annotations", "no images of 2 classes", ""),
           ("annotations of another class", "line 1: class 'n9'", LINES.replace("n1", "n9")),
           ("annotations between spaces", "line 1: class ''", LINES.replace("\t", " ")),
-          ("annotations of one class", "no images of 1 classes", LINES.replace("n2", "n1")),
+          ("annotations of one class", "no images of 1 class ", LINES.replace("n2", "n1")),
           ("an annotated image that is not there", "1 broken image", LINES.replace("v2", "v3")),
           ("annotations of bytes", "1 broken image", b"\xff\xfe" + LINES.encode()),
           ("a line alone", "line 1: class ''", "v1.JPEG\n"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdistiller import distributed
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, counted
 from mdistiller.library.doctor.finding import Case, Finding, sharded
 from mdistiller.library.doctor.inputs import check_images, check_size
 from mdistiller.library.doctor.losses import check_losses
@@ -65,7 +65,7 @@ class FirstStep:
                     Finding(
                         "module not in the optimiser",
                         f"an update changed the student and not {own[0]} of "
-                        f"{kd.distiller.method} ({len(own)} parameters): give the optimiser "
+                        f"{kd.distiller.method} ({counted(len(own), 'parameter')}): give the optimiser "
                         "kd.learnable_parameters()",
                     )
                 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from mdistiller.errors import counted
 from mdistiller.library.doctor.finding import Case, Finding, many
 
 
@@ -24,7 +25,7 @@ def check_optimiser(case: Case) -> Iterator[Finding]:
         lacking = [name for name in missing if name.startswith("student.")]
         yield Finding(
             "student not in the optimiser",
-            f"{len(lacking)} parameters of the student are not in the optimiser "
+            f"the optimiser lacks {counted(len(lacking), 'parameter')} of the student "
             f"({many(lacking)}): it was made before the student was replaced?",
         )
     teacher = case.kd.distiller.teacher
