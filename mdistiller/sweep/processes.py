@@ -167,27 +167,27 @@ class LocalSweep:
         Two consecutive runs that end with exit code 2 and the same message end the sweep: the others would fail too.
         If the sweep itself cannot go on, its runs save their state first.
         """
-        signalled = set()
+        asked = set()  # the runs that were told to stop; told again later, they would end without saving
         with Signals() as signals:
             try:
                 while self.running or (not signals.number and (self.waiting or self.elsewhere)):
                     if signals.number:
-                        for process in self.running.keys() - signalled:
-                            process.send_signal(signal.SIGTERM if signals.number == signal.SIGHUP else signals.number)
-                            signalled.add(process)
+                        for process in self.running.keys() - asked:
+                            process.send_signal(signals.number)
+                            asked.add(process)
                     else:
                         self._launch()
                     if not self._reap(signals.number):
                         time.sleep(POLL_SECONDS)
             except BaseException:  # such as a full disk, which does not take the message of a failed run
-                self._end_runs()
+                self._end_runs(asked)
                 raise
         if signals.number:
             raise Interrupted(signals.number)
 
-    def _end_runs(self):
-        """Stop the runs that go on, which nobody would watch, and wait for their end."""
-        for process in self.running:
+    def _end_runs(self, asked):
+        """Stop the runs that go on, which nobody would watch, and wait for their end. Some were `asked` to already."""
+        for process in self.running.keys() - asked:
             process.send_signal(signal.SIGTERM)
         while any(process.poll() is None for process in self.running):
             time.sleep(POLL_SECONDS)

@@ -1,5 +1,6 @@
 """Sweeps on digits with the smallest networks: stopped, killed, continued, and several at once."""
 
+import errno
 import json
 import os
 import signal
@@ -176,6 +177,25 @@ def test_a_sweep_that_cannot_go_on_leaves_no_run_behind(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="bad.failed: cannot be written: No space left"):
         sweep_of(tasks)
     assert (tmp_path / "other.log").read_text() == "saved\n" and sweep.take_lock(tmp_path / "other") is not None
+
+
+def test_a_run_that_was_told_to_stop_is_not_told_again(tmp_path, monkeypatch):
+    """It would end without saving. A closed terminal takes no line about the first run that has ended."""
+    def closed(task, result):
+        (tmp_path / "told").touch()
+        raise OSError(errno.EIO, "Input/output error")
+
+    sent, send = [], subprocess.Popen.send_signal
+    monkeypatch.setattr(subprocess.Popen, "send_signal", lambda run, number: sent.append(number) or send(run, number))
+    begin = f"import os, pathlib, signal, time; folder = pathlib.Path('{tmp_path}')\n"
+    first = begin + "while not (folder / 'begun').exists(): time.sleep(0.01)\n"
+    first += f"os.kill({os.getpid()}, signal.SIGHUP)\ntime.sleep(60)"
+    second = begin + "signal.signal(signal.SIGHUP, lambda *_: None)\n(folder / 'begun').touch()\n"
+    second += "while not (folder / 'told').exists(): time.sleep(0.01)"
+    tasks = [python(tmp_path, "first", first), python(tmp_path, "second", second)]
+    with pytest.raises(OSError, match="Input/output error"):
+        sweep.LocalSweep(tasks, 2, [], lambda task: False, closed).run()
+    assert sent == [signal.SIGHUP] * 2
 
 
 def test_a_run_that_ctrl_c_meets_while_python_starts_has_not_failed(tmp_path):
