@@ -47,6 +47,11 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
     cfg = read_config(folder, opts)
     with errors_name_files(cfg):
         run = build_run(cfg, choose_device(cfg.DEVICE), weights=False)
+    _load(run, folder, checkpoint)
+    return run
+
+
+def _load(run, folder, checkpoint):
     path = Path(folder) / f"{checkpoint}.pth"
     state = checkpoints.load(path)
     try:
@@ -56,7 +61,6 @@ def open_run(folder: str | Path, checkpoint: str = "best", opts: Sequence = ()) 
         raise UserError(
             f"{path}: does not hold the state of the run that {folder}/config.yaml describes{reason}") from None
     run.distiller.eval()
-    return run
 
 
 @out_of_memory_fails_the_run()
@@ -65,8 +69,12 @@ def evaluate_run(folder: str | Path, opts: Sequence = (), results: str | None = 
 
     Predictions of the last epoch's network are written to the file `results` if given, see `Task.results`.
     """
-    last, best = (open_run(folder, checkpoint, opts) for checkpoint in ("latest", "best"))
-    return {"last": _test(last, f"{folder}/latest.pth", results=results), "best": _test(best, f"{folder}/best.pth")}
+    run, found = open_run(folder, "best", opts), {}  # of both epochs: to find the images takes longer than a checkpoint
+    _load(run, folder, "latest")  # a damaged one is told before the other is measured
+    found["last"] = _test(run, f"{folder}/latest.pth", results=results)
+    _load(run, folder, "best")
+    found["best"] = _test(run, f"{folder}/best.pth")
+    return found
 
 
 def _test(run, source, network=None, results=None):

@@ -13,6 +13,8 @@ from sklearn.metrics import calinski_harabasz_score
 
 from mdistiller.analysis import measure, networks, samples
 from mdistiller.analysis.samples import write_samples
+from mdistiller.data import build_data
+from mdistiller.engine import setup
 from mdistiller.engine.reopen import evaluate_run
 from mdistiller.errors import UserError
 from mdistiller.runs.records import RunRecord
@@ -128,7 +130,14 @@ def test_a_run_opened_with_its_teacher_evaluates_as_it_did(methods):
     _, data, distiller = networks.open_with_teacher(path, "latest", OPTIONS.opts)
     out = networks.outputs_of(distiller.teacher, data.eval_batches("test"), 3.0)
     assert 100 * out.correct.mean() == pytest.approx(json.loads((path / "run.json").read_text())["teacher_top1"])
-    assert evaluate_run(path, OPTIONS.opts)["last"]["top1"] == methods["EA-KD"][0].summary["last_top1"]
+
+
+def test_both_epochs_of_a_run_are_evaluated_on_data_that_is_read_once(methods, monkeypatch):
+    run, read = methods["EA-KD"][0], []
+    monkeypatch.setattr(setup, "build_data", lambda *of: read.append(of) or build_data(*of))
+    found = evaluate_run(run.path, OPTIONS.opts)
+    assert {epoch: one["top1"] for epoch, one in found.items()} == {epoch: run.result(epoch) for epoch in found}
+    assert list(found) == ["last", "best"] and len(read) == 1
 
 
 def test_figures_are_not_measured_with_another_teacher_a_random_one_or_none(methods, tmp_path):
