@@ -44,6 +44,12 @@ def scans(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[half].astype(np.float32) / WHITE, digits[half]
 
 
+@cache
+def annotations(split: str, seed: int) -> tuple[Annotation, ...]:
+    """Those of all images of a split. They take seconds; a process that trains or measures several runs keeps them."""
+    return tuple(Annotation(position, *draw_canvas(split, seed, position)[1:]) for position in range(NUM_IMAGES[split]))
+
+
 class DigitCanvases(BoxSource):
     """The images of a split, each of which is generated whenever it is read."""
 
@@ -52,7 +58,7 @@ class DigitCanvases(BoxSource):
     def __init__(self, split: str, seed: int):
         self.split, self.seed, number = split, seed, NUM_IMAGES[split]
         self.sizes = np.full((number, 2), CANVAS_SIDE, np.int64)
-        self.annotations = [Annotation(position, *draw_canvas(split, seed, position)[1:]) for position in range(number)]
+        self.annotations = annotations(split, seed)
         self.truth = {one.image_id: _truth(one) for one in self.annotations}
 
     def image(self, position):

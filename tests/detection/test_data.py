@@ -234,6 +234,14 @@ def test_a_bad_image_ends_a_run_before_its_folder_exists_or_is_skipped(tmp_path,
         assert {target["image_id"] for target in seen} <= {100, 102, 103, 104}
 
 
+def test_several_runs_of_a_process_draw_the_digits_once(monkeypatch):
+    from mdistiller.data import digits_detection as drawn
+
+    monkeypatch.setitem(drawn.NUM_IMAGES, "test", 3)
+    one, other = (drawn.DigitCanvases("test", 12345) for _ in range(2))  # a seed that no other test has
+    assert len(one.annotations) == 3 and one.annotations is other.annotations and one.truth is not other.truth
+
+
 def test_drawn_digits_are_a_function_of_the_seed_with_boxes_around_visible_parts():
     from mdistiller.data.digits_detection import draw_canvas, scans
 
