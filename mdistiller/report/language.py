@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from mdistiller.errors import counted
 from mdistiller.report.formats import csv_lines
 from mdistiller.report.layout import (
     MISSING,
@@ -110,15 +111,17 @@ def _lines(row, columns):
     if row.printed:
         yield _fixed(f"{row.label}, paper", row.printed, columns)
     seeds = f"{len(row.runs)}" if row.runs else MISSING
-    yield (f"{row.label}, here", seeds, *(_text(row.scores.get(column)) for column in columns))
+    yield (f"{row.label}, here", seeds, *(_text(row.scores.get(column), len(row.runs)) for column in columns))
 
 
-def _text(score: Score | None) -> str:
+def _text(score: Score | None, seeds: int = 1) -> str:
+    """A score of a row with this number of `seeds`; it says of how many it is, where some have not answered its set."""
     if score is None:
         return MISSING
     spreads = [NOTHING if value is None or math.isnan(value) else f"{value:.2f}"
                for value in (score.training, score.decoding)]
-    return f"{score.mean:.2f} ± {' / '.join(spreads)}"
+    fewer = f" ({counted(score.seeds, 'seed')})" if score.seeds < seeds else ""
+    return f"{score.mean:.2f} ± {' / '.join(spreads)}{fewer}"
 
 
 def _gains(row, by_label, columns):

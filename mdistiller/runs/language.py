@@ -9,6 +9,7 @@ from statistics import fmean
 from mdistiller.config.files import read_yaml
 from mdistiller.config.stated import BASE
 from mdistiller.config.words import shown
+from mdistiller.errors import counted
 from mdistiller.runs.matching import best_group
 from mdistiller.runs.paper import DATA, load_tables
 from mdistiller.runs.records import RunRecord, mean_and_std
@@ -93,10 +94,11 @@ def _scored(run, who):
 def _departure(name, found):
     """What differs from the table's evaluation, as words; empty if nothing does."""
     examples, seeds, wanted = found.get("examples"), found.get("seeds"), SPEC["examples"][name]
-    number = len(seeds) if isinstance(seeds, list) else None
+    number = len(seeds) if isinstance(seeds, list) else 0
     if (examples, number) == (wanted, SPEC["decodings"]):
         return ""
-    return f"{shown(examples)} examples and {number} decoding seeds, expected {wanted} and {SPEC['decodings']}"
+    found = f"{shown(examples)} examples and {counted(number, 'decoding seed')}"
+    return f"{found}, expected {wanted} and {SPEC['decodings']}"
 
 
 def _by_column(each):
