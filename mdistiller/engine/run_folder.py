@@ -1,5 +1,6 @@
 """The folder of a run: its files and their formats. Files are written atomically, so a run can stop at any time."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,21 @@ class RunFolder:
             "sessions": [*earlier, session],
         }
         self.write_json("run.json", content)
+
+    @contextlib.contextmanager
+    def as_it_was_if_refused(self) -> Iterator[None]:
+        """Within this context, a UserError takes back what `describe` wrote over the records of an existing run.
+
+        Otherwise they would name a session that trained nothing, and the next one would be compared with its software.
+        """
+        before = {name: files.read_text(self / name) for name in ("config.yaml", "run.json") if (self / name).is_file()}
+        try:
+            yield
+        except UserError:
+            for name, text in before.items():
+                if self._lock is not None and files.read_text(self / name) != text:
+                    self.write_text(name, text)
+            raise
 
     def edited(self) -> list[str]:
         """The names of the user's Python files that have changed since the session of the run before this one."""

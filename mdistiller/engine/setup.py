@@ -153,13 +153,15 @@ def _training(cfg, resume, after_epoch, shared, stop):
         distributed.barrier()  # every rank must have checked the folder before the first rank creates it
         if distributed.rank() == 0:
             folder.take(resume)
-            folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **metadata)
-            start_logging(folder / "train.log")
-            _announce(run, folder)
-        if run.distiller.teacher is not None and not folder.finished:
-            _measure_teacher(run, folder, shared)
-        if resume:
-            trainer.state.resume()
+        with folder.as_it_was_if_refused():
+            if distributed.rank() == 0:
+                folder.describe(cfg, device=device_name(device), processes=distributed.world_size(), **metadata)
+                start_logging(folder / "train.log")
+                _announce(run, folder)
+            if run.distiller.teacher is not None and not folder.finished:
+                _measure_teacher(run, folder, shared)
+            if resume:
+                trainer.state.resume()
         if trainer.state.global_step == 0 and not folder.finished:
             run.distiller.eval().prepare(run.data)
             run.distiller.train()

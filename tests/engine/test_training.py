@@ -13,6 +13,7 @@ import torch
 from mdistiller.command import Interrupted, run_command
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import learning_rate
+from mdistiller.engine.run_folder import CHECKPOINTS
 from mdistiller.engine.setup import train
 from mdistiller.engine.trainer import StopRequest, Trainer
 from mdistiller.errors import UserError
@@ -126,6 +127,18 @@ def test_the_checkpoint_of_another_run_is_refused(foreign, expected, unbroken, t
     with pytest.raises(UserError, match=f"latest.pth: {expected}"):
         run(tmp_path, resume=True)
     assert without_times(metrics(folder)) == without_times(metrics(unbroken))
+
+
+def test_a_run_that_is_refused_when_it_is_resumed_leaves_no_session(unbroken, tmp_path):
+    folder = Path(shutil.copytree(unbroken, tmp_path / unbroken.parent.name / unbroken.name))
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
+    before = [(folder / name).read_bytes() for name in ("config.yaml", "run.json")]
+    for name in CHECKPOINTS:
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="latest.pth"):
+        run(tmp_path, "EA-KD", "LOG.TENSORBOARD_FREQ", 7, resume=True)
+    assert [(folder / name).read_bytes() for name in ("config.yaml", "run.json")] == before
 
 
 def test_with_a_validation_split_the_best_epoch_is_not_chosen_on_test_images(tmp_path):
