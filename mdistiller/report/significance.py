@@ -24,8 +24,8 @@ WORDS = (
     "Gains are paired by seed. *95 % interval* and *p* are those of Student's paired t-test. *pooled* is the same "
     "interval with one standard deviation estimated from all rows of the table, because two or three differences say "
     "little about it; it assumes that the rows vary alike and independently (rows with one baseline share its runs), "
-    "and needs four degrees of freedom. Rows that vary more than the others (Cochran's test at 0.01) are not pooled and "
-    "have no such interval. *p, Holm* is corrected for the number of tests in the table."
+    "and needs four degrees of freedom. Rows that vary more than the others (Cochran's test at 0.01) are not pooled "
+    "and have no such interval. *p, Holm* is corrected for the number of tests in the table."
 )
 RESAMPLED_WORDS = (
     "Comparisons over five seeds and more, without a normal distribution. *BCa interval*: the 95 % bootstrap interval "

@@ -114,7 +114,8 @@ def unlike(groups: Sequence[Sequence[float]], level: float = 0.01) -> set[int]:
     Cochran's test of the largest variance, for groups of any sizes ('t Lam, Analytica Chimica Acta 659, 2010), repeated
     without the groups that it finds, at the level at which ISO 5725-2 leaves them out. It needs three groups.
     """
-    left = {place: (len(group) - 1, mean_and_std(group)[1] ** 2) for place, group in enumerate(groups) if len(group) > 1}
+    left = {place: (len(group) - 1, mean_and_std(group)[1] ** 2)
+            for place, group in enumerate(groups) if len(group) > 1}
     found: set[int] = set()
     while len(left) > 2:
         total, freedom = sum(own * variance for own, variance in left.values()), sum(own for own, _ in left.values())

@@ -47,8 +47,8 @@ def test_holm_s_correction_by_hand():
 
 
 def test_a_group_that_varies_more_than_the_others_is_found():
-    # sums of squares 2, 2, 2 and 200 over 2 degrees each: of equal variances a share x of all has, with 2 and 6 degrees,
-    # the chance (1 - x)**3 to be exceeded: (6 / 206)**3 = 2.5e-5 for the last of four groups
+    # sums of squares 2, 2, 2 and 200 over 2 degrees each: of equal variances a share x of all has, with 2 and 6
+    # degrees, the chance (1 - x)**3 to be exceeded: (6 / 206)**3 = 2.5e-5 for the last of four groups
     groups = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [-10, 0, 10], [5]]
     assert unlike(groups) == {3} and unlike(groups, level=9e-5) == set()  # four times 2.5e-5 is 9.9e-5
     # 2, 2 and 18: (4 / 22)**2 = 0.033, three times that is not below 0.01
