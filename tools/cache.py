@@ -28,7 +28,7 @@ def main():
         cache_admin.prefill(load_cfg(args.cfg, args.opts), args.epochs)
     elif args.action == "verify" and args.cfg:
         folder, rows, error = cache_admin.verify_against_teacher(load_cfg(args.cfg, args.words), args.rows or ROWS)
-        print(f"{folder}: in agreement with the teacher: {counted(rows, 'row')}{error and f' ({error})'}")
+        print(f"{folder}: {counted(rows, 'row')} compared, in agreement with the teacher{error and f' ({error})'}")
     else:
         for folder in args.words:
             if args.action == "verify":
