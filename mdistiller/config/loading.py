@@ -159,7 +159,7 @@ def refuse_own_networks(cfg: CfgNode) -> None:
     """Raise UserError if a record, and not the command line, names a network in a Python file."""
     for key in ("DISTILLER.STUDENT", "DISTILLER.TEACHER"):
         network, source = cfg.DISTILLER[key.split(".")[1]], cfg.__dict__[SOURCES].get(key)
-        if source != COMMAND_LINE and ".py:" in network.lower():
+        if source != COMMAND_LINE and ".py:" in network:
             raise UserError(f"{source}: {key}: {UNTRUSTED.format(network, f'{key} {network}')}")
 
 
