@@ -109,6 +109,7 @@ def test_a_whole_node_of_the_command_line_may_name_the_method_and_its_file(plugi
      "A.image_terms: expected a tuple of names, such as ('image',), found 'map'"),
     ("[no_such_module]", "", "EXPERIMENT.PLUGINS: 'no_such_module': ModuleNotFoundError: No module named"),
     ("['']", "", "EXPERIMENT.PLUGINS: '': ValueError"),
+    ("[010]", "", "EXPERIMENT.PLUGINS: '010': ModuleNotFoundError"),
     ("mistake.py", "", "EXPERIMENT.PLUGINS: expected a list such as [a, b], found 'mistake.py'"),
 ])
 def test_a_plugin_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monkeypatch, plugins, code, message):

@@ -108,8 +108,9 @@ def test_a_key_in_other_letters_names_the_right_one(tmp_path, key, given, expect
 
 
 def test_plain_default_values_get_a_general_range():
-    keys = flat_keys({"WEIGHT": 2.0, "INNER": {"COUNT": 3, "NAME": "a"}, "OWN": Key(1, least=0, most=2)})
-    assert list(keys) == ["WEIGHT", "INNER.COUNT", "INNER.NAME", "OWN"]
+    keys = flat_keys({"WEIGHT": 2.0, "INNER": {"COUNT": 3, "NAME": "a"}, "OWN": Key(1, least=0, most=2), "AT": (1, 2)})
+    assert list(keys) == ["WEIGHT", "INNER.COUNT", "INNER.NAME", "OWN", "AT"]
+    assert keys["AT"].read("[3, 4]") == (3, 4)
     assert (keys["WEIGHT"].read(1), keys["INNER.COUNT"].read(-7.0), keys["INNER.NAME"].read(Typed("007"))) == (
         1.0, -7, "007")
     for name, value in (("WEIGHT", 1e31), ("INNER.COUNT", 2**31), ("OWN", 3)):
@@ -125,7 +126,10 @@ def test_values_are_shortened_in_messages():
         assert len(shown(value)) < 400
 
 
-def test_an_error_about_two_keys_names_a_file_that_sets_one_of_them(tmp_path):
+def test_an_error_about_two_keys_names_the_last_that_was_set_of_them(tmp_path):
+    (tmp_path / "b.yaml").write_text("FCFD: {EXTRA_TYPE: s2t, TEACHER_MODE: eval}\n")  # EXTRA_PATHS is the default
+    with pytest.raises(UserError, match="command line: FCFD.EXTRA_PATHS: expected 0 with EXTRA_TYPE nomix; found 2"):
+        load_cfg(tmp_path / "b.yaml", ["FCFD.EXTRA_TYPE", "nomix"])
     (tmp_path / "a.yaml").write_text("CTKD: {T_START: 2.0, T_END: -3.0}\n")
     with pytest.raises(UserError, match=r"a.yaml: CTKD.T_END: expected T_START \+ T_END greater than 0; found 2.0 and"):
         load_cfg(tmp_path / "a.yaml")

@@ -202,6 +202,7 @@ def test_a_value_is_converted_to_the_type_of_its_default(write, key, given, expe
     ("SOLVER.EPOCHS", 0, "expected a number at least 1 and at most 1000000; found 0"),
     ("SOLVER.NESTEROV", 2, "expected bool, found 2"),
     ("SOLVER.MOMENTUM", 1.5, "at least 0 and at most 1; found 1.5"),
+    ("SOLVER.BETAS", [0.9, 1], "expected a number at least 0 and below 1; found 1.0"),
     ("SOLVER.LR_DECAY_STAGES", 150, "expected a list such as [150, 180, 210], found 150"),
     ("SOLVER.LR_DECAY_STAGES", ["a"], "expected int, found 'a'"),
     ("SOLVER.LR_DECAY_STAGES", [180, 150], "expected epochs in ascending order; found [180, 150]"),

@@ -96,6 +96,8 @@ def test_a_key_set_back_to_its_default_after_its_other_spelling_has_it():
     cfg.DISTILLER.t = 5.0
     cfg.merge_from_list(["SOLVER.EPOCHS", 3])
     assert settings_of(cfg)[0].temperature == 5.0
+    cfg.EA.TEMPERATURE = 4.0
+    assert settings_of(cfg)[0].temperature == 4.0
 
 
 @pytest.mark.parametrize(("name", "value", "problem"), [

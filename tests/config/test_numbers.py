@@ -28,6 +28,7 @@ def message_of(path, opts):
     ("SOLVER.LR", "1:30.5", "expected float, found '1:30.5'"),
     ("SOLVER.LR_DECAY_STAGES", "[0x10, 0o21, 0b10010, +19, 1_000]", [16, 17, 18, 19, 1000]),
     ("SOLVER.LR", "0.10", 0.1), ("SOLVER.LR", ".5", 0.5), ("SOLVER.LR", "1e-4", 1e-4), ("SOLVER.LR", "0x10", 16.0),
+    ("EA.UPPER_BOUND", "0x10", 16.0),
     *(("EXPERIMENT.NAME", text, text) for text in (
         "3_10", "12:30:45", "010", "0x10", "0o10", "1.10", "+5", "2026-11-26", "1e3", "5", ".inf")),
     ("DISTILLER.STUDENT_CHECKPOINT", "010", "010"),

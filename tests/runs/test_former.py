@@ -46,6 +46,7 @@ def test_a_run_from_before_the_gradients_were_clipped_continues_without_clipping
     with pytest.raises(UserError, match=r"SDD.CLIP_NORM \(0.0 there, 40.0 now\); set them as there to continue it"):
         RunFolder.open(cfg, resume=True)
     assert read_config(folder.path).SDD.CLIP_NORM == 0.0
+    assert read_config(described(tmp_path / "today's")[0].path).SDD.CLIP_NORM == 40.0
 
 
 def test_a_run_from_before_the_gradients_were_clipped_is_one_of_runs_without_clipping(tmp_path):
