@@ -86,7 +86,7 @@ def _noise(sampling, keys, seed, size, device) -> Callable[[], Tensor] | None:
 
     def draw():
         uniform = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
-        return -(-uniform.view(len(keys), size).clamp_min(SMALLEST).log()).clamp_min(SMALLEST).log().to(device)
+        return -(-uniform.view(len(keys), size).clamp_min(SMALLEST).log()).log().to(device)
 
     return draw
 
@@ -125,6 +125,4 @@ class Repeats:
 
     def banned(self) -> set[int]:
         """The tokens that would repeat an n-gram if they came next."""
-        if not self.n or len(self.tokens) < self.n - 1:
-            return set()
         return self.followers.get(tuple(self.tokens[len(self.tokens) - self.n + 1 :]), set())
