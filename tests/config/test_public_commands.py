@@ -17,6 +17,7 @@ TRAIN = {  # words of tools/train.py: what the configuration holds
     f"--cfg {{kd}} {STANDARDIZED}": {"DISTILLER.LS": True, "KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 9.0,
                                      "KD.LOSS.CE_WEIGHT": 0.1},
     "--cfg {kd} --logit-stand": {"DISTILLER.LS": True, "KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 9.0},
+    "--cfg {kd} --logit-stand KD.TEMPERATURE 5": {"KD.TEMPERATURE": 5.0, "KD.LOSS.KD_WEIGHT": 9.0},
     f"--cfg {{mld}} {STANDARDIZED}": {"DISTILLER.LS": True, "KD.TEMPERATURE": 2.0, "KD.LOSS.KD_WEIGHT": 9.0},
     f"--cfg {{dkd}} {STANDARDIZED}": {"DISTILLER.LS": True, "DKD.T": 2.0, "DKD.LS_WEIGHT": 9.0, "DKD.BETA": 8.0,
                                       "KD.LOSS.KD_WEIGHT": 0.9},
