@@ -121,6 +121,10 @@ EVERYDAY = {  # usual forms of checkpoints: the entry that contains the network,
     "AveragedModel": lambda state: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in state.items()}},
     "a name of one's own": lambda state: {"result": {"teacher_weights": state}, "args": {"lr": 0.1}},
     "averaged weights alone": lambda state: {"model_ema": state},
+    "averaged weights of another kind": lambda state: {"swa": {"model": scaled(state)}, "weights": state},
+    "a copy under a name of one's own": lambda state: {"before": scaled(state), "net": state},
+    "a checkpoint of a checkpoint": lambda state: {"run": {"best": {"net": state}}},
+    "Lightning and torch.compile": lambda state: {"state_dict": {f"net._orig_mod.{k}": v for k, v in state.items()}},
     "averaged weights beside them": lambda state: {"state_dict_ema": scaled(state), "state_dict": state},
 }
 
