@@ -15,11 +15,12 @@ from mdistiller.engine import checkpoints, generation
 from mdistiller.errors import UserError
 from mdistiller.models.decoding import Decoding, Repeats, filtered, generate
 from mdistiller.models.language import build_language_model
-from mdistiller.tasks import rouge
+from mdistiller.tasks import build_task, language, rouge
+from mdistiller.tasks.language import decoding_of
 from mdistiller.tasks.rouge import exact, rouge_l
 from tests import forked
 from tests.language.goldens import ARRAYS
-from tests.language.support import config
+from tests.language.support import config, distiller_of
 
 GIVEN = os.environ.get("MDISTILLER_TEST_DATA")
 SOURCE = "0123456789ab"  # the hash that names weights and settings
@@ -85,6 +86,36 @@ def test_gumbel_noise_draws_from_the_distribution_of_the_logits():
     torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("sampling", ["per_example", "global"])
+def test_noise_is_a_function_of_the_seed_and_of_each_example_or_the_first_of_the_batch(sampling):
+    """With equal logits the token with the largest uniform number is taken, as Gumbel noise increases with it."""
+    class Equal(torch.nn.Module):
+        vocabulary, positions = 50, None
+
+        def next_logits(self, ids, mask, places, cache=None):
+            return torch.zeros(len(ids), 50), None
+
+    found = generate(Equal(), [[1], [1]], [3, 8], 99, Decoding(sampling, max_new_tokens=2), seed=7)
+    first, second = (torch.Generator().manual_seed(7 * 1_000_003 + key) for key in (3, 8))
+    expected = []
+    for _ in range(2):  # steps
+        numbers = torch.rand((2, 50), generator=first) if sampling == "global" else torch.stack(
+            [torch.rand(50, generator=one) for one in (first, second)])
+        expected.append(numbers.argmax(dim=1))
+    assert found == torch.stack(expected, dim=1).tolist()
+
+
+def test_a_number_of_zero_lets_no_other_token_than_those_of_top_k_be_drawn(monkeypatch):
+    class Sure(torch.nn.Module):
+        vocabulary, positions = 3, None
+
+        def next_logits(self, ids, mask, places, cache=None):
+            return torch.tensor([[0.0, 0.0, 1.0]]), None
+
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))
+    assert generate(Sure(), [[1]], [0], 9, Decoding(top_k=1, max_new_tokens=1)) == [[2]]
+
+
 def test_no_ngram_is_repeated_including_those_of_the_prompt(words):
     network, data = words
     decoding = Decoding(temperature=5.0, max_new_tokens=30, no_repeat_ngram=2)
@@ -107,6 +138,50 @@ def test_top_k_and_top_p_keep_the_most_probable_tokens():
     assert filtered(logits, free, Decoding(top_p=0.65)).isfinite().tolist() == [[True, True, False, False]]
     assert filtered(logits, free, Decoding(top_p=0.75)).isfinite().tolist() == [[True, True, True, False]]
     torch.testing.assert_close(filtered(logits, free, Decoding(temperature=2.0)), logits / 2)
+    kept = {  # at temperature 2 the first two have 0.61; of the three that top-k leaves, they have 7 / 9
+        Decoding(temperature=2.0, top_p=0.65): [True, True, True, False],
+        Decoding(top_k=3, top_p=0.75): [True, True, False, False],
+    }
+    for decoding, expected in kept.items():
+        assert filtered(logits, free, decoding).isfinite().tolist() == [expected]
+    assert filtered(torch.zeros(1, 4), free, Decoding(top_p=0.5)).isfinite().sum() == 2
+    repeated = [Repeats([0, 0], 2)]  # a third 0 would repeat the pair
+    assert filtered(logits, repeated, Decoding(top_k=2, no_repeat_ngram=2)).isfinite().tolist() == [
+        [False, True, True, False]]
+
+
+def test_the_settings_of_generation_reach_it():
+    settings = {"SAMPLING": "global", "TEMPERATURE": 2.0, "TOP_P": 0.5, "TOP_K": 3, "MAX_NEW_TOKENS": 4,
+                "NO_REPEAT_NGRAM": 5}
+    opts = [word for name, value in settings.items() for word in (f"GENERATION.{name}", value)]
+    assert decoding_of(config("SFT", *opts)) == Decoding("global", 2.0, 0.5, 3, 4, 5)
+
+
+def test_the_first_examples_are_answered_and_those_of_validation_repeatedly_with_other_seeds(monkeypatch):
+    cfg = config("SFT", "GENERATION.EXAMPLES", 3, "GENERATION.REPEATS", 2, "GENERATION.BATCH_SIZE", 2,
+                 "GENERATION.SEED", 5, "DATASET.VAL_FRACTION", 0.01, "DATASET.TEST.BATCH_SIZE", 8)
+    distiller, data = distiller_of(cfg)
+    asked = []
+
+    def answer(network, prompts, keys, seed, device):
+        asked.append((seed, *keys))
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(distiller.task, "answer", answer)
+    for split, expected in (("test", [(5, 0, 1), (5, 2)]), ("val", [(5, 0, 1), (15, 0, 1), (5, 2), (15, 2)])):
+        result = distiller.task.evaluate(distiller.student, [next(data.eval_batches(split))])
+        assert asked == expected and result["rouge_l"] == 0.0
+        asked.clear()
+
+
+def test_an_answer_ends_where_the_model_writes_the_end_of_text_in_letters(words, monkeypatch):
+    data = words[1]
+    task = build_task(config("SFT"), data.info)
+    ids = [data.tokenizer("sun moon")["input_ids"] + [data.end]]
+    monkeypatch.setattr(language, "generate", lambda *args: ids)
+    assert task.answer(None, [[1]], [0], 0) == ["sun moon"]
+    monkeypatch.setattr(data.tokenizer, "batch_decode", lambda new, skip_special_tokens: [" sun <|endoftext|> moon"])
+    assert task.answer(None, [[1]], [0], 0) == ["sun"]
 
 
 def test_rouge_l_by_hand():

@@ -159,7 +159,7 @@ def test_answers_of_a_run_are_written_scored_and_kept_when_asked_again(finished,
     assert scores["made"]["free"]["examples"] == 3
     assert command(*words).stdout == first.stdout and kept.read_bytes() == before
     copied = command(*words, "--checkpoint", "copy")
-    assert "exact 0.00" in copied.stdout
+    assert "exact 0.00" in copied.stdout and "decoding seeds" not in copied.stdout  # a copy is the same for each
 
 
 @pytest.mark.parametrize(("words", "kept", "verb"), [((), [0, 2], "left out"),
@@ -179,18 +179,36 @@ def test_long_prompts_are_left_out_of_answers_or_cut_as_in_training(words, kept,
 
 
 def test_answers_with_other_settings_or_weights_are_not_mixed_with_those_that_are_there(finished, tmp_path):
-    (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "last sea apple :", "output": "apple"}) + "\n")
-    words = finished, {"other": tmp_path / "other.jsonl"}, [10], 0, "latest", None
+    (tmp_path / "other.jsonl").write_text(2 * (json.dumps({"prompt": "last sea apple :", "output": "apple"}) + "\n"))
+    words = finished, {"other": tmp_path / "other.jsonl"}, [10], 0, "latest", 1
     evaluate_answers(*words)
     kept = finished / "answers" / "latest" / "other_free_seed10.jsonl"
     before = kept.read_bytes()
-    with pytest.raises(UserError, match="other_free_seed10.jsonl: these answers were generated with other weights or"):
-        evaluate_answers(*words, ["GENERATION.TEMPERATURE", 0.5])
+    assert before.count(b"\n") == 1  # of two examples, for the limit
+    for opts in (["GENERATION.TEMPERATURE", 0.5], ["LM.MAX_PROMPT", 15], ["LM.MAX_LENGTH", 31], ["SOLVER.AMP", "bf16"]):
+        with pytest.raises(UserError, match="other_free_seed10.jsonl: these answers were generated with other weights"):
+            evaluate_answers(*words, opts)
     (finished / "answers" / "latest").rename(finished / "answers" / "start")  # as if training had gone on
     with pytest.raises(UserError, match="other weights or other settings"):
         evaluate_answers(*words[:4], "start")
     assert (finished / "answers" / "start" / kept.name).read_bytes() == before
     shutil.rmtree(finished / "answers" / "start")
+
+
+def test_answers_are_made_as_the_command_says(finished, tmp_path, monkeypatch):
+    (tmp_path / "ruled.jsonl").write_text(3 * '{"prompt": "last sea apple :", "output": "apple"}\n')
+    words, asked = (finished, {"ruled": tmp_path / "ruled.jsonl"}, [10, 20], 2, "latest", None), []
+
+    def generate(network, prompts, keys, end, decoding, seed, device):
+        asked.append((seed, *keys, decoding.no_repeat_ngram, network.training, torch.is_autocast_enabled("cpu")))
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("mdistiller.tasks.language.generate", generate)
+    for rule in (5, 0):  # of the epochs' answers
+        opts = ["GENERATION.BATCH_SIZE", 2, "SOLVER.AMP", "bf16", "GENERATION.NO_REPEAT_NGRAM", rule]
+        evaluate_answers(*words, opts)
+    assert asked == [(seed, *keys, 2, False, True) for seed in (10, 20) for keys in ([0, 1], [2])]
+    assert (finished / "answers" / "latest" / "ruled_ngram2_seed20.jsonl").exists()
 
 
 def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished, tmp_path):
