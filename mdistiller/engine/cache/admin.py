@@ -86,8 +86,7 @@ def open_for(cfg: CfgNode, epochs: int | None = None, create: bool = True) -> Te
     if kind == replay.KIND:
         data = in_periods(data, cfg.SOLVER)
     else:
-        views = len(data.view_numbers)
-        epochs = views if epochs is None else min(epochs, views)
+        epochs = len(data.view_numbers) if epochs is None else epochs
     return open_cache(cfg, data, teacher, metadata["teacher_sha256"], device, epochs, method.views, create)
 
 
