@@ -197,7 +197,7 @@ def test_answers_with_other_settings_or_weights_are_not_mixed_with_those_that_ar
 
 def test_answers_are_made_as_the_command_says(finished, tmp_path, monkeypatch):
     (tmp_path / "ruled.jsonl").write_text(3 * '{"prompt": "last sea apple :", "output": "apple"}\n')
-    words, asked = (finished, {"ruled": tmp_path / "ruled.jsonl"}, [10, 20], 2, "latest", None), []
+    words, asked = (finished, {"ruled": tmp_path / "ruled.jsonl"}, [10, 20], 2, "start", None), []
 
     def generate(network, prompts, keys, end, decoding, seed, device):
         asked.append((seed, *keys, decoding.no_repeat_ngram, network.training, torch.is_autocast_enabled("cpu")))
@@ -208,7 +208,8 @@ def test_answers_are_made_as_the_command_says(finished, tmp_path, monkeypatch):
         opts = ["GENERATION.BATCH_SIZE", 2, "SOLVER.AMP", "bf16", "GENERATION.NO_REPEAT_NGRAM", rule]
         evaluate_answers(*words, opts)
     assert asked == [(seed, *keys, 2, False, True) for seed in (10, 20) for keys in ([0, 1], [2])]
-    assert (finished / "answers" / "latest" / "ruled_ngram2_seed20.jsonl").exists()
+    assert (finished / "answers" / "start" / "ruled_ngram2_seed20.jsonl").exists()
+    shutil.rmtree(finished / "answers" / "start")
 
 
 def test_the_page_shows_answers_of_teacher_and_student_before_and_after(finished, tmp_path):

@@ -24,7 +24,7 @@ from mdistiller.errors import RunError, UserError
 from tests import forked
 from tests.data.support import write_folders
 from tests.engine.cache.test_logit_store import read_only
-from tests.engine.cache.test_teacher_cache import teacher_of
+from tests.engine.cache.test_teacher_cache import metadata_with, teacher_of
 from tests.engine.support import assert_same_weights, run, small_cfg, stopped_after
 
 CPU = torch.device("cpu")
@@ -158,6 +158,8 @@ def test_filling_a_full_store_that_is_read_only_is_no_error(tmp_path, kind, monk
     cfg = replay_cfg(tmp_path, "KD", "TEACHER_CACHE.KIND", kind, "DISTILLER.TEACHER_CHECKPOINT", "random",
                      "DATASET.TRAIN_FRACTION", 0.1)
     assert admin.prefill(cfg, 1).misses
+    opened = admin.open_for(cfg)
+    assert len(list(opened.attach(opened.data.train_batches(1), 1))) and opened.misses == 0
     read_only(monkeypatch)
     assert admin.prefill(cfg, 1).misses == 0
     with pytest.raises(RunError, match="cannot grow, see above"):
@@ -177,6 +179,7 @@ def admin_fill(cfg, epochs):
 ])
 def test_another_data_seed_augmentation_teacher_or_form_is_another_store(tmp_path, change):
     assert store_of(tmp_path, *change) != store_of(tmp_path)
+    assert metadata_with(tmp_path, *REPLAY, image_size=64) != metadata_with(tmp_path, *REPLAY)
 
 
 def test_methods_students_seeds_and_lengths_share_a_store(tmp_path):
@@ -277,8 +280,15 @@ def test_the_commands_fill_list_verify_and_delete(tmp_path, monkeypatch):
     text = admin.inspect(tmp_path / "cache")
     assert f"{4 * total} of {4 * total} rows (100.0 %)" in text and "data seed 3" in text
     assert "2 epochs of image, 2 epochs of image_strong" in text
+    (tmp_path / "cache" / "notes.txt").write_text("no cache")
+    assert admin.inspect(tmp_path / "cache") == text
+    (tmp_path / "cache" / "notes.txt").unlink()
+    checked = []
+    with monkeypatch.context() as watched:
+        watched.setattr(ReplayCache, "check", lambda self, count, rounding: checked.append(count))
+        assert admin.verify_against_teacher(cfg, 10**6)[1] == 4 * total
     folder, rows, error = admin.verify_against_teacher(cfg, 100)
-    assert rows == 100 and "the same first class in" in error
+    assert (checked, rows) == ([10**6], 100) and "the same first class in" in error
     assert admin.verify(folder) == 4 * total
     with open(folder / "image_0002" / "logits.bin", "r+b") as file:
         file.write(b"\xff\xff")

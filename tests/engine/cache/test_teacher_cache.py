@@ -85,12 +85,12 @@ def test_batches_get_the_logits_of_their_own_images(tmp_path, start, rank, world
     assert number == 3 - start
 
 
-def metadata_with(folder, *opts, sha256="ab", **changes):
+def metadata_with(folder, *opts, sha256="ab", device=CPU, **changes):
     cfg = small_cfg(folder, "KD", *opts)
     data = build_data(cfg, CPU)
     for name, value in changes.items():
         object.__setattr__(data.info, name, value)
-    return describe(cfg, data, None, sha256, CPU)["key"]
+    return describe(cfg, data, None, sha256, device)["key"]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,18 @@ def metadata_with(folder, *opts, sha256="ab", **changes):
         {"std": (1.0, 1.0, 1.0)},
         {"num_classes": 11},
         {"family": "tiny_imagenet"},
+        {"name": "other"},
+        {"device": torch.device("cuda")},
         ("TEACHER_CACHE.DTYPE", "float32"),
         ("DISTILLER.TEACHER", "resnet14"),
         ("DISTILLER.TEACHER_INPUT_SIZE", 64),
+        ("DISTILLER.TEACHER_NORMALIZATION", "own"),
         ("DISTILLER.FOLD_TEACHER", True),
         ("DATASET.TRAIN_FRACTION", 0.6),
         ("SOLVER.AMP", "bf16"),
+        ("DISTILLER.TEACHER_AMP", "bf16"),
+        ("SOLVER.CHANNELS_LAST", False),
+        ("COMPILE", True),
     ],
 )
 def test_another_teacher_data_normalisation_or_computation_has_another_cache(tmp_path, change):
