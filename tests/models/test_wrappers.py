@@ -78,9 +78,18 @@ def test_tokens_become_maps_in_row_order():
 
 def test_torchvisions_transformer_gives_maps_without_the_class_token():
     torch.manual_seed(0)
-    network = build_model("torchvision:vit_b_32", 3, image_size=64).eval()
+    network, seen = build_model("torchvision:vit_b_32", 3, image_size=64).eval(), []
+    network.inner.encoder.layers[-1].register_forward_hook(lambda module, args, output: seen.append(output))
     features = network(images(64)).features
     assert shapes(features["feats"]) == [[2, 768, 2, 2]] * 5 and features["pooled_feat"].shape == (2, 768)
+    tokens = seen[0][:, -4:]  # behind that of the class
+    torch.testing.assert_close(features["feats"][-1], tokens.unflatten(1, (2, 2)).permute(0, 3, 1, 2))
+
+
+def test_maps_of_images_that_are_not_square_keep_their_height_and_width():
+    maps = [wrapped(name)(torch.zeros(1, 3, 64, 96)).features["feats"][-1]
+            for name in ("torchvision:swin_t", "torchvision:resnet18", "timm:test_resnet")]
+    assert shapes(maps) == [[1, 768, 2, 3], [1, 512, 2, 3], [1, 96, 2, 3]]
 
 
 def test_four_evenly_spaced_blocks_give_the_features():
@@ -263,12 +272,14 @@ def test_cached_timm_weights_are_loaded_without_the_network_and_other_classes_ge
     assert torch.equal(other.state_dict()["layer1.0.conv1.weight"], theirs.state_dict()["layer1.0.conv1.weight"])
 
 
-@pytest.mark.parametrize("name, head", [("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("googlenet", "fc")])
+@pytest.mark.parametrize("name, head", [("resnet18", "fc"), ("squeezenet1_1", "classifier.1"), ("googlenet", "fc"),
+                                        ("regnet_x_400mf", "fc")])  # the last one has weights of two versions
 def test_torchvisions_weights_are_loaded_and_other_classes_get_a_new_head(monkeypatch, name, head):
     torch.manual_seed(0)
     options = {"init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, **options).state_dict()
-    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda self, **_: theirs)
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict",
+                        lambda self, **_: theirs if self.name == "IMAGENET1K_V1" else None)
     same = build_model(f"torchvision:{name}", 1000, pretrained=True)
     other = build_model(f"torchvision:{name}", 7, pretrained=True)
     assert not same.new_head and other.new_head
