@@ -141,9 +141,9 @@ def misfit(key: str, value: Any, own: torch.Tensor) -> str | None:
 
 
 def _kind(value):
-    """The shape of a dense tensor of real numbers; for anything else a description."""
+    """The shape of a dense tensor; for anything else a description."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    if value.is_meta or value.is_complex() or value.is_quantized or value.layout != torch.strided:
+    if value.is_meta or value.layout != torch.strided:
         return f"a tensor on {value.device} of {value.dtype}, {value.layout}"
     return tuple(value.shape)

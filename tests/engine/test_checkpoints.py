@@ -150,6 +150,19 @@ def test_one_of_several_fitting_networks_is_chosen_and_a_key_chooses_another(net
         checkpoints.load_network(other, tmp_path / "file.pth", "resnet8", "swa")
 
 
+def test_of_several_that_do_not_fit_the_nearest_is_told(network, tmp_path):
+    state = {key: value for key, value in network.state_dict().items() if key != "fc.bias"}
+    torch.save({"first": {"x": torch.zeros(1)}, "second": state}, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"resnet8: 1 keys missing \(fc.bias, ...\)$"):
+        load_into_another(tmp_path / "file.pth")
+
+
+def test_the_state_found_has_all_names_of_the_network():
+    state, _ = fitting_state({"weight": torch.ones(2), "bias": torch.ones(2), "running_var": torch.ones(2),
+                              "running_mean": torch.ones(2)}, norm := torch.nn.BatchNorm2d(2))
+    assert state.keys() == norm.state_dict().keys() and state["num_batches_tracked"] == 0
+
+
 def test_a_prefix_is_removed_only_if_all_names_have_it(network, tmp_path):
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state | {"criterion.weight": torch.zeros(1)}}, tmp_path / "file.pth")
@@ -244,6 +257,15 @@ def test_weights_of_unsuitable_dtypes_are_refused(dtype, network, tmp_path):
     state["fc.bias"] = torch.zeros(10 * dtype.itemsize, dtype=torch.uint8).view(dtype)
     torch.save(state, tmp_path / "file.pth")
     with pytest.raises(UserError, match=rf"fc.bias is of {dtype} in the file and of torch.float32 in the network"):
+        load_into_another(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("form", ["sparse_coo", "meta"])
+def test_a_weight_without_numbers_in_order_is_refused(form, network, tmp_path):
+    state = dict(network.state_dict())
+    state["fc.bias"] = torch.zeros(10, device="meta") if form == "meta" else torch.zeros(10).to_sparse()
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=rf"fc.bias is a tensor on .*{form}.* in the file and \(10,\) in the network"):
         load_into_another(tmp_path / "file.pth")
 
 
