@@ -73,6 +73,25 @@ def test_a_batch_of_other_things_than_tensors_is_never_recorded():
     assert steps.recording is None and steps.said
 
 
+def test_all_tensors_that_a_step_reads_and_changes_are_watched():
+    distiller = tiny_distiller("FITNET")
+    optimizer = torch.optim.SGD(distiller.learnable_parameters(), 0.01, momentum=0.9)
+    sum(distiller(**tiny_batch())[1].values()).backward()
+    optimizer.step()
+    found = graphs.tensors_of(distiller, optimizer)
+    networks = {"student.": distiller.student, "the teacher's ": distiller.teacher}
+    assert {f"{whose}{name}" for whose, network in networks.items() for name in network.state_dict()} <= found.keys()
+    assert found.keys() > dict(distiller.named_parameters()).keys()
+    momenta = [tensor for name, tensor in found.items() if name.startswith("the optimiser's momentum_buffer ")]
+    assert len(momenta) == len(optimizer.state) > 0
+
+
+def test_several_processes_keep_a_run_from_being_recorded(monkeypatch):
+    monkeypatch.setattr(graphs.distributed, "world_size", lambda: 2)
+    cfg = small_cfg("unused", "KD", "SOLVER.CUDA_GRAPH", "auto")
+    assert graphs.why_eager(cfg, CUDA) == "several processes average their gradients"
+
+
 class Replayed:
     """Stands for a recording on a machine without CUDA: a replay computes on the tensors that were given once."""
 
@@ -102,6 +121,21 @@ def test_replayed_steps_train_as_plain_ones(tmp_path, monkeypatch):
     replayed = run(tmp_path / "replayed", "EA-KD", *opts)
     assert (Replayed.number, Replayed.replays) == (2, 2 * 4 - 3)
     assert_same_weights(plain, replayed)
+
+
+def test_only_batches_of_the_recorded_shape_and_type_are_replayed(monkeypatch, caplog):
+    monkeypatch.setattr(graphs, "Recording", Replayed)
+    monkeypatch.setattr(Replayed, "replays", 0)
+    monkeypatch.setattr(graphs.log, "propagate", True)
+    caplog.set_level("INFO", logger="mdistiller")
+    steps = graphs.RecordedSteps(lambda batch: (batch["image"].clone(), Replayed.replays), dict)
+    kinds = {"plain": torch.zeros(2), "smaller": torch.zeros(1), "double": torch.zeros(2, dtype=torch.float64)}
+    for number, (kind, replays) in enumerate([("plain", 0)] * 3 + [
+            ("plain", 1), ("smaller", 1), ("double", 1), ("plain", 2)]):
+        batch = {"image": kinds[kind] + number}
+        image, count = steps(1, batch)
+        assert torch.equal(image, batch["image"]) and image.dtype == batch["image"].dtype and count == replays
+    assert caplog.text.count("the training step is recorded as a CUDA graph once an epoch") == 1
 
 
 def test_a_method_that_cannot_be_recorded_trains_as_ever_and_the_log_says_why(tmp_path, monkeypatch):
