@@ -1,5 +1,7 @@
 """CUDA graphs, as far as a CPU can tell: when a step is recorded, what it may not do, and what is replayed."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -65,6 +67,12 @@ def test_a_step_that_rebinds_its_state_is_found():
         state["count"] = state["count"] + 1
 
     assert graphs.observed(compute, {"image": torch.zeros(1)}, lambda: state)[1] == "it replaces count by a new tensor"
+
+
+def test_a_step_that_waits_for_the_device_is_found(monkeypatch):
+    monkeypatch.setattr(graphs, "_waits", lambda batch: contextlib.nullcontext(["a warning of PyTorch"]))
+    found = graphs.observed(lambda batch: "result", {"image": torch.zeros(1)}, dict)
+    assert found == ("result", "it waits for the device")
 
 
 def test_a_batch_of_other_things_than_tensors_is_never_recorded():
