@@ -75,10 +75,13 @@ def test_a_step_that_waits_for_the_device_is_found(monkeypatch):
     assert found == ("result", "it waits for the device")
 
 
-def test_a_batch_of_other_things_than_tensors_is_never_recorded():
+def test_a_batch_of_other_things_than_tensors_is_never_recorded(monkeypatch):
+    said = []
+    monkeypatch.setattr(graphs.log, "info", lambda text, *values: said.append(text % values))
     steps = graphs.RecordedSteps(lambda batch: len(batch), dict)
     assert [steps(1, {"image": [torch.zeros(2)], "target": torch.zeros(2)}) for _ in range(5)] == 5 * [2]
-    assert steps.recording is None and steps.said
+    assert steps.recording is None
+    assert said == ["the training step is not recorded as a CUDA graph: a batch holds more than tensors"]
 
 
 def test_all_tensors_that_a_step_reads_and_changes_are_watched():
