@@ -1,5 +1,6 @@
 """SOLVER.AMP auto, and the teacher's precision apart from the student's."""
 
+import pytest
 import torch
 
 from mdistiller import precision
@@ -21,6 +22,14 @@ def test_auto_is_bf16_where_the_processor_lists_amx_with_bf16(monkeypatch):
         monkeypatch.setattr(precision, "_cpuinfo", lambda amx=amx: CPUINFO.format(amx))
         assert precision.resolved("auto", CPU) == meaning
         assert [precision.resolved(amp, CPU) for amp in ("none", "bf16", "fp16")] == ["none", "bf16", "fp16"]
+
+
+@pytest.mark.parametrize(("hip", "capability", "meaning"), [
+    (None, (7, 5), "none"), (None, (8, 0), "bf16"), (None, (9, 0), "bf16"), ("6.0", (7, 5), "bf16")])
+def test_auto_is_bf16_on_gpus_of_nvidia_from_ampere_on_and_on_amds(hip, capability, meaning, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.resolved("auto", torch.device("cuda")) == meaning
 
 
 def test_a_run_records_what_auto_was_and_keeps_it_on_another_machine(tmp_path, monkeypatch, caplog):
