@@ -1,9 +1,13 @@
-"""The parser of the commands: KEY VALUE may stand behind any option."""
+"""The parser of the commands: KEY VALUE may stand behind any option. And how commands end: exit codes and words."""
+
+import errno
+import os
+import signal
 
 import pytest
 
-from mdistiller.command import Parser
-from mdistiller.errors import UserError
+from mdistiller.command import Interrupted, Parser, Terminated, exit_code
+from mdistiller.errors import RunError, UserError
 
 KEY = ["SOLVER.EPOCHS", "2"]
 
@@ -53,3 +57,48 @@ def test_an_empty_word_is_a_value_of_a_key_and_of_no_option():
 def test_an_option_is_typed_whole():
     with pytest.raises(UserError, match="unrecognized arguments: --figur"):
         parsed("--figur 2")
+
+
+def os_error(number, *place):
+    return OSError(number, os.strerror(number), *place)
+
+
+ENDS = [
+    (UserError("a:\n  wrong"), 2, "a: wrong"),
+    (RunError("a: failed"), 3, "a: failed"),
+    (Interrupted(signal.SIGINT), 130, "interrupted by SIGINT: saved; again with --on"),
+    (Interrupted(signal.SIGHUP), 143, "interrupted by SIGHUP: saved; again with --on"),
+    (Terminated(), 143, "terminated"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (MemoryError(), 3, "not enough memory for this command; see the limits of this process (ulimit -v)"),
+    (ImportError("a.so: failed to map segment from shared object"), 3,
+     "not enough memory for this command; see the limits of this process (ulimit -v)"),
+    (os_error(errno.EACCES, "/a"), 2, "/a: Permission denied"),
+    (os_error(errno.ENOSPC, "/a"), 3, "/a: cannot be written: No space left on device"),
+    (os_error(errno.ENOSPC), 3, "the output: cannot be written: No space left on device"),
+]
+
+
+def raising(error):
+    def main():
+        raise error
+    return main
+
+
+@pytest.mark.parametrize(("error", "code", "words"), ENDS, ids=lambda value: type(value).__name__)
+def test_an_end_that_is_no_fault_of_the_code_has_a_code_and_one_line(error, code, words, capsys):
+    assert exit_code(raising(error), "again with --on") == code
+    assert capsys.readouterr() == ("", f"error: {words}\n")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_well(capsys):
+    assert exit_code(raising(BrokenPipeError())) == 0 and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [
+    ImportError("No module named 'x'"), os_error(errno.EACCES), os_error(errno.ENOENT, "/a"), ValueError("a"),
+], ids=repr)
+def test_a_fault_of_the_code_keeps_its_traceback(error):
+    with pytest.raises(type(error)) as caught:
+        exit_code(raising(error))
+    assert caught.value is error
