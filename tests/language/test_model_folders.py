@@ -1,4 +1,4 @@
-"""Folders of transformers that others made: damaged, with weights that do not fit, with code of their own."""
+"""Models of transformers that others made: damaged, with weights that do not fit, with code or logits of their own."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import torch
 
 from mdistiller.data.tokenizers import load_tokenizer, word_tokenizer
 from mdistiller.errors import UserError
-from mdistiller.models.language import build_language_model
+from mdistiller.models.language import CAPS, build_language_model, check_head, keep_layers
 
 safetensors = pytest.importorskip("safetensors.torch")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -113,3 +113,24 @@ def test_weights_without_a_place_are_told(folder, caplog):
     with caplog.at_level(logging.WARNING):
         build_language_model(str(folder), 8, pretrained=True)
     assert "the network has no place for 1 weight of its files (value_head.weight, ...)" in caplog.text
+
+
+def test_a_student_cut_from_its_teacher_keeps_the_kind_of_each_layer_and_the_settings_of_generation():
+    transformers = pytest.importorskip("transformers")
+    kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    network = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(
+        vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=32, use_sliding_window=True, sliding_window=8,
+        layer_types=kinds))
+    student = keep_layers(network, 3)
+    assert student.config.layer_types == ["full_attention"] * 2 and network.config.layer_types == kinds
+    assert student.generation_config is network.generation_config
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_a_network_that_caps_its_logits_is_refused_although_small_logits_do_not_show_it(cap):
+    network = build_language_model("tiny_1x16", 8)
+    check_head(network, "mine")
+    setattr(network.inner.config, cap, 30.0)
+    with pytest.raises(UserError, match="mine: its logits are not those of its head"):
+        check_head(network, "mine")
