@@ -41,7 +41,7 @@ def test_a_table_whose_last_line_is_cut_off_is_refused(tmp_path):
 
 
 def test_only_files_of_a_killed_process_are_removed(tmp_path):
-    kept = [".metrics.csv", ".gitignore.txt", "a.csv.12345678", ".a.b.1234567"]
+    kept = [".metrics.csv", ".settings.original", "a.csv.12345678", ".a.b.1234567"]
     for name in (*kept, ".latest.pth.ab12_xyz", ".run.json.00000000"):
         (tmp_path / name).touch()
     files.remove_unfinished(tmp_path)
