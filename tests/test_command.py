@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from mdistiller.command import Interrupted, Parser, Terminated, exit_code
+from mdistiller.command import Interrupted, Parser, Terminated, exit_code, run_command
 from mdistiller.errors import RunError, UserError
 
 KEY = ["SOLVER.EPOCHS", "2"]
@@ -49,9 +49,15 @@ def test_an_empty_word_is_a_value_of_a_key_and_of_no_option():
     parser.add_argument("--sets", nargs="+")
     parser.add_argument("opts", nargs="*")
     assert parser.parse_intermixed_args(["LM.VAL_FILE", "", "--cfg", "a"]).opts == ["LM.VAL_FILE", ""]
+    assert parser.parse_intermixed_args(["", "2"]).opts == ["", "2"]  # an unknown key
     for words in (["--cfg", ""], ["--sets", "a", ""], ["--sets", "", "LM.VAL_FILE", ""]):
         with pytest.raises(UserError, match=f"{words[0]}: expected a value, found an empty one"):
             parser.parse_intermixed_args(words)
+    verify = Parser()  # of tools/cache.py
+    verify.add_argument("words", nargs="*")
+    assert verify.parse_args(["LM.VAL_FILE", ""]).words == ["LM.VAL_FILE", ""]
+    with pytest.raises(UserError, match="words: expected a value, found an empty one"):
+        verify.parse_args(["cache", ""])
 
 
 def test_an_option_is_typed_whole():
@@ -89,6 +95,13 @@ def raising(error):
 def test_an_end_that_is_no_fault_of_the_code_has_a_code_and_one_line(error, code, words, capsys):
     assert exit_code(raising(error), "again with --on") == code
     assert capsys.readouterr() == ("", f"error: {words}\n")
+
+
+def test_a_command_ends_with_its_code_and_leaves_the_signal_as_it_was():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: 4)
+    assert end.value.code == 4 and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_well(capsys):
