@@ -61,6 +61,13 @@ def test_an_error_keeps_its_exit_code_when_stderr_is_closed():
     assert done.returncode == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_an_error_keeps_its_exit_code_when_what_was_said_before_cannot_be_written():
+    done = start(f"lambda: (print('so far'), ({ENDS['fails']})())", "> /dev/full", PYTHONUNBUFFERED="")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: ") and done.stderr.endswith(b" wrong\n")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_an_interrupt_while_modules_are_imported_is_one_line():
     code = "from mdistiller.command import quiet_interrupts; quiet_interrupts(); raise KeyboardInterrupt"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
