@@ -11,7 +11,7 @@ from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.errors import UserError
 from mdistiller.models import MODELS, build_model
-from mdistiller.plugins import import_file, own_files, without_folders
+from mdistiller.plugins import import_file, own_files, same_files, without_folders
 
 METHOD = '''
 from mdistiller.distillers import Distiller, register
@@ -180,6 +180,13 @@ def test_a_run_records_its_python_files_and_tells_an_edit_when_it_continues(plug
         del DISTILLERS[name]
     with pytest.raises(UserError, match="already contains a run with other settings: EXPERIMENT.PLUGINS"):
         folder.check_settings(cfg)  # but not with another file, of which only the name is the same
+
+
+def test_files_are_the_same_if_some_are_recorded_and_none_has_changed():
+    recorded = {"a.py": "1", "b.py": "2"}
+    assert same_files(recorded, recorded) and same_files(recorded, {"a.py": "1", "new.py": "3"})
+    assert not same_files(recorded, {"a.py": "1", "b.py": "3"})
+    assert not same_files({}, recorded) and not same_files({}, {}) and not same_files(recorded, {"new.py": "3"})
 
 
 def test_a_record_with_odd_digests_is_taken_for_one_without(plugin, tmp_path):

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from mdistiller.errors import UserError
-from mdistiller.models import MODELS, build_model, register_model
+from mdistiller.models import MODELS, build_model, register_model, try_out
 from tests.models.support import images
 
 
@@ -70,6 +70,14 @@ def test_a_users_network_is_built_by_its_name_with_its_keywords(registered):
     assert build_model("tiny_mlp", num_classes=7, width=5)(images(8)).logits.shape == (2, 7)
     with pytest.raises(ValueError, match="already registered"):
         register_model("Tiny_MLP")(MLP)
+
+
+def test_a_part_that_is_frozen_in_eval_mode_is_so_after_a_network_is_tried_out():
+    network = build_model("resnet8", 10).train()
+    network.layer1.eval()
+    before = [module.training for module in network.modules()]
+    try_out(network, 10, 32)
+    assert [module.training for module in network.modules()] == before and len(set(before)) == 2
 
 
 def test_a_whole_network_can_be_saved_and_read():

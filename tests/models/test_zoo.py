@@ -133,6 +133,9 @@ def test_checkpoints_without_batch_counters_load_strictly(name):
         del state[key]
     model.load_state_dict(state)
     assert all(torch.equal(model.state_dict()[key], x) for key, x in state.items())
+    counted = {key: x + 7 if key.endswith("num_batches_tracked") else x for key, x in model.state_dict().items()}
+    model.load_state_dict(counted)  # those that are there are read
+    assert all(torch.equal(model.state_dict()[key], x) for key, x in counted.items())
 
 
 def test_a_checkpoint_without_a_weight_is_still_refused():
