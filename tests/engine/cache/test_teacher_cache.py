@@ -259,7 +259,8 @@ def test_the_command_fills_lists_verifies_and_deletes(tmp_path):
     (folder,) = (tmp_path / "cache").iterdir()
     _, listed, _ = cache("inspect", tmp_path / "cache")
     assert str(folder) in listed and f"of {60 * 81} rows" in listed
-    assert "compared, in agreement with the teacher" in cache("verify", *config)[1]
+    assert ": 120 rows compared, in agreement with the teacher (" in cache("verify", *config)[1]  # two epochs of 60
+    assert ": 5 rows compared, in agreement with the teacher (" in cache("verify", *config, "--rows", 5)[1]
     assert "intact rows" in cache("verify", folder)[1]
     with open(folder / "logits.bin", "r+b") as file:
         file.write(b"\xff\xff")
