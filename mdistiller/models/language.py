@@ -183,7 +183,7 @@ def keep_layers(network: nn.Module, every: int) -> nn.Module:
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = [network.config.layer_types[number] for number in kept]
-    smaller = type(network)(config).to(next(network.parameters()).dtype)
+    smaller = type(network)(config)
     state, start = {}, f"{prefix}."
     for key, value in network.state_dict().items():
         if key.startswith(start):
