@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torchvision
 from torch import nn
 
 from mdistiller.errors import UserError
-from mdistiller.models import AtInputSize, Output, build_model
+from mdistiller.models import AtInputSize, Output, build_model, timm_networks
 from mdistiller.models.wrapped import evenly
 from tests.models.support import images, shapes
 
@@ -230,6 +232,18 @@ def test_weights_that_cannot_be_downloaded_give_an_error_with_the_cache_folder(m
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", unreachable)
     with pytest.raises(UserError, match="torchvision:resnet18 cannot be fetched .*no network.*checkpoints"):
         build_model("torchvision:resnet18", 7, pretrained=True)
+
+
+def test_a_server_that_answers_with_an_error_is_there_and_a_model_without_weights_asks_none(monkeypatch):
+    def refused(request, timeout):
+        raise HTTPError(request.full_url, 403, "Forbidden", {}, None)
+
+    monkeypatch.setattr(timm_networks, "urlopen", refused)
+    settings = SimpleNamespace(has_weights=True, hf_hub_id="nobody/nothing", hf_hub_filename=None)
+    assert timm_networks._weights("mine", settings) == {}
+    settings.has_weights = False
+    with pytest.raises(UserError, match="timm has no pretrained weights for 'mine': use your own checkpoint"):
+        timm_networks._weights("mine", settings)
 
 
 class Evil:
