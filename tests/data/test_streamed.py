@@ -98,6 +98,11 @@ def test_test_images_are_the_middle_of_the_files_in_order(root):
     torch.testing.assert_close(batches[0]["image"][[0, 3]], torch.stack(images))
     shares = [list(data.eval_batches("test", rank, 2)) for rank in range(2)]
     same([shares[0][0], shares[1][0]], batches)
+    places = np.array([9, 0])  # of training images, without augmentation
+    (plain,) = data.plain_batches(places)
+    assert plain["index"].tolist() == [9, 0] and plain["target"].tolist() == [1, 0]
+    torch.testing.assert_close(
+        plain["image"], torch.stack([chain(open_image(data.files["train"].path(place))) for place in places]))
 
 
 @pytest.mark.parametrize("batch_size, workers", [(1, 0), (7, 0), (10, 2), (64, 1)])
