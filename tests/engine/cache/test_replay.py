@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller import files
+from mdistiller import files, precision
 from mdistiller.data import build_data
 from mdistiller.engine.cache import admin, logit_store, teacher_cache
 from mdistiller.engine.cache.logit_cache import LogitCache
@@ -296,3 +296,9 @@ def test_the_commands_fill_list_verify_and_delete(tmp_path, monkeypatch):
         admin.verify(folder)
     admin.delete(folder)
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_is_filled_in_the_precision_that_auto_means_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "_cpuinfo", lambda: "")  # a processor without AMX
+    cache = admin.open_for(replay_cfg(tmp_path, "KD", "SOLVER.AMP", "auto", "DISTILLER.TEACHER_AMP", "same"), 1)
+    assert cache.store.metadata["key"]["amp"] == "none"
