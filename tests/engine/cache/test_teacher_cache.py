@@ -138,7 +138,7 @@ def test_the_check_finds_rows_that_are_not_the_teachers_and_damage_is_computed_a
     assert torch.equal(again.logits(index, view), rows) and again.misses == 1
     last = again.store.count - 1
     entry = np.flatnonzero(again.store.index == last)
-    wrong = np.full((1, 10), 0.25, np.float16)  # the checksum is correct; only the teacher shows the error
+    wrong = again.store.read(entry)[0] * np.float16(1.01)  # the checksum is correct; only the teacher shows the error
     again.store.count = last
     again.store._append(entry.astype(np.int32), wrong)
     with pytest.raises(UserError, match=r"1 of \d+ stored rows differ .*; delete it: python tools"):
