@@ -262,6 +262,9 @@ def test_sizes_are_announced_for_imagenet(tmp_path, monkeypatch, caplog):
         announce(tmp_path, metadata | {"num_classes": 1000}, 0, total)
     announce(tmp_path, metadata | {"num_classes": 2 * 50 + 1}, 0, total)
     assert "this run may add 26.90 GB" in caplog.text
+    announce(tmp_path, metadata | {"num_classes": 1000}, total - 1, total)  # all but one row are there
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    announce(tmp_path, metadata | {"num_classes": 1000}, 0, total)  # which is only read and cannot grow
 
 
 def test_the_commands_fill_list_verify_and_delete(tmp_path, monkeypatch):
