@@ -305,3 +305,10 @@ def test_a_cache_is_filled_in_the_precision_that_auto_means_here(tmp_path, monke
     monkeypatch.setattr(precision, "_cpuinfo", lambda: "")  # a processor without AMX
     cache = admin.open_for(replay_cfg(tmp_path, "KD", "SOLVER.AMP", "auto", "DISTILLER.TEACHER_AMP", "same"), 1)
     assert cache.store.metadata["key"]["amp"] == "none"
+
+
+@pytest.mark.parametrize(("kind", "images"), [("replay", 11), ("views", 32)])
+def test_a_pass_has_the_images_of_one_of_the_processes_of_a_batch_or_a_whole_batch(tmp_path, monkeypatch, kind, images):
+    monkeypatch.setattr(teacher_cache.distributed, "world_size", lambda: 3)
+    cfg = replay_cfg(tmp_path, "KD", "TEACHER_CACHE.KIND", kind)
+    assert describe(cfg, build_data(cfg, CPU), None, "ab", CPU)["chunk"] == images
