@@ -157,6 +157,13 @@ def test_of_several_that_do_not_fit_the_nearest_is_told(network, tmp_path):
         load_into_another(tmp_path / "file.pth")
 
 
+def test_the_weights_of_the_part_that_a_network_wraps_are_found():
+    network = torch.nn.ModuleDict({"model": torch.nn.Linear(2, 3)})  # as a detector wraps torchvision's
+    state, _ = fitting_state({"net": network["model"].state_dict()}, network)
+    network.load_state_dict(state)
+    assert torch.equal(state["model.weight"], network["model"].weight)
+
+
 def test_the_state_found_has_all_names_of_the_network():
     state, _ = fitting_state({"weight": torch.ones(2), "bias": torch.ones(2), "running_var": torch.ones(2),
                               "running_mean": torch.ones(2)}, norm := torch.nn.BatchNorm2d(2))
