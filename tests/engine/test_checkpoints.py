@@ -153,7 +153,7 @@ def test_one_of_several_fitting_networks_is_chosen_and_a_key_chooses_another(net
 def test_of_several_that_do_not_fit_the_nearest_is_told(network, tmp_path):
     state = {key: value for key, value in network.state_dict().items() if key != "fc.bias"}
     torch.save({"first": {"x": torch.zeros(1)}, "second": state}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=r"resnet8: 1 keys missing \(fc.bias, ...\)$"):
+    with pytest.raises(UserError, match=r"resnet8: 1 key missing \(fc.bias, ...\)$"):
         load_into_another(tmp_path / "file.pth")
 
 
