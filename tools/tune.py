@@ -101,7 +101,8 @@ def report(tuning, runs):
     trials = [TrialRow(trial.number, trial.params, value_of(trial), trial.state.name.lower())
               for trial in tuning.study.get_trials()]
     cfg = tuning.cfg
-    length = counted(*(cfg.SOLVER.MAX_ITER, "update") if cfg.SOLVER.MAX_ITER else (cfg.SOLVER.EPOCHS, "epoch"))
+    updates, epochs = cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS
+    length = counted(updates, "update") if updates else counted(epochs, "epoch")
     budget = (f"{counted(tuning.trials, 'trial')} of {length} with one seed, proposed by TPE; "
               f"{tuning.val_fraction:g} of the training images are set aside to judge them; no choice reads the test "
               "images.")
