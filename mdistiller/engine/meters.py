@@ -22,6 +22,7 @@ class Meters:
         self.num_batches, self.device = num_batches, device
         self.names: list[str] | None = None
         self.rows: Tensor | None = None
+        self.checked = 0  # the steps before this one are known to be finite
         self.progress: dict[str, float] = {}  # progress metric -> factor: 100 for a fraction shown in percent, else 1
         self.counts = torch.zeros(num_batches, dtype=torch.float64)  # samples of each step, in CPU memory
 
@@ -64,16 +65,17 @@ class Meters:
     def first_nonfinite(self, step: int) -> tuple[int, list[str]] | None:
         """The first step (from 0), up to `step`, with a non-finite loss on any rank, and the names of these losses.
 
-        None when all are finite. Waits for the device.
+        None when all are finite; they are not read again, as `step` grows from call to call. Waits for the device.
         """
         if self.rows is None:  # every step so far was skipped
             return None
-        bad = sum_over_ranks((~torch.isfinite(self.rows[: step + 1])).float()).cpu() > 0
+        bad = sum_over_ranks((~torch.isfinite(self.rows[self.checked : step + 1])).float()).cpu() > 0
         if not bad.any():
+            self.checked = step  # this one once more: what ranks add is never empty
             return None
         first = int(bad.any(dim=1).nonzero()[0, 0])
         names = [name for name, is_bad in zip(self.names, bad[first], strict=True) if is_bad]
-        return first, [name for name in names if self._is_loss(name)] or names
+        return self.checked + first, [name for name in names if self._is_loss(name)] or names
 
     def _is_loss(self, name):
         return name not in self.progress and name not in WEIGHT_NAMES and not name.startswith(SUM)

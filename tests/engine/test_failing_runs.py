@@ -8,6 +8,7 @@ import torch
 
 from mdistiller.data import build_data
 from mdistiller.distillers import DISTILLERS, Distiller, register
+from mdistiller.engine.meters import Meters
 from mdistiller.engine.setup import training
 from mdistiller.engine.trainer import Trainer
 from mdistiller.errors import NotFinite, RunError
@@ -64,6 +65,16 @@ def test_the_batch_of_a_non_finite_loss_is_saved_for_replay(unruly, tmp_path):
     data = build_data(small_cfg(tmp_path, unruly), torch.device("cpu"))
     batch = list(data.train_batches(2))[1]
     assert torch.equal(metadata["index"], batch["index"])
+
+
+def test_steps_that_were_found_finite_are_not_read_again(monkeypatch):
+    rows = []
+    monkeypatch.setattr("mdistiller.engine.meters.sum_over_ranks", lambda bad: rows.append(len(bad)) or bad)
+    meters = Meters(100, torch.device("cpu"))
+    for step in range(100):  # a run on a CPU asks after every step
+        meters.write(step, meters.row({"ce": torch.tensor(math.inf if step == 99 else 1.0)}, 4, {}, {}), 4)
+        assert meters.first_nonfinite(step) == ((99, ["ce"]) if step == 99 else None)
+    assert max(rows) <= 2
 
 
 def test_non_finite_steps_are_skipped_up_to_the_allowed_number(unruly, tmp_path):
