@@ -110,6 +110,11 @@ class Meters:
         values["train_loss"] = sum(means.values())
         return values | {f"train_{name}": value for name, value in means.items()} | weights | _means_by_part(by_part)
 
+    def clear(self) -> None:
+        """Forget the measurements of all steps, but not their names."""
+        self.counts = torch.zeros_like(self.counts)
+        self.rows = None if self.rows is None else torch.zeros_like(self.rows)
+
     def state_dict(self) -> dict:
         rows = None if self.rows is None else self.rows.cpu()
         return {"names": self.names, "rows": rows, "counts": self.counts, "progress": self.progress}

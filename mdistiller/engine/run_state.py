@@ -156,7 +156,8 @@ class RunState:
             ) from error
         if self.first:
             self.folder.keep_metrics_before(self.epoch)
-        log.info("resuming at epoch %d, step %d", self.epoch, self.step + 1)
+        place = f"step {self.step + 1}" if self.step < self.data.num_batches else "its evaluation"
+        log.info("resuming at epoch %d, %s", self.epoch, place)
 
     def _newest_state(self):
         there = [path for path in (self.folder / LATEST, self.folder / PREVIOUS) if path.is_file()]
@@ -193,7 +194,7 @@ class RunState:
         for key, kind in {"epoch": int, "step": int, "best": dict, "metrics": dict, "wall_seconds": float}.items():
             if not isinstance(state[key], kind):
                 raise TypeError(f"{key} is {type(state[key]).__name__}")
-        if not (1 <= state["epoch"] <= self.epochs + 1 and 0 <= state["step"] < self.data.num_batches):
+        if not (1 <= state["epoch"] <= self.epochs + 1 and 0 <= state["step"] <= self.data.num_batches):
             raise IndexError(f"epoch {state['epoch']}, step {state['step']}")
         for name in ("best", "metrics"):
             self._check_results(name, state[name])
@@ -207,8 +208,10 @@ class RunState:
         self.best, self.metrics, self.wall_seconds = state["best"], state["metrics"], state["wall_seconds"]
         self.earlier_seconds = float(state.get("epoch_seconds", 0.0))
         meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]
-        if distributed.rank() < len(meters):  # the measurements of this rank in the epoch
-            self.meters.load_state_dict(meters[distributed.rank()])
+        rank = distributed.rank()
+        self.meters.load_state_dict(meters[min(rank, len(meters) - 1)])
+        if rank >= len(meters):  # there were fewer ranks: this one has measured nothing in the epoch
+            self.meters.clear()
         self.skipped = int(state.get("skipped", 0))
 
     def _check_results(self, name, results):

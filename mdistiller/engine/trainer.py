@@ -157,6 +157,8 @@ class Trainer:
         record = {"epoch": epoch, "lr": learning_rate(self.cfg.SOLVER, epoch, 0, self.data.num_batches)}
         record |= self.meters.epoch_values()
         record |= {"seconds": seconds, f"{self.task.unit}_per_second": samples / seconds}
+        if self._asked_to_stop():
+            self._stop()
         record |= self._evaluate()
         self.state.wall_seconds += self.state.epoch_seconds
         self._finish_epoch(record)
@@ -283,11 +285,11 @@ class Trainer:
         networks = {"": self.distiller.deployed().eval()}
         if self.average is not None:
             networks["_ema"] = self.average.module.eval()
-        record = {}
+        record, begun = {}, time.perf_counter()
         for split in self.splits:
             for suffix, network in networks.items():
                 with autocast(self.device, self.cfg.SOLVER.AMP):
-                    batches = self.data.eval_batches(split, self.rank, self.world_size)
+                    batches = self._unless_stopped(self.data.eval_batches(split, self.rank, self.world_size), begun)
                     result = self.task.evaluate(network, batches, self.device)
                 record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
         bad = [name for name, value in record.items() if not math.isfinite(value)]
@@ -297,6 +299,18 @@ class Trainer:
                 "before are intact (a lower SOLVER.LR or distillation weight may help)"
             )
         return record
+
+    def _unless_stopped(self, batches, begun):
+        """The batches of an evaluation, which began at this time: it may take longer than a cluster waits for a run.
+
+        The run that is resumed repeats the evaluation, whose time counts only once. Several ranks evaluate to the end,
+        since each has batches of its own.
+        """
+        for batch in batches:
+            if self.stop_signal is not None and self.world_size == 1:
+                self.state.started += time.perf_counter() - begun
+                self._stop()
+            yield batch
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch

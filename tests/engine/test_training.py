@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mdistiller.command import Interrupted, run_command
+from mdistiller.data.base import Data
 from mdistiller.distillers import DISTILLERS, Distiller, register
 from mdistiller.engine.optim import learning_rate
 from mdistiller.engine.run_folder import CHECKPOINTS
@@ -78,6 +79,30 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(unbroken, tm
     assert_same_weights(folder, unbroken)
     assert_same_weights(folder, unbroken, "best.pth")
     assert without_times(metrics(folder)) == without_times(metrics(unbroken))
+
+
+def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monkeypatch):
+    original, small, seen = Data.eval_batches, ("EA-KD", "DATASET.TEST.BATCH_SIZE", 64), []
+    whole = run(tmp_path / "whole", *small)
+
+    def stopping(self, *place):
+        for batch in original(self, *place):
+            seen.append(len(seen))
+            if len(seen) == 8:  # the second of the three batches in epoch 2, as the teacher is measured first
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(Data, "eval_batches", stopping)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", *small)
+    folder = next(tmp_path.glob("cut/*/*"))
+    state = torch.load(folder / "latest.pth", weights_only=True)
+    assert len(seen) == 8 and (state["epoch"], state["step"]) == (2, 3) and len(metrics(folder)) == 1
+    run(tmp_path / "cut", *small, resume=True)
+    assert "resuming at epoch 2, its evaluation" in (folder / "train.log").read_text()
+    assert_same_weights(folder, whole)
+    assert_same_weights(folder, whole, "best.pth")
+    assert without_times(metrics(folder)) == without_times(metrics(whole))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(unbroken, tmp_path):
