@@ -21,6 +21,7 @@ from mdistiller.config.language import GENERATION
 from mdistiller.data.instructions import Example, in_front, read_examples, within_limit
 from mdistiller.engine.checkpoints import state_sha256
 from mdistiller.engine.device import choose_device
+from mdistiller.engine.log import progress
 from mdistiller.engine.reopen import open_run, read_config
 from mdistiller.engine.setup import build_run
 from mdistiller.errors import UserError, writing
@@ -139,13 +140,17 @@ def _complete(path: Path, examples: Sequence[Example], answer, batch_size: int, 
                 raise UserError(f"{path}: answer {number} is to another prompt than the set now has; give the set "
                                 "another name (NAME=FILE), or delete the file")
         files.write_text(path, "".join(line + "\n" for line in done))
-        for low in range(len(done), len(examples), batch_size):
-            part = examples[low : low + batch_size]
-            numbers = list(range(low, low + len(part)))
-            lines = [_line(*item, source) for item in zip(numbers, part, answer(part, numbers), strict=True)]
-            with path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-                file.flush()
+        if len(done) < len(examples):
+            log.info("%s: %d of %d answers are stored", path, len(done), len(examples))
+        with progress(len(examples), path.stem, initial=len(done), unit=" answer") as bar:
+            for low in range(len(done), len(examples), batch_size):
+                part = examples[low : low + batch_size]
+                numbers = list(range(low, low + len(part)))
+                lines = [_line(*item, source) for item in zip(numbers, part, answer(part, numbers), strict=True)]
+                with path.open("a", encoding="utf-8") as file:
+                    file.write("".join(lines))
+                    file.flush()
+                bar.update(len(part))
 
 
 def _whole_lines(path):

@@ -2,12 +2,14 @@
 
 import copy
 import hashlib
+import io
 import json
 import math
 import os
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from mdistiller.data import build_data
 from mdistiller.data.instructions import WITH_INPUT, WITHOUT_INPUT, prompt_of, read_examples
@@ -256,6 +258,25 @@ def test_a_stopped_evaluation_continues_to_the_same_file(tmp_path):
     asked.clear()
     generation._complete(cut_off, examples, answer, 4, SOURCE)
     assert cut_off.read_bytes() == expected and asked == list(range(before, 10)) and 0 < before < 10
+
+
+def test_a_large_set_shows_how_many_answers_there_are(tmp_path, monkeypatch, caplog):
+    bars, path = [], tmp_path / "set_free_seed1.jsonl"
+
+    def shown(total, description, **options):
+        bars.append(tqdm(total=total, desc=description, file=io.StringIO(), **options))
+        return bars[-1]
+
+    monkeypatch.setattr(generation, "progress", shown)
+    monkeypatch.setattr(generation.log, "propagate", True)
+    write_set(tmp_path / "set.jsonl", 10)
+    examples = read_examples(tmp_path / "set.jsonl")
+    for number in (6, 10, 10):
+        with caplog.at_level("INFO"):
+            generation._complete(path, examples[:number], lambda part, numbers: [("star", 1)] * len(part), 4, SOURCE)
+    assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 6, 6), (6, 10, 10), (10, 10, 10)]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{path}: 0 of 6 answers are stored", f"{path}: 6 of 10 answers are stored"]
 
 
 def test_scores_average_examples_first_and_show_the_spread_over_decoding_seeds(tmp_path):
