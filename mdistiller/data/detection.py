@@ -15,7 +15,7 @@ from mdistiller.data.boxes import Annotation, GroupedOrder, View, draw_seeds, dr
 from mdistiller.data.files import problem_of
 from mdistiller.data.info import DataInfo
 from mdistiller.data.splits import train_val_positions
-from mdistiller.data.streamed import Workers
+from mdistiller.data.streamed import Workers, in_shared_memory
 from mdistiller.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,24 +56,40 @@ class BoxRequest(NamedTuple):
 
 
 class BoxReader(Dataset):
-    """Makes batches in a worker: `BoxRequest` -> [(pixels (3, h, w) uint8, boxes)], or a text about a broken file."""
+    """Makes batches in a worker: `BoxRequest` -> tensors for `unpacked`, or a text about a broken file.
+
+    `pixels` (n,) uint8 are those of all images, one after the other, `boxes` (m, 4) those of all images, and `shapes`
+    (B, 3) have height, width and number of boxes of each: a tensor for each image would take a file descriptor each.
+    """
 
     def __init__(self, sources: dict[str, tuple[BoxSource, np.ndarray]], longest: int):
         self.sources, self.longest = sources, longest
 
-    def __getitem__(self, request: BoxRequest) -> list | str:
+    def __getitem__(self, request: BoxRequest) -> dict[str, Tensor] | str:
         source, kept = self.sources[request.split]
         examples: list[Any] = []
 
         def make(position, view):
-            pixels, boxes = show(source.image(position), source.annotations[position].boxes, view, self.longest)
-            examples.append((torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(boxes)))
+            examples.append(show(source.image(position), source.annotations[position].boxes, view, self.longest))
 
         for position, view in zip(kept[request.positions], request.views, strict=True):
             problem = problem_of(make, position, view)
             if problem:
                 return f"{source.place(position)} ({problem})"
-        return examples
+        images, boxes = zip(*examples, strict=True)
+        return in_shared_memory({
+            "pixels": torch.from_numpy(np.concatenate([image.transpose(2, 0, 1).ravel() for image in images])),
+            "boxes": torch.from_numpy(np.concatenate(boxes)),
+            "shapes": torch.tensor([(*image.shape[:2], len(found)) for image, found in examples]),
+        })
+
+
+def unpacked(pixels: Tensor, boxes: Tensor, shapes: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
+    """[(pixels (3, h, w) uint8, boxes (k, 4)) of each image] of a batch of `BoxReader`."""
+    images = pixels.split([3 * height * width for height, width, _ in shapes])
+    found = boxes.split([number for *_, number in shapes])
+    return [(image.view(3, height, width), own)
+            for image, own, (height, width, _) in zip(images, found, shapes, strict=True)]
 
 
 class DetectionData:
@@ -190,8 +206,8 @@ class DetectionData:
         return min(self.accumulate, self.num_batches - first)
 
     def _read(self, requests):
-        for examples in self.workers.read(requests):
-            yield [(self._upload(pixels), self._upload(boxes)) for pixels, boxes in examples]
+        for batch in self.workers.read(requests):
+            yield unpacked(self._upload(batch["pixels"]), self._upload(batch["boxes"]), batch["shapes"].tolist())
 
     def _upload(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)

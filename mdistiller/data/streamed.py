@@ -150,24 +150,30 @@ class NoSharedMemory(str):
     """The error of a worker without shared memory for a batch."""
 
 
-class Reader(Dataset):
-    """Makes batches in a worker: `Request` -> {view: (B, size, size, 3) uint8}, or a text about a broken file.
+def in_shared_memory(batch: dict[str, Tensor]) -> dict[str, Tensor] | NoSharedMemory:
+    """The tensors of a batch, in a worker in shared memory, where each takes a file descriptor until it is used.
 
-    The shared memory of a batch is allocated here, because a failure in PyTorch's queue is only printed and the batch
-    lost.
+    PyTorch's queue would do the same, but only print a failure and lose the batch.
     """
+    if get_worker_info() is None:
+        return batch
+    try:
+        return {name: tensor.share_memory_() for name, tensor in batch.items()}
+    except (RuntimeError, OSError) as error:
+        return NoSharedMemory(first_line(error, kind=False))
+
+
+class Reader(Dataset):
+    """Makes batches in a worker: `Request` -> {view: (B, size, size, 3) uint8}, or a text about a broken file."""
 
     def __init__(self, files: dict[str, ImageFiles], size: int, seed: int, flip: bool):
         self.files, self.size, self.seed, self.flip = files, size, seed, flip
 
     def __getitem__(self, request: Request) -> dict[str, Tensor] | str:
         shape = (len(request.index), self.size, self.size, 3)
-        batch = {view: torch.empty(shape, dtype=torch.uint8) for view in request.views}
-        if get_worker_info() is not None:
-            try:
-                batch = {view: images.share_memory_() for view, images in batch.items()}
-            except (RuntimeError, OSError) as error:
-                return NoSharedMemory(first_line(error, kind=False))
+        batch = in_shared_memory({view: torch.empty(shape, dtype=torch.uint8) for view in request.views})
+        if isinstance(batch, NoSharedMemory):
+            return batch
         draws = {}
         if request.epoch is not None:
             draws = {

@@ -1,5 +1,7 @@
 """Images with boxes: geometry, order, correct and broken COCO folders, and drawn digits."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from PIL import Image
 
 from mdistiller.data import build_data
 from mdistiller.data.boxes import GroupedOrder, View, draw_seeds, draw_views, flip_boxes, resized, show
-from mdistiller.errors import UserError
+from mdistiller.data.detection import BoxRequest
+from mdistiller.errors import RunError, UserError
 from tests.detection.support import SMALL, config, write_coco
 from tests.wrong_inputs.case import run_here
 
@@ -82,11 +85,32 @@ def test_a_batch_does_not_depend_on_where_a_run_resumes_or_on_ranks(tmp_path, st
 
 def test_workers_give_the_same_batches(tmp_path):
     root = write_coco(tmp_path)
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))  # images without a box
     inside, outside = (build_data(config(root, "DATASET.NUM_WORKERS", number), "cpu") for number in (0, 1))
-    for one, other in zip(inside.train_batches(1), outside.train_batches(1), strict=True):
-        assert all(torch.equal(*pair) for pair in zip(one["image"], other["image"], strict=True))
-        for a, b in zip(one["target"], other["target"], strict=True):
-            assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["labels"], b["labels"])
+    for batches in (lambda data: data.train_batches(1), lambda data: data.eval_batches()):
+        for one, other in zip(batches(inside), batches(outside), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(one["image"], other["image"], strict=True))
+            for a, b in zip(one["target"], other["target"], strict=True):
+                assert torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["labels"], b["labels"])
+
+
+def test_a_batch_takes_as_many_file_descriptors_however_many_images_it_has(tmp_path):
+    data = build_data(config(write_coco(tmp_path)), "cpu")
+    for number in (1, 5):
+        (batch,) = data.workers.read([BoxRequest("train", np.arange(number), [View(48, False)] * number)])
+        shapes = [[48, 51, 2], [53, 48, 2], [48, 48, 2], [51, 48, 2], [48, 50, 2]]
+        assert len(batch) == 3 and batch["shapes"].tolist() == shapes[:number]
+
+
+def test_too_little_shared_memory_fails_the_run_with_advice(tmp_path, monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked and inherit it
+    data = build_data(config(write_coco(tmp_path), "DATASET.NUM_WORKERS", 1), "cpu")
+    with pytest.raises(RunError, match=r"/dev/shm .*No space left on device.* DATASET.NUM_WORKERS 0"):
+        next(data.train_batches(1))
 
 
 def test_labels_are_ranks_of_category_ids_and_crowds_are_only_for_evaluation(tmp_path):
