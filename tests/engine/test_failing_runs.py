@@ -77,6 +77,16 @@ def test_steps_that_were_found_finite_are_not_read_again(monkeypatch):
     assert max(rows) <= 2
 
 
+def test_a_rank_that_joins_a_resumed_run_has_measured_nothing_and_knows_the_names():
+    """Ranks add their measurements, at the end of an epoch without another step, so all need the same columns."""
+    first, joining = (Meters(2, torch.device("cpu")) for _ in range(2))
+    first.write(0, first.row({"ce": torch.tensor(math.inf)}, 4, {"top1": torch.ones(4, dtype=torch.bool)}, {}), 4)
+    joining.load_state_dict(first.state_dict())
+    joining.clear()
+    assert joining.names == first.names and joining.rows.shape == first.rows.shape and joining.samples() == 0
+    assert joining.first_nonfinite(1) is None and first.first_nonfinite(1) == (0, ["ce"]) and first.samples() == 4
+
+
 def test_non_finite_steps_are_skipped_up_to_the_allowed_number(unruly, tmp_path):
     folder = run(tmp_path, unruly, "SOLVER.SKIP_NONFINITE", 1)
     assert all(math.isfinite(record["train_loss"]) for record in metrics(folder)) and len(metrics(folder)) == 3
