@@ -104,6 +104,10 @@ class Data:
         order = permutation(self.seed, epoch, self.info.num_train)
         return order[step * self.batch_size:(step + 1) * self.batch_size]
 
+    def num_eval(self, split: str) -> int:
+        """Number of samples of a split that `eval_batches` goes through, on all ranks."""
+        return len(self._targets[split])
+
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, without augmentation: image, target, index (position in the split).
 

@@ -172,6 +172,10 @@ class DetectionData:
         """Positions (B,) in 0..num_train-1 of the images in global batch number `step` (from 0) of an epoch."""
         return self.order.batch((epoch - 1) * self.num_batches + step)[1]
 
+    def num_eval(self, split: str) -> int:
+        """Number of images of a split that `eval_batches` goes through, on all ranks."""
+        return len(self.sources[split][1])
+
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, at the test size; `truth` is a list of their annotations.
 

@@ -247,6 +247,10 @@ class TextData:
         """Positions (B,) of the examples in global batch number `step` (from 0) of an epoch."""
         return permutation(self.seed, epoch, self.info.num_train)[self._part(step)]
 
+    def num_eval(self, split: str) -> int:
+        """Number of examples of a split that `eval_batches` goes through, on all ranks."""
+        return len(self.samples[split])
+
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All examples of a split once, in order, with their `samples` and the name of the `split`.
 

@@ -110,6 +110,15 @@ def progress(total: int | None, description: str, enabled: bool = True, **option
     )
 
 
+def evaluated(data, split: str, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+    """The batches of `data.eval_batches` with the same arguments, and a progress bar on the first rank."""
+    number = len(range(rank * data.eval_batch_size, data.num_eval(split), world_size * data.eval_batch_size))
+    with progress(number, f"evaluating {split}", rank == 0) as bar:
+        for batch in data.eval_batches(split, rank, world_size):
+            yield batch
+            bar.update()
+
+
 @cache
 def quiet_writers() -> None:
     """Suppress the traceback of TensorBoard's threads when they cannot write; `Scalars` logs one warning instead."""

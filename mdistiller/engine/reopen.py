@@ -11,6 +11,7 @@ from mdistiller.config import errors_name_files, load_cfg
 from mdistiller.config.loading import refuse_own_networks
 from mdistiller.engine import checkpoints
 from mdistiller.engine.device import choose_device, out_of_memory_fails_the_run, place
+from mdistiller.engine.log import evaluated
 from mdistiller.engine.networks import load_teacher
 from mdistiller.engine.run_folder import read_recorded
 from mdistiller.engine.setup import Run, build_run
@@ -82,7 +83,7 @@ def _test(run, source, network=None, results=None):
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         log.warning("%s: the weights are not finite, so the numbers below say nothing", source)
     with autocast(run.device, run.cfg.SOLVER.AMP):
-        numbers = run.task.evaluate(network, run.data.eval_batches("test"), run.device)
+        numbers = run.task.evaluate(network, evaluated(run.data, "test"), run.device)
     if results is not None:
         if run.task.results is None:
             raise UserError(f"--results: expected a detection data set; {run.data.info.name} has no predictions")

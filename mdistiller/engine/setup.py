@@ -26,7 +26,7 @@ from mdistiller.engine.device import (
     place,
     set_determinism,
 )
-from mdistiller.engine.log import start_logging, why_it_ends
+from mdistiller.engine.log import evaluated, start_logging, why_it_ends
 from mdistiller.engine.networks import load_student, ready, ready_teacher
 from mdistiller.engine.periods import in_periods
 from mdistiller.engine.run_folder import RunFolder, device_name
@@ -212,7 +212,7 @@ def _measure_teacher(run, folder, shared):
 
     def measure():
         with autocast(run.device, teacher_amp(run.cfg)):
-            batches = run.data.eval_batches(split, distributed.rank(), distributed.world_size())
+            batches = evaluated(run.data, split, distributed.rank(), distributed.world_size())
             return run.task.evaluate(run.distiller.teacher, batches, run.device)
 
     result = shared.results(run.distiller.teacher, measure)

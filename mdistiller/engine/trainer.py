@@ -16,7 +16,7 @@ from mdistiller import distributed
 from mdistiller.command import Interrupted, say
 from mdistiller.engine import checkpoints
 from mdistiller.engine.graphs import RecordedSteps, tensors_of, why_eager
-from mdistiller.engine.log import Scalars, epoch_line, progress, reason
+from mdistiller.engine.log import Scalars, epoch_line, evaluated, progress, reason
 from mdistiller.engine.optim import build_updater, learning_rate
 from mdistiller.engine.run_folder import RunFolder
 from mdistiller.engine.run_state import LATEST, RunState
@@ -289,7 +289,7 @@ class Trainer:
         for split in self.splits:
             for suffix, network in networks.items():
                 with autocast(self.device, self.cfg.SOLVER.AMP):
-                    batches = self._unless_stopped(self.data.eval_batches(split, self.rank, self.world_size), begun)
+                    batches = self._unless_stopped(evaluated(self.data, split, self.rank, self.world_size), begun)
                     result = self.task.evaluate(network, batches, self.device)
                 record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
         bad = [name for name, value in record.items() if not math.isfinite(value)]

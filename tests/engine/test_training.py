@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from mdistiller.command import Interrupted, run_command
+from mdistiller.data import build_data
 from mdistiller.data.base import Data
 from mdistiller.distillers import DISTILLERS, Distiller, register
+from mdistiller.engine import log
 from mdistiller.engine.optim import learning_rate
 from mdistiller.engine.run_folder import CHECKPOINTS
 from mdistiller.engine.setup import train
 from mdistiller.engine.trainer import StopRequest, Trainer
 from mdistiller.errors import UserError
-from tests.engine.support import assert_same_weights, metrics, run, small_cfg, weights
+from tests.engine.support import assert_same_weights, few_test_images, metrics, run, small_cfg, weights
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,25 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monke
     assert_same_weights(folder, whole)
     assert_same_weights(folder, whole, "best.pth")
     assert without_times(metrics(folder)) == without_times(metrics(whole))
+
+
+def test_an_evaluation_shows_a_bar_of_its_batches_on_the_first_rank(tmp_path, monkeypatch):
+    bars, original = [], log.progress
+
+    def shown(*words, **options):
+        bars.append((words, original(*words, **options)))
+        return bars[-1][1]
+
+    monkeypatch.setattr(log, "progress", shown)
+    with few_test_images():
+        data = build_data(small_cfg(tmp_path, "EA-KD", "DATASET.TEST.BATCH_SIZE", 64), "cpu")
+    for rank in range(2):
+        batches = list(log.evaluated(data, "test", rank, 2))
+        assert len(batches) == [2, 1][rank] and "target" in batches[0]
+    assert [words for words, _ in bars] == [(2, "evaluating test", True), (1, "evaluating test", False)]
+    bars.clear()
+    run(tmp_path, "EA-KD", "SOLVER.EPOCHS", 1)
+    assert [words[1] for words, _ in bars] == ["evaluating test"] * 2  # of the teacher, and of the student
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(unbroken, tmp_path):
