@@ -1,6 +1,7 @@
 """The one trainer and its one training step."""
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -282,35 +283,22 @@ class Trainer:
     def _evaluate(self):
         distributed.share_buffers(self.distiller, *([self.average] if self.average is not None else []))
         self.distiller.eval()
-        networks = {"": self.distiller.deployed().eval()}
-        if self.average is not None:
-            networks["_ema"] = self.average.module.eval()
+        averaged = {} if self.average is None else {"_ema": self.average.module.eval()}
+        networks = {"": self.distiller.deployed().eval()} | averaged
         record, begun = {}, time.perf_counter()
-        for split in self.splits:
-            for suffix, network in networks.items():
-                with autocast(self.device, self.cfg.SOLVER.AMP):
-                    batches = self._unless_stopped(evaluated(self.data, split, self.rank, self.world_size), begun)
-                    result = self.task.evaluate(network, batches, self.device)
-                record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
-        bad = [name for name, value in record.items() if not math.isfinite(value)]
-        if bad:  # the last update diverged; the losses of the steps were computed before it
-            raise NotFinite(
-                f"{self.cfg.DISTILLER.TYPE}: {', '.join(bad)} is not finite after epoch {self.epoch}; files saved "
-                "before are intact (a lower SOLVER.LR or distillation weight may help)"
-            )
-        return record
 
-    def _unless_stopped(self, batches, begun):
-        """The batches of an evaluation, which began at this time: it may take longer than a cluster waits for a run.
+        def batches(split):
+            for batch in evaluated(self.data, split, self.rank, self.world_size):
+                if self.stop_signal is not None and self.world_size == 1:  # several ranks have batches of their own
+                    self.state.started += time.perf_counter() - begun  # the resumed run repeats the evaluation
+                    self._stop()
+                yield batch
 
-        The run that is resumed repeats the evaluation, whose time counts only once. Several ranks evaluate to the end,
-        since each has batches of its own.
-        """
-        for batch in batches:
-            if self.stop_signal is not None and self.world_size == 1:
-                self.state.started += time.perf_counter() - begun
-                self._stop()
-            yield batch
+        for split, (suffix, network) in itertools.product(self.splits, networks.items()):
+            with autocast(self.device, self.cfg.SOLVER.AMP):
+                result = self.task.evaluate(network, batches(split), self.device)
+            record |= {f"{split}_{name}{suffix}": result[name] for name in self.task.metrics}
+        return all_finite(record, self.cfg.DISTILLER.TYPE, self.epoch)
 
     def _finish_epoch(self, record):
         state, epoch = self.state, self.epoch
@@ -329,6 +317,15 @@ class Trainer:
             raise Interrupted(self.stop_signal or signal.SIGTERM)
         if self.after_epoch is not None and epoch < state.epochs:
             self.after_epoch(record)
+
+
+def all_finite(record: dict[str, float], method: str, epoch: int) -> dict[str, float]:
+    """What an evaluation measured; raises NotFinite if the update before it diverged, with losses still finite."""
+    bad = [name for name, value in record.items() if not math.isfinite(value)]
+    if bad:
+        raise NotFinite(f"{method}: {', '.join(bad)} is not finite after epoch {epoch}; files saved before are intact "
+                        "(a lower SOLVER.LR or distillation weight may help)")
+    return record
 
 
 def idle_parts(distiller, zero_losses: Iterable[str], optimizer_state: Mapping) -> list[str]:
