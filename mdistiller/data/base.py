@@ -104,9 +104,9 @@ class Data:
         order = permutation(self.seed, epoch, self.info.num_train)
         return order[step * self.batch_size:(step + 1) * self.batch_size]
 
-    def num_eval(self, split: str) -> int:
-        """Number of samples of a split that `eval_batches` goes through, on all ranks."""
-        return len(self._targets[split])
+    def eval_starts(self, split: str, rank: int = 0, world_size: int = 1) -> range:
+        """Positions in a split at which the batches of `eval_batches` with the same arguments begin."""
+        return range(rank * self.eval_batch_size, len(self._targets[split]), world_size * self.eval_batch_size)
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, without augmentation: image, target, index (position in the split).
@@ -115,8 +115,8 @@ class Data:
         """
         target = self._targets[split]
         index = torch.arange(len(target), device=self.device)
-        starts = range(rank * self.eval_batch_size, len(target), world_size * self.eval_batch_size)
-        pieces = [slice(low, min(low + self.eval_batch_size, len(target))) for low in starts]
+        pieces = [slice(low, min(low + self.eval_batch_size, len(target)))
+                  for low in self.eval_starts(split, rank, world_size)]
         for piece, image in zip(pieces, self._eval_images(split, pieces), strict=True):
             yield {"image": image, "target": target[piece], "index": index[piece]}
 

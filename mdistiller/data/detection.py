@@ -172,9 +172,9 @@ class DetectionData:
         """Positions (B,) in 0..num_train-1 of the images in global batch number `step` (from 0) of an epoch."""
         return self.order.batch((epoch - 1) * self.num_batches + step)[1]
 
-    def num_eval(self, split: str) -> int:
-        """Number of images of a split that `eval_batches` goes through, on all ranks."""
-        return len(self.sources[split][1])
+    def eval_starts(self, split: str, rank: int = 0, world_size: int = 1) -> range:
+        """Positions in a split at which the batches of `eval_batches` with the same arguments begin."""
+        return range(rank * self.eval_batch_size, len(self.sources[split][1]), world_size * self.eval_batch_size)
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All images of a split once, in order, at the test size; `truth` is a list of their annotations.
@@ -182,8 +182,8 @@ class DetectionData:
         With several ranks, each gets every `world_size`-th batch, which may be no batch at all.
         """
         source, kept = self.sources[split]
-        starts = range(rank * self.eval_batch_size, len(kept), world_size * self.eval_batch_size)
-        pieces = [np.arange(low, min(low + self.eval_batch_size, len(kept))) for low in starts]
+        pieces = [np.arange(low, min(low + self.eval_batch_size, len(kept)))
+                  for low in self.eval_starts(split, rank, world_size)]
         requests = [BoxRequest(split, piece, [View(self.test_side, False)] * len(piece)) for piece in pieces]
         for piece, examples in zip(pieces, self._read(requests), strict=True):
             batch = self._batch(source, kept[piece], examples)

@@ -247,18 +247,17 @@ class TextData:
         """Positions (B,) of the examples in global batch number `step` (from 0) of an epoch."""
         return permutation(self.seed, epoch, self.info.num_train)[self._part(step)]
 
-    def num_eval(self, split: str) -> int:
-        """Number of examples of a split that `eval_batches` goes through, on all ranks."""
-        return len(self.samples[split])
+    def eval_starts(self, split: str, rank: int = 0, world_size: int = 1) -> range:
+        """Positions in a split at which the batches of `eval_batches` with the same arguments begin."""
+        return range(rank * self.eval_batch_size, len(self.samples[split]), world_size * self.eval_batch_size)
 
     def eval_batches(self, split: str = "test", rank: int = 0, world_size: int = 1) -> Iterator[dict]:
         """All examples of a split once, in order, with their `samples` and the name of the `split`.
 
         With several ranks, each gets every `world_size`-th batch, which may be no batch at all.
         """
-        size, number = self.eval_batch_size, len(self.samples[split])
-        for low in range(rank * size, number, world_size * size):
-            index = np.arange(low, min(low + size, number))
+        for low in self.eval_starts(split, rank, world_size):
+            index = np.arange(low, min(low + self.eval_batch_size, len(self.samples[split])))
             samples = [self.samples[split][position] for position in index]
             yield self.batch(split, index) | {"samples": samples, "split": split}
 

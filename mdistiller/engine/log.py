@@ -112,8 +112,7 @@ def progress(total: int | None, description: str, enabled: bool = True, **option
 
 def evaluated(data, split: str, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
     """The batches of `data.eval_batches` with the same arguments, and a progress bar on the first rank."""
-    number = len(range(rank * data.eval_batch_size, data.num_eval(split), world_size * data.eval_batch_size))
-    with progress(number, f"evaluating {split}", rank == 0) as bar:
+    with progress(len(data.eval_starts(split, rank, world_size)), f"evaluating {split}", rank == 0) as bar:
         for batch in data.eval_batches(split, rank, world_size):
             yield batch
             bar.update()
